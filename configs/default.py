@@ -1,0 +1,83 @@
+"""Settings shared by all experiments; each experiment file changes what it needs."""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+    """The base configuration; every field can be overridden, as in --config.train.steps=100."""
+    config = ConfigDict()
+    config.seed = 0
+    config.device = "auto"  # "auto" takes a GPU if there is one; or "cpu", "cuda", "cuda:1"
+    config.threads = 0  # CPU threads of torch; 0 leaves torch's own choice
+
+    config.data = data = ConfigDict()
+    data.name = "digits"  # "digits", "mixture" or "mnist"
+    data.directory = config_dict.placeholder(str)  # folder of the IDX files ("mnist")
+    data.lo, data.hi = -1.0, 1.0
+    data.levels = 17  # grey levels; 0 for continuous data
+    data.split = (1200, 300, 297)  # train, validation, test
+    data.split_seed = 0
+
+    config.schedule = ConfigDict({"name": "linear_vp", "beta_min": 0.1, "beta_max": 20.0})
+
+    config.network = network = ConfigDict()
+    network.path = "digits_unet"  # a directory, or the name of a network shipped with the package
+    network.clamp = True  # confine predicted x_0 to the data range
+
+    config.estimate = estimate = ConfigDict()
+    estimate.knots = 48  # noise levels, even in log-SNR
+    estimate.log_snr_min = -10.0
+    estimate.log_snr_max = 10.0
+    estimate.tolerance = 0.01  # relative standard error of R at which a knot is finished
+    estimate.min_draws = 300  # network evaluations per knot
+    estimate.max_draws = 600
+    estimate.batch_size = 100
+    estimate.bounds = True  # cap the curve with the eigenvalues of the data covariance
+
+    config.grid = grid = ConfigDict()
+    grid.points = 400  # fine grid of the dynamic programme
+    grid.log_snr_min = -10.0  # the even and the optimal grids run from t = 1 to log-SNR of at most this
+    grid.log_snr_max = 9.5
+
+    config.sample = sample = ConfigDict()
+    sample.steps = (5, 10, 25, 50)
+    sample.grid = "dp"  # "dp", "even", "quadratic", "log_snr", "karras"
+    sample.variances = ("beta", "beta_tilde", "score", "residual")
+    sample.eta = 1.0
+    sample.final = "mean"  # "mean" as in the papers, or "draw" from the posterior N(x_0_hat, V0)
+    sample.clip_pixels = 0.0  # > 0: the last noise is at most this many levels (Analytic-DPM, appendix)
+    sample.count = 64
+    sample.batch_size = 64
+
+    config.evaluate = evaluate = ConfigDict()
+    evaluate.steps = (5, 10, 25, 50)
+    evaluate.predicted_steps = (3, 4, 5, 6, 8, 10, 15, 20, 25, 35, 50, 75, 100)
+    evaluate.variances = ("beta", "beta_tilde", "score", "residual")
+    evaluate.grids = ("even", "dp")
+    evaluate.draws = 1  # noise draws per test example and step
+    evaluate.batch_size = 297
+    evaluate.examples = 0  # test examples used; 0 for all
+
+    config.train = train = ConfigDict()
+    train.steps = 7000
+    train.batch_size = 64
+    train.learning_rate = 1e-3
+    train.warmup = 200
+    train.ema = 0.999
+    train.log_snr = (-7.0, 9.0)  # training noise levels, uniform in log-SNR
+    train.checkpoint_seconds = 60.0
+    train.unet = ConfigDict(
+        {
+            "sample_size": 8,
+            "in_channels": 1,
+            "out_channels": 1,
+            "layers_per_block": 1,
+            "block_out_channels": (24, 48),
+            "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+            "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+            "norm_num_groups": 8,
+            "attention_head_dim": 8,
+            "dropout": 0.05,
+        }
+    )
+    return config

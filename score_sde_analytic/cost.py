@@ -1,0 +1,177 @@
+"""What a reverse chain costs in nats per dimension, predicted from the curve: no network call.
+
+    step t -> s:   1/2 [log(v / rho^2) + (rho^2 + b^2 V0) / v - 1]        any variance v, V0 from R of the network's mean
+                   1/2 log(1 + R (exp(lam_s - lam_t) - 1))                the optimal v, whatever the schedule
+    prior:         KL(q(x_1 | x_0) || N(0, prior_variance I))
+    last step:     E[-log p(x_0 | x_{t_1})], measured once as a function of lam_{t_1} and the decoder's std
+
+Sources: Ho et al., 2020, eq. 5 for the bound; theory of optimal variances from Bao et al., ICLR 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.interpolate import PchipInterpolator
+
+from score_sde_analytic.covariance import IsotropicCovariance
+from score_sde_analytic.curve import NoiseCurve
+from score_sde_analytic.gaussian import normal_kl
+from score_sde_analytic.grid import Grid, optimal_paths
+from score_sde_analytic.kernel import reverse_kernel
+from score_sde_analytic.moments import DECODER_RATIOS
+from score_sde_analytic.schedule import Array, Level, Schedule
+
+if TYPE_CHECKING:
+    from score_sde_analytic.moments import Moments
+
+
+def optimal_step_cost(curve: NoiseCurve, log_snr_s: ArrayLike, log_snr_t: ArrayLike) -> Array:
+    """J/2 = 1/2 log(1 + R_t expm1(lam_s - lam_t)), nats per dimension; arguments broadcast."""
+    lam_s, lam_t = np.asarray(log_snr_s, dtype=np.float64), np.asarray(log_snr_t, dtype=np.float64)
+    return 0.5 * np.log1p(curve.residual(lam_t) * np.expm1(lam_s - lam_t))
+
+
+def step_cost(curve: NoiseCurve, covariance: IsotropicCovariance, s: Level, t: Level) -> Array:
+    """KL of one step at eta = 1 with any isotropic variance, nats per dimension; level fields broadcast."""
+    kernel = reverse_kernel(s, t)
+    variance = covariance.variance(kernel, t)
+    excess = kernel.b**2 * curve.posterior_variance(t.log_snr)
+    # log1p keeps tiny steps exact: v / rho^2 is 1 + O(h) there.
+    ratio = (variance - kernel.rho2) / kernel.rho2
+    return 0.5 * (np.log1p(ratio) + (excess - (variance - kernel.rho2)) / variance)
+
+
+def transition_costs(schedule: Schedule, curve: NoiseCurve, covariance: IsotropicCovariance, grid: Grid) -> Array:
+    """KL of the K - 1 transitions t_K -> .. -> t_1 in visiting order, nats per dimension."""
+    levels = grid.levels(schedule)[:-1]
+    t, s = _columns(levels[:-1]), _columns(levels[1:])
+    return step_cost(curve, covariance, s, t) if len(levels) > 1 else np.zeros(0)
+
+
+def prior_cost(schedule: Schedule, second_moment: float) -> float:
+    """KL(q(x_1 | x_0) || N(0, prior_variance I)) in nats per dimension, averaged over data."""
+    top = schedule.level(1.0)
+    return float(normal_kl(top.alpha**2 * second_moment, top.sigma**2, schedule.prior_variance))  # type: ignore[arg-type]
+
+
+def _columns(levels: Sequence[Level]) -> Level:
+    rows = [(level.t, level.alpha, level.sigma, level.log_snr) for level in levels]
+    return Level(*np.array(rows, dtype=np.float64).reshape(-1, 4).T)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """E[-log p(x_0 | x_t)] as a function of log-SNR and the decoder's std, from a measured table.
+
+    Attributes:
+        log_snr: knots, ascending, (m,).
+        nats: nats per dimension, (m, r); column j has decoder std DECODER_RATIOS[j] * sigma / alpha.
+    """
+
+    log_snr: Array
+    nats: Array
+
+    @classmethod
+    def of(cls, moments: Moments) -> Reconstruction:
+        """The table that `moments.estimate` measured along with the moments."""
+        return cls(moments.log_snr, moments.decoder_nats())
+
+    @cached_property
+    def _rows(self) -> Callable[[Array], Array]:
+        if len(self.log_snr) == 1:
+            return lambda lam: np.repeat(self.nats, len(lam), axis=0)
+        # Differences against a wide decoder's leading growth are smooth in both directions; PCHIP keeps their shape.
+        interpolant = PchipInterpolator(self.log_snr, self.nats, axis=0)
+        return lambda lam: interpolant(np.clip(lam, self.log_snr[0], self.log_snr[-1]))
+
+    def at(self, log_snr: float, std: float) -> float:
+        """Nats per dimension at one level and decoder std.
+
+        Raises:
+            ValueError: std outside the measured range of ratios.
+        """
+        ratio = np.log2(std) + 0.5 * log_snr / np.log(2.0)
+        ratios = np.log2(DECODER_RATIOS)
+        if not ratios[0] - 1e-9 <= ratio <= ratios[-1] + 1e-9:
+            low, high = DECODER_RATIOS[[0, -1]] * np.exp(-0.5 * log_snr)
+            raise ValueError(f"decoder std {std:.4g} lies outside the measured range [{low:.4g}, {high:.4g}] at this level")
+        return float(PchipInterpolator(ratios, self._rows(np.array([log_snr]))[0])(ratio))
+
+    def best(self, log_snr: ArrayLike) -> tuple[Array, Array]:
+        """(smallest nats per dimension, its decoder std) at each level."""
+        lam = np.atleast_1d(np.asarray(log_snr, dtype=np.float64))
+        ratios = np.log2(DECODER_RATIOS)
+        fine = np.linspace(ratios[0], ratios[-1], 40 * (len(ratios) - 1) + 1)
+        table = PchipInterpolator(ratios, self._rows(lam), axis=1)(fine)
+        column = table.argmin(1)
+        return table[np.arange(len(lam)), column], 2.0 ** fine[column] * np.exp(-0.5 * lam)
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Fine levels on which grids are optimised, ascending in time (so descending in log-SNR), ending at t = 1."""
+
+    schedule: Schedule
+    times: Array
+
+    @classmethod
+    def even_log_snr(cls, schedule: Schedule, points: int, log_snr_max: float) -> Lattice:
+        """`points` levels even in log-SNR from `log_snr_max`, or the schedule's largest, down to t = 1."""
+        low, high = schedule.log_snr_range
+        lam = np.linspace(min(log_snr_max, high), low, points)
+        times = np.asarray(schedule.time(lam))
+        times[-1] = 1.0
+        return cls(schedule, times)
+
+    @cached_property
+    def levels(self) -> Level:
+        """Array-valued level of all points."""
+        t = self.times
+        return Level(t, self.schedule.alpha(t), self.schedule.sigma(t), self.schedule.log_snr(t))  # type: ignore[arg-type]
+
+    def costs(self, curve: NoiseCurve, covariance: IsotropicCovariance) -> Array:
+        """(n, n) matrix: [i, j] is the cost of the step from point j down to i < j; inf elsewhere."""
+        i, j = np.triu_indices(len(self.times), 1)
+        lower, upper = (
+            Level(*(np.asarray(getattr(self.levels, f))[k] for f in ("t", "alpha", "sigma", "log_snr"))) for k in (i, j)
+        )
+        matrix = np.full((len(self.times), len(self.times)), np.inf)
+        matrix[i, j] = step_cost(curve, covariance, lower, upper)
+        return matrix
+
+    def optimal_grids(
+        self, curve: NoiseCurve, covariance: IsotropicCovariance, first_cost: ArrayLike, max_steps: int, name: str = "bits/dim"
+    ) -> list[Grid]:
+        """The grids of 1 .. max_steps steps that minimise transitions + first_cost, by dynamic programming.
+
+        Args:
+            first_cost: (n,) cost of the last step from each point to the data, as `Reconstruction.best` gives it.
+        """
+        paths, costs = optimal_paths(self.costs(curve, covariance), first_cost, max_steps)
+        return [
+            Grid((*self.times[path[::-1]].tolist(), 0.0), f"DP on {len(self.times)} levels: {name}", float(cost))
+            for path, cost in zip(paths, costs, strict=True)
+            if len(path)
+        ]
+
+    def best_first(
+        self, make: Callable[[float], Grid], curve: NoiseCurve, covariance: IsotropicCovariance, first_cost: ArrayLike
+    ) -> Grid:
+        """The grid make(t_1) whose first time, among this lattice's, has the smallest predicted cost."""
+        best, value = None, np.inf
+        for t_1, last in zip(self.times, np.asarray(first_cost), strict=True):
+            grid = make(float(t_1)) if t_1 < 1.0 else Grid((1.0, 0.0))
+            if grid.steps > 1 and t_1 >= grid.times[-3]:
+                continue
+            cost = float(transition_costs(self.schedule, curve, covariance, grid).sum() + last)
+            if cost < value:
+                best, value = Grid(grid.times, grid.objective, cost), cost
+        if best is None:
+            raise ValueError("no lattice time can be the first time of this grid; use a finer lattice")
+        return best

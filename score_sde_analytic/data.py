@@ -1,0 +1,202 @@
+"""Data in a declared range, and the statistics of data that bounds and priors need.
+
+m = E x_0,   second_moment = E||x_0||^2 / d,   variance V = tr Cov(x_0) / d,   eigenvalues of Cov(x_0)
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import struct
+import zlib
+from collections.abc import Iterator, Sequence, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+
+@dataclass(frozen=True)
+class DataRange:
+    """The interval data live in and, for discrete data, its number of evenly spaced levels.
+
+    Args:
+        lo, hi: smallest and largest possible value.
+        levels: number of grid values in [lo, hi] (256 for 8-bit images), None for continuous data.
+    """
+
+    lo: float = -1.0
+    hi: float = 1.0
+    levels: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.lo < self.hi:
+            raise ValueError(f"need lo < hi, got [{self.lo}, {self.hi}]")
+        if self.levels is not None and self.levels < 2:
+            raise ValueError(f"levels must be at least 2, got {self.levels}")
+
+    @property
+    def bin_width(self) -> float:
+        """Distance between neighbouring levels.
+
+        Raises:
+            ValueError: the data are continuous.
+        """
+        if self.levels is None:
+            raise ValueError("continuous data have no bins; set levels of the DataRange (256 for 8-bit data)")
+        return (self.hi - self.lo) / (self.levels - 1)
+
+    def encode(self, integers: NDArray[Any]) -> Tensor:
+        """Integers 0 .. levels - 1 as float32 values in [lo, hi].
+
+        Raises:
+            ValueError: an integer outside 0 .. levels - 1.
+        """
+        if integers.size and not (0 <= integers.min() and integers.max() < self.levels):  # type: ignore[operator]
+            raise ValueError(f"values {integers.min()}..{integers.max()} do not fit {self.levels} levels; check data.levels")
+        return torch.from_numpy((self.lo + self.bin_width * integers.astype(np.float64)).astype(np.float32))
+
+    def check(self, x: Tensor) -> None:
+        """Raise ValueError for values that are not finite, outside [lo, hi], or off the grid of levels."""
+        slack = 1e-5 * (self.hi - self.lo)
+        if not torch.isfinite(x).all():
+            raise ValueError("the data hold NaN or inf; clean them first")
+        if x.min() < self.lo - slack or x.max() > self.hi + slack:
+            raise ValueError(
+                f"data in [{x.min():.4g}, {x.max():.4g}] leave the declared range [{self.lo:g}, {self.hi:g}];"
+                " rescale the data or declare their DataRange"
+            )
+        if self.levels is not None:
+            index = (x.double() - self.lo) / self.bin_width
+            if (index - index.round()).abs().max() > 1e-3:
+                raise ValueError(f"data lie off the grid of {self.levels} levels; declare their levels, or levels=None")
+
+
+def as_dataset(data: Tensor | Dataset[Any] | DataLoader[Any]) -> Dataset[Any]:
+    """The map-style data set behind a tensor, Dataset or DataLoader.
+
+    Raises:
+        ValueError: it is empty, or has no length (iterable-style).
+    """
+    dataset: Any = TensorDataset(data) if isinstance(data, Tensor) else getattr(data, "dataset", data)
+    if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
+        raise ValueError("need a map-style data set (with len() and indexing): examples are visited in a seeded order")
+    if len(dataset) == 0:
+        raise ValueError("the data set is empty; check its path and split")
+    return dataset  # type: ignore[return-value]
+
+
+def batches(
+    dataset: Dataset[Any], indices: Sequence[int] | NDArray[np.int64], batch_size: int, workers: int = 0
+) -> Iterator[Tensor]:
+    """Batches of x_0 at the given indices; items may be tensors or tuples that begin with one."""
+    order = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+    for batch in DataLoader(dataset, batch_sampler=order, num_workers=workers):  # type: ignore[arg-type]
+        yield batch if isinstance(batch, Tensor) else batch[0]
+
+
+@dataclass(frozen=True)
+class DataStatistics:
+    """What the curve's caps, the control variates and the prior term know about the data.
+
+    Attributes:
+        count: number of examples; 0 for a distribution known in closed form.
+        mean: E x_0, shape of one example, float64.
+        second_moment: E||x_0||^2 / d.
+        eigenvalues: of Cov(x_0), ascending, or None when not computed.
+        digest: identifies the examples and their order.
+    """
+
+    count: int
+    mean: Tensor
+    second_moment: float
+    eigenvalues: NDArray[np.float64] | None
+    digest: str
+
+    @property
+    def variance(self) -> float:
+        """V = tr Cov(x_0) / d."""
+        return self.second_moment - float(self.mean.square().mean())
+
+    @classmethod
+    def of(
+        cls, dataset: Dataset[Any], data_range: DataRange | None = None, batch_size: int = 1024, max_eigen: int = 4096
+    ) -> DataStatistics:
+        """One pass over all examples, without the network.
+
+        Args:
+            data_range: checked against every batch when given.
+            max_eigen: eigenvalues are computed for dimensions up to this.
+
+        Raises:
+            ValueError: empty data, non-finite values, or values outside `data_range`.
+        """
+        dataset = as_dataset(dataset)
+        sha, total, squares, outer, count = hashlib.sha256(), None, 0.0, None, 0
+        for x in batches(dataset, range(len(dataset)), batch_size):  # type: ignore[arg-type]
+            (data_range or DataRange(-torch.inf, torch.inf)).check(x)
+            sha.update(f"{tuple(x.shape)}{x.dtype}".encode() + x.contiguous().numpy().tobytes())
+            flat = x.double().flatten(1)
+            total = flat.sum(0) if total is None else total + flat.sum(0)
+            squares += float(flat.square().mean(1).sum())
+            if flat.shape[1] <= max_eigen:
+                outer = flat.T @ flat if outer is None else outer + flat.T @ flat
+            count, shape = count + len(x), x.shape[1:]
+        assert total is not None  # as_dataset refuses empty data
+        mean, eigenvalues = total / count, None
+        if outer is not None:
+            covariance = outer / count - torch.outer(mean, mean)
+            eigenvalues = torch.linalg.eigvalsh(covariance).clamp_min(0.0).numpy()
+        return cls(count, mean.reshape(shape), squares / count, eigenvalues, sha.hexdigest()[:16])
+
+
+def split(x: Tensor, sizes: Sequence[int], seed: int) -> list[Tensor]:
+    """Disjoint parts of the given sizes after one seeded permutation.
+
+    Raises:
+        ValueError: the parts need more examples than there are.
+    """
+    if sum(sizes) > len(x):
+        raise ValueError(f"the split {tuple(sizes)} needs {sum(sizes)} examples, the data set has {len(x)}")
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))
+    return [x[part] for part in order[: sum(sizes)].split(list(sizes))]
+
+
+def digits() -> NDArray[np.int64]:
+    """scikit-learn's 1,797 handwritten digits: integers 0..16 of shape (1797, 1, 8, 8).
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError("the digits need scikit-learn: pip install 'score_sde_analytic[images]'") from error
+    return load_digits().images.astype(np.int64)[:, None]
+
+
+def read_idx_images(path: str | Path) -> NDArray[np.int64]:
+    """Images of an IDX file, optionally gzipped (MNIST's format): integers 0..255 of shape (n, 1, height, width).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not an IDX image file, or truncated.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"no IDX file at {file}; set data.directory to the folder that holds it")
+    try:
+        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        magic, count, height, width = struct.unpack(">IIII", content[:16])
+    except (OSError, EOFError, zlib.error, struct.error) as error:
+        raise ValueError(f"{file} is damaged ({error}); copy it again") from error
+    if magic != 0x803:
+        raise ValueError(f"{file} is not an IDX image file (magic {magic:#x}, expected 0x803)")
+    if len(content) != 16 + count * height * width:
+        raise ValueError(f"{file} is truncated: {len(content) - 16} bytes for {count} images of {height}x{width}")
+    return np.frombuffer(content, np.uint8, offset=16).astype(np.int64).reshape(count, 1, height, width)

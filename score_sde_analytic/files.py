@@ -1,0 +1,86 @@
+"""Files that are either whole or absent: atomic writes, and reads whose errors say what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as serialise
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it replaces `path` on success and is removed on failure."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(text)
+
+
+def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
+    """Write arrays and JSON-able metadata as one safetensors file."""
+    payload = serialise({k: np.ascontiguousarray(v) for k, v in arrays.items()}, {"json": json.dumps(metadata)})
+    with atomic(path) as temporary:
+        temporary.write_bytes(payload)
+
+
+def load_arrays(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read what `save_arrays` wrote.
+
+    Args:
+        kind: the value that metadata["kind"] must have.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is truncated, not safetensors, or of another kind.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no {kind} file at {path}; check the path or run the estimate mode to create it")
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = json.loads((file.metadata() or {}).get("json", "{}"))
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, json.JSONDecodeError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is truncated or not a safetensors file ({error}); delete it and measure again") from error
+    if metadata.get("kind") != kind:
+        raise ValueError(f"{path} holds {metadata.get('kind')!r}, not {kind!r}; pass a {kind} file")
+    return arrays, metadata
+
+
+def differences(found: Mapping[str, Any], expected: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The entries in which two fingerprints differ, one readable line each."""
+    lines: list[str] = []
+    for key in sorted({*found, *expected}):
+        a, b = found.get(key), expected.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key}: file has {a!r}, expected {b!r}")
+    return lines
+
+
+def require_match(path: str | Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise ValueError naming every entry in which a file's fingerprint differs from the one expected."""
+    lines = differences(json.loads(json.dumps(found)), json.loads(json.dumps(expected)))
+    if lines:
+        raise ValueError(f"{path} was made for something else ({'; '.join(lines)}); delete it or use the matching settings")

@@ -1,0 +1,70 @@
+"""Gaussian algebra shared by every layer: broadcasting per-sample scalars, KL divergence, discretised mass.
+
+KL(N(m_q, v_q I) || N(m_p, v_p I)) / d = 1/2 [log(v_p / v_q) + (v_q + ||m_q - m_p||^2 / d) / v_p - 1]
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def expand(g: Tensor | float, x: Tensor) -> Tensor | float:
+    """Shape a scalar `()` or per-sample `(batch,)` value so that it multiplies `x` of shape (batch, *dims).
+
+    Tensors are cast to the dtype and device of `x` here, the one place where float64 schedule scalars meet data.
+
+    Raises:
+        ValueError: `g` is neither a scalar nor one number per sample.
+    """
+    if not isinstance(g, Tensor):
+        return g
+    if g.ndim == 0:
+        return g.to(x)
+    if g.shape != x.shape[:1]:
+        raise ValueError(f"expected a scalar or shape ({x.shape[0]},) for a batch of {x.shape[0]}, got {tuple(g.shape)}")
+    return g.to(x).reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def mean_square(x: Tensor) -> Tensor:
+    """||x||^2 / d per sample, accumulated in float64: (batch, *dims) -> (batch,)."""
+    return x.double().square().flatten(1).mean(1)
+
+
+def normal_kl(square_error: Tensor, var_q: Tensor | float, var_p: Tensor | float) -> Tensor:
+    """KL(N(m_q, var_q I) || N(m_p, var_p I)) in nats per dimension.
+
+    Args:
+        square_error: ||m_q - m_p||^2 / d, any shape.
+        var_q, var_p: isotropic variances, floats or broadcastable to `square_error`.
+    """
+    var_q, var_p = (torch.as_tensor(v, dtype=torch.float64) for v in (var_q, var_p))
+    return 0.5 * (torch.log(var_p / var_q) + (var_q + square_error) / var_p - 1.0)
+
+
+def _log_interval(lower: Tensor, upper: Tensor) -> Tensor:
+    """log(Phi(upper) - Phi(lower)) for lower < upper, without cancellation in either tail."""
+    # Mirror to the left tail, where log_ndtr keeps full relative precision.
+    flip = lower > 0
+    lower, upper = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
+    log_upper, log_lower = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
+    return log_upper + torch.log(-torch.expm1(log_lower - log_upper))
+
+
+def discretised_log_prob(x: Tensor, mean: Tensor, std: Tensor | float, lo: float, hi: float, levels: int) -> Tensor:
+    """Log-probability of grid values under a normal density integrated over its bin, in nats per coordinate.
+
+    The `levels` grid points are even in [lo, hi]; bin edges lie halfway between them and the two outer bins extend to
+    infinity, so the bins sum to one (Ho et al., 2020, eq. 13). The normal CDF is exact (`log_ndtr`).
+
+    Args:
+        x: values on the grid, (batch, *dims).
+        mean: predicted mean, broadcastable to `x`.
+        std: standard deviation of the decoder, float or broadcastable.
+    """
+    half = 0.5 * (hi - lo) / (levels - 1)
+    std = torch.as_tensor(std, dtype=torch.float64, device=x.device)
+    centred = x.double() - mean.double()
+    upper = torch.where(x > hi - half, torch.inf, (centred + half) / std)
+    lower = torch.where(x < lo + half, -torch.inf, (centred - half) / std)
+    return _log_interval(lower, upper)

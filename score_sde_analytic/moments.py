@@ -1,0 +1,378 @@
+"""Monte Carlo moments of a network at log-SNR knots, with standard errors; resumable to the identical result.
+
+At x_t = alpha x_0 + sigma eps, from one network call per draw:
+
+    Lambda = E||eps_hat||^2 / d,   X = E<eps, eps_hat> / d,   R = E||eps - eps_hat||^2 / d
+
+Control variates: ||eps||^2/d, <x_0 - m, eps>/d and, for data known in closed form, ||x_0 - m||^2/d have known means; regression
+on them removes most of the Monte Carlo noise (all of it for isotropic Gaussian data, where the moments are linear in them).
+
+Standard errors: examples are dealt into groups by their index; the error of any statistic is its delete-one-group
+jackknife, which needs no assumption on how often an example was reused or on the correlation between knots.
+
+For the reconstruction term of a bound the same calls give E[-log p(x_0 | x_t)] under decoders N(x0_hat, s^2) for a table of s.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from score_sde_analytic.data import DataRange, DataStatistics, as_dataset, batches
+from score_sde_analytic.files import load_arrays, require_match, save_arrays
+from score_sde_analytic.gaussian import discretised_log_prob, mean_square
+from score_sde_analytic.model import ScoreModel
+from score_sde_analytic.noise import stream_seed
+from score_sde_analytic.schedule import Array, Level
+
+KIND = "moments"
+OUTCOMES = {"noise_power": 0, "cross": 1, "residual": 2}
+#: Decoder standard deviations in units of sigma / alpha.
+DECODER_RATIOS = 2.0 ** np.arange(-5.0, 1.01, 0.25)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over draws, from which every moment and its error follow. g groups, m knots.
+
+    Attributes:
+        log_snr: knots, ascending, (m,).
+        counts: draws per group and knot, (g, m).
+        sums: of [Lambda, X, R, three centred control variates] per draw, (g, m, 6).
+        products: of all pairs of these, over all groups, (m, 6, 6).
+        decoder_sums: of -log p(x_0 | x_t) in nats per dimension under each decoder ratio, (g, m, r).
+        coefficients: regression on the controls, (m, 3, 3); None fits them.
+        fingerprint: model, data and settings.
+        state: where an unfinished pass stands.
+    """
+
+    log_snr: Array
+    counts: Array
+    sums: Array
+    products: Array
+    decoder_sums: Array
+    fingerprint: Mapping[str, Any]
+    state: Mapping[str, Any]
+    coefficients: Array | None = None
+
+    @cached_property
+    def draws(self) -> Array:
+        """Network evaluations per knot, (m,)."""
+        return self.counts.sum(0)
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations in all."""
+        return int(self.counts.sum())
+
+    @cached_property
+    def control_coefficients(self) -> Array:
+        """beta = Cov(controls)^+ Cov(controls, outcomes) per knot, (m, 3 controls, 3 outcomes)."""
+        if self.coefficients is not None:
+            return self.coefficients
+        n = self.draws[:, None, None]
+        mean = self.sums.sum(0) / self.draws[:, None]
+        covariance = self.products / n - mean[:, :, None] * mean[:, None, :]
+        return np.linalg.pinv(covariance[:, 3:, 3:], rcond=1e-10, hermitian=True) @ covariance[:, 3:, :3]
+
+    @cached_property
+    def _group_sums(self) -> Array:
+        """Sums of the outcomes with the controls regressed out, (g, m, 3)."""
+        return self.sums[..., :3] - np.einsum("gmc,mco->gmo", self.sums[..., 3:], self.control_coefficients)
+
+    @cached_property
+    def means(self) -> Array:
+        """[Lambda, X, R] per knot, (m, 3)."""
+        return self._group_sums.sum(0) / self.draws[:, None]
+
+    @property
+    def noise_power(self) -> Array:
+        """Lambda, (m,)."""
+        return self.means[:, OUTCOMES["noise_power"]]
+
+    @property
+    def cross(self) -> Array:
+        """X, (m,)."""
+        return self.means[:, OUTCOMES["cross"]]
+
+    @property
+    def residual(self) -> Array:
+        """R, (m,)."""
+        return self.means[:, OUTCOMES["residual"]]
+
+    @property
+    def groups(self) -> int:
+        return len(self.counts)
+
+    def stderr(self, outcome: str) -> Array:
+        """Standard error of "noise_power" (also called "score"), "cross" or "residual", (m,)."""
+        column = OUTCOMES["noise_power" if outcome == "score" else outcome]
+        return _ratio_stderr(self._group_sums[..., column], self.counts)
+
+    @cached_property
+    def variance_reduction(self) -> Array:
+        """Variance of a plain draw over variance of a controlled one, per knot and outcome (m, 3)."""
+        n, mean = self.draws[:, None], self.sums.sum(0) / self.draws[:, None]
+        covariance = self.products / n[..., None] - mean[:, :, None] * mean[:, None, :]
+        explained = np.einsum("mco,mco->mo", self.control_coefficients, covariance[:, 3:, :3])
+        plain = np.einsum("moo->mo", covariance[:, :3, :3])
+        return plain / np.maximum(plain - explained, 1e-30)
+
+    def calibration(self) -> dict[str, Array]:
+        """How far 1 - Lambda, X and R disagree: differences and their size in standard errors, per knot.
+
+        All are zero in expectation for an exact score; a difference beyond error is miscalibration of the network.
+        """
+        contrasts = {"1-noise_power-residual": (-1.0, 0.0, -1.0, 1.0), "cross-noise_power": (-1.0, 1.0, 0.0, 0.0)}
+        report: dict[str, Array] = {}
+        for name, (a, b, c, constant) in contrasts.items():
+            combined = self._group_sums @ np.array([a, b, c])
+            difference = combined.sum(0) / self.draws + constant
+            error = _ratio_stderr(combined, self.counts)
+            report[name] = difference
+            report[f"{name} (standard errors)"] = difference / np.maximum(error, 1e-300)
+        return report
+
+    def decoder_nats(self) -> Array:
+        """E[-log p(x_0 | x_t)] in nats per dimension, (m, r), decoder std = DECODER_RATIOS * sigma / alpha."""
+        return self.decoder_sums.sum(0) / self.draws[:, None]
+
+    def without(self, group: int) -> Moments:
+        """The moments without one group of examples, for jackknife errors; control coefficients are kept."""
+        keep = np.arange(self.groups) != group
+        return replace(
+            self,
+            counts=self.counts[keep],
+            sums=self.sums[keep],
+            decoder_sums=self.decoder_sums[keep],
+            coefficients=self.control_coefficients,
+        )
+
+    def jackknife(self, statistic: Callable[[Moments], ArrayLike]) -> tuple[Any, Any]:
+        """(value, standard error) of any statistic of the moments, delete-one-group."""
+        value = np.asarray(statistic(self))
+        replicates = np.stack([np.asarray(statistic(self.without(g))) for g in range(self.groups)])
+        spread = ((replicates - replicates.mean(0)) ** 2).sum(0)
+        return value, np.sqrt(spread * (self.groups - 1) / self.groups)
+
+    def save(self, path: str | Path) -> None:
+        """Write as safetensors, atomically."""
+        arrays = {k: getattr(self, k) for k in ("log_snr", "counts", "sums", "products", "decoder_sums")}
+        save_arrays(path, arrays, {"kind": KIND, "fingerprint": dict(self.fingerprint), "state": dict(self.state)})
+
+    @classmethod
+    def load(cls, path: str | Path, expected: Mapping[str, Any] | None = None) -> Moments:
+        """Read saved moments; entries of `expected` ("model", "data", ...) must match the file's fingerprint.
+
+        Raises:
+            FileNotFoundError, ValueError: missing, damaged or mismatched file; the message says what differs.
+        """
+        arrays, metadata = load_arrays(path, KIND)
+        found = metadata["fingerprint"]
+        if expected is not None:
+            require_match(path, {k: found.get(k) for k in expected}, expected)
+        return cls(**arrays, fingerprint=found, state=metadata["state"])
+
+
+def _ratio_stderr(sums: Array, counts: Array) -> Array:
+    """Standard error of sum(sums) / sum(counts) from its groups (axis 0), linearised jackknife."""
+    groups, total = len(counts), counts.sum(0)
+    deviation = sums - sums.sum(0) / total * counts
+    return np.sqrt((deviation**2).sum(0) * groups / (groups - 1)) / total
+
+
+def estimate(
+    model: ScoreModel,
+    data: Tensor | Dataset[Any] | DataLoader[Any],
+    log_snr: ArrayLike,
+    *,
+    statistics: DataStatistics | None = None,
+    data_range: DataRange | None = None,
+    tolerance: float = 0.01,
+    min_draws: int = 300,
+    max_draws: int = 3000,
+    batch_size: int = 100,
+    groups: int = 32,
+    seed: int = 0,
+    path: str | Path | None = None,
+    save_seconds: float = 30.0,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> Moments:
+    """Measure the moments of a network on data.
+
+    Examples are visited in seeded permutations. A round gives every unfinished knot one batch; a knot is finished after
+    `min_draws` draws once its relative standard error of R is at most `tolerance`, and after `max_draws` in any case.
+
+    Args:
+        data: examples x_0, or tuples that begin with one; map-style.
+        log_snr: knots, within the schedule's range.
+        statistics: of the data; measured here when absent. A closed-form distribution (count 0) gains a control variate.
+        data_range: declared range and levels; checked, and the decoder of the reconstruction table.
+        path: where progress and the result are kept; an existing file is resumed, or returned when finished.
+        save_seconds: how often progress is written.
+
+    Raises:
+        ValueError: bad knots or settings, empty or out-of-range data, or a file of another run at `path`.
+        RuntimeError: the network returned a wrong shape or non-finite numbers.
+    """
+    knots = np.sort(np.asarray(log_snr, dtype=np.float64).ravel())
+    if len(knots) == 0 or np.any(np.diff(knots) <= 0):
+        raise ValueError("need at least one knot, all different")
+    if groups < 2 or batch_size < 1 or not groups <= min_draws <= max_draws:
+        raise ValueError(
+            f"need 2 <= groups <= min_draws <= max_draws and batch_size >= 1, got {groups}, {min_draws}, {max_draws}"
+        )
+    dataset = as_dataset(data)
+    if statistics is None:
+        statistics = DataStatistics.of(dataset, data_range)
+    settings = {"tolerance": tolerance, "min_draws": min_draws, "max_draws": max_draws, "batch_size": batch_size}
+    identity = {
+        "model": model.fingerprint(),
+        "data": statistics.digest,
+        "seed": seed,
+        "groups": groups,
+        "decoder": None if data_range is None else [data_range.lo, data_range.hi, data_range.levels],
+        "knots": knots.tolist(),
+        "settings": settings,
+    }
+    run = _Pass(model, dataset, statistics, data_range, identity, torch.device(device))
+    if path is not None and Path(path).exists():
+        run.resume(Moments.load(path, identity))
+    saved = time.monotonic()
+    with tqdm(
+        total=max_draws * len(knots), initial=int(run.counts.sum()), desc="moments", unit="eval", disable=not progress
+    ) as bar:
+        for drawn in run.advance():
+            bar.update(drawn)
+            if path is not None and time.monotonic() - saved > save_seconds:
+                run.result().save(path)
+                saved = time.monotonic()
+        bar.total = int(run.counts.sum())
+        bar.refresh()
+    result = run.result()
+    if path is not None:
+        result.save(path)
+    return result
+
+
+class _Pass:
+    """The running sums of one estimate and the position of its next batch."""
+
+    def __init__(
+        self,
+        model: ScoreModel,
+        dataset: Dataset[Any],
+        statistics: DataStatistics,
+        data_range: DataRange | None,
+        identity: Mapping[str, Any],
+        device: torch.device,
+    ) -> None:
+        self.model, self.dataset, self.statistics, self.device = model, dataset, statistics, device
+        self.data_range, self.identity, self.settings = data_range, identity, identity["settings"]
+        self.knots = np.array(identity["knots"])
+        self.levels = [model.schedule.level_at(lam) for lam in self.knots]
+        g, m = identity["groups"], len(self.knots)
+        self.counts, self.sums = np.zeros((g, m)), np.zeros((g, m, 6))
+        self.products, self.decoder_sums = np.zeros((m, 6, 6)), np.zeros((g, m, len(DECODER_RATIOS)))
+        self.round, self.knot, self.active = 0, 0, list(range(m))
+
+    def resume(self, moments: Moments) -> None:
+        for name in ("counts", "sums", "products", "decoder_sums"):
+            setattr(self, name, getattr(moments, name).copy())
+        self.round, self.knot, self.active = (moments.state[k] for k in ("round", "knot", "active"))
+
+    def result(self) -> Moments:
+        state = {"round": self.round, "knot": self.knot, "active": self.active}
+        sums = (a.copy() for a in (self.counts, self.sums, self.products, self.decoder_sums))
+        return Moments(self.knots, *sums, fingerprint=self.identity, state=state)
+
+    def advance(self) -> Iterator[int]:
+        """Run to the end, yielding the number of draws after each batch."""
+        while self.active:
+            size = min(self.settings["batch_size"], self.settings["max_draws"] - self.settings["batch_size"] * self.round)
+            index, x_0 = self._visits(size)
+            while self.knot < len(self.active):
+                self._draw(self.active[self.knot], index, x_0)
+                self.knot += 1
+                yield size
+            self.round, self.knot = self.round + 1, 0
+            self.active = self._unfinished()
+
+    def _unfinished(self) -> list[int]:
+        drawn = self.counts.sum(0)
+        enough = drawn >= self.settings["min_draws"]
+        moments = self.result()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            precise = moments.stderr("residual") <= self.settings["tolerance"] * np.abs(moments.residual)
+        finished = (enough & precise) | (drawn >= self.settings["max_draws"])
+        return [m for m in self.active if not finished[m]]
+
+    def _visits(self, size: int) -> tuple[Array, Tensor]:
+        """Indices and examples of this round: consecutive places in an endless chain of seeded permutations."""
+        total = len(self.dataset)  # type: ignore[arg-type]
+        places = self.settings["batch_size"] * self.round + np.arange(size)
+        epochs = {e: np.random.default_rng([self.identity["seed"], e]).permutation(total) for e in np.unique(places // total)}
+        index = np.array([epochs[p // total][p % total] for p in places])
+        x_0 = next(batches(self.dataset, index.tolist(), size))
+        (self.data_range or DataRange(-math.inf, math.inf)).check(x_0)
+        return index, x_0.to(self.device)
+
+    @torch.no_grad()
+    def _draw(self, m: int, index: Array, x_0: Tensor) -> None:
+        level = self.levels[m]
+        generator = torch.Generator().manual_seed(stream_seed(self.identity["seed"], self.round, m))
+        dtype = torch.float64 if x_0.dtype == torch.float64 else torch.float32
+        eps = torch.randn(x_0.shape, generator=generator, dtype=dtype).to(x_0)
+        prediction = self.model.predict(level.alpha * x_0 + level.sigma * eps, level)
+        values = self._values(x_0, eps, prediction.eps).cpu().numpy()
+        group = index % len(self.counts)
+        np.add.at(self.counts[:, m], group, 1.0)
+        np.add.at(self.sums[:, m], group, values)
+        self.products[m] += values.T @ values
+        np.add.at(self.decoder_sums[:, m], group, self._decoder_nats(x_0, prediction.x_0, level).cpu().numpy())
+
+    def _values(self, x_0: Tensor, eps: Tensor, eps_hat: Tensor) -> Tensor:
+        """[Lambda, X, R, controls minus their means] per draw, (batch, 6) float64."""
+        centred = x_0.double() - self.statistics.mean.to(x_0.device)
+        # For a finite data set the energy of x_0 has no known population mean; its control is switched off.
+        energy = mean_square(centred) - self.statistics.variance if self.statistics.count == 0 else torch.zeros(len(x_0))
+        columns = [
+            mean_square(eps_hat),
+            (eps.double() * eps_hat.double()).flatten(1).mean(1),
+            mean_square(eps - eps_hat),
+            mean_square(eps) - 1.0,
+            (centred * eps.double()).flatten(1).mean(1),
+            energy.to(x_0.device),
+        ]
+        values = torch.stack(columns, 1)
+        if not torch.isfinite(values).all():
+            raise RuntimeError("the network's output holds NaN or inf; check its weights, input scaling and time labels")
+        return values
+
+    def _decoder_nats(self, x_0: Tensor, x_0_hat: Tensor, level: Level) -> Tensor:
+        stds = (DECODER_RATIOS * level.sigma / level.alpha).tolist()
+        return torch.stack([decoder_nats(x_0, x_0_hat, std, self.data_range) for std in stds], 1)
+
+
+def decoder_nats(x_0: Tensor, x_0_hat: Tensor, std: float, data_range: DataRange | None) -> Tensor:
+    """-log p(x_0 | x_t) in nats per dimension, (batch,), for the decoder N(x0_hat, std^2 I).
+
+    Integrated over bins for discrete data (`DataRange.levels`), a density for continuous data.
+    """
+    if data_range is None or data_range.levels is None:
+        return 0.5 * (math.log(2 * math.pi * std**2) + mean_square(x_0 - x_0_hat) / std**2)
+    log_p = discretised_log_prob(x_0, x_0_hat, std, data_range.lo, data_range.hi, data_range.levels)
+    return -log_p.flatten(1).mean(1)

@@ -1,0 +1,64 @@
+"""Noise that belongs to a sample, not to a batch: draw k of sample i is a function of (seed, i, k) alone.
+
+Each sample owns a generator seeded from (seed, index) and consumes one draw per step, so a sample is the same whatever
+batch it was drawn in, and a later draw does not depend on how many samples stand beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def stream_seed(*key: int) -> int:
+    """A 63-bit seed from a tuple of non-negative integers; different tuples give independent streams."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class Noise(Protocol):
+    """A source of standard normal draws, one per step."""
+
+    def draw(self, like: Tensor) -> Tensor:
+        """N(0, I) in the shape, dtype and device of `like`; the tensor may be reused by the next draw."""
+        ...
+
+
+class SampleNoise:
+    """Per-sample streams: row i of draw k depends on (seed, indices[i], k) only.
+
+    Args:
+        seed: non-negative integer.
+        indices: global sample indices, one per row of the batch.
+        device: where the draws are made; the same device gives the same numbers.
+    """
+
+    def __init__(self, seed: int, indices: Iterable[int], device: torch.device | str = "cpu") -> None:
+        self._generators = [torch.Generator(device).manual_seed(stream_seed(seed, i)) for i in indices]
+        self._buffer = torch.empty(0)
+
+    def draw(self, like: Tensor) -> Tensor:
+        if len(like) != len(self._generators):
+            raise ValueError(f"noise for {len(self._generators)} samples was asked for a batch of {len(like)}")
+        # Half precision draws are rounded float32 draws, so that precision does not change the stream.
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        if self._buffer.shape != like.shape or self._buffer.dtype != dtype:
+            device = self._generators[0].device if self._generators else like.device
+            self._buffer = torch.empty(like.shape, dtype=dtype, device=device)
+        for row, generator in zip(self._buffer.unbind(), self._generators, strict=True):
+            row.normal_(generator=generator)
+        return self._buffer.to(like)
+
+
+class BatchNoise:
+    """One generator for the whole batch: the fastest source, whose samples depend on the batch size."""
+
+    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
+        self._generator = torch.Generator(device).manual_seed(stream_seed(seed))
+
+    def draw(self, like: Tensor) -> Tensor:
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        return torch.randn(like.shape, generator=self._generator, dtype=dtype, device=self._generator.device).to(like)

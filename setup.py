@@ -1,0 +1,30 @@
+"""Package metadata; tool configuration lives in pyproject.toml, pinned versions in constraints.txt."""
+
+from setuptools import find_packages, setup
+
+IMAGES = ["diffusers>=0.30", "scikit-learn>=1.3"]
+TEST = ["pytest>=8", "pytest-cov>=5", "pytest-xdist>=3.5", "hypothesis>=6.100", "beartype>=0.18", "ruff>=0.6", "mypy>=1.11"]
+
+setup(
+    name="score_sde_analytic",
+    version="0.1.0",
+    description="Optimal reverse variances, optimal time grids and bits/dim of pretrained diffusion models, without training",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["score_sde_analytic", "score_sde_analytic.*", "runners", "configs"]),
+    package_data={"score_sde_analytic": ["assets/*/*", "py.typed"]},
+    install_requires=[
+        "torch>=2.4",
+        "numpy>=1.26",
+        "scipy>=1.15",  # scipy.optimize.elementwise
+        "safetensors>=0.4",
+        "jaxtyping>=0.2.30",
+        "tqdm>=4.66",
+        "absl-py>=2.0",
+        "ml-collections>=1.0",
+        "matplotlib>=3.8",
+    ],
+    extras_require={"images": IMAGES, "test": IMAGES + TEST},
+)
