@@ -1,5 +1,7 @@
 """Package metadata; tool configuration lives in pyproject.toml, pinned versions in constraints.txt."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 IMAGES = ["diffusers>=0.30", "scikit-learn>=1.3"]
@@ -9,7 +11,7 @@ setup(
     name="score_sde_analytic",
     version="0.1.0",
     description="Optimal reverse variances, optimal time grids and bits/dim of pretrained diffusion models, without training",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",

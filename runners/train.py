@@ -25,16 +25,21 @@ from score_sde_analytic.networks import build_unet, save_unet
 from score_sde_analytic.noise import stream_seed
 
 #: Labels fed to the network: 50 (10 - log-SNR), in the 0..1000 range that sinusoidal embeddings expect.
-WIRING = {"predicts": "v", "coordinates": "vp", "times": {"name": "log_snr", "scale": -50.0, "shift": -10.0}}
+SCALE, SHIFT = -50.0, -10.0
+
+
+def wiring(settings: ConfigDict) -> dict[str, Any]:
+    """How `ScoreModel` feeds and reads a network trained here; labels stay within the levels it was trained on."""
+    low, high = settings.log_snr
+    times = {"name": "log_snr", "scale": SCALE, "shift": SHIFT, "lo": low, "hi": high}
+    return {"predicts": "v", "coordinates": "vp", "times": times}
 
 
 def loss(net: nn.Module, x_0: Tensor, log_snr: Tensor, eps: Tensor) -> Tensor:
     """Mean squared error of v at variance-preserving noise levels `log_snr` (batch,)."""
     lam = log_snr.view(-1, *(1,) * (x_0.ndim - 1))
     alpha, sigma = torch.sigmoid(lam).sqrt(), torch.sigmoid(-lam).sqrt()
-    times = WIRING["times"]
-    labels = times["scale"] * (log_snr + times["shift"])  # type: ignore[index]
-    v_hat = net(alpha * x_0 + sigma * eps, labels).sample
+    v_hat = net(alpha * x_0 + sigma * eps, SCALE * (log_snr + SHIFT)).sample
     return (v_hat - (alpha * eps - sigma * x_0)).square().mean()
 
 
@@ -117,5 +122,5 @@ def run(config: ConfigDict, workdir: Path) -> list[Path]:
     ema = trainer.ema.module.eval().cpu()
     target = workdir / "network"
     recipe = {"steps": trainer.step, "seed": config.seed, "train": config.train.to_dict(), "data": config.data.to_dict()}
-    save_unet(ema, target, WIRING | {"recipe": recipe, "fingerprint": digest_of(ema)})
+    save_unet(ema, target, wiring(config.train) | {"recipe": recipe, "fingerprint": digest_of(ema)})
     return [target, checkpoint]

@@ -57,12 +57,12 @@ def transition_costs(schedule: Schedule, curve: NoiseCurve, covariance: Isotropi
 def prior_cost(schedule: Schedule, second_moment: float) -> float:
     """KL(q(x_1 | x_0) || N(0, prior_variance I)) in nats per dimension, averaged over data."""
     top = schedule.level(1.0)
-    return float(normal_kl(top.alpha**2 * second_moment, top.sigma**2, schedule.prior_variance))  # type: ignore[arg-type]
+    return float(normal_kl(top.alpha**2 * second_moment, top.sigma**2, schedule.prior_variance))
 
 
 def _columns(levels: Sequence[Level]) -> Level:
     rows = [(level.t, level.alpha, level.sigma, level.log_snr) for level in levels]
-    return Level(*np.array(rows, dtype=np.float64).reshape(-1, 4).T)  # type: ignore[arg-type]
+    return Level(*np.array(rows, dtype=np.float64).reshape(-1, 4).T)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,9 @@ class Reconstruction:
     @classmethod
     def of(cls, moments: Moments) -> Reconstruction:
         """The table that `moments.estimate` measured along with the moments."""
-        return cls(moments.log_snr, moments.decoder_nats())
+        nats = moments.decoder_nats()
+        # Continuous data may have negative nats; values that are zero but for underflow would overflow PCHIP's slopes.
+        return cls(moments.log_snr, np.where(np.abs(nats) < 1e-30, 0.0, nats))
 
     @cached_property
     def _rows(self) -> Callable[[Array], Array]:
@@ -133,7 +135,7 @@ class Lattice:
     def levels(self) -> Level:
         """Array-valued level of all points."""
         t = self.times
-        return Level(t, self.schedule.alpha(t), self.schedule.sigma(t), self.schedule.log_snr(t))  # type: ignore[arg-type]
+        return Level(t, self.schedule.alpha(t), self.schedule.sigma(t), self.schedule.log_snr(t))
 
     def costs(self, curve: NoiseCurve, covariance: IsotropicCovariance) -> Array:
         """(n, n) matrix: [i, j] is the cost of the step from point j down to i < j; inf elsewhere."""

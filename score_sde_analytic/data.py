@@ -57,7 +57,7 @@ class DataRange:
         Raises:
             ValueError: an integer outside 0 .. levels - 1.
         """
-        if integers.size and not (0 <= integers.min() and integers.max() < self.levels):  # type: ignore[operator]
+        if integers.size and not (integers.min() >= 0 and integers.max() < self.levels):
             raise ValueError(f"values {integers.min()}..{integers.max()} do not fit {self.levels} levels; check data.levels")
         return torch.from_numpy((self.lo + self.bin_width * integers.astype(np.float64)).astype(np.float32))
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -50,17 +51,19 @@ def reverse_kernel(s: Level, t: Level, eta: float = 1.0) -> Kernel:
     """
     if not 0.0 <= eta <= 1.0:
         raise ValueError(f"eta must lie in [0, 1], got {eta}")
-    if not np.all(np.asarray(s.log_snr) > np.asarray(t.log_snr)):
+    later = s.log_snr > t.log_snr
+    scalar = isinstance(later, bool)  # Python floats per sampling step, arrays for the cost of a whole lattice
+    if not (later if scalar else np.all(np.asarray(later))):
         raise ValueError(f"a reverse step goes to an earlier time: s < t, got s={s.t} and t={t.t}")
-    # Python floats per sampling step, arrays for the cost of a whole lattice.
-    sqrt, expm1 = (math.sqrt, math.expm1) if isinstance(t.sigma, float) else (np.sqrt, np.expm1)
-    w = -expm1(t.log_snr - s.log_snr)
-    u = w * (1.0 + eta**2 * (1.0 - w))  # 1 - (a alpha_t / alpha_s)^2
-    a = s.sigma / t.sigma * sqrt(1.0 - eta**2 * w)
-    b = s.alpha * u / (1.0 + sqrt(1.0 - u))
+    sqrt, exp, expm1 = (math.sqrt, math.exp, math.expm1) if scalar else (np.sqrt, np.exp, np.expm1)
+    w, q = -expm1(t.log_snr - s.log_snr), exp(t.log_snr - s.log_snr)  # w + q = 1, each without cancellation
+    keep = (1.0 - eta**2) + eta**2 * q  # 1 - eta^2 w
+    a = s.sigma / t.sigma * sqrt(keep)
+    # b = alpha_s (1 - sqrt(1 - u)) with 1 - u = (a alpha_t / alpha_s)^2 = q keep.
+    b = s.alpha * w * (1.0 + eta**2 * q) / (1.0 + sqrt(q * keep))
     return Kernel(a, b, eta**2 * s.sigma**2 * w, t.sigma**2 * w)
 
 
 def kernels(levels: Sequence[Level], eta: float = 1.0) -> list[Kernel]:
     """One kernel per step of levels in visiting order."""
-    return [reverse_kernel(s, t, eta) for t, s in zip(levels[:-1], levels[1:], strict=True)]
+    return [reverse_kernel(s, t, eta) for t, s in pairwise(levels)]

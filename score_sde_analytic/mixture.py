@@ -137,7 +137,7 @@ def _spectra(c: Tensor, k: int, d: int) -> tuple[Tensor, Tensor]:
     """Eigenvalues (k, d) and eigenvectors (k, d, d) of the accepted forms of covariances."""
     identity = torch.eye(d, dtype=torch.float64).expand(k, d, d)
     if c.shape == (k, d, d):
-        return tuple(torch.linalg.eigh(0.5 * (c + c.mT)))  # type: ignore[return-value]
+        return tuple(torch.linalg.eigh(0.5 * (c + c.mT)))
     if c.ndim == 0 or c.shape == (k, d):
         return c.expand(k, d).clone(), identity.clone()
     if c.shape == (k,) and k != d:

@@ -65,6 +65,13 @@ class Prediction:
         """alpha eps - sigma x_0 (Salimans & Ho, ICLR 2022)."""
         return expand(self.level.alpha, self.x_t) * self.eps - expand(self.level.sigma, self.x_t) * self.x_0
 
+    def combine(self, a: Number, b: Number) -> Tensor:
+        """a x_t + b x_0, in two passes over the data: its coefficients on eps are worked out in float64."""
+        if self.kind == "eps":
+            b = b / self.level.alpha
+            a, b = a + b, -b * self.level.sigma
+        return _axpy(self.x_t * expand(a, self.x_t), self.value, b)
+
     def clamp(self, lo: float, hi: float) -> Prediction:
         """The prediction with x_0 confined to [lo, hi]; every view follows."""
         return Prediction(self.x_t, self.level, self.x_0.clamp(lo, hi), "x_0")
@@ -203,6 +210,8 @@ class ScoreModel:
             ValueError: t outside the schedule, or t = 0 (the data need no prediction).
             RuntimeError: the network returned another shape than its input's, or non-finite numbers.
         """
+        if isinstance(t, Tensor) and not (t > 0).all():
+            raise ValueError("t = 0 is the data itself (and NaN no time): pass times in (0, 1]")
         return self.predict(x_t, self.schedule.level(t), **cond)
 
     def predict(self, x_t: Tensor, level: Level, **cond: Any) -> Prediction:
@@ -253,7 +262,7 @@ class ScoreModel:
                 " a variance must be wrapped to return the mean's channels only"
             )
         # On an accelerator this would wait for the device at every step: there, callers check what they return.
-        if out.device.type == "cpu" and not math.isfinite(out.sum().item()) and not torch.isfinite(out).all():
+        if out.is_cpu and not math.isfinite(out.sum().item()) and not torch.isfinite(out).all():
             raise RuntimeError(
                 f"the network '{self.predicts}' output holds NaN or inf; check the weights, the input scaling"
                 f" (coordinates={self.coordinates!r}) and the time labels ({self.times})"
@@ -266,12 +275,13 @@ class ScoreModel:
         Raises:
             ValueError: the network has no state dict and no `fingerprint` was given.
         """
-        if self._fingerprint is None:
+        network = self._fingerprint
+        if network is None:
             if not isinstance(self.net, nn.Module):
                 raise ValueError("a network that is not an nn.Module has no weights to identify it: pass fingerprint='...'")
-            self._fingerprint = digest_of(self.net)
+            network = digest_of(self.net)  # anew each time: weights may have changed
         return {
-            "network": self._fingerprint,
+            "network": network,
             "schedule": self.schedule.config(),
             "predicts": self.predicts,
             "times": {"name": type(self.times).__name__} | {k: str(v) for k, v in asdict(self.times).items()},  # type: ignore[call-overload]

@@ -7,6 +7,8 @@ the network is fed and read (predicts, times, coordinates) and how it was traine
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,9 +30,15 @@ def build_unet(settings: Mapping[str, Any]) -> nn.Module:
 
 
 def save_unet(net: nn.Module, directory: str | Path, wiring: Mapping[str, Any]) -> None:
-    """Write the network as safetensors with its config and wiring."""
-    net.save_pretrained(str(directory))  # type: ignore[operator]
-    write_text(Path(directory) / WIRING, json.dumps(dict(wiring), indent=2) + "\n")
+    """Write the network as safetensors with its config and wiring; each file appears whole."""
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        net.save_pretrained(temporary)  # type: ignore[operator]
+        for file in Path(temporary).iterdir():
+            file.chmod(0o644)
+            os.replace(file, folder / file.name)
+    write_text(folder / WIRING, json.dumps(dict(wiring), indent=2) + "\n")
 
 
 def load_unet(directory: str | Path) -> tuple[nn.Module, dict[str, Any]]:

@@ -39,6 +39,7 @@ class SampleNoise:
     def __init__(self, seed: int, indices: Iterable[int], device: torch.device | str = "cpu") -> None:
         self._generators = [torch.Generator(device).manual_seed(stream_seed(seed, i)) for i in indices]
         self._buffer = torch.empty(0)
+        self._rows: tuple[Tensor, ...] = ()
 
     def draw(self, like: Tensor) -> Tensor:
         if len(like) != len(self._generators):
@@ -48,7 +49,8 @@ class SampleNoise:
         if self._buffer.shape != like.shape or self._buffer.dtype != dtype:
             device = self._generators[0].device if self._generators else like.device
             self._buffer = torch.empty(like.shape, dtype=dtype, device=device)
-        for row, generator in zip(self._buffer.unbind(), self._generators, strict=True):
+            self._rows = self._buffer.unbind()
+        for row, generator in zip(self._rows, self._generators, strict=True):
             row.normal_(generator=generator)
         return self._buffer.to(like)
 

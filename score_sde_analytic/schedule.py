@@ -45,12 +45,12 @@ def as_array(value: Any) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """The scalars of one noise level (floats), or of one level per sample (float64 tensors of shape (batch,))."""
+    """The scalars of a noise level: floats, or float64 tensors (batch,) for one level per sample, or arrays for a lattice."""
 
-    t: float | Tensor
-    alpha: float | Tensor
-    sigma: float | Tensor
-    log_snr: float | Tensor
+    t: Any
+    alpha: Any
+    sigma: Any
+    log_snr: Any
 
 
 class Schedule(ABC):
@@ -122,7 +122,8 @@ class Schedule(ABC):
             )
         finite = np.isfinite(lam)
         t = self._time(np.where(finite, lam, max(low, 0.0) if low > 0 else min(high, 0.0)))
-        return like(np.where(finite, np.clip(t, 0.0, 1.0), 0.0), log_snr)
+        # A finite log-SNR is never the data, not even in the limit t -> 0+ (VE's sigma_min).
+        return like(np.where(finite, np.clip(t, np.finfo(np.float64).tiny, 1.0), 0.0), log_snr)
 
     @property
     def log_snr_range(self) -> tuple[float, float]:
@@ -139,8 +140,8 @@ class Schedule(ABC):
         rate = self._log_sigma_rate(time) - self._log_alpha_rate(time)
         return like(np.exp(self._log_sigma(time)) * np.sqrt(2.0 * rate), t)
 
-    def level(self, t: float | Tensor) -> Level:
-        """All scalars of time t: floats for a float, float64 tensors for a tensor."""
+    def level(self, t: Any) -> Level:
+        """All scalars of time t, in the container of t."""
         if isinstance(t, Tensor) and t.ndim == 0:
             t = float(t)
         return Level(t, self.alpha(t), self.sigma(t), self.log_snr(t))

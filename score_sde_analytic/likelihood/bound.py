@@ -68,7 +68,8 @@ class Bound:
     Attributes:
         total, prior, transitions, reconstruction: values with standard errors.
         per_step: bits/dim of each transition in visiting order, (K - 1,).
-        per_example: totals of the examples, (n,); empty for a prediction.
+        terms: bits/dim of each term of each example, (n, K + 1): prior, transitions, reconstruction; (0, K + 1) for a
+            prediction.
         evaluations: network evaluations spent on it (those of a shared pass count for each of its chains).
     """
 
@@ -77,8 +78,13 @@ class Bound:
     transitions: Part
     reconstruction: Part
     per_step: Array
-    per_example: Array
+    terms: Array
     evaluations: int
+
+    @property
+    def per_example(self) -> Array:
+        """Totals of the examples, (n,)."""
+        return self.terms.sum(1)
 
     def summary(self) -> dict[str, Any]:
         """Plain data for reports."""
@@ -86,42 +92,50 @@ class Bound:
         return {name: getattr(self, name)._asdict() for name in parts} | {"evaluations": self.evaluations}
 
 
-def predict(
-    moments: Moments, schedule: Schedule, chain: Chain, second_moment: float, pricing: NoiseCurve | None = None
-) -> Bound:
-    """The bound of a chain from the measured moments alone, with jackknife errors.
+def predict(moments: Moments, schedule: Schedule, chains: Mapping[str, Chain], second_moment: float) -> dict[str, Bound]:
+    """The bounds of chains (any grids) from measured moments alone, with jackknife errors.
 
-    The chain is held fixed while the moments that price it vary, so the errors are those of the price.
+    A chain is held fixed while the moments that price it vary, so the errors are those of the price.
 
     Args:
+        moments: of the network on data like those to be coded, with their decoder table.
         second_moment: E||x_0||^2 / d of the data, for the prior.
-        pricing: curve of R; fitted from `moments` when absent.
 
     Raises:
-        TypeError: the covariance depends on the state, so that the curve alone cannot price it.
+        TypeError: a covariance depends on the state, so that the curve alone cannot price it.
+        ValueError: a decoder std outside the measured table.
     """
-    if not isinstance(chain.covariance, IsotropicCovariance):
-        raise TypeError("only isotropic covariances can be priced from a scalar curve; measure the bound instead")
-    covariance, lam_1 = chain.covariance, schedule.log_snr(chain.grid.times[-2])
-    per_step = transition_costs(schedule, pricing or NoiseCurve.fit(moments), covariance, chain.grid)
+
+    def steps(curve: NoiseCurve) -> list[Array]:
+        return [transition_costs(schedule, curve, _isotropic(c.covariance), c.grid) for c in chains.values()]
 
     def parts(m: Moments) -> Array:
-        curve = pricing if pricing is not None else NoiseCurve.fit(m)
-        transitions = float(transition_costs(schedule, curve, covariance, chain.grid).sum())
-        reconstruction = Reconstruction.of(m).at(lam_1, chain.decoder_std)
-        return np.array([transitions + reconstruction, transitions, reconstruction])
+        transitions = np.array([costs.sum() for costs in steps(NoiseCurve.fit(m))])
+        table = Reconstruction.of(m)
+        reconstruction = [table.at(schedule.log_snr(c.grid.times[-2]), c.decoder_std) for c in chains.values()]
+        return np.stack([transitions + reconstruction, transitions, reconstruction], 1)
 
     values, errors = (BITS * a for a in moments.jackknife(parts))
     prior = BITS * prior_cost(schedule, second_moment)
-    return Bound(
-        total=Part(values[0] + prior, errors[0]),
-        prior=Part(prior, 0.0),
-        transitions=Part(values[1], errors[1]),
-        reconstruction=Part(values[2], errors[2]),
-        per_step=BITS * per_step,
-        per_example=np.zeros(0),
-        evaluations=moments.evaluations,
-    )
+    per_step = steps(NoiseCurve.fit(moments))
+    return {
+        name: Bound(
+            total=Part(float(value[0]) + prior, float(error[0])),
+            prior=Part(prior, 0.0),
+            transitions=Part(float(value[1]), float(error[1])),
+            reconstruction=Part(float(value[2]), float(error[2])),
+            per_step=BITS * costs,
+            terms=np.zeros((0, len(costs) + 2)),
+            evaluations=moments.evaluations,
+        )
+        for name, value, error, costs in zip(chains, values, errors, per_step, strict=True)
+    }
+
+
+def _isotropic(covariance: Covariance) -> IsotropicCovariance:
+    if not isinstance(covariance, IsotropicCovariance):
+        raise TypeError("only isotropic covariances can be priced from a scalar curve; measure the bound instead")
+    return covariance
 
 
 @torch.no_grad()
@@ -166,7 +180,7 @@ def measure(
                 for name, values in _terms(model, x_0, chains, data_range, noise, bar).items():
                     terms[name][rows] += values / draws
             start = rows.stop
-    return {name: _bound(BITS * terms[name].numpy(), steps * total * draws) for name in chains}
+    return {name: bound_of_terms(BITS * terms[name].numpy(), steps * total * draws) for name in chains}
 
 
 def _terms(
@@ -180,7 +194,7 @@ def _terms(
     covariances = {name: chain.covariance.steps(ks, levels[:-2]) for name, chain in chains.items()}
     columns: dict[str, list[Tensor]] = {name: [prior] for name in chains}
     for k, t in enumerate(levels[:-1]):
-        x_t = torch.add(t.alpha * x_0, noise.draw(x_0), alpha=t.sigma)  # type: ignore[arg-type]
+        x_t = torch.add(t.alpha * x_0, noise.draw(x_0), alpha=t.sigma)
         prediction = model.predict(x_t, t)
         for name, chain in chains.items():
             if k < len(ks):
@@ -192,8 +206,12 @@ def _terms(
     return {name: torch.stack(values, 1) for name, values in columns.items()}
 
 
-def _bound(terms: Array, evaluations: int) -> Bound:
-    """Means and standard errors over examples of (n, K + 1) terms in bits per dimension."""
+def bound_of_terms(terms: Array, evaluations: int) -> Bound:
+    """The bound of measured terms (n, K + 1) in bits per dimension, with standard errors over examples.
+
+    Raises:
+        RuntimeError: a term is not finite.
+    """
     if not np.isfinite(terms).all():
         raise RuntimeError("the bound holds NaN or inf: the decoder or a variance is far too small for the network's error")
 
@@ -201,14 +219,13 @@ def _bound(terms: Array, evaluations: int) -> Bound:
         error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
         return Part(float(values.mean()), float(error))
 
-    totals = terms.sum(1)
     return Bound(
-        total=part(totals),
+        total=part(terms.sum(1)),
         prior=part(terms[:, 0]),
         transitions=part(terms[:, 1:-1].sum(1)),
         reconstruction=part(terms[:, -1]),
         per_step=terms[:, 1:-1].mean(0),
-        per_example=totals,
+        terms=terms,
         evaluations=evaluations,
     )
 

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from score_sde_analytic.covariance import Beta, Covariance, IsotropicStep
@@ -68,7 +67,7 @@ class Ancestral(Sampler):
 
     def step(self, x_t: Tensor, step: Step, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         prediction = self.model.predict(x_t, step.t)
-        x_s = torch.mul(x_t, step.kernel.a).add_(prediction.x_0, alpha=step.kernel.b)
+        x_s = prediction.combine(step.kernel.a, step.kernel.b)
         if step.noisy:
             x_s += step.covariance.draw(prediction, noise.draw(x_t))
         return x_s, state

@@ -1,0 +1,11 @@
+"""The same network on the same digits under a variance-exploding schedule."""
+
+from ml_collections import ConfigDict
+
+from configs.default import get_config as default
+
+
+def get_config() -> ConfigDict:
+    config = default()
+    config.schedule = ConfigDict({"name": "ve", "sigma_min": 0.01, "sigma_max": 150.0})
+    return config

@@ -1,0 +1,171 @@
+"""From configuration to objects: one table per kind, one-line errors for names and fields that do not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ml_collections import ConfigDict
+from torch import Tensor
+
+import score_sde_analytic
+from score_sde_analytic import data as datasets
+from score_sde_analytic import grid as grids
+from score_sde_analytic.data import DataRange, DataStatistics
+from score_sde_analytic.grid import Grid
+from score_sde_analytic.mixture import GaussianMixture
+from score_sde_analytic.model import Continuous, LogSNR, OneBased, ScoreModel, Sigma, Times, ZeroBased
+from score_sde_analytic.networks import load_unet
+from score_sde_analytic.schedule import VE, CosineVP, LinearVP, Schedule, SubVP, Tabulated
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "linear_vp": LinearVP,
+    "cosine_vp": CosineVP,
+    "sub_vp": SubVP,
+    "ve": VE,
+    "ddpm_linear": Tabulated.linear,
+    "ddpm_cosine": Tabulated.cosine,
+}
+
+TIMES: dict[str, Callable[..., Times]] = {
+    "continuous": Continuous,
+    "zero_based": ZeroBased,
+    "one_based": OneBased,
+    "sigma": Sigma,
+    "log_snr": LogSNR,
+}
+
+#: name -> (schedule, steps, first time) -> Grid
+GRIDS: dict[str, Callable[[Schedule, int, float], Grid]] = {
+    "even": lambda schedule, steps, first: grids.even(steps, first),
+    "quadratic": lambda schedule, steps, first: grids.quadratic(steps, first),
+    "log_snr": grids.even_log_snr,
+    "karras": grids.karras,
+}
+
+
+def choose(table: Mapping[str, Any], name: str, what: str) -> Any:
+    """table[name], or a ValueError that lists the choices."""
+    if name not in table:
+        raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(table)}")
+    return table[name]
+
+
+def construct(table: Mapping[str, Callable[..., Any]], settings: Mapping[str, Any], what: str) -> Any:
+    """Build table[settings["name"]] with the remaining settings as arguments."""
+    arguments = dict(settings)
+    make = choose(table, arguments.pop("name", ""), what)
+    try:
+        return make(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{what} {settings['name']!r} does not take these settings: {error}") from error
+
+
+def schedule(config: ConfigDict) -> Schedule:
+    """The forward process."""
+    return construct(SCHEDULES, config.schedule.to_dict(), "schedule")
+
+
+def device(config: ConfigDict) -> torch.device:
+    """The device of config.device; "auto" prefers a GPU. Applies config.threads."""
+    if config.threads > 0:
+        torch.set_num_threads(config.threads)
+    if config.device != "auto":
+        try:
+            return torch.zeros(0, device=config.device).device
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device {config.device!r} is not available here; use --config.device=cpu") from error
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Disjoint parts of a data set; moments are measured on validation, bounds on test.
+
+    Attributes:
+        statistics: of the distribution when known in closed form, else None (measured where needed).
+    """
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+    data_range: DataRange
+    statistics: DataStatistics | None = None
+
+
+def data_range(config: ConfigDict) -> DataRange:
+    """Declared range; levels 0 means continuous data."""
+    return DataRange(config.data.lo, config.data.hi, config.data.levels or None)
+
+
+def _images(load: Callable[[ConfigDict], np.ndarray], config: ConfigDict) -> Splits:
+    declared = data_range(config)
+    train, validation, test = datasets.split(declared.encode(load(config)), config.data.split, config.data.split_seed)
+    return Splits(train, validation, test, declared)
+
+
+def _mnist(config: ConfigDict) -> np.ndarray:
+    if not config.data.directory:
+        raise ValueError("data.directory is not set; pass --config.data.directory=FOLDER with the MNIST IDX files")
+    folder = Path(config.data.directory)
+    files = sorted(folder.glob("*images-idx3-ubyte*"))
+    if not files:
+        raise FileNotFoundError(f"no *images-idx3-ubyte(.gz) file in {folder}; set data.directory to MNIST's folder")
+    return np.concatenate([datasets.read_idx_images(file) for file in files])
+
+
+def mixture(config: ConfigDict) -> GaussianMixture:
+    """Equal weights, means scale * N(0, I), one shared diagonal covariance of geometric spectrum."""
+    m = config.mixture
+    means = m.scale * np.random.default_rng(m.seed).normal(size=(m.components, m.dim))
+    return GaussianMixture(np.ones(m.components), means, np.geomspace(m.variance_max, m.variance_min, m.dim))
+
+
+def _mixture(config: ConfigDict) -> Splits:
+    distribution, sizes = mixture(config), config.data.split
+    train, validation, test = distribution.sample(sum(sizes), seed=config.data.split_seed).split(list(sizes))
+    # The data are unbounded: the declared range only has to hold the samples.
+    return Splits(train, validation, test, data_range(config), distribution.statistics())
+
+
+DATA: dict[str, Callable[[ConfigDict], Splits]] = {
+    "digits": partial(_images, lambda config: datasets.digits()),
+    "mnist": partial(_images, _mnist),
+    "mixture": _mixture,
+}
+
+
+def splits(config: ConfigDict) -> Splits:
+    """Train, validation and test data of config.data."""
+    if len(config.data.split) != 3:
+        raise ValueError(f"data.split needs three sizes (train, validation, test), got {tuple(config.data.split)}")
+    return choose(DATA, config.data.name, "data set")(config)
+
+
+def network_directory(config: ConfigDict, workdir: Path) -> Path:
+    """config.network.path: empty for the one trained in workdir, a directory, or the name of a shipped network."""
+    if not config.network.path:
+        return workdir / "network"
+    shipped = Path(score_sde_analytic.__file__).parent / "assets" / config.network.path
+    return shipped if shipped.is_dir() else Path(config.network.path)
+
+
+def model(config: ConfigDict, workdir: Path, target: torch.device) -> ScoreModel:
+    """The pretrained network (or the mixture's exact score) under the configured schedule."""
+    if config.data.name == "mixture":
+        exact = mixture(config).to(target)
+        return exact.score_model(schedule(config))
+    net, wiring = load_unet(network_directory(config, workdir))
+    return ScoreModel(
+        net.to(target),
+        schedule(config),
+        predicts=wiring["predicts"],
+        times=construct(TIMES, wiring["times"], "network time label"),
+        coordinates=wiring["coordinates"],
+        clamp=(config.data.lo, config.data.hi) if config.network.clamp else None,
+    )

@@ -1,0 +1,166 @@
+"""One experiment: its data, model, measurements and chains, each made on first use and kept in the workdir."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ml_collections import ConfigDict
+from torch import Tensor
+
+from runners import build
+from score_sde_analytic.cost import Lattice, Reconstruction
+from score_sde_analytic.covariance import Beta, BetaTilde, Isotropic, IsotropicCovariance
+from score_sde_analytic.curve import Bound, NoiseCurve, Source, residual_bound
+from score_sde_analytic.data import DataStatistics, as_dataset
+from score_sde_analytic.files import write_text
+from score_sde_analytic.grid import Grid
+from score_sde_analytic.likelihood import Chain
+from score_sde_analytic.model import ScoreModel
+from score_sde_analytic.moments import Moments, estimate
+from score_sde_analytic.schedule import Schedule
+
+SOURCES: tuple[Source, ...] = ("residual", "score")
+
+
+class Experiment:
+    """Lazily built parts of one config + workdir."""
+
+    def __init__(self, config: ConfigDict, workdir: Path) -> None:
+        self.config, self.workdir = config, workdir
+        self.device = build.device(config)
+
+    @cached_property
+    def splits(self) -> build.Splits:
+        return build.splits(self.config)
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        return build.schedule(self.config)
+
+    @cached_property
+    def model(self) -> ScoreModel:
+        return build.model(self.config, self.workdir, self.device)
+
+    @cached_property
+    def statistics(self) -> DataStatistics:
+        """Of the validation split, or exact."""
+        if self.splits.statistics is not None:
+            return self.splits.statistics
+        return DataStatistics.of(as_dataset(self.splits.validation), self.splits.data_range)
+
+    @cached_property
+    def test(self) -> Tensor:
+        """The test examples that bounds are measured on."""
+        return self.splits.test[: self.config.evaluate.examples or None]
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Measured on the validation split, or continued from WORKDIR/moments.safetensors."""
+        settings, validation = self.config.estimate, self.splits.validation
+        low, high = self.schedule.log_snr_range
+        knots = np.linspace(max(settings.log_snr_min, low), min(settings.log_snr_max, high), settings.knots)
+        return estimate(
+            self.model,
+            validation,
+            knots,
+            statistics=self.statistics,
+            data_range=self.splits.data_range,
+            tolerance=settings.tolerance,
+            min_draws=settings.min_draws,
+            max_draws=settings.max_draws,
+            batch_size=settings.batch_size,
+            seed=self.config.seed,
+            path=self.workdir / "moments.safetensors",
+            device=self.device,
+        )
+
+    @cached_property
+    def bound(self) -> Bound:
+        """What an exact score could have at most, from the data alone."""
+        return residual_bound(self.statistics, self.splits.data_range)
+
+    @cached_property
+    def curves(self) -> dict[Source, NoiseCurve]:
+        """Fitted curves by source; capped where config.estimate.bounds says so."""
+        capped = self.config.estimate.bounds
+        return {s: NoiseCurve.fit(self.moments, s, self.bound if s in capped else None) for s in SOURCES}
+
+    @cached_property
+    def reconstruction(self) -> Reconstruction:
+        return Reconstruction.of(self.moments)
+
+    @cached_property
+    def lattice(self) -> Lattice:
+        return Lattice.even_log_snr(self.schedule, self.config.grid.points, self.config.grid.log_snr_max)
+
+    @cached_property
+    def first_cost(self) -> Any:
+        """Smallest reconstruction term at every lattice point."""
+        return self.reconstruction.best(self.lattice.levels.log_snr)[0]
+
+    def covariance(self, name: str) -> IsotropicCovariance:
+        """A variance choice by name."""
+        if name in SOURCES:
+            return Isotropic(self.curves[name])
+        return build.choose({"beta": Beta(), "beta_tilde": BetaTilde()}, name, "variance")
+
+    @cached_property
+    def _optimal(self) -> dict[str, list[Grid]]:
+        return {}
+
+    def grid(self, name: str, variance: str, steps: int) -> Grid:
+        """A grid by name, from t = 1 to the lattice's first time.
+
+        "dp" optimises all times for this variance, NAME_tuned the first time only.
+        """
+        covariance, price = self.covariance(variance), self.curves["residual"]
+        if name != "dp":
+            make = partial(build.choose(build.GRIDS, name.removesuffix("_tuned"), "grid"), self.schedule, steps)
+            if name.endswith("_tuned"):
+                return self.lattice.best_first(make, price, covariance, self.first_cost)
+            return make(float(self.lattice.times[0]))
+        if variance not in self._optimal or len(self._optimal[variance]) < steps:
+            most = max(steps, *self.config.evaluate.predicted_steps, *self.config.sample.steps)
+            grids = self.lattice.optimal_grids(price, covariance, self.first_cost, most, f"bits/dim with {variance}")
+            self._optimal[variance] = grids
+        return self._optimal[variance][steps - 1]
+
+    def chain(self, grid: str, variance: str, steps: int) -> Chain:
+        """Grid, variance and the decoder that is best for the grid's first time."""
+        times = self.grid(grid, variance, steps)
+        std = self.reconstruction.best(self.schedule.log_snr(times.times[-2]))[1]
+        return Chain(times, self.covariance(variance), float(std[0]))
+
+    def record(self, section: str, content: Any) -> Path:
+        """Merge a section into WORKDIR/report.json."""
+        path = self.workdir / "report.json"
+        try:
+            report = json.loads(path.read_text()) if path.exists() else {}
+        except json.JSONDecodeError:
+            report = {}  # rewritten by this run
+        report["config"] = json.loads(self.config.to_json_best_effort())
+        report["model"] = self.model.fingerprint()
+        report["versions"] = {"torch": torch.__version__, "numpy": np.__version__}
+        report[section] = content
+        write_text(path, json.dumps(report, indent=1, default=_plain) + "\n")
+        return path
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} does not belong in a report")
+
+
+def markdown(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A small table for the terminal and for reports."""
+    lines = [list(header), *[[str(cell) for cell in row] for row in rows]]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines)

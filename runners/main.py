@@ -1,0 +1,81 @@
+"""From a pretrained network to optimal few-step samples and bits/dim.
+
+  python -m runners.main --config=configs/digits_vp.py --workdir=results/digits_vp [--mode=MODE] [--config.FIELD=VALUE ...]
+
+Modes:
+  demo      estimate, then sample and evaluate, then report (the default)
+  train     train a UNet2DModel on the training split; writes WORKDIR/network
+  estimate  one Monte Carlo pass over the validation split: moments, noise curves, calibration
+  sample    sample sheets for every variance and number of steps
+  evaluate  bits/dim, predicted from the curve and measured on the test split
+
+Every mode continues what an interrupted run left in the workdir, writes report.json and names its outputs.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+FLAGS = flags.FLAGS
+MODES = ["demo", "train", "estimate", "sample", "evaluate"]
+
+
+def define_flags() -> None:
+    """Declare the flags; ml_collections reads the config's own flags at this point."""
+    default = "configs/digits_vp.py"
+    config_flags.DEFINE_config_file("config", default, "Experiment file; override fields with --config.FIELD=VALUE.")
+    flags.DEFINE_string("workdir", None, "Folder for all outputs (default: results/<name of the config file>).")
+    flags.DEFINE_enum("mode", "demo", MODES, "What to do; see above.")
+
+
+def main(argv: list[str]) -> None:
+    from runners import modes, train  # after flags are parsed: --help stays fast
+
+    if len(argv) > 1:
+        raise ValueError(f"unexpected argument {argv[1]!r}; settings are given as --config.FIELD=VALUE")
+    file = config_flags.get_config_filename(FLAGS["config"])
+    workdir = Path(FLAGS.workdir or Path("results") / Path(file.partition(":")[0]).stem)
+    workdir.mkdir(parents=True, exist_ok=True)
+    run = {**modes.MODES, "train": train.run}[FLAGS.mode]
+    written = run(FLAGS.config, workdir)
+    print("\nWritten:")
+    for path in written:
+        print(f"  {path}")
+
+
+def cli() -> None:
+    """Run, turning the errors a user can cause into one line that names cause and remedy."""
+    try:
+        define_flags()
+        app.run(main)
+    except (AttributeError, KeyError, TypeError) as error:
+        if not _from_config(error):
+            raise
+        text = str(error).replace("\\n", ". ").replace("\\", "").replace("'", "")
+        _fail(f"config: {text}; the fields are listed in configs/default.py")
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def _from_config(error: BaseException) -> bool:
+    """Whether an error was raised inside ml_collections: a field that does not exist or has another type."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and "ml_collections" in trace.tb_frame.f_code.co_filename
+
+
+def _fail(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    cli()

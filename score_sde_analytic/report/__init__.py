@@ -1,0 +1,1 @@
+"""Pictures of curves, variances, bounds and samples."""

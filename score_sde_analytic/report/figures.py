@@ -1,0 +1,203 @@
+"""Pictures: the curve with its errors and bounds, variances against the handcrafted ones, bits/dim against K, samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.special import logit
+from torch import Tensor
+
+from score_sde_analytic.cost import transition_costs
+from score_sde_analytic.covariance import IsotropicCovariance
+from score_sde_analytic.curve import Bound, NoiseCurve
+from score_sde_analytic.data import DataRange
+from score_sde_analytic.files import atomic
+from score_sde_analytic.grid import Grid
+from score_sde_analytic.kernel import kernels
+from score_sde_analytic.moments import Moments
+from score_sde_analytic.schedule import Schedule
+
+#: Colour-blind safe (Okabe & Ito).
+COLOURS = {"residual": "#0072B2", "score": "#009E73", "beta": "#D55E00", "beta_tilde": "#CC79A7"}
+LABELS = {
+    "residual": "analytic (residual)",
+    "score": "analytic (score)",
+    "beta": r"$\beta$",
+    "beta_tilde": r"$\tilde\beta$",
+}
+STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25}
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+    plt.close(figure)
+    return path
+
+
+@plt.rc_context(STYLE)
+def curve(path: Path, moments: Moments, curves: Mapping[str, NoiseCurve], bound: Bound) -> Path:
+    """R and Lambda, effective variance with error bars and bounds, calibration in standard errors; over log-SNR."""
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    lam = moments.log_snr
+    fine = np.linspace(lam[0], lam[-1], 400)
+    _residual_panel(axes[0], moments, curves, bound, fine)
+    _variance_panel(axes[1], moments, curves, bound, fine)
+    axes[2].plot(lam, moments.calibration()[1], "o", ms=3, color="0.2", label=r"$1 - \Lambda - R$")
+    axes[2].axhspan(-2, 2, color="0.85", zorder=0, label="±2 standard errors")
+    axes[2].set(title="Calibration: zero for an exact score", xlabel="log-SNR", ylabel="standard errors")
+    for axis in axes:
+        axis.legend(fontsize=8, framealpha=0.9)
+    return _save(figure, path)
+
+
+def _residual_panel(axis: Axes, moments: Moments, curves: Mapping[str, NoiseCurve], bound: Bound, fine: np.ndarray) -> None:
+    lam = moments.log_snr
+    axis.fill_between(fine, bound(fine), 1.0, color="0.9", label="above the data's bound")
+    for source, fitted in curves.items():
+        values = moments.residual if source == "residual" else 1.0 - moments.noise_power
+        name = "R" if source == "residual" else r"1 - $\Lambda$"
+        axis.errorbar(
+            lam, values, 2 * moments.stderr(source), fmt="o", ms=2.5, lw=0.8, color=COLOURS[source], label=f"{name} ± 2 SE"
+        )
+        axis.plot(fine, fitted.residual(fine), color=COLOURS[source], lw=1.2)
+    axis.set(title="Residual power of the network", xlabel="log-SNR", ylabel="R", ylim=(-0.02, 1.02))
+
+
+def _variance_panel(axis: Axes, moments: Moments, curves: Mapping[str, NoiseCurve], bound: Bound, fine: np.ndarray) -> None:
+    lam = moments.log_snr
+    for source, fitted in curves.items():
+        r = moments.residual if source == "residual" else 1.0 - moments.noise_power
+        error = moments.stderr(source)
+        # Knots that determine C to within a factor of e.
+        known = (r > 0) & (r < 1) & (error < 0.5 * r * (1 - r))
+        y, spread = lam[known] - logit(r[known]), 2 * error[known] / (r * (1 - r))[known]
+        c = np.exp(-y)
+        axis.errorbar(
+            lam[known], c, [c - c * np.exp(-spread), c * np.exp(spread) - c], fmt="o", ms=2.5, lw=0.8, color=COLOURS[source]
+        )
+        axis.plot(fine, fitted.effective_variance(fine), color=COLOURS[source], lw=1.2, label=f"C, {LABELS[source]}")
+    with np.errstate(divide="ignore"):
+        axis.plot(fine, np.exp(logit(bound(fine)) - fine), "--", color="0.4", lw=1, label="bound from the data's covariance")
+    axis.set(title="Effective data variance", xlabel="log-SNR", ylabel="C", yscale="log")
+
+
+@plt.rc_context(STYLE)
+def variances(
+    path: Path, schedule: Schedule, grid: Grid, price: NoiseCurve, covariances: Mapping[str, IsotropicCovariance]
+) -> Path:
+    """Variance of each step, and what each step costs, against time (Figure 1 of the Analytic-DPM paper)."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    levels = grid.levels(schedule)[:-1]
+    t = np.array(grid.times[:-2])
+    ks = kernels(levels)
+    for name, covariance in sorted(covariances.items(), key=lambda item: item[0] == "score"):
+        steps = covariance.steps(ks, levels[:-1])
+        dashed = ".--" if name == "score" else ".-"  # drawn last, over the residual's line
+        axes[0].plot(t, [s.variance for s in steps], dashed, color=COLOURS[name], label=LABELS[name])  # type: ignore[attr-defined]
+        cost = transition_costs(schedule, price, covariance, grid) / np.log(2.0)
+        axes[1].plot(t, cost, dashed, color=COLOURS[name], label=f"{LABELS[name]}: {cost.sum():.2f} bits/dim")
+    axes[0].set(title=f"Variance of the step from t, even grid, K = {grid.steps}", xlabel="t", ylabel="variance", yscale="log")
+    axes[1].set(title="Predicted cost of the step from t", xlabel="t", ylabel="bits/dim", yscale="log")
+    for axis in axes:
+        axis.legend(fontsize=8)
+    return _save(figure, path)
+
+
+@plt.rc_context(STYLE)
+def bits(path: Path, cells: Mapping[str, Any], grids: Sequence[str], choices: Sequence[str]) -> Path:
+    """Bits/dim against K: predicted lines with their error bands, measured points with error bars, one panel per grid."""
+    figure, axes = plt.subplots(1, len(grids), figsize=(4.6 * len(grids), 4), layout="constrained", squeeze=False)
+    for axis, grid in zip(axes[0], grids, strict=True):
+        for name in choices:
+            rows = sorted((int(key.split("/")[2]), cell) for key, cell in cells.items() if key.startswith(f"{grid}/{name}/"))
+            for kind in ("predicted", "measured"):
+                points = [(k, cell[kind]["total"]["value"], cell[kind]["total"]["stderr"]) for k, cell in rows if kind in cell]
+                if not points:
+                    continue
+                k, value, error = np.array(points).T
+                if kind == "predicted":
+                    style = "--" if name == "score" else "-"
+                    axis.plot(k, value, style, color=COLOURS[name], lw=1.2, label=LABELS[name])
+                    axis.fill_between(k, value - 2 * error, value + 2 * error, color=COLOURS[name], alpha=0.15, lw=0)
+                else:
+                    axis.errorbar(k, value, 2 * error, fmt="o", ms=4, capsize=2, color=COLOURS[name])
+        titles = {"dp": "optimal grid (dynamic programming)", "even": "even in t", "even_tuned": "even in t, best first time"}
+        axis.set(title=titles.get(grid, grid), xlabel="network calls K", ylabel="bits/dim", xscale="log", yscale="log")
+        ticks = [3, 5, 10, 25, 50, 100]
+        axis.set_xticks(ticks, [str(k) for k in ticks])
+        _plain_ticks(axis)
+    axes[0][-1].legend(title="line: predicted ± 2 SE\npoint: measured ± 2 SE", fontsize=8, title_fontsize=8)
+    return _save(figure, path)
+
+
+def _plain_ticks(axis: Axes) -> None:
+    """Readable numbers on a logarithmic y axis, whether it spans a few percent or decades."""
+    low, high = axis.get_ylim()
+    wide = [d * 10.0**e for e in range(-2, 4) for d in (1, 2, 5)]
+    ticks = [v for v in wide if low <= v <= high]
+    if len(ticks) < 4:
+        ticks = [v for v in np.arange(0.1, 20.01, 0.1 if high - low < 1.2 else 0.5).round(1) if low <= v <= high]
+    axis.set_yticks(ticks, [f"{v:g}" for v in ticks])
+    axis.minorticks_off()
+
+
+@plt.rc_context(STYLE | {"axes.grid": False})
+def samples(
+    path: Path, sheets: Mapping[str, Mapping[int, Tensor]], data: Tensor, declared: DataRange, columns: int = 12
+) -> Path:
+    """One sheet per variance: a block of images (or a scatter of the first two coordinates) per K, beside real data."""
+    rows = [str(k) for k in next(iter(sheets.values()))]
+    figure, axes = plt.subplots(
+        len(rows) + 1,
+        len(sheets),
+        figsize=(3.1 * len(sheets), 1.15 * (len(rows) + 1) + 0.4),
+        layout="constrained",
+        squeeze=False,
+    )
+    if data.ndim == 2:
+        figure.set_size_inches(2.6 * len(sheets), 2.4 * (len(rows) + 1))
+    for column, (name, sheet) in enumerate(sheets.items()):
+        for row, x in enumerate([*sheet.values(), data]):
+            axis = axes[row][column]
+            _panel(axis, x, data, declared, columns)
+            if column == 0:
+                axis.set_ylabel(f"K = {rows[row]}" if row < len(rows) else "test data")
+        axes[0][column].set_title(LABELS.get(name, name))
+    return _save(figure, path)
+
+
+def _panel(axis: Axes, x: Tensor, data: Tensor, declared: DataRange, columns: int) -> None:
+    if x.ndim == 2:
+        axis.scatter(x[:, 0], x[:, 1], s=1.5, alpha=0.4, lw=0)
+        spans = data[:, :2].numpy()
+        axis.set_xlim(spans[:, 0].min(), spans[:, 0].max())
+        axis.set_ylim(spans[:, 1].min(), spans[:, 1].max())
+        return
+    axis.imshow(_mosaic(x[: 4 * columns], columns, declared), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def _mosaic(x: Tensor, columns: int, declared: DataRange) -> np.ndarray:
+    """Images (n, c, h, w) in a padded mosaic (H, W[, 3]) of values in [0, 1]."""
+    images = ((x.float() - declared.lo) / (declared.hi - declared.lo)).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    n, h, w, c = images.shape
+    rows = -(-n // columns)
+    sheet = np.ones((rows * (h + 1) - 1, columns * (w + 1) - 1, c))
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (h + 1), (i % columns) * (w + 1)
+        sheet[top : top + h, left : left + w] = image
+    return sheet[..., 0] if c == 1 else sheet

@@ -1,0 +1,69 @@
+"""Shared fixtures: the schedules, the 16-d mixture, and shape checks of every annotated function of the package."""
+
+from jaxtyping import install_import_hook
+
+install_import_hook("score_sde_analytic", "checker.check")
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+from score_sde_analytic.curve import NoiseCurve
+from score_sde_analytic.mixture import GaussianMixture
+from score_sde_analytic.moments import Moments, estimate
+from score_sde_analytic.schedule import VE, CosineVP, LinearVP, Schedule, SubVP, Tabulated
+
+torch.set_num_threads(1)
+settings.register_profile("suite", deadline=None, derandomize=True, max_examples=40)
+settings.load_profile("suite")
+
+SCHEDULES: dict[str, Schedule] = {
+    "linear_vp": LinearVP(),
+    "cosine_vp": CosineVP(),
+    "sub_vp": SubVP(),
+    "ve": VE(),
+    "table_linear": Tabulated.linear(),
+    "table_cosine": Tabulated.cosine(),
+}
+
+
+@pytest.fixture(params=SCHEDULES.values(), ids=SCHEDULES.keys())
+def schedule(request: pytest.FixtureRequest) -> Schedule:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def mixture() -> GaussianMixture:
+    """Eight components in 16 dimensions, anisotropic."""
+    means = 0.6 * np.random.default_rng(0).normal(size=(8, 16))
+    return GaussianMixture(np.ones(8), means, np.geomspace(0.5, 0.002, 16))
+
+
+@pytest.fixture(scope="session")
+def table() -> Tabulated:
+    return Tabulated.linear()
+
+
+@pytest.fixture(scope="session")
+def moments(mixture: GaussianMixture, table: Tabulated) -> Moments:
+    """At most 9,600 evaluations of the 16-d mixture's exact score."""
+    return estimate(
+        mixture.score_model(table),
+        mixture.sample(20_000, seed=5),
+        np.linspace(-10.0, 9.0, 32),
+        statistics=mixture.statistics(),
+        max_draws=300,
+        progress=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def curve(moments: Moments) -> NoiseCurve:
+    return NoiseCurve.fit(moments)
+
+
+@pytest.fixture(scope="session")
+def triple() -> GaussianMixture:
+    """Three well separated Gaussians in one dimension."""
+    return GaussianMixture([0.3, 0.45, 0.25], [[-1.2], [0.1], [1.0]], [0.02, 0.1, 0.005])

@@ -1,0 +1,253 @@
+"""Variational bounds: above the exact likelihood, tight in the limit, and predicted before they are measured."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from score_sde_analytic.cost import Reconstruction, prior_cost
+from score_sde_analytic.covariance import Beta, BetaTilde, Covariance, Isotropic
+from score_sde_analytic.curve import NoiseCurve
+from score_sde_analytic.data import DataRange
+from score_sde_analytic.grid import Grid, even, even_log_snr
+from score_sde_analytic.kernel import reverse_kernel
+from score_sde_analytic.likelihood import Chain, measure, paper_chain, predict
+from score_sde_analytic.mixture import GaussianMixture
+from score_sde_analytic.model import ScoreModel
+from score_sde_analytic.moments import estimate
+from score_sde_analytic.schedule import VE, CosineVP, LinearVP, Tabulated
+
+BITS = 1 / math.log(2)
+QUIET = {"progress": False}
+
+
+def chains_of(moments, grid, schedule, data_range=None):
+    """Every variance choice on one grid, with the decoder the measured table prefers."""
+    std = float(Reconstruction.of(moments).best(schedule.log_snr(grid.times[-2]))[1][0])
+    covariances = {"beta": Beta(), "beta_tilde": BetaTilde()} | {
+        source: Isotropic(NoiseCurve.fit(moments, source)) for source in ("score", "residual")
+    }
+    return {name: Chain(grid, covariance, std) for name, covariance in covariances.items()}
+
+
+def assert_predicted(predicted, measured, slack=0.0):
+    """Total and parts agree within 4 standard errors of their difference: false alarm 6e-5 per comparison."""
+    for name in measured:
+        for part in ("total", "transitions", "reconstruction"):
+            (a, error_a), (b, error_b) = getattr(predicted[name], part), getattr(measured[name], part)
+            assert abs(a - b) < 4 * math.hypot(error_a, error_b) + slack * abs(b), (name, part)
+
+
+@pytest.mark.parametrize("k", [2, 10, 50])
+def test_mixture_in_sixteen_dimensions(mixture, table, moments, k):
+    x = mixture.sample(600, seed=11)
+    grid = even_log_snr(table, k, table.time(7.0))
+    chains = chains_of(moments, grid, table)
+    measured = measure(mixture.score_model(table), x, chains, seed=2, **QUIET)
+    predicted = predict(moments, table, chains, mixture.statistics().second_moment)
+    # The curve's own interpolation error is below 1.5 %.
+    assert_predicted(predicted, measured, slack=0.015)
+    exact = -BITS * mixture.log_density(x, table.level(0.0)).numpy() / 16
+    for name, bound in measured.items():
+        gap = bound.per_example - exact
+        assert gap.mean() > -4 * gap.std() / math.sqrt(len(gap)), name  # false alarm 3e-5
+        assert bound.prior.value == pytest.approx(prior_cost(table, float(x.square().mean())) * BITS, rel=1e-9)
+    assert measured["residual"].transitions.value <= min(b.transitions.value for b in measured.values()) * 1.01
+
+
+def test_the_bound_is_tight_in_the_limit(triple):
+    """With many steps the gap of the exact score closes to that of the decoder; the gap falls with K."""
+    schedule, x = CosineVP(), triple.sample(3000, seed=8)
+    moments = estimate(triple.score_model(schedule), triple.sample(20_000), np.linspace(-10, 12, 45), max_draws=2000, **QUIET)
+    exact = -BITS * triple.log_density(x, schedule.level(0.0)).numpy()
+    gaps = []
+    for k in (4, 16, 200):
+        grid = even_log_snr(schedule, k, schedule.time(11.0))
+        chains = {"residual": chains_of(moments, grid, schedule)["residual"]}
+        bound = measure(triple.score_model(schedule), x, chains, seed=k, **QUIET)["residual"]
+        difference = bound.per_example - exact
+        gaps.append((difference.mean(), difference.std() / math.sqrt(len(x))))
+    assert gaps[0][0] > gaps[1][0] > gaps[2][0]
+    # 4 standard errors, plus the w h^2 / 4 excess of 200 steps and the curvature that a Gaussian decoder misses.
+    assert -4 * gaps[2][1] < gaps[2][0] < 4 * gaps[2][1] + 0.03
+
+
+@pytest.mark.parametrize("schedule", [LinearVP(), CosineVP(), VE(0.02, 20.0), Tabulated.cosine()], ids=repr)
+def test_one_dimension_under_every_schedule(triple, schedule):
+    low, high = max(schedule.log_snr_range[0], -9.0), 6.0
+    knots = np.linspace(low, high, 31)
+    moments = estimate(triple.score_model(schedule), triple.sample(20_000), knots, max_draws=2000, min_draws=2000, **QUIET)
+    for k in (3, 12):
+        grid = even_log_snr(schedule, k, schedule.time(5.0))
+        chains = chains_of(moments, grid, schedule)
+        measured = measure(triple.score_model(schedule), triple.sample(4000, seed=9), chains, **QUIET)
+        predicted = predict(moments, schedule, chains, triple.statistics().second_moment)
+        assert_predicted(predicted, measured, slack=0.01)
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """Two correlated coordinates on five levels: the exact score of a discrete law, and its entropy."""
+    levels = np.linspace(-1, 1, 5)
+    points = np.stack(np.meshgrid(levels, levels, indexing="ij"), -1).reshape(-1, 2)
+    mass = np.exp(-3 * (points[:, 0] - points[:, 1]) ** 2 + points[:, 0])
+    mass /= mass.sum()
+    mixture = GaussianMixture(mass, points, 0.0)
+    return mixture, -BITS * (mass * np.log(mass)).sum() / 2
+
+
+@pytest.mark.parametrize("k", [3, 20])
+def test_discrete_data(toy, k):
+    """Measured above the entropy, and predicted; the decoder is integrated over the bins."""
+    (mixture, entropy), schedule, data_range = toy, LinearVP(), DataRange(-1, 1, 5)
+    model = mixture.score_model(schedule)
+    options = {"data_range": data_range, "max_draws": 2000, "min_draws": 2000, **QUIET}
+    moments = estimate(model, mixture.sample(20_000), np.linspace(-9, 6, 41), **options)
+    grid = even_log_snr(schedule, k, schedule.time(3.5))
+    chains = chains_of(moments, grid, schedule)
+    measured = measure(model, mixture.sample(4000, seed=4), chains, data_range, **QUIET)
+    predicted = predict(moments, schedule, chains, mixture.statistics().second_moment)
+    assert_predicted(predicted, measured, slack=0.015)
+    for bound in measured.values():
+        assert bound.total.value > entropy - 4 * bound.total.stderr
+        assert bound.reconstruction.value >= 0
+    if k == 20:
+        assert measured["residual"].total.value < entropy * 1.15
+
+
+def test_gaussian_data_reach_the_exact_likelihood(schedule):
+    """Isotropic Gaussian data, exact score: the bound is -E log p at any K once the decoder has the posterior variance.
+
+    Left over: the mismatch of the prior, counted on both sides here by comparing with KL(q(x_T) || p(x_T)) <= 1e-3.
+    """
+    gaussian = GaussianMixture([1.0], [[0.3, -0.2]], 0.4)
+    curve, x = NoiseCurve(np.zeros(1), np.array([-math.log(0.4)])), gaussian.sample(4000)
+    for k in (1, 2, 7):
+        grid = even_log_snr(schedule, k, 0.02)
+        std = math.sqrt(curve.posterior_variance(schedule.log_snr(grid.times[-2])))
+        bound = measure(gaussian.score_model(schedule), x, {"a": Chain(grid, Isotropic(curve), std)}, seed=k, **QUIET)["a"]
+        gap = bound.per_example + BITS * gaussian.log_density(x, schedule.level(0.0)).numpy() / 2
+        # Four standard errors (false alarm 6e-5) plus the prior's mismatch.
+        assert abs(gap.mean()) < 4 * gap.std() / math.sqrt(len(gap)) + 2e-3
+
+
+def test_the_parts_add_up(triple):
+    schedule, grid = LinearVP(), even(4, 0.01)
+    bound = measure(triple.score_model(schedule), triple.sample(50), {"a": Chain(grid, Beta(), 0.1)}, **QUIET)["a"]
+    assert bound.total.value == pytest.approx(sum(p.value for p in (bound.prior, bound.transitions, bound.reconstruction)))
+    assert bound.per_step.shape == (3,)
+    assert bound.per_step.sum() == pytest.approx(bound.transitions.value)
+    assert bound.per_example.mean() == pytest.approx(bound.total.value)
+    assert bound.total.stderr == pytest.approx(bound.per_example.std(ddof=1) / math.sqrt(50))
+    assert bound.evaluations == 200
+    summary = bound.summary()
+    assert summary["total"] == {"value": bound.total.value, "stderr": bound.total.stderr}
+    assert summary["evaluations"] == 200
+
+
+def test_evaluations_are_the_networks_own_count(triple):
+    model = triple.score_model(LinearVP())
+    chains = {"a": Chain(even(4, 0.01), Beta(), 0.1), "b": Chain(even(4, 0.01), BetaTilde(), 0.1)}
+    bounds = measure(model, triple.sample(10), chains, draws=3, **QUIET)
+    assert model.evaluations == bounds["a"].evaluations == 120
+    assert bounds["a"].prior == bounds["b"].prior
+    assert bounds["a"].transitions != bounds["b"].transitions
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+def test_the_batch_size_does_not_matter(triple, draws):
+    chains = {"a": Chain(even(3, 0.05), Beta(), 0.2)}
+    x = triple.sample(13)
+    results = [
+        measure(triple.score_model(LinearVP()), x, chains, batch_size=b, draws=draws, seed=3, **QUIET)["a"].per_example
+        for b in (1, 4, 13, 100)
+    ]
+    for other in results[1:]:
+        np.testing.assert_allclose(other, results[0], rtol=1e-12)
+    reseeded = measure(triple.score_model(LinearVP()), x, chains, draws=draws, seed=4, **QUIET)["a"]
+    assert not np.allclose(reseeded.per_example, results[0])
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (8, 2, 2, 2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_shapes_and_dtypes(schedule, shape, dtype):
+    model = ScoreModel(lambda x, t: 0.5 * x, schedule)
+    x = torch.randn(shape, dtype=dtype).clamp(-1, 1)
+    bound = measure(model, x, {"a": Chain(even(3, 0.1), Beta(), 0.5)}, **QUIET)["a"]
+    assert math.isfinite(bound.total.value)
+    assert bound.per_example.shape == (8,)
+
+
+def test_one_step_has_no_transitions(triple, moments):
+    schedule, chain = LinearVP(), Chain(Grid((1.0, 0.0)), Beta(), 0.7)
+    bound = measure(triple.score_model(schedule), triple.sample(1), {"a": chain}, **QUIET)["a"]
+    assert bound.transitions.value == 0.0
+    assert bound.per_step.shape == (0,)
+    assert math.isnan(bound.total.stderr)  # one example
+    wide = math.exp(-schedule.log_snr(1.0) / 2)
+    predicted = predict(moments, schedule, {"a": Chain(Grid((1.0, 0.0)), Beta(), wide)}, 1.0)["a"]
+    assert predicted.transitions == (0.0, 0.0)
+
+
+def test_paper_chain(table):
+    chain = paper_chain(table, Beta(), 10)
+    assert chain.grid.times[-2] == pytest.approx(1e-3)
+    assert chain.grid.steps == 10
+    bar = np.cumprod(1 - table.betas)
+    assert chain.decoder_std**2 == pytest.approx((1 - bar[0]) / (1 - bar[1]) * table.betas[1], rel=1e-9)
+    assert chain.decoder_std**2 == pytest.approx(reverse_kernel(table.level(1e-3), table.level(2e-3)).rho2)
+    custom = Grid((1.0, 0.4, 1e-3, 0.0))
+    assert paper_chain(table, Beta(), 99, grid=custom).grid is custom
+    assert paper_chain(Tabulated.cosine(50), Beta(), 5, table=50).grid.times[-2] == pytest.approx(0.02)
+    with pytest.raises(ValueError, match="t_1 = 1/1000"):
+        paper_chain(table, Beta(), 5, grid=even(5, 0.01))
+
+
+# --- errors -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("std", [0.0, -1.0, math.nan])
+def test_decoders_need_a_width(std):
+    with pytest.raises(ValueError, match="decoder_std"):
+        Chain(even(3, 0.1), Beta(), std)
+
+
+@pytest.mark.parametrize(
+    ("x", "data_range", "match"),
+    [
+        (torch.zeros(0, 2), None, "empty"),
+        (torch.full((3, 2), torch.nan), None, "NaN"),
+        (torch.full((3, 2), 2.0), DataRange(), "declared range"),
+        (torch.full((3, 2), 0.3), DataRange(levels=3), "grid of 3"),
+    ],
+)
+def test_bad_data_are_refused(x, data_range, match):
+    model = ScoreModel(lambda x, t: x, LinearVP())
+    with pytest.raises(ValueError, match=match):
+        measure(model, x, {"a": Chain(even(3, 0.1), Beta(), 0.1)}, data_range, **QUIET)
+
+
+def test_chains_must_share_a_grid():
+    model, x = ScoreModel(lambda x, t: x, LinearVP()), torch.zeros(3, 2)
+    for chains in ({}, {"a": Chain(even(3, 0.1), Beta(), 0.1), "b": Chain(even(4, 0.1), Beta(), 0.1)}):
+        with pytest.raises(ValueError, match="share one grid"):
+            measure(model, x, chains, **QUIET)
+
+
+def test_a_hopeless_decoder_is_reported():
+    model = ScoreModel(lambda x, t: x, LinearVP())
+    with pytest.raises(RuntimeError, match="decoder or a variance"):
+        measure(model, torch.ones(3, 2), {"a": Chain(even(2, 0.1), Beta(), 1e-155)}, **QUIET)
+
+
+def test_what_cannot_be_priced_is_refused(moments, table):
+    class Dense(Covariance):
+        def steps(self, kernels, levels):
+            return []
+
+    grid = even_log_snr(table, 3, 0.05)
+    with pytest.raises(TypeError, match="isotropic"):
+        predict(moments, table, {"a": Chain(grid, Dense(), 0.1)}, 1.0)
+    with pytest.raises(ValueError, match="outside the measured range"):
+        predict(moments, table, {"a": Chain(grid, Beta(), 1e6)}, 1.0)

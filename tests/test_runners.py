@@ -1,0 +1,267 @@
+"""The runner: whole modes on small settings, resumption, and errors that a user can cause."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+
+from configs import digits_cosine, digits_ve, digits_vp, mixture, mnist
+from runners import build, modes, train
+from runners.experiment import Experiment
+from score_sde_analytic.grid import Grid
+from score_sde_analytic.moments import Moments
+
+ROOT = Path(__file__).parents[1]
+
+
+def small_mixture():
+    config = mixture.get_config()
+    config.data.split = (1, 400, 300)
+    config.estimate.knots = 20
+    config.estimate.min_draws = config.estimate.max_draws = 200
+    config.grid.points = 80
+    config.sample.steps = config.evaluate.steps = (3, 6)
+    config.evaluate.predicted_steps = (3, 10)
+    config.sample.count = 50
+    config.sample.batch_size = 20
+    return config
+
+
+def small_digits(config):
+    config.estimate.knots = 24
+    config.estimate.min_draws = config.estimate.max_draws = 100
+    config.grid.points = 120
+    config.evaluate.examples = 150
+    config.evaluate.steps = (10,)
+    config.evaluate.predicted_steps = (10,)
+    config.evaluate.predicted_grids = ()
+    config.evaluate.variances = ("beta", "beta_tilde", "residual")
+    return config
+
+
+@pytest.fixture(scope="module")
+def mixture_demo(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("mixture")
+    config = small_mixture()
+    return config, workdir, modes.MODES["demo"](config, workdir)
+
+
+def test_demo_writes_what_it_names(mixture_demo):
+    _, _, written = mixture_demo
+    assert len(written) == len(set(written))
+    for path in written:
+        assert path.exists()
+        if path.suffix == ".png":
+            assert matplotlib.image.imread(path).std() > 0.01  # a picture, not a blank
+
+
+def test_report_is_complete(mixture_demo):
+    config, workdir, _ = mixture_demo
+    report = json.loads((workdir / "report.json").read_text())
+    knots = report["moments"]["knots"]
+    assert report["moments"]["network_evaluations"] == 20 * 200
+    assert len(knots["residual"]) == len(knots["residual_stderr"]) == 20
+    cells = report["bits_per_dim"]["cells"]
+    assert len(cells) == 3 * 4 * 3 + 4 * 2  # (even, dp, even_tuned) x variances x K, and the published convention
+    for name, cell in cells.items():
+        grid, _, steps = name.split("/")
+        assert len(cell["times"]) == int(steps) + 1
+        if grid in ("even", "dp", "paper") and int(steps) in config.evaluate.steps:
+            parts = cell["measured"]
+            assert sum(parts[p]["value"] for p in ("prior", "transitions", "reconstruction")) == pytest.approx(
+                parts["total"]["value"]
+            )
+            assert parts["evaluations"] == 300 * int(steps)
+
+
+def test_predicted_bounds_agree_with_measured(mixture_demo):
+    # 32 correlated comparisons, each beyond 5 standard errors with probability 6e-7.
+    _, workdir, _ = mixture_demo
+    cells = json.loads((workdir / "report.json").read_text())["bits_per_dim"]["cells"]
+    sizes = [c["disagreement_in_standard_errors"] for c in cells.values() if "disagreement_in_standard_errors" in c]
+    assert len(sizes) >= 16
+    assert max(map(abs, sizes)) < 5
+
+
+def test_samplers_make_exactly_k_calls(mixture_demo):
+    _, workdir, _ = mixture_demo
+    calls = json.loads((workdir / "report.json").read_text())["samples"]["network_calls_per_batch"]
+    assert len(calls) == 4 * 2
+    for name, count in calls.items():
+        assert count == int(name.split("K=")[1])
+
+
+def test_saved_grids_can_be_read_back(mixture_demo):
+    _, workdir, _ = mixture_demo
+    assert Grid.load(workdir / "grids" / "dp_K6.json").steps == 6
+
+
+def test_a_finished_workdir_is_reused(mixture_demo):
+    config, workdir, _ = mixture_demo
+    before = {p: p.stat().st_mtime_ns for p in (workdir / "bounds").iterdir()}
+    experiment = Experiment(config, workdir)
+    assert experiment.model.calls == 0
+    modes.evaluate(experiment)
+    assert experiment.model.calls == 0
+    assert before == {p: p.stat().st_mtime_ns for p in (workdir / "bounds").iterdir()}
+
+
+def test_a_workdir_of_another_experiment_is_refused(mixture_demo):
+    _, workdir, _ = mixture_demo
+    other = small_mixture()
+    other.schedule.beta_end = 0.01
+    with pytest.raises(ValueError, match=r"model\.schedule\.betas"):
+        modes.estimate(Experiment(other, workdir))
+
+
+@pytest.mark.parametrize("module", [digits_vp, digits_ve, digits_cosine])
+def test_shipped_network_on_held_out_digits(module, tmp_path):
+    """On the even grid analytic < beta < beta-tilde, and DP < even, paired, each beyond 5 standard errors.
+
+    Even in VE's t is even in log-SNR, where beta is the worse of the handcrafted two.
+    """
+    experiment = Experiment(small_digits(module.get_config()), tmp_path)
+    modes.evaluate(experiment)
+    report = json.loads((tmp_path / "report.json").read_text())["bits_per_dim"]
+    size = {line["claim"]: line["standard_errors"] for line in report["orderings"]}
+    assert size["even/residual/10 < even/beta/10"] > 5
+    assert abs(size["even/beta/10 < even/beta_tilde/10"]) > 5
+    assert (size["even/beta/10 < even/beta_tilde/10"] > 0) == (module is not digits_ve)
+    assert size["even/residual/10 < even/beta_tilde/10"] > 5
+    for variance in ("beta", "beta_tilde", "residual"):
+        assert size[f"dp/{variance}/10 < even/{variance}/10"] > 5
+    agreement = [c["disagreement_in_standard_errors"] for n, c in report["cells"].items() if n.startswith(("even", "dp"))]
+    assert max(map(abs, agreement)) < 5
+
+
+def tiny_training():
+    config = digits_vp.get_config()
+    config.data.split = (40, 40, 40)
+    config.train.steps, config.train.batch_size = 6, 8
+    config.train.checkpoint_seconds = 0.0
+    config.train.unet.block_out_channels = (8, 8)
+    config.train.unet.norm_num_groups = 4
+    config.train.unet.attention_head_dim = 4
+    return config
+
+
+def test_interrupted_training_gives_the_identical_network(tmp_path, monkeypatch):
+    config = tiny_training()
+    train.run(config, tmp_path / "whole")
+    advance = train.Trainer.advance
+
+    def interrupted(self):
+        if self.step == 3:
+            raise KeyboardInterrupt
+        return advance(self)
+
+    monkeypatch.setattr(train.Trainer, "advance", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(config, tmp_path / "parts")
+    monkeypatch.setattr(train.Trainer, "advance", advance)
+    train.run(config, tmp_path / "parts")
+    weights = [(tmp_path / d / "network" / "diffusion_pytorch_model.safetensors").read_bytes() for d in ("whole", "parts")]
+    assert weights[0] == weights[1]
+    config.train.learning_rate = 0.5
+    with pytest.raises(ValueError, match="another training run"):
+        train.run(config, tmp_path / "parts")
+
+
+def test_a_trained_network_is_used(tmp_path):
+    config = tiny_training()
+    train.run(config, tmp_path)
+    config.network.path = ""
+    config.estimate.knots = 3
+    config.estimate.min_draws = config.estimate.max_draws = 40
+    experiment = Experiment(config, tmp_path)
+    assert np.isfinite(experiment.moments.residual).all()
+    assert Moments.load(tmp_path / "moments.safetensors").evaluations == 3 * 40
+
+
+def test_training_loss_that_explodes_is_caught(tmp_path):
+    config = tiny_training()
+    trainer = train.Trainer(config, torch.full((40, 1, 8, 8), torch.inf), torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="training loss became"):
+        trainer.advance()
+
+
+def write_idx(path: Path, images: np.ndarray) -> None:
+    path.write_bytes(gzip.compress(struct.pack(">IIII", 0x803, *images.shape) + images.astype(np.uint8).tobytes()))
+
+
+def test_mnist_reads_idx_files(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (30, 28, 28))
+    write_idx(tmp_path / "t10k-images-idx3-ubyte.gz", images)
+    config = mnist.get_config()
+    config.data.directory, config.data.split = str(tmp_path), (10, 10, 10)
+    splits = build.splits(config)
+    assert splits.train.shape == (10, 1, 28, 28)
+    everything = torch.cat([splits.train, splits.validation, splits.test]).sum().item()
+    assert everything == pytest.approx((images / 127.5 - 1).sum(), rel=1e-4)
+
+
+@pytest.mark.skipif(not (ROOT.parent / "shared/data/mnist").is_dir(), reason="needs the MNIST digits beside the project")
+def test_real_mnist():
+    config = mnist.get_config()
+    config.data.directory = str(ROOT.parent / "shared/data/mnist")
+    splits = build.splits(config)
+    assert [len(x) for x in (splits.train, splits.validation, splits.test)] == [8000, 1000, 1000]
+    assert splits.train.mean().item() == pytest.approx(2 * 0.1325 - 1, abs=0.01)  # MNIST's mean is 0.13 of full scale
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("schedule.name", "cubic", "unknown schedule 'cubic'"),
+        ("data.name", "cifar", "unknown data set 'cifar'"),
+        ("data.split", (1, 2), "needs three sizes"),
+        ("data.split", (2000, 2, 2), "the split .* needs 2004 examples"),
+        ("data.levels", 9, "do not fit 9 levels"),
+        ("network.path", "nowhere", "no config.json in nowhere"),
+        ("device", "cuda:77", "not available here"),
+        ("sample.grid", "cubic", "unknown grid 'cubic'"),
+        ("sample.variances", ("gamma",), "unknown variance 'gamma'"),
+    ],
+)
+def test_bad_settings_name_cause_and_remedy(field, value, message, tmp_path):
+    config = small_digits(digits_vp.get_config())
+    config.estimate.knots = 2
+    with config.ignore_type():
+        config.update_from_flattened_dict({field: value})
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        modes.MODES["sample"](config, tmp_path)
+
+
+def test_settings_of_another_schedule_are_refused():
+    config = digits_vp.get_config()
+    config.schedule.sigma_min = 0.1
+    with pytest.raises(ValueError, match="does not take these settings"):
+        build.schedule(config)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.estimate.nots=3"], "nots"),
+        (["--config=configs/nothing.py"], "configs/nothing.py"),
+        (["--config=configs/mnist.py", "--mode=estimate"], "data.directory is not set"),
+        (["--config=configs/digits_vp.py", "--config.network.path=nowhere", "--mode=estimate"], "run --mode=train"),
+    ],
+)
+def test_command_line_errors_are_one_line(arguments, message, tmp_path):
+    command = [sys.executable, "-m", "runners.main", f"--workdir={tmp_path}", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 2
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert "Traceback" not in result.stderr
