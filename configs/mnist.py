@@ -7,6 +7,7 @@ from configs.default import get_config as default
 
 def get_config() -> ConfigDict:
     config = default()
+    config.threads = 0
     config.data.name = "mnist"
     config.data.levels = 256
     config.data.split = (8000, 1000, 1000)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from ml_collections import ConfigDict
+from torch import Tensor
 
 from runners.experiment import Experiment, markdown
 from score_sde_analytic.data import DataStatistics, as_dataset
@@ -69,40 +70,43 @@ def _variance_figure(experiment: Experiment) -> Path:
 
 
 def sample(experiment: Experiment) -> list[Path]:
-    """Sample sheets: one per variance, rows of K, every sheet from the same noise."""
-    settings, work = experiment.config.sample, experiment.workdir
-    clip = settings.clip_pixels * experiment.splits.data_range.bin_width if settings.clip_pixels else 0.0
-    shape, sheets, written, calls = tuple(experiment.splits.test.shape[1:]), {}, [], {}
-    for variance in settings.variances:
-        rows = {}
-        for steps in settings.steps:
-            sampler = Ancestral(experiment.model, experiment.covariance(variance), settings.eta, settings.final, clip)
-            grid = experiment.grid(settings.grid, settings.grid_variance, steps)
-            grid.save(work / "grids" / f"{settings.grid}_K{steps}.json")
-            before = experiment.model.calls
-            rows[steps] = generate(
-                sampler,
-                grid,
-                shape,
-                settings.count,
-                experiment.config.seed,
-                settings.batch_size,
-                device=experiment.device,
-                dtype=experiment.splits.test.dtype,
-                progress=True,
-            ).cpu()
-            batches = math.ceil(settings.count / settings.batch_size)
-            calls[f"{variance} K={steps}"] = (experiment.model.calls - before) / batches
-        sheets[variance] = rows
-        path = work / f"samples_{variance}.safetensors"
-        save_arrays(
-            path, {f"K{steps}": x.numpy() for steps, x in rows.items()}, {"kind": "samples", "seed": experiment.config.seed}
-        )
-        written.append(path)
+    """Sample sheets: one picture per grid, one sheet per variance, rows of K, all from the same seed."""
+    settings, work, written = experiment.config.sample, experiment.workdir, []
+    calls: dict[str, float] = {}
     data, declared = experiment.splits.test[: settings.count], experiment.splits.data_range
-    written.append(figures.samples(work / "samples.png", sheets, data, declared))
-    content = {"network_calls_per_batch": calls, "grid": settings.grid, "eta": settings.eta, "count": settings.count}
+    for grid in settings.grids:
+        sheets = {variance: _sheet(experiment, grid, variance, calls) for variance in settings.variances}
+        written.append(figures.samples(work / f"samples_{grid}.png", sheets, data, declared))
+        path = work / f"samples_{grid}.safetensors"
+        arrays = {f"{variance}_K{steps}": x.numpy() for variance, sheet in sheets.items() for steps, x in sheet.items()}
+        save_arrays(path, arrays, {"kind": "samples", "seed": experiment.config.seed})
+        written.append(path)
+    content = {"network_calls_per_batch": calls, "settings": settings.to_dict()}
     return [*written, work / "grids", experiment.record("samples", content)]
+
+
+def _sheet(experiment: Experiment, grid: str, variance: str, calls: dict[str, float]) -> dict[int, Tensor]:
+    """Samples of one grid and variance for every K; counts the network calls per batch."""
+    settings, sheet = experiment.config.sample, {}
+    clip = settings.clip_pixels * experiment.splits.data_range.bin_width if settings.clip_pixels else 0.0
+    sampler = Ancestral(experiment.model, experiment.covariance(variance), settings.eta, settings.final, clip)
+    for steps in settings.steps:
+        times, before = experiment.grid(grid, settings.grid_variance, steps), experiment.model.calls
+        times.save(experiment.workdir / "grids" / f"{grid}_K{steps}.json")
+        sheet[steps] = generate(
+            sampler,
+            times,
+            tuple(experiment.splits.test.shape[1:]),
+            settings.count,
+            experiment.config.seed,
+            settings.batch_size,
+            device=experiment.device,
+            dtype=experiment.splits.test.dtype,
+            progress=True,
+        ).cpu()
+        batches = math.ceil(settings.count / settings.batch_size)
+        calls[f"{grid} {variance} K={steps}"] = (experiment.model.calls - before) / batches
+    return sheet
 
 
 def evaluate(experiment: Experiment) -> list[Path]:

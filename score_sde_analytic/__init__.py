@@ -1,0 +1,64 @@
+"""Optimal reverse variances, time grids and bits/dim of pretrained diffusion models, without training."""
+
+from score_sde_analytic.cost import Lattice, Reconstruction
+from score_sde_analytic.covariance import Beta, BetaTilde, Covariance, Isotropic
+from score_sde_analytic.curve import NoiseCurve, residual_bound
+from score_sde_analytic.data import DataRange, DataStatistics
+from score_sde_analytic.grid import Grid, even, even_log_snr, karras, optimal_paths, quadratic
+from score_sde_analytic.kernel import Kernel, reverse_kernel
+from score_sde_analytic.likelihood import Bound, Chain, measure, paper_chain, predict
+from score_sde_analytic.mixture import GaussianMixture
+from score_sde_analytic.model import Continuous, LogSNR, OneBased, Prediction, ScoreModel, Sigma, ZeroBased
+from score_sde_analytic.moments import Moments, estimate
+from score_sde_analytic.noise import BatchNoise, SampleNoise
+from score_sde_analytic.samplers import Ancestral, Sampler, generate, run
+from score_sde_analytic.schedule import VE, CosineVP, Level, LinearVP, Schedule, SubVP, Tabulated
+
+__all__ = [
+    "VE",
+    "Ancestral",
+    "BatchNoise",
+    "Beta",
+    "BetaTilde",
+    "Bound",
+    "Chain",
+    "Continuous",
+    "CosineVP",
+    "Covariance",
+    "DataRange",
+    "DataStatistics",
+    "GaussianMixture",
+    "Grid",
+    "Isotropic",
+    "Kernel",
+    "Lattice",
+    "Level",
+    "LinearVP",
+    "LogSNR",
+    "Moments",
+    "NoiseCurve",
+    "OneBased",
+    "Prediction",
+    "Reconstruction",
+    "SampleNoise",
+    "Sampler",
+    "Schedule",
+    "ScoreModel",
+    "Sigma",
+    "SubVP",
+    "Tabulated",
+    "ZeroBased",
+    "estimate",
+    "even",
+    "even_log_snr",
+    "generate",
+    "karras",
+    "measure",
+    "optimal_paths",
+    "paper_chain",
+    "predict",
+    "quadratic",
+    "residual_bound",
+    "reverse_kernel",
+    "run",
+]

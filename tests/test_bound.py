@@ -31,12 +31,12 @@ def chains_of(moments, grid, schedule, data_range=None):
     return {name: Chain(grid, covariance, std) for name, covariance in covariances.items()}
 
 
-def assert_predicted(predicted, measured, slack=0.0):
+def assert_predicted(predicted, measured):
     """Total and parts agree within 4 standard errors of their difference: false alarm 6e-5 per comparison."""
     for name in measured:
         for part in ("total", "transitions", "reconstruction"):
             (a, error_a), (b, error_b) = getattr(predicted[name], part), getattr(measured[name], part)
-            assert abs(a - b) < 4 * math.hypot(error_a, error_b) + slack * abs(b), (name, part)
+            assert abs(a - b) < 4 * math.hypot(error_a, error_b), (name, part)
 
 
 @pytest.mark.parametrize("k", [2, 10, 50])
@@ -46,8 +46,7 @@ def test_mixture_in_sixteen_dimensions(mixture, table, moments, k):
     chains = chains_of(moments, grid, table)
     measured = measure(mixture.score_model(table), x, chains, seed=2, **QUIET)
     predicted = predict(moments, table, chains, mixture.statistics().second_moment)
-    # The curve's own interpolation error is below 1.5 %.
-    assert_predicted(predicted, measured, slack=0.015)
+    assert_predicted(predicted, measured)
     exact = -BITS * mixture.log_density(x, table.level(0.0)).numpy() / 16
     for name, bound in measured.items():
         gap = bound.per_example - exact
@@ -58,18 +57,18 @@ def test_mixture_in_sixteen_dimensions(mixture, table, moments, k):
 
 def test_the_bound_is_tight_in_the_limit(triple):
     """With many steps the gap of the exact score closes to that of the decoder; the gap falls with K."""
-    schedule, x = CosineVP(), triple.sample(3000, seed=8)
-    moments = estimate(triple.score_model(schedule), triple.sample(20_000), np.linspace(-10, 12, 45), max_draws=2000, **QUIET)
+    schedule, x = CosineVP(), triple.sample(2000, seed=8)
+    moments = estimate(triple.score_model(schedule), triple.sample(20_000), np.linspace(-10, 12, 45), max_draws=600, **QUIET)
     exact = -BITS * triple.log_density(x, schedule.level(0.0)).numpy()
     gaps = []
-    for k in (4, 16, 200):
+    for k in (4, 16, 100):
         grid = even_log_snr(schedule, k, schedule.time(11.0))
         chains = {"residual": chains_of(moments, grid, schedule)["residual"]}
         bound = measure(triple.score_model(schedule), x, chains, seed=k, **QUIET)["residual"]
         difference = bound.per_example - exact
         gaps.append((difference.mean(), difference.std() / math.sqrt(len(x))))
     assert gaps[0][0] > gaps[1][0] > gaps[2][0]
-    # 4 standard errors, plus the w h^2 / 4 excess of 200 steps and the curvature that a Gaussian decoder misses.
+    # 4 standard errors, plus the w h^2 / 4 excess of 100 steps and the curvature that a Gaussian decoder misses.
     assert -4 * gaps[2][1] < gaps[2][0] < 4 * gaps[2][1] + 0.03
 
 
@@ -77,13 +76,13 @@ def test_the_bound_is_tight_in_the_limit(triple):
 def test_one_dimension_under_every_schedule(triple, schedule):
     low, high = max(schedule.log_snr_range[0], -9.0), 6.0
     knots = np.linspace(low, high, 31)
-    moments = estimate(triple.score_model(schedule), triple.sample(20_000), knots, max_draws=2000, min_draws=2000, **QUIET)
+    moments = estimate(triple.score_model(schedule), triple.sample(20_000), knots, max_draws=1000, min_draws=1000, **QUIET)
     for k in (3, 12):
         grid = even_log_snr(schedule, k, schedule.time(5.0))
         chains = chains_of(moments, grid, schedule)
-        measured = measure(triple.score_model(schedule), triple.sample(4000, seed=9), chains, **QUIET)
+        measured = measure(triple.score_model(schedule), triple.sample(2000, seed=9), chains, **QUIET)
         predicted = predict(moments, schedule, chains, triple.statistics().second_moment)
-        assert_predicted(predicted, measured, slack=0.01)
+        assert_predicted(predicted, measured)
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +101,13 @@ def test_discrete_data(toy, k):
     """Measured above the entropy, and predicted; the decoder is integrated over the bins."""
     (mixture, entropy), schedule, data_range = toy, LinearVP(), DataRange(-1, 1, 5)
     model = mixture.score_model(schedule)
-    options = {"data_range": data_range, "max_draws": 2000, "min_draws": 2000, **QUIET}
-    moments = estimate(model, mixture.sample(20_000), np.linspace(-9, 6, 41), **options)
+    options = {"data_range": data_range, "max_draws": 600, "min_draws": 600, **QUIET}
+    moments = estimate(model, mixture.sample(20_000), np.linspace(-9, 6, 31), **options)
     grid = even_log_snr(schedule, k, schedule.time(3.5))
     chains = chains_of(moments, grid, schedule)
-    measured = measure(model, mixture.sample(4000, seed=4), chains, data_range, **QUIET)
+    measured = measure(model, mixture.sample(1500, seed=4), chains, data_range, **QUIET)
     predicted = predict(moments, schedule, chains, mixture.statistics().second_moment)
-    assert_predicted(predicted, measured, slack=0.015)
+    assert_predicted(predicted, measured)
     for bound in measured.values():
         assert bound.total.value > entropy - 4 * bound.total.stderr
         assert bound.reconstruction.value >= 0
@@ -119,7 +118,7 @@ def test_discrete_data(toy, k):
 def test_gaussian_data_reach_the_exact_likelihood(schedule):
     """Isotropic Gaussian data, exact score: the bound is -E log p at any K once the decoder has the posterior variance.
 
-    Left over: the mismatch of the prior, counted on both sides here by comparing with KL(q(x_T) || p(x_T)) <= 1e-3.
+    What is left is KL(q(x_T) || p(x_T)), below 2e-3 bits/dim under every schedule.
     """
     gaussian = GaussianMixture([1.0], [[0.3, -0.2]], 0.4)
     curve, x = NoiseCurve(np.zeros(1), np.array([-math.log(0.4)])), gaussian.sample(4000)
@@ -128,7 +127,7 @@ def test_gaussian_data_reach_the_exact_likelihood(schedule):
         std = math.sqrt(curve.posterior_variance(schedule.log_snr(grid.times[-2])))
         bound = measure(gaussian.score_model(schedule), x, {"a": Chain(grid, Isotropic(curve), std)}, seed=k, **QUIET)["a"]
         gap = bound.per_example + BITS * gaussian.log_density(x, schedule.level(0.0)).numpy() / 2
-        # Four standard errors (false alarm 6e-5) plus the prior's mismatch.
+        # Four standard errors: false alarm 6e-5.
         assert abs(gap.mean()) < 4 * gap.std() / math.sqrt(len(gap)) + 2e-3
 
 

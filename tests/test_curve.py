@@ -196,6 +196,7 @@ def test_save_and_load(tmp_path, curve, mixture, table):
     np.testing.assert_array_equal(loaded.y, curve.y)
     np.testing.assert_array_equal(loaded.log_snr, curve.log_snr)
     assert loaded.source == "residual"
+    assert NoiseCurve.load(path).fingerprint == loaded.fingerprint
     assert loaded.fingerprint["model"] == curve.fingerprint["model"]
 
 

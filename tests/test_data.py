@@ -43,7 +43,7 @@ def test_undeclared_values_are_refused(values, data_range, match):
 
 @pytest.mark.parametrize("options", [{"lo": 1.0, "hi": 1.0}, {"lo": float("nan")}, {"levels": 1}])
 def test_bad_ranges_are_refused(options):
-    with pytest.raises(ValueError, match="lo < hi|levels"):
+    with pytest.raises(ValueError, match=r"lo < hi|levels"):
         DataRange(**options)
 
 

@@ -52,7 +52,7 @@ def test_marginals_are_exact(case):
 
 @given(LEVELS, st.floats(0.0, 1.0))
 def test_bounds_on_the_variance(case, residual):
-    """rho^2 <= var <= rho^2 + b^2 (sigma_t / alpha_t)^2 for 0 <= R <= 1; at eta = 1 the upper bound is sigma_ts^2 / alpha_ts^2."""
+    """rho^2 <= var <= rho^2 + b^2 (sigma_t / alpha_t)^2 for 0 <= R <= 1; it is sigma_ts^2 / alpha_ts^2 at eta = 1."""
     name, t_1, t_2, eta = case
     s, t = (SCHEDULES[name].level(time) for time in sorted((t_1, t_2)))
     assume(s.log_snr > t.log_snr + 1e-9)

@@ -101,9 +101,16 @@ def test_residual_agrees_with_quadrature(triple):
 
 @pytest.mark.parametrize(
     ("covariances", "k", "d"),
-    [(0.5, 2, 3), ([0.5, 0.5], 2, 3), ([0.5] * 3, 2, 3), (np.full((2, 3), 0.5), 2, 3), (np.tile(0.5 * np.eye(3), (2, 1, 1)), 2, 3),
-     ([0.5], 1, 1), ([0.5] * 3, 1, 3)],
-)  # fmt: skip
+    [
+        (0.5, 2, 3),
+        ([0.5, 0.5], 2, 3),
+        ([0.5] * 3, 2, 3),
+        (np.full((2, 3), 0.5), 2, 3),
+        (np.tile(0.5 * np.eye(3), (2, 1, 1)), 2, 3),
+        ([0.5], 1, 1),
+        ([0.5] * 3, 1, 3),
+    ],
+)
 def test_forms_of_covariances(covariances, k, d):
     level = LinearVP().level(0.5)
     means = np.arange(k * d, dtype=float).reshape(k, d)

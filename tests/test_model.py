@@ -81,6 +81,14 @@ def test_clamp_moves_every_view(schedule, kind):
     torch.testing.assert_close(wired.eps, clamped.eps)
 
 
+@pytest.mark.parametrize("kind", ["eps", "x_0"])
+@pytest.mark.parametrize("t", [0.5, torch.tensor([0.2, 0.5, 1.0], dtype=torch.float64)])
+def test_combinations_of_state_and_prediction(schedule, kind, t):
+    prediction = ScoreModel(network(kind, "vp", schedule), schedule, kind, coordinates="vp")(torch.randn(3, 2).double(), t)
+    expected = 0.3 * prediction.x_t - 1.2 * prediction.x_0
+    torch.testing.assert_close(prediction.combine(0.3, -1.2), expected, rtol=1e-8, atol=1e-8)
+
+
 TABLE = Tabulated.linear(1000)
 LABELS = [
     (Continuous(), 0.25, 0.25),

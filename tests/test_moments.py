@@ -373,6 +373,13 @@ def test_bad_networks_are_named(net, match):
         estimate(model, torch.randn(99, 2), [0.0], **SMALL)
 
 
+def test_overflow_behind_the_network_is_named():
+    """A finite x_0 whose eps is not."""
+    model = ScoreModel(lambda x, t: torch.full_like(x, 3e38), LinearVP(), "x_0", fingerprint="f")
+    with pytest.raises(RuntimeError, match="NaN or inf"):
+        estimate(model, torch.randn(99, 2), [4.0], **SMALL)
+
+
 def test_iterable_data_are_refused():
     class Stream(IterableDataset):
         def __iter__(self):

@@ -95,7 +95,7 @@ def test_predicted_bounds_agree_with_measured(mixture_demo):
 def test_samplers_make_exactly_k_calls(mixture_demo):
     _, workdir, _ = mixture_demo
     calls = json.loads((workdir / "report.json").read_text())["samples"]["network_calls_per_batch"]
-    assert len(calls) == 4 * 2
+    assert len(calls) == 2 * 4 * 2
     for name, count in calls.items():
         assert count == int(name.split("K=")[1])
 
@@ -228,7 +228,7 @@ def test_real_mnist():
         ("data.levels", 9, "do not fit 9 levels"),
         ("network.path", "nowhere", "no config.json in nowhere"),
         ("device", "cuda:77", "not available here"),
-        ("sample.grid", "cubic", "unknown grid 'cubic'"),
+        ("sample.grids", ("cubic",), "unknown grid 'cubic'"),
         ("sample.variances", ("gamma",), "unknown variance 'gamma'"),
     ],
 )

@@ -61,7 +61,7 @@ def test_sde_coefficients_match_the_marginals(name, t):
     schedule = SCHEDULES[name]
     if name.startswith("table"):
         t = (math.floor(t * 1000) + 0.5) / 1000
-    step = 1e-5 * t
+    step = 1e-6 * t
     ahead, behind = t + step, t - step
     drift = (schedule.log_alpha(ahead) - schedule.log_alpha(behind)) / (2 * step)
     assert schedule.drift(t) == pytest.approx(drift, rel=1e-5, abs=1e-9)
