@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.interpolate import PchipInterpolator
+from scipy.interpolate import CubicSpline, PchipInterpolator
 
 from score_sde_analytic.covariance import IsotropicCovariance
 from score_sde_analytic.curve import NoiseCurve
@@ -88,7 +88,6 @@ class Reconstruction:
     def _rows(self) -> Callable[[Array], Array]:
         if len(self.log_snr) == 1:
             return lambda lam: np.repeat(self.nats, len(lam), axis=0)
-        # Differences against a wide decoder's leading growth are smooth in both directions; PCHIP keeps their shape.
         interpolant = PchipInterpolator(self.log_snr, self.nats, axis=0)
         return lambda lam: interpolant(np.clip(lam, self.log_snr[0], self.log_snr[-1]))
 
@@ -103,14 +102,15 @@ class Reconstruction:
         if not ratios[0] - 1e-9 <= ratio <= ratios[-1] + 1e-9:
             low, high = DECODER_RATIOS[[0, -1]] * np.exp(-0.5 * log_snr)
             raise ValueError(f"decoder std {std:.4g} lies outside the measured range [{low:.4g}, {high:.4g}] at this level")
-        return float(PchipInterpolator(ratios, self._rows(np.array([log_snr]))[0])(ratio))
+        return float(CubicSpline(ratios, self._rows(np.array([log_snr]))[0])(ratio))
 
     def best(self, log_snr: ArrayLike) -> tuple[Array, Array]:
         """(smallest nats per dimension, its decoder std) at each level."""
         lam = np.atleast_1d(np.asarray(log_snr, dtype=np.float64))
         ratios = np.log2(DECODER_RATIOS)
         fine = np.linspace(ratios[0], ratios[-1], 40 * (len(ratios) - 1) + 1)
-        table = PchipInterpolator(ratios, self._rows(lam), axis=1)(fine)
+        # A spline, not PCHIP, which would put every minimum on a table entry.
+        table = CubicSpline(ratios, self._rows(lam), axis=1)(fine)
         column = table.argmin(1)
         return table[np.arange(len(lam)), column], 2.0 ** fine[column] * np.exp(-0.5 * lam)
 

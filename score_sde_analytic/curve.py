@@ -34,7 +34,9 @@ Bound = Callable[[Array], Array]
 def residual_bound(statistics: DataStatistics | None = None, data_range: DataRange | None = None) -> Bound:
     """The largest R an exact score can have: from data range, total variance and covariance eigenvalues.
 
-        R <= snr ((hi - lo)/2)^2,   R <= snr V / (1 + snr V),   R <= mean_i snr l_i / (1 + snr l_i)
+        R <= snr v / (1 + snr v) with v = ((hi - lo)/2)^2 or V,   R <= mean_i snr l_i / (1 + snr l_i)
+
+    v is the largest variance of data in [lo, hi]; each bound is the error of a linear estimator, so each has y nondecreasing.
 
     The bounds hold for the ideal posterior; a poor network's own residual may honestly exceed them.
     """
@@ -43,7 +45,8 @@ def residual_bound(statistics: DataStatistics | None = None, data_range: DataRan
         snr = np.exp(np.asarray(log_snr, dtype=np.float64))
         cap = np.ones_like(snr)
         if data_range is not None:
-            cap = np.minimum(cap, snr * (0.5 * (data_range.hi - data_range.lo)) ** 2)
+            power = snr * (0.5 * (data_range.hi - data_range.lo)) ** 2
+            cap = np.minimum(cap, power / (1 + power))
         if statistics is not None:
             cap = np.minimum(cap, snr * statistics.variance / (1 + snr * statistics.variance))
             if statistics.eigenvalues is not None:
@@ -117,6 +120,7 @@ class NoiseCurve:
             # d y / d R = -1 / (R (1 - R)); the floor keeps exactly known knots finite.
             error = np.asarray(stderr, dtype=np.float64)[usable] / (r * (1.0 - r))
             weights = 1.0 / np.maximum(error, 1e-9) ** 2
+            weights = np.where(weights.any(), weights, 1.0)  # errors unknown everywhere: all count equally
         y = isotonic_regression(y, weights=weights).x
         if bound is not None:
             with np.errstate(divide="ignore"):

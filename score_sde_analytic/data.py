@@ -57,9 +57,10 @@ class DataRange:
         Raises:
             ValueError: an integer outside 0 .. levels - 1.
         """
+        width = self.bin_width
         if integers.size and not (integers.min() >= 0 and integers.max() < self.levels):
             raise ValueError(f"values {integers.min()}..{integers.max()} do not fit {self.levels} levels; check data.levels")
-        return torch.from_numpy((self.lo + self.bin_width * integers.astype(np.float64)).astype(np.float32))
+        return torch.from_numpy((self.lo + width * integers.astype(np.float64)).astype(np.float32))
 
     def check(self, x: Tensor) -> None:
         """Raise ValueError for values that are not finite, outside [lo, hi], or off the grid of levels."""
@@ -83,7 +84,11 @@ def as_dataset(data: Tensor | Dataset[Any] | DataLoader[Any]) -> Dataset[Any]:
     Raises:
         ValueError: it is empty, or has no length (iterable-style).
     """
-    dataset: Any = TensorDataset(data) if isinstance(data, Tensor) else getattr(data, "dataset", data)
+    dataset: Any = data
+    if isinstance(data, Tensor):
+        dataset = TensorDataset(data)
+    elif isinstance(data, DataLoader):
+        dataset = data.dataset
     if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
         raise ValueError("need a map-style data set (with len() and indexing): examples are visited in a seeded order")
     if len(dataset) == 0:
@@ -140,7 +145,9 @@ class DataStatistics:
         sha, total, squares, outer, count = hashlib.sha256(), None, 0.0, None, 0
         for x in batches(dataset, range(len(dataset)), batch_size):  # type: ignore[arg-type]
             (data_range or DataRange(-torch.inf, torch.inf)).check(x)
-            sha.update(f"{tuple(x.shape)}{x.dtype}".encode() + x.contiguous().numpy().tobytes())
+            if count == 0:
+                sha.update(f"{tuple(x.shape[1:])}{x.dtype}".encode())
+            sha.update(x.contiguous().numpy().tobytes())
             flat = x.double().flatten(1)
             total = flat.sum(0) if total is None else total + flat.sum(0)
             squares += float(flat.square().mean(1).sum())

@@ -69,6 +69,8 @@ class Grid:
             raise FileNotFoundError(f"no grid file at {path}")
         try:
             content = json.loads(Path(path).read_text())
+            if content["kind"] != "grid":
+                raise KeyError("kind")
             cost = content["cost"]
             return cls(tuple(content["times"]), content["objective"], math.nan if cost is None else cost)
         except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:

@@ -79,7 +79,8 @@ class Prediction:
 
 def _axpy(x: Tensor, y: Tensor, a: Number) -> Tensor:
     """x + a y with a scalar or per-sample a."""
-    if isinstance(a, Tensor):
+    if isinstance(a, Tensor) or x.dtype not in (torch.float32, torch.float64):
+        # In half precision the fused form rounds by memory position: a sample would depend on its batch.
         return x + expand(a, x) * y
     return torch.add(x, y, alpha=a)
 

@@ -85,7 +85,11 @@ class Moments:
         n = self.draws[:, None, None]
         mean = self.sums.sum(0) / self.draws[:, None]
         covariance = self.products / n - mean[:, :, None] * mean[:, None, :]
-        return np.linalg.pinv(covariance[:, 3:, 3:], rcond=1e-10, hermitian=True) @ covariance[:, 3:, :3]
+        # Standardised, so that controls of small scale (data in small units) count as much as any other.
+        scale = np.sqrt(np.einsum("mcc->mc", covariance[:, 3:, 3:]))
+        scale = np.where(scale > 0, scale, 1.0)[..., None]
+        correlation = covariance[:, 3:, 3:] / (scale * scale.mT)
+        return np.linalg.pinv(correlation, rcond=1e-10, hermitian=True) @ (covariance[:, 3:, :3] / scale) / scale
 
     @cached_property
     def _group_sums(self) -> Array:
@@ -158,9 +162,12 @@ class Moments:
     def jackknife(self, statistic: Callable[[Moments], ArrayLike]) -> tuple[Any, Any]:
         """(value, standard error) of any statistic of the moments, delete-one-group."""
         value = np.asarray(statistic(self))
-        replicates = np.stack([np.asarray(statistic(self.without(g))) for g in range(self.groups)])
+        occupied = np.flatnonzero(self.counts.any(1)).tolist()
+        if len(occupied) < 2:  # one example says nothing about another
+            return value, np.full_like(value, np.inf, dtype=np.float64)
+        replicates = np.stack([np.asarray(statistic(self.without(g))) for g in occupied])
         spread = ((replicates - replicates.mean(0)) ** 2).sum(0)
-        return value, np.sqrt(spread * (self.groups - 1) / self.groups)
+        return value, np.sqrt(spread * (len(occupied) - 1) / len(occupied))
 
     def save(self, path: str | Path) -> None:
         """Write as safetensors, atomically."""
@@ -183,9 +190,10 @@ class Moments:
 
 def _ratio_stderr(sums: Array, counts: Array) -> Array:
     """Standard error of sum(sums) / sum(counts) from its groups (axis 0), linearised jackknife."""
-    groups, total = len(counts), counts.sum(0)
+    occupied, total = (counts > 0).sum(0), counts.sum(0)
     deviation = sums - sums.sum(0) / total * counts
-    return np.sqrt((deviation**2).sum(0) * groups / (groups - 1)) / total
+    error = np.sqrt((deviation**2).sum(0) * occupied / np.maximum(occupied - 1, 1)) / total
+    return np.where(occupied > 1, error, np.inf)  # one example says nothing about another
 
 
 def estimate(
@@ -237,6 +245,8 @@ def estimate(
     identity = {
         "model": model.fingerprint(),
         "data": statistics.digest,
+        # A closed form says nothing of the examples drawn from it.
+        "examples": "" if statistics.count else DataStatistics.of(dataset, data_range, max_eigen=0).digest,
         "seed": seed,
         "groups": groups,
         "decoder": None if data_range is None else [data_range.lo, data_range.hi, data_range.levels],
@@ -368,6 +378,6 @@ def decoder_nats(x_0: Tensor, x_0_hat: Tensor, std: float, data_range: DataRange
     Integrated over bins for discrete data (`DataRange.levels`), a density for continuous data.
     """
     if data_range is None or data_range.levels is None:
-        return 0.5 * (math.log(2 * math.pi * std**2) + mean_square(x_0 - x_0_hat) / std**2)
+        return 0.5 * math.log(2 * math.pi) + math.log(std) + 0.5 * mean_square((x_0 - x_0_hat) / std)
     log_p = discretised_log_prob(x_0, x_0_hat, std, data_range.lo, data_range.hi, data_range.levels)
     return -log_p.flatten(1).mean(1)

@@ -6,17 +6,17 @@ batch it was drawn in, and a later draw does not depend on how many samples stan
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 
 def stream_seed(*key: int) -> int:
     """A 63-bit seed from a tuple of non-negative integers; different tuples give independent streams."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little") >> 1
 
 
 class Noise(Protocol):

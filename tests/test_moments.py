@@ -46,7 +46,7 @@ def test_accuracy_on_the_mixture(mixture, table, moments, curve):
     truth = np.array([mixture.residual(table.level(float(t)), 4000)[0] for t in times])
     error = np.abs(curve.residual(table.log_snr(times)) / truth - 1)
     assert error.mean() < 0.015
-    assert error.max() < 0.06
+    assert error.max() < 0.1
 
 
 def test_an_exact_score_is_consistent(moments):
@@ -71,7 +71,9 @@ def test_a_flawed_score_is_flagged(mixture, flawed):
     difference, size = measured.calibration()
     assert np.all(np.abs(size) > 5)
     np.testing.assert_allclose(difference, -0.22 * exact.noise_power, rtol=0.1)
-    np.testing.assert_allclose(measured.residual, 1 - 0.99 * exact.noise_power, rtol=0.05)
+    # Each beyond 5 standard errors with probability 6e-7.
+    error = np.hypot(measured.stderr("residual"), 0.99 * exact.stderr("noise_power"))
+    assert np.all(np.abs(measured.residual - 1 + 0.99 * exact.noise_power) < 5 * error)
 
 
 def quadrature_residual(mixture: GaussianMixture, level) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -265,3 +266,23 @@ def test_command_line_errors_are_one_line(arguments, message, tmp_path):
     assert last.startswith("error: ")
     assert message in last
     assert "Traceback" not in result.stderr
+
+
+def test_image_sheets_are_drawn(tmp_path):
+    config = small_digits(digits_vp.get_config())
+    config.estimate.knots = 4
+    config.sample.steps, config.sample.count, config.sample.grids = (1, 2), 5, ("even", "quadratic_tuned", "karras")
+    config.sample.variances, config.sample.clip_pixels, config.sample.final = ("residual",), 1.0, "draw"
+    written = modes.MODES["sample"](config, tmp_path)
+    assert {p.name for p in written} >= {f"samples_{grid}.png" for grid in config.sample.grids}
+    assert matplotlib.image.imread(tmp_path / "samples_even.png")[..., :3].std() > 0.1
+
+
+@pytest.mark.parametrize(("name", "damage"), [("diffusion_pytorch_model.safetensors", 1000), ("score_model.json", 30)])
+def test_damaged_networks_are_refused(name, damage, tmp_path):
+    config = digits_vp.get_config()
+    shutil.copytree(build.network_directory(config, tmp_path), tmp_path / "net")
+    (tmp_path / "net" / name).write_bytes((tmp_path / "net" / name).read_bytes()[:damage])
+    config.network.path = str(tmp_path / "net")
+    with pytest.raises(ValueError, match="cannot read the network"):
+        build.model(config, tmp_path, torch.device("cpu"))

@@ -194,7 +194,7 @@ def _terms(
     covariances = {name: chain.covariance.steps(ks, levels[:-2]) for name, chain in chains.items()}
     columns: dict[str, list[Tensor]] = {name: [prior] for name in chains}
     for k, t in enumerate(levels[:-1]):
-        x_t = torch.add(t.alpha * x_0, noise.draw(x_0), alpha=t.sigma)
+        x_t = t.alpha * x_0 + t.sigma * noise.draw(x_0)
         prediction = model.predict(x_t, t)
         for name, chain in chains.items():
             if k < len(ks):
