@@ -10,13 +10,15 @@ def get_config() -> ConfigDict:
     config.data.name = "mixture"
     config.data.levels = 0  # continuous: bits/dim are those of a density
     config.data.lo, config.data.hi = -8.0, 8.0
-    config.data.split = (1, 4000, 4000)
+    config.data.split = (1, 8000, 8000)
     config.mixture = ConfigDict(
         {"components": 8, "dim": 16, "scale": 0.6, "seed": 0, "variance_max": 0.5, "variance_min": 0.002}
     )
     config.schedule = ConfigDict({"name": "ddpm_linear", "steps": 1000})
-    config.estimate.knots = 32
-    config.evaluate.batch_size = 4000
+    config.estimate.knots = 40
+    config.estimate.min_draws = config.estimate.max_draws = 8000
+    config.estimate.batch_size = 1000
+    config.evaluate.batch_size = 8000
     config.sample.count = 2000
     config.sample.batch_size = 2000
     return config

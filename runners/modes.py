@@ -16,7 +16,7 @@ from torch import Tensor
 
 from runners.experiment import Experiment, markdown
 from score_sde_analytic.data import DataStatistics, as_dataset
-from score_sde_analytic.files import load_arrays, save_arrays
+from score_sde_analytic.files import load_arrays, save_arrays, write_text
 from score_sde_analytic.likelihood import Bound, Chain, measure, predict
 from score_sde_analytic.likelihood.bound import bound_of_terms, paper_chain
 from score_sde_analytic.report import figures
@@ -130,12 +130,20 @@ def evaluate(experiment: Experiment) -> list[Path]:
         "cells": {name: _cell(chains[name], predicted.get(name), measured.get(name)) for name in chains},
         "orderings": _orderings(measured, settings),
     }
-    _print_bounds(content["cells"], settings)
-    print("\nOrderings on the test split (paired differences):")
-    for line in content["orderings"]:
-        print(f"  {line['claim']}: {line['difference']:+.4f} bits/dim, {line['standard_errors']:.1f} SE")
+    tables = (
+        _bounds_table(content["cells"])
+        + "\n\nPaired differences on the test split:\n\n"
+        + _orderings_table(content["orderings"])
+    )
+    print("\n" + tables)
+    write_text(work / "bits_per_dim.md", tables + "\n")
     report = experiment.record("bits_per_dim", content)
-    return [work / "bounds", figures.bits(work / "bits_per_dim.png", content["cells"], grids, settings.variances), report]
+    return [
+        work / "bounds",
+        work / "bits_per_dim.md",
+        figures.bits(work / "bits_per_dim.png", content["cells"], grids, settings.variances),
+        report,
+    ]
 
 
 def _is_measured(name: str, settings: ConfigDict) -> bool:
@@ -252,7 +260,12 @@ def _orderings(measured: dict[str, Bound], settings: ConfigDict) -> list[dict[st
     return lines
 
 
-def _print_bounds(cells: dict[str, Any], settings: ConfigDict) -> None:
+def _orderings_table(lines: list[dict[str, Any]]) -> str:
+    rows = [[line["claim"], f"{line['difference']:+.4f}", f"{line['standard_errors']:+.1f}"] for line in lines]
+    return markdown(["grid/variance/K", "bits/dim saved", "in standard errors"], rows)
+
+
+def _bounds_table(cells: dict[str, Any]) -> str:
     rows = []
     for name, cell in cells.items():
         grid, variance, steps = name.split("/")
@@ -265,7 +278,7 @@ def _print_bounds(cells: dict[str, Any], settings: ConfigDict) -> None:
         agreement = f"{cell['disagreement_in_standard_errors']:+.1f}" if p else "-"
         rows.append([grid, variance, steps, *text, total, forecast, agreement])
     header = ["grid", "variance", "K", "prior", "transitions", "reconstr.", "bits/dim measured", "predicted", "diff/SE"]
-    print("\n" + markdown(header, rows))
+    return markdown(header, rows)
 
 
 def demo(experiment: Experiment) -> list[Path]:

@@ -29,6 +29,7 @@ def small_mixture():
     config.data.split = (1, 400, 300)
     config.estimate.knots = 20
     config.estimate.min_draws = config.estimate.max_draws = 200
+    config.estimate.batch_size = 100
     config.grid.points = 80
     config.sample.steps = config.evaluate.steps = (3, 6)
     config.evaluate.predicted_steps = (3, 10)
