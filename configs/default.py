@@ -36,11 +36,30 @@ def get_config() -> ConfigDict:
 
     config.grid = grid = ConfigDict()
     grid.points = 400  # fine grid of the dynamic programme
+    # "dp", "closed_form", "refined", "entropic", "klub", or "even", "quadratic", "log_snr", "karras" with "_tuned" for
+    # the best first time; or a saved grid, "PATH.json".
+    grid.name = "dp"
+    grid.steps = 10  # of the grid that --mode=grid writes as grid.json
+    grid.compare = (
+        "dp",
+        "refined",
+        "closed_form",
+        "entropic",
+        "klub",
+        "log_snr_tuned",
+        "karras_tuned",
+        "quadratic_tuned",
+        "even_tuned",
+    )
+    grid.steps_table = (3, 5, 10, 25, 50, 100)
+    grid.shown_steps = 15  # in the picture of where grids put their steps
+    grid.max_steps = 200  # largest K of the step budgets
+    grid.excess = (0.5, 0.2, 0.1, 0.05, 0.02)  # bits/dim over the continuous limit
     grid.log_snr_max = 9.0  # log-SNR of the first time t_1 of fixed grids, and the highest that is searched
 
     config.sample = sample = ConfigDict()
     sample.steps = (5, 10, 25, 50)
-    # A sheet per grid: "even", "quadratic", "log_snr", "karras", "dp" (optimal), or "NAME_tuned" (best first time).
+    # A sheet per grid: "even", "quadratic", "log_snr", "karras", "dp", ... as in grid.name.
     sample.grids = ("log_snr", "dp")
     sample.grid_variance = "residual"  # the variance for which "dp" and "tuned" grids are optimised
     sample.variances = ("beta", "beta_tilde", "score", "residual")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from score_sde_analytic.grid import Grid
 from score_sde_analytic.likelihood import Chain
 from score_sde_analytic.model import ScoreModel
 from score_sde_analytic.moments import Moments, estimate
+from score_sde_analytic.optimal import Objective, closed_form, entropic, refined
 from score_sde_analytic.schedule import Schedule
 
+FROM_CURVE = {"closed_form": closed_form, "refined": refined, "entropic": entropic}
 SOURCES: tuple[Source, ...] = ("residual", "score")
 
 
@@ -114,11 +117,28 @@ class Experiment:
     def _optimal(self) -> dict[str, list[Grid]]:
         return {}
 
-    def grid(self, name: str, variance: str, steps: int) -> Grid:
-        """A grid by name, from t = 1 to the lattice's first time.
+    def objective(self, moments: Moments) -> Objective:
+        """The cost of chains with the optimal variance, priced by these moments."""
+        lam = self.lattice.levels.log_snr[::-1]
+        last = Reconstruction.of(moments).best(lam)[0]
+        return Objective(NoiseCurve.fit(moments), float(lam[0]), float(lam[-1]), (lam, last))
 
-        "dp" optimises all times for this variance, NAME_tuned the first time only.
+    @cached_property
+    def moments_objective(self) -> Objective:
+        return self.objective(self.moments)
+
+    def grid(self, name: str, variance: str, steps: int) -> Grid:
+        """A grid by name, from t = 1 to the lattice's first time; or read from NAME.json.
+
+        "dp" optimises all times for this variance, NAME_tuned the first time only. "closed_form", "refined" and "entropic"
+        follow from the curve, whatever the variance; "klub" is the optimal grid of beta-tilde.
         """
+        if name.endswith(".json"):
+            return self._read_grid(Path(name), steps)
+        if name in FROM_CURVE:
+            return FROM_CURVE[name](self.schedule, self.moments_objective, steps)
+        if name == "klub":
+            return replace(self.grid("dp", "beta_tilde", steps), objective="KLUB: dp with beta_tilde")
         covariance, price = self.covariance(variance), self.curves["residual"]
         if name != "dp":
             make = partial(build.choose(build.GRIDS, name.removesuffix("_tuned"), "grid"), self.schedule, steps)
@@ -130,6 +150,12 @@ class Experiment:
             grids = self.lattice.optimal_grids(price, covariance, self.first_cost, most, f"bits/dim with {variance}")
             self._optimal[variance] = grids
         return self._optimal[variance][steps - 1]
+
+    def _read_grid(self, path: Path, steps: int) -> Grid:
+        grid = Grid.load(path)
+        if grid.steps != steps:
+            raise ValueError(f"{path} has {grid.steps} steps, not {steps}; ask for that many steps")
+        return grid
 
     def chain(self, grid: str, variance: str, steps: int) -> Chain:
         """Grid, variance and the decoder that is best for the grid's first time."""

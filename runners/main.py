@@ -6,6 +6,7 @@ Modes:
   demo      estimate, then sample and evaluate, then report (the default)
   train     train a UNet2DModel on the training split; writes WORKDIR/network
   estimate  one Monte Carlo pass over the validation split: moments, noise curves, calibration
+  grid      where to put the steps: every grid's predicted bits/dim for each K, step budgets, pictures
   sample    sample sheets for every variance and number of steps
   evaluate  bits/dim, predicted from the curve and measured on the test split
 
@@ -21,7 +22,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 FLAGS = flags.FLAGS
-MODES = ["demo", "train", "estimate", "sample", "evaluate"]
+MODES = ["demo", "train", "estimate", "grid", "sample", "evaluate"]
 
 
 def define_flags() -> None:

@@ -14,6 +14,7 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
+from runners import grids
 from runners.experiment import Experiment, markdown
 from score_sde_analytic.data import DataStatistics, as_dataset
 from score_sde_analytic.files import load_arrays, save_arrays, write_text
@@ -113,8 +114,8 @@ def evaluate(experiment: Experiment) -> list[Path]:
     """Predicted bits/dim of every variance x grid x K, measured ones on the test split, and how far they agree."""
     settings, work = experiment.config.evaluate, experiment.workdir
     every = sorted({*settings.predicted_steps, *settings.steps})
-    grids = (*settings.grids, *settings.predicted_grids)
-    cells = [(grid, variance, k) for grid in grids for variance in settings.variances for k in every]
+    names = (*settings.grids, *settings.predicted_grids)
+    cells = [(grid, variance, k) for grid in names for variance in settings.variances for k in every]
     chains = {_name(*cell): experiment.chain(*cell) for cell in cells}
     chains |= {
         f"paper/{v}/{k}": paper_chain(experiment.schedule, experiment.covariance(v), k)
@@ -141,7 +142,7 @@ def evaluate(experiment: Experiment) -> list[Path]:
     return [
         work / "bounds",
         work / "bits_per_dim.md",
-        figures.bits(work / "bits_per_dim.png", content["cells"], grids, settings.variances),
+        figures.bits(work / "bits_per_dim.png", content["cells"], names, settings.variances),
         report,
     ]
 
@@ -294,4 +295,10 @@ def _mode(steps: Callable[[Experiment], list[Path]]) -> Callable[[ConfigDict, Pa
     return run
 
 
-MODES = {"demo": _mode(demo), "estimate": _mode(estimate), "sample": _mode(sample), "evaluate": _mode(evaluate)}
+MODES = {
+    "grid": _mode(grids.run),
+    "demo": _mode(demo),
+    "estimate": _mode(estimate),
+    "sample": _mode(sample),
+    "evaluate": _mode(evaluate),
+}

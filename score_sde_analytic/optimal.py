@@ -8,8 +8,8 @@ so that, as the number n of transitions grows, the best knots have density propo
 
     excess = I^2 / (4 n),   I = integral sqrt(w) dlam.
 
-Other objectives: equal information per step (entropic time), d I(x_0; x_t) / d lam = R / 2 per dimension; and KLUB, the path KL of
-the SDE sampler whose x0_hat is frozen over a step. Along the reverse process x0_hat is a martingale, hence
+Other objectives: equal information per step (entropic time), d I(x_0; x_t) / d lam = R / 2 per dimension; and KLUB, the path
+KL of the SDE sampler whose x0_hat is frozen over a step. With an exact score x0_hat is a martingale along the reverse process:
 
     KLUB(s, t) = 1/2 [R_t (exp(lam_s - lam_t) - 1) - integral of R dlam],
 
@@ -179,8 +179,8 @@ def refined(schedule: Schedule, objective: Objective, steps: int, start: ArrayLi
         start: K ascending log-SNRs from `objective.low`; the closed form when absent. The result is never worse.
     """
     levels = closed_form_levels(objective, steps) if start is None else np.asarray(start, dtype=np.float64)
-    if levels.shape != (steps,) or np.any(np.diff(levels) <= 0):
-        raise ValueError(f"start needs {steps} strictly increasing log-SNRs")
+    if levels.shape != (steps,) or np.any(np.diff(levels) <= 0) or abs(levels[0] - objective.low) > 1e-6:
+        raise ValueError(f"start needs {steps} strictly increasing log-SNRs that begin at {objective.low:.6g}")
     if steps > 1:
         candidate = _descend(objective, levels)
         levels = candidate if objective.cost(candidate) < objective.cost(levels) else levels
@@ -208,7 +208,9 @@ def _descend(objective: Objective, start: Array) -> Array:
             gradient = gradient - gaps / gaps.sum() * gradient.sum()
         return objective.cost(lam), gradient
 
-    result = minimize(value_and_gradient, np.log(np.diff(start)), jac=True, method="L-BFGS-B", options={"maxiter": 2000, "ftol": 1e-14})
+    result = minimize(
+        value_and_gradient, np.log(np.diff(start)), jac=True, method="L-BFGS-B", options={"maxiter": 2000, "ftol": 1e-14}
+    )
     return levels(result.x)
 
 
@@ -216,7 +218,9 @@ def entropic(schedule: Schedule, objective: Objective, steps: int) -> Grid:
     """Equal information per transition: levels that share integral R dlam evenly, up to the limit's best lam_1."""
     _check(steps)
     if steps == 1:
-        return _grid(schedule, np.array([objective.low]), "equal information per step", objective.cost(np.array([objective.low])))
+        return _grid(
+            schedule, np.array([objective.low]), "equal information per step", objective.cost(np.array([objective.low]))
+        )
     first = max(objective.best_first(math.inf), 1) + 1
     levels = _equal_parts(objective.levels[:first], objective.curve.residual(objective.levels[:first]), steps)
     return _grid(schedule, levels, "equal information per step", objective.cost(levels))

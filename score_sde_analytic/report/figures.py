@@ -25,6 +25,7 @@ from score_sde_analytic.files import atomic
 from score_sde_analytic.grid import Grid
 from score_sde_analytic.kernel import kernels
 from score_sde_analytic.moments import Moments
+from score_sde_analytic.optimal import Objective, spread
 from score_sde_analytic.schedule import Schedule
 
 #: Colour-blind safe (Okabe & Ito).
@@ -138,6 +139,73 @@ def bits(path: Path, cells: Mapping[str, Any], grids: Sequence[str], choices: Se
         axis.set_xticks(ticks, [str(k) for k in ticks])
         _plain_ticks(axis)
     axes[0][-1].legend(title="line: predicted ± 2 SE\npoint: measured ± 2 SE", fontsize=8, title_fontsize=8)
+    return _save(figure, path)
+
+
+#: One colour per grid in the pictures that compare grids.
+GRID_COLOURS = ["#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", "#D55E00", "#999999", "#6A3D9A", "#000000"]
+
+
+@plt.rc_context(STYLE)
+def placement(path: Path, schedule: Schedule, objective: Objective, grids: Mapping[str, Grid]) -> Path:
+    """Where each grid puts its steps, over log-SNR and over t, above the optimal density sqrt(w)."""
+    figure, axes = plt.subplots(1, 2, figsize=(12, 1.8 + 0.32 * len(grids)), layout="constrained")
+    lam = np.linspace(objective.low, objective.high, 1000)
+    root = np.sqrt(spread(objective.curve, lam))
+    t = np.asarray(schedule.time(lam))
+    t[0] = 1.0
+    density_t = root * np.abs(np.gradient(lam, t))
+    for axis, x, density, label in ((axes[0], lam, root, "log-SNR"), (axes[1], t, density_t, "t")):
+        height = len(grids) * 0.5
+        axis.fill_between(x, 0, density / density.max() * height, color="0.88", lw=0)
+        for row, grid in enumerate(grids.values()):
+            times = np.array(grid.times[:-1])
+            where = schedule.log_snr(times) if label == "log-SNR" else times
+            colour = GRID_COLOURS[row % len(GRID_COLOURS)]
+            axis.plot(where, np.full(len(times), -(row + 1)), "|", ms=9, mew=1.3, color=colour)
+        axis.set_yticks([-(row + 1) for row in range(len(grids))], list(grids))
+        axis.set(xlabel=label, title=rf"optimal density $\sqrt{{w}}$ (grey) and the steps, K = {grid.steps}")
+        axis.spines["left"].set_visible(False)
+        axis.grid(axis="y", visible=False)
+    axes[1].set_xscale("log")
+    return _save(figure, path)
+
+
+@plt.rc_context(STYLE)
+def invariance(path: Path, chains: Mapping[str, tuple[Schedule, Grid, float]]) -> Path:
+    """The optimal grids of several schedules on the same data, over log-SNR and over t; labels carry bits/dim."""
+    figure, axes = plt.subplots(1, 2, figsize=(12, 1.2 + 0.4 * len(chains)), layout="constrained", sharey=True)
+    for row, (schedule, grid, _) in enumerate(chains.values()):
+        times, colour = np.array(grid.times[:-1]), GRID_COLOURS[row]
+        axes[0].plot(schedule.log_snr(times), np.full(len(times), -row), "|", ms=12, mew=1.5, color=colour)
+        axes[1].plot(times, np.full(len(times), -row), "|", ms=12, mew=1.5, color=colour)
+    labels = [f"{name}: {bits:.6f} bits/dim" for name, (_, _, bits) in chains.items()]
+    axes[0].set_yticks([-row for row in range(len(chains))], labels)
+    axes[0].set(xlabel="log-SNR", title="The same optimal levels for every schedule ...")
+    axes[1].set(xlabel="t", title="... at each schedule's own times")
+    axes[0].set_ylim(-len(chains) + 0.4, 0.6)
+    return _save(figure, path)
+
+
+@plt.rc_context(STYLE)
+def excess(
+    path: Path, names: Sequence[str], steps: Sequence[int], costs: Mapping[tuple[str, int], Any], optimum: Mapping[str, Any]
+) -> Path:
+    """Excess over the continuous limit against K, log-log, with the 1/K law and the error of the optimum."""
+    figure, axis = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    limit, error = optimum["limit"]
+    k = np.array(optimum["steps"])
+    value = optimum["dp"][0]
+    axis.plot(k, value - limit, color=GRID_COLOURS[0], lw=1.4, label="dp, every K")
+    axis.plot(k, optimum["law"][0] - limit, "k--", lw=1, label=r"law $I^2 / (4 (K-1) \log 2)$")
+    for row, name in enumerate(names):
+        points = np.array([costs[name, n][0] for n in steps]) - limit
+        axis.plot(steps, points, "o-", ms=3.5, lw=0.8, color=GRID_COLOURS[row % len(GRID_COLOURS)], label=name)
+    title = f"Excess over the continuous limit, {limit:.3f} ± {error:.3f} bits/dim"
+    axis.set(xlabel="network calls K", ylabel="excess, bits/dim", xscale="log", yscale="log", title=title)
+    axis.set_xticks(list(steps), [str(n) for n in steps])
+    _plain_ticks(axis)
+    axis.legend(fontsize=8, ncols=2)
     return _save(figure, path)
 
 

@@ -1,0 +1,155 @@
+"""--mode=grid: where to put the steps, what each grid costs at each K, and how many steps a given excess takes.
+
+Nothing here calls the network beyond the moments.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runners import build
+from runners.experiment import Experiment, markdown
+from score_sde_analytic.cost import Lattice, Reconstruction
+from score_sde_analytic.covariance import Isotropic
+from score_sde_analytic.curve import NoiseCurve
+from score_sde_analytic.files import write_text
+from score_sde_analytic.grid import Grid
+from score_sde_analytic.likelihood import Chain, predict
+from score_sde_analytic.likelihood.bound import BITS
+from score_sde_analytic.moments import Moments, estimate
+from score_sde_analytic.optimal import budget_law, steps_for
+from score_sde_analytic.report import figures
+from score_sde_analytic.schedule import VE, Array, CosineVP, LinearVP, SubVP
+
+VARIANCE = "residual"
+
+
+def run(experiment: Experiment) -> list[Path]:
+    """Tables and pictures of grids; the configured grid as WORKDIR/grid.json."""
+    settings, work = experiment.config.grid, experiment.workdir
+    grids = {(name, k): experiment.grid(name, VARIANCE, k) for name in settings.compare for k in settings.steps_table}
+    for (name, k), grid in grids.items():
+        grid.save(work / "grids" / f"{name}_K{k}.json")
+    experiment.grid(settings.name, VARIANCE, settings.steps).save(work / "grid.json")
+    costs = _price(experiment, grids)
+    optimum = _optimum(experiment, range(2, settings.max_steps + 1), settings.excess)
+    tables = _tables(settings.compare, settings.steps_table, grids, costs, optimum)
+    print("\n" + tables)
+    write_text(work / "grids.md", tables + "\n")
+    shown = {name: experiment.grid(name, VARIANCE, settings.shown_steps) for name in settings.compare}
+    pictures = [
+        figures.placement(work / "grids.png", experiment.schedule, experiment.moments_objective, shown),
+        figures.excess(work / "excess.png", settings.compare, settings.steps_table, costs, optimum),
+    ]
+    if experiment.config.data.name == "mixture":
+        pictures.append(_invariance(experiment, settings.steps))
+    content = {
+        "units": "bits/dim",
+        "costs": {name: {str(k): costs[name, k] for k in settings.steps_table} for name in settings.compare},
+        "objectives": {name: grid.objective for (name, _), grid in grids.items()},
+        "optimum": optimum,
+    }
+    return [work / "grid.json", work / "grids", work / "grids.md", *pictures, experiment.record("grids", content)]
+
+
+def _invariance(experiment: Experiment, steps: int) -> Path:
+    """Optimal grids of four schedules that end at the same log-SNR, each from moments measured under it."""
+    distribution, settings = build.mixture(experiment.config), experiment.config.estimate
+    end, top = -10.0, 8.0
+    alpha, sub_vp = np.logaddexp(0.0, -end), 2.0 * np.arcsinh(0.5 * np.exp(-0.5 * end))
+    schedules = {
+        "linear VP": LinearVP(0.1, 2 * alpha - 0.1),
+        "cosine VP": CosineVP(log_snr_min=end),
+        "sub-VP": SubVP(0.1, 2 * sub_vp - 0.1),
+        "VE": VE(math.exp(-top / 2) / 2, math.exp(-end / 2)),
+    }
+    chains = {}
+    for name, schedule in schedules.items():
+        moments = estimate(
+            distribution.score_model(schedule),
+            experiment.splits.validation,
+            np.linspace(end, top, settings.knots),
+            statistics=distribution.statistics(),
+            max_draws=1000,
+            seed=experiment.config.seed,
+        )
+        curve, lattice = NoiseCurve.fit(moments), Lattice.even_log_snr(schedule, experiment.config.grid.points, top)
+        first = Reconstruction.of(moments).best(lattice.levels.log_snr)[0]
+        grid = lattice.optimal_grids(curve, Isotropic(curve), first, steps)[-1]
+        chains[name] = (schedule, grid, BITS * grid.cost)
+    return figures.invariance(experiment.workdir / "invariance.png", chains)
+
+
+def _price(experiment: Experiment, grids: dict[tuple[str, int], Grid]) -> dict[tuple[str, int], tuple[float, float]]:
+    """Predicted bits/dim of every grid with the analytic variance, and its standard error."""
+    chains = {f"{name}/{k}": _chain(experiment, grid) for (name, k), grid in grids.items()}
+    bounds = predict(experiment.moments, experiment.schedule, chains, experiment.statistics.second_moment)
+    return {(name, k): tuple(bounds[f"{name}/{k}"].total) for name, k in grids}  # type: ignore[misc]
+
+
+def _chain(experiment: Experiment, grid: Grid) -> Chain:
+    std = experiment.reconstruction.best(experiment.schedule.log_snr(grid.times[-2]))[1]
+    return Chain(grid, experiment.covariance(VARIANCE), float(std[0]))
+
+
+def _optimum(experiment: Experiment, steps: Sequence[int], excess: Sequence[float]) -> dict[str, Any]:
+    """DP's bits/dim for every K, the limit, the 1/K law and step budgets, all re-derived per jackknife replicate."""
+
+    def statistic(moments: Moments) -> Array:
+        objective = experiment.objective(moments)
+        costs = _dp_costs(experiment.lattice, moments, steps[-1])
+        limit = objective.continuous_limit
+        law = [limit + objective.excess_law(k) for k in steps]
+        budgets = [steps_for(bits / BITS, costs, limit) or math.nan for bits in excess]
+        laws = [budget_law(objective, bits / BITS) for bits in excess]
+        return np.concatenate([BITS * np.array([limit, *costs[1:], *law]), budgets, laws])
+
+    values, errors = experiment.moments.jackknife(statistic)
+    n, e = len(steps), len(excess)
+    parts = np.split(np.stack([values, errors]), np.cumsum([1, n, n, e]), axis=1)
+    limit, costs, law, budgets, laws = parts
+    return {
+        "limit": limit[:, 0],
+        "steps": list(steps),
+        "dp": costs,
+        "law": law,
+        "excess": list(excess),
+        "steps_for": budgets,
+        "steps_for_law": laws,
+    }
+
+
+def _dp_costs(lattice: Lattice, moments: Moments, most: int) -> Array:
+    """Optimal nats per dimension for K = 1 .. most."""
+    curve = NoiseCurve.fit(moments)
+    first = Reconstruction.of(moments).best(lattice.levels.log_snr)[0]
+    return np.array([grid.cost for grid in lattice.optimal_grids(curve, Isotropic(curve), first, most)])
+
+
+def _tables(
+    names: Sequence[str],
+    steps: Sequence[int],
+    grids: dict[tuple[str, int], Grid],
+    costs: dict[tuple[str, int], tuple[float, float]],
+    optimum: dict[str, Any],
+) -> str:
+    limit, error = optimum["limit"]
+    rows = []
+    for name in names:
+        cells = [f"{costs[name, k][0]:.3f} ± {costs[name, k][1]:.3f}" for k in steps]
+        rows.append([name, *cells, grids[name, steps[-1]].objective])
+    text = "Predicted bits/dim with the analytic variance (residual):\n\n"
+    text += markdown(["grid", *(f"K = {k}" for k in steps), "serves"], rows)
+    text += f"\n\nContinuous limit: {limit:.4f} ± {error:.4f} bits/dim.\n\nSteps within an excess of the limit:\n\n"
+    budget = []
+    for i, bits in enumerate(optimum["excess"]):
+        k, spread = optimum["steps_for"][:, i]
+        exact = f"{k:.0f} ± {spread:.1f}" if math.isfinite(k) else f"more than {optimum['steps'][-1]}"
+        law = optimum["steps_for_law"][:, i]
+        budget.append([f"{bits:g}", exact, f"{law[0]:.1f} ± {law[1]:.1f}"])
+    return text + markdown(["excess, bits/dim", "K, dynamic programming", "K, law 1 + I²/(4 excess log 2)"], budget)
