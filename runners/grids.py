@@ -34,7 +34,7 @@ def run(experiment: Experiment) -> list[Path]:
     settings, work = experiment.config.grid, experiment.workdir
     grids = {(name, k): experiment.grid(name, VARIANCE, k) for name in settings.compare for k in settings.steps_table}
     for (name, k), grid in grids.items():
-        grid.save(work / "grids" / f"{name}_K{k}.json")
+        grid.save(work / "grids" / f"{Path(name).stem}_K{k}.json")
     experiment.grid(settings.name, VARIANCE, settings.steps).save(work / "grid.json")
     costs = _price(experiment, grids)
     optimum = _optimum(experiment, range(2, settings.max_steps + 1), settings.excess)

@@ -77,8 +77,9 @@ def sample(experiment: Experiment) -> list[Path]:
     data, declared = experiment.splits.test[: settings.count], experiment.splits.data_range
     for grid in settings.grids:
         sheets = {variance: _sheet(experiment, grid, variance, calls) for variance in settings.variances}
-        written.append(figures.samples(work / f"samples_{grid}.png", sheets, data, declared))
-        path = work / f"samples_{grid}.safetensors"
+        label = Path(grid).stem  # a saved grid is named by its file
+        written.append(figures.samples(work / f"samples_{label}.png", sheets, data, declared))
+        path = work / f"samples_{label}.safetensors"
         arrays = {f"{variance}_K{steps}": x.numpy() for variance, sheet in sheets.items() for steps, x in sheet.items()}
         save_arrays(path, arrays, {"kind": "samples", "seed": experiment.config.seed})
         written.append(path)
@@ -93,7 +94,7 @@ def _sheet(experiment: Experiment, grid: str, variance: str, calls: dict[str, fl
     sampler = Ancestral(experiment.model, experiment.covariance(variance), settings.eta, settings.final, clip)
     for steps in settings.steps:
         times, before = experiment.grid(grid, settings.grid_variance, steps), experiment.model.calls
-        times.save(experiment.workdir / "grids" / f"{grid}_K{steps}.json")
+        times.save(experiment.workdir / "grids" / f"{Path(grid).stem}_K{steps}.json")
         sheet[steps] = generate(
             sampler,
             times,

@@ -117,6 +117,30 @@ def test_a_finished_workdir_is_reused(mixture_demo):
     assert before == {p: p.stat().st_mtime_ns for p in (workdir / "bounds").iterdir()}
 
 
+def test_grid_mode_prices_grids_and_hands_one_to_the_sampler(mixture_demo, tmp_path):
+    config, workdir, _ = mixture_demo
+    config = config.copy_and_resolve_references()
+    config.grid.steps_table, config.grid.max_steps, config.grid.shown_steps = (3, 8), 12, 5
+    config.grid.name, config.grid.steps, config.grid.excess = "refined", 4, (0.5, 1e-6)
+    written = modes.MODES["grid"](config, workdir)
+    assert {"grid.json", "grids.md", "grids.png", "excess.png", "invariance.png"} <= {path.name for path in written}
+    report = json.loads((workdir / "report.json").read_text())["grids"]
+    assert set(report["objectives"]) == set(config.grid.compare)
+    for steps in ("3", "8"):
+        values = {name: cost[steps][0] for name, cost in report["costs"].items()}
+        # Of all grids priced by one curve, the refined one is best; 1e-3 bits for splines against tables of the last term.
+        assert values["refined"] < min(values.values()) + 1e-3
+    dp, limit = report["optimum"]["dp"][0], report["optimum"]["limit"][0]
+    assert np.all(np.diff(dp) <= 1e-12)
+    assert dp[-1] > limit
+    assert "more than 12" in (workdir / "grids.md").read_text()
+    config.sample.grids, config.sample.steps, config.sample.variances = (str(workdir / "grid.json"),), (4,), ("residual",)
+    assert workdir / "samples_grid.png" in modes.MODES["sample"](config, workdir)
+    config.sample.steps = (5,)
+    with pytest.raises(ValueError, match="has 4 steps, not 5"):
+        modes.MODES["sample"](config, workdir)
+
+
 def test_a_workdir_of_another_experiment_is_refused(mixture_demo):
     _, workdir, _ = mixture_demo
     other = small_mixture()
