@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
 
     config.estimate = estimate = ConfigDict()
     estimate.knots = 50  # noise levels, even in log-SNR
-    estimate.log_snr_min = -9.0
+    estimate.log_snr_min = -10.0
     estimate.log_snr_max = 10.2
     estimate.tolerance = 0.01  # relative standard error of R at which a knot is finished
     estimate.min_draws = 300  # network evaluations per knot
@@ -35,7 +35,9 @@ def get_config() -> ConfigDict:
     estimate.bounds = ("score",)  # curves capped by what the data covariance allows an exact score
 
     config.grid = grid = ConfigDict()
-    grid.points = 400  # fine grid of the dynamic programme
+    grid.points = 1000  # fine grid of the dynamic programme, even in log-SNR
+    grid.table = 0  # N > 0: only the times n/N instead, for networks that take whole indices
+    grid.min_spacing = 0.0  # smallest difference of log-SNR between neighbouring times
     # "dp", "closed_form", "refined", "entropic", "klub", or "even", "quadratic", "log_snr", "karras" with "_tuned" for
     # the best first time; or a saved grid, "PATH.json".
     grid.name = "dp"
@@ -63,6 +65,7 @@ def get_config() -> ConfigDict:
     sample.grids = ("log_snr", "dp")
     sample.grid_variance = "residual"  # the variance for which "dp" and "tuned" grids are optimised
     sample.variances = ("beta", "beta_tilde", "score", "residual")
+    sample.seed = 0
     sample.eta = 1.0
     sample.final = "mean"  # "mean" as in the papers, or "draw" from the posterior N(x_0_hat, V0)
     sample.clip_pixels = 0.0  # > 0: the last noise is at most this many levels (Analytic-DPM, appendix)

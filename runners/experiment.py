@@ -100,7 +100,11 @@ class Experiment:
 
     @cached_property
     def lattice(self) -> Lattice:
-        return Lattice.even_log_snr(self.schedule, self.config.grid.points, self.config.grid.log_snr_max)
+        settings = self.config.grid
+        if not settings.table:
+            return Lattice.even_log_snr(self.schedule, settings.points, settings.log_snr_max)
+        times = np.arange(1, settings.table + 1) / settings.table
+        return Lattice(self.schedule, times[self.schedule.log_snr(times) <= settings.log_snr_max])
 
     @cached_property
     def first_cost(self) -> Any:
@@ -111,10 +115,13 @@ class Experiment:
         """A variance choice by name."""
         if name in SOURCES:
             return Isotropic(self.curves[name])
-        return build.choose({"beta": Beta(), "beta_tilde": BetaTilde()}, name, "variance")
+        handcrafted = {"beta": Beta(), "beta_tilde": BetaTilde()}
+        if name not in handcrafted:
+            raise ValueError(f"unknown variance {name!r}; choose one of {', '.join([*handcrafted, *SOURCES])}")
+        return handcrafted[name]
 
     @cached_property
-    def _optimal(self) -> dict[str, list[Grid]]:
+    def _optimal(self) -> dict[str, dict[int, Grid]]:
         return {}
 
     def objective(self, moments: Moments) -> Objective:
@@ -141,15 +148,18 @@ class Experiment:
             return replace(self.grid("dp", "beta_tilde", steps), objective="KLUB: dp with beta_tilde")
         covariance, price = self.covariance(variance), self.curves["residual"]
         if name != "dp":
-            make = partial(build.choose(build.GRIDS, name.removesuffix("_tuned"), "grid"), self.schedule, steps)
+            if name.removesuffix("_tuned") not in build.GRIDS:
+                choices = ", ".join(["dp", "klub", *FROM_CURVE, *build.GRIDS])
+                raise ValueError(f"unknown grid {name!r}; choose one of {choices}, a fixed one with _tuned, or a file .json")
+            make = partial(build.GRIDS[name.removesuffix("_tuned")], self.schedule, steps)
             if name.endswith("_tuned"):
                 return self.lattice.best_first(make, price, covariance, self.first_cost)
             return make(float(self.lattice.times[0]))
-        if variance not in self._optimal or len(self._optimal[variance]) < steps:
+        if max(self._optimal.get(variance, {0: None})) < steps:
             most = max(steps, *self.config.evaluate.predicted_steps, *self.config.sample.steps)
-            grids = self.lattice.optimal_grids(price, covariance, self.first_cost, most, f"bits/dim with {variance}")
-            self._optimal[variance] = grids
-        return self._optimal[variance][steps - 1]
+            name, spacing = f"bits/dim with {variance}", self.config.grid.min_spacing
+            self._optimal[variance] = self.lattice.optimal_grids(price, covariance, self.first_cost, most, name, spacing)
+        return self._optimal[variance][steps]
 
     def _read_grid(self, path: Path, steps: int) -> Grid:
         grid = Grid.load(path)

@@ -80,7 +80,7 @@ def _invariance(experiment: Experiment, steps: int) -> Path:
         )
         curve, lattice = NoiseCurve.fit(moments), Lattice.even_log_snr(schedule, experiment.config.grid.points, top)
         first = Reconstruction.of(moments).best(lattice.levels.log_snr)[0]
-        grid = lattice.optimal_grids(curve, Isotropic(curve), first, steps)[-1]
+        grid = lattice.optimal_grids(curve, Isotropic(curve), first, steps)[steps]
         chains[name] = (schedule, grid, BITS * grid.cost)
     return figures.invariance(experiment.workdir / "invariance.png", chains)
 
@@ -105,7 +105,9 @@ def _optimum(experiment: Experiment, steps: Sequence[int], excess: Sequence[floa
         costs = _dp_costs(experiment.lattice, moments, steps[-1])
         limit = objective.continuous_limit
         law = [limit + objective.excess_law(k) for k in steps]
-        budgets = [steps_for(bits / BITS, costs, limit) or math.nan for bits in excess]
+        # Whole steps do not vary smoothly from replicate to replicate; interpolated ones do.
+        log_k, log_excess = np.log(np.array(steps)), np.log(np.maximum(costs[1:] - limit, 1e-12))
+        budgets = [np.exp(np.interp(-np.log(bits / BITS), -log_excess, log_k)) for bits in excess]
         laws = [budget_law(objective, bits / BITS) for bits in excess]
         return np.concatenate([BITS * np.array([limit, *costs[1:], *law]), budgets, laws])
 
@@ -113,13 +115,15 @@ def _optimum(experiment: Experiment, steps: Sequence[int], excess: Sequence[floa
     n, e = len(steps), len(excess)
     parts = np.split(np.stack([values, errors]), np.cumsum([1, n, n, e]), axis=1)
     limit, costs, law, budgets, laws = parts
+    whole = [steps_for(bits / BITS, [math.inf, *costs[0] / BITS], limit[0, 0] / BITS) for bits in excess]
     return {
         "limit": limit[:, 0],
         "steps": list(steps),
         "dp": costs,
         "law": law,
         "excess": list(excess),
-        "steps_for": budgets,
+        "steps_for": whole,
+        "steps_for_interpolated": budgets,
         "steps_for_law": laws,
     }
 
@@ -128,7 +132,8 @@ def _dp_costs(lattice: Lattice, moments: Moments, most: int) -> Array:
     """Optimal nats per dimension for K = 1 .. most."""
     curve = NoiseCurve.fit(moments)
     first = Reconstruction.of(moments).best(lattice.levels.log_snr)[0]
-    return np.array([grid.cost for grid in lattice.optimal_grids(curve, Isotropic(curve), first, most)])
+    grids = lattice.optimal_grids(curve, Isotropic(curve), first, most)
+    return np.array([grids[k].cost if k in grids else math.inf for k in range(1, most + 1)])
 
 
 def _tables(
@@ -148,8 +153,8 @@ def _tables(
     text += f"\n\nContinuous limit: {limit:.4f} ± {error:.4f} bits/dim.\n\nSteps within an excess of the limit:\n\n"
     budget = []
     for i, bits in enumerate(optimum["excess"]):
-        k, spread = optimum["steps_for"][:, i]
-        exact = f"{k:.0f} ± {spread:.1f}" if math.isfinite(k) else f"more than {optimum['steps'][-1]}"
+        k, spread = optimum["steps_for"][i], optimum["steps_for_interpolated"][1, i]
+        exact = f"more than {optimum['steps'][-1]}" if k is None else f"{k} ± {spread:.1f}"
         law = optimum["steps_for_law"][:, i]
         budget.append([f"{bits:g}", exact, f"{law[0]:.1f} ± {law[1]:.1f}"])
     return text + markdown(["excess, bits/dim", "K, dynamic programming", "K, law 1 + I²/(4 excess log 2)"], budget)

@@ -81,7 +81,7 @@ def sample(experiment: Experiment) -> list[Path]:
         written.append(figures.samples(work / f"samples_{label}.png", sheets, data, declared))
         path = work / f"samples_{label}.safetensors"
         arrays = {f"{variance}_K{steps}": x.numpy() for variance, sheet in sheets.items() for steps, x in sheet.items()}
-        save_arrays(path, arrays, {"kind": "samples", "seed": experiment.config.seed})
+        save_arrays(path, arrays, {"kind": "samples", "seed": settings.seed})
         written.append(path)
     content = {"network_calls_per_batch": calls, "settings": settings.to_dict()}
     return [*written, work / "grids", experiment.record("samples", content)]
@@ -100,7 +100,7 @@ def _sheet(experiment: Experiment, grid: str, variance: str, calls: dict[str, fl
             times,
             tuple(experiment.splits.test.shape[1:]),
             settings.count,
-            experiment.config.seed,
+            settings.seed,
             settings.batch_size,
             device=experiment.device,
             dtype=experiment.splits.test.dtype,
@@ -122,6 +122,7 @@ def evaluate(experiment: Experiment) -> list[Path]:
         f"paper/{v}/{k}": paper_chain(experiment.schedule, experiment.covariance(v), k)
         for v in settings.variances
         for k in settings.steps
+        if k > 1  # the convention fixes the first time below t = 1
     }
     predictable = {name: chain for name, chain in chains.items() if _in_table(experiment, chain)}
     predicted = predict(experiment.moments, experiment.schedule, predictable, experiment.statistics.second_moment)

@@ -8,6 +8,7 @@ Every random number of a step is a function of (seed, step), so an interrupted r
 from __future__ import annotations
 
 import math
+import pickle
 import time
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,11 @@ class Trainer:
             torch.save(parts | {"step": self.step, "identity": identity}, temporary)
 
     def restore(self, path: Path, identity: dict[str, Any]) -> None:
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(f"{path} is damaged ({reason}); delete it to train from the start") from error
         lines = differences(state["identity"], identity)
         if lines:
             raise ValueError(f"{path} belongs to another training run ({'; '.join(lines)}); use another --workdir")
@@ -106,7 +111,8 @@ def run(config: ConfigDict, workdir: Path) -> list[Path]:
     splits = build.splits(config)
     trainer = Trainer(config, splits.train, device)
     checkpoint = workdir / "train_state.pt"
-    identity = {"train": repr(sorted(config.train.to_dict().items())), "seed": config.seed, "data": repr(config.data.to_dict())}
+    identity = {"train": config.train.to_dict(), "seed": config.seed, "data": config.data.to_dict()}
+    del identity["train"]["checkpoint_seconds"], identity["data"]["directory"]  # where and when, not what
     if checkpoint.exists():
         trainer.restore(checkpoint, identity)
     saved, average = time.monotonic(), math.nan

@@ -10,6 +10,7 @@ Sources: Ho et al., 2020, eq. 5 for the bound; theory of optimal variances from 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,12 +20,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.interpolate import CubicSpline, PchipInterpolator
 
-from score_sde_analytic.covariance import IsotropicCovariance
+from score_sde_analytic.covariance import Isotropic, IsotropicCovariance
 from score_sde_analytic.curve import NoiseCurve
+from score_sde_analytic.dynamic import StepCosts, shortest_paths
 from score_sde_analytic.gaussian import normal_kl
 from score_sde_analytic.grid import Grid, optimal_paths
 from score_sde_analytic.kernel import reverse_kernel
-from score_sde_analytic.moments import DECODER_RATIOS
+from score_sde_analytic.moments import DECODER_RATIOS, decoder_scale
 from score_sde_analytic.schedule import Array, Level, Schedule
 
 if TYPE_CHECKING:
@@ -71,48 +73,64 @@ class Reconstruction:
 
     Attributes:
         log_snr: knots, ascending, (m,).
-        nats: nats per dimension, (m, r); column j has decoder std DECODER_RATIOS[j] * sigma / alpha.
+        nats: nats per dimension, (m, r); column j has decoder std DECODER_RATIOS[j] * decoder_scale(log_snr, data_variance).
+        data_variance: V of the data.
     """
 
     log_snr: Array
     nats: Array
+    data_variance: float = math.inf
 
     @classmethod
     def of(cls, moments: Moments) -> Reconstruction:
         """The table that `moments.estimate` measured along with the moments."""
         nats = moments.decoder_nats()
         # Continuous data may have negative nats; values that are zero but for underflow would overflow PCHIP's slopes.
-        return cls(moments.log_snr, np.where(np.abs(nats) < 1e-30, 0.0, nats))
+        return cls(moments.log_snr, np.where(np.abs(nats) < 1e-30, 0.0, nats), moments.data_variance)
 
     @cached_property
     def _rows(self) -> Callable[[Array], Array]:
         if len(self.log_snr) == 1:
             return lambda lam: np.repeat(self.nats, len(lam), axis=0)
         interpolant = PchipInterpolator(self.log_snr, self.nats, axis=0)
-        return lambda lam: interpolant(np.clip(lam, self.log_snr[0], self.log_snr[-1]))
+        # Below the first knot x0_hat tells nothing more, and the scale of the table is constant.
+        return lambda lam: interpolant(np.maximum(lam, self.log_snr[0]))
+
+    def _within(self, log_snr: ArrayLike) -> Array:
+        lam = np.atleast_1d(np.asarray(log_snr, dtype=np.float64))
+        if np.any(lam > self.log_snr[-1] + 1e-6):
+            raise ValueError(
+                f"a first time at log-SNR {lam.max():.4g} lies beyond the last measured knot, {self.log_snr[-1]:.4g};"
+                " measure knots up to it, or choose a later first time"
+            )
+        return np.minimum(lam, self.log_snr[-1])
 
     def at(self, log_snr: float, std: float) -> float:
         """Nats per dimension at one level and decoder std.
 
         Raises:
-            ValueError: std outside the measured range of ratios.
+            ValueError: a level beyond the last knot, or a std outside the measured range of ratios.
         """
-        ratio = np.log2(std) + 0.5 * log_snr / np.log(2.0)
-        ratios = np.log2(DECODER_RATIOS)
+        lam, ratios = self._within(log_snr), np.log2(DECODER_RATIOS)
+        scale = float(decoder_scale(log_snr, self.data_variance))
+        ratio = np.log2(std / scale)
         if not ratios[0] - 1e-9 <= ratio <= ratios[-1] + 1e-9:
-            low, high = DECODER_RATIOS[[0, -1]] * np.exp(-0.5 * log_snr)
+            low, high = DECODER_RATIOS[[0, -1]] * scale
             raise ValueError(f"decoder std {std:.4g} lies outside the measured range [{low:.4g}, {high:.4g}] at this level")
-        return float(CubicSpline(ratios, self._rows(np.array([log_snr]))[0])(ratio))
+        return float(CubicSpline(ratios, self._rows(lam)[0])(ratio))
 
     def best(self, log_snr: ArrayLike) -> tuple[Array, Array]:
-        """(smallest nats per dimension, its decoder std) at each level."""
-        lam = np.atleast_1d(np.asarray(log_snr, dtype=np.float64))
-        ratios = np.log2(DECODER_RATIOS)
+        """(smallest nats per dimension, its decoder std) at each level.
+
+        Raises:
+            ValueError: a level beyond the last knot.
+        """
+        lam, ratios = self._within(log_snr), np.log2(DECODER_RATIOS)
         fine = np.linspace(ratios[0], ratios[-1], 40 * (len(ratios) - 1) + 1)
         # A spline, not PCHIP, which would put every minimum on a table entry.
         table = CubicSpline(ratios, self._rows(lam), axis=1)(fine)
         column = table.argmin(1)
-        return table[np.arange(len(lam)), column], 2.0 ** fine[column] * np.exp(-0.5 * lam)
+        return table[np.arange(len(lam)), column], 2.0 ** fine[column] * decoder_scale(lam, self.data_variance)
 
 
 @dataclass(frozen=True)
@@ -148,32 +166,64 @@ class Lattice:
         return matrix
 
     def optimal_grids(
-        self, curve: NoiseCurve, covariance: IsotropicCovariance, first_cost: ArrayLike, max_steps: int, name: str = "bits/dim"
-    ) -> list[Grid]:
+        self,
+        curve: NoiseCurve,
+        covariance: IsotropicCovariance,
+        first_cost: ArrayLike,
+        max_steps: int,
+        name: str = "bits/dim",
+        min_spacing: float = 0.0,
+    ) -> dict[int, Grid]:
         """The grids of 1 .. max_steps steps that minimise transitions + first_cost, by dynamic programming.
+
+        The optimal variance has Monge costs and takes the fast solver, any other the plain recursion.
 
         Args:
             first_cost: (n,) cost of the last step from each point to the data, as `Reconstruction.best` gives it.
+            min_spacing: smallest difference of log-SNR between neighbouring times.
+
+        Returns:
+            Grids by number of steps; a number for which no grid exists is absent.
         """
-        paths, costs = optimal_paths(self.costs(curve, covariance), first_cost, max_steps)
-        return [
-            Grid((*self.times[path[::-1]].tolist(), 0.0), f"DP on {len(self.times)} levels: {name}", float(cost))
+        log_snr = np.asarray(self.levels.log_snr)
+        if isinstance(covariance, Isotropic) and covariance.optimal_for(curve):
+            steps = StepCosts(log_snr, np.asarray(curve.residual(log_snr)))
+            found = shortest_paths(steps, first_cost, max_steps, min_spacing=min_spacing)
+            paths, costs = found.paths, found.costs
+        else:
+            matrix = self.costs(curve, covariance)
+            matrix[log_snr[:, None] - log_snr < min_spacing * (1.0 - 1e-12)] = np.inf
+            paths, costs = optimal_paths(matrix, first_cost, max_steps)
+        return {
+            len(path): Grid((*self.times[path[::-1]].tolist(), 0.0), f"dp on {len(self.times)} levels: {name}", float(cost))
             for path, cost in zip(paths, costs, strict=True)
             if len(path)
-        ]
+        }
 
     def best_first(
         self, make: Callable[[float], Grid], curve: NoiseCurve, covariance: IsotropicCovariance, first_cost: ArrayLike
     ) -> Grid:
-        """The grid make(t_1) whose first time, among this lattice's, has the smallest predicted cost."""
-        best, value = None, np.inf
-        for t_1, last in zip(self.times, np.asarray(first_cost), strict=True):
-            grid = make(float(t_1)) if t_1 < 1.0 else Grid((1.0, 0.0))
-            if grid.steps > 1 and t_1 >= grid.times[-3]:
-                continue
-            cost = float(transition_costs(self.schedule, curve, covariance, grid).sum() + last)
-            if cost < value:
-                best, value = Grid(grid.times, grid.objective, cost), cost
-        if best is None:
+        """The grid make(t_1) whose first time, among this lattice's, has the smallest predicted cost: coarse, then fine.
+
+        Raises:
+            ValueError: no lattice time leaves room for the grid's other times.
+        """
+        last, n = np.asarray(first_cost), len(self.times)
+
+        def priced(index: int) -> Grid | None:
+            t_1 = float(self.times[index])
+            grid = make(t_1) if t_1 < 1.0 else Grid((1.0, 0.0))
+            if grid.times[-2] != t_1:  # a single step starts at t = 1 whatever t_1
+                return None
+            cost = float(transition_costs(self.schedule, curve, covariance, grid).sum() + last[index])
+            return Grid(grid.times, grid.objective, cost)
+
+        stride = max(1, n // 100)
+        coarse = {i: priced(i) for i in [*range(0, n - 1, stride), n - 1]}
+        steps = max((grid.steps for grid in coarse.values() if grid is not None), default=None)
+        if steps is None:
             raise ValueError("no lattice time can be the first time of this grid; use a finer lattice")
-        return best
+        candidates = {i: g for i, g in coarse.items() if g is not None and g.steps == steps}
+        centre = min(candidates, key=lambda i: candidates[i].cost)
+        fine = [priced(i) for i in range(max(0, centre - stride), min(n, centre + stride + 1))]
+        return min((g for g in fine if g is not None and g.steps == steps), key=lambda grid: grid.cost)

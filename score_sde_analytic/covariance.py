@@ -96,6 +96,11 @@ class Isotropic(IsotropicCovariance):
     curve: NoiseCurve
     max_posterior_variance: float = math.inf
 
+    def optimal_for(self, curve: NoiseCurve) -> bool:
+        """Whether these are the optimal variances when R is that of `curve`."""
+        same = np.array_equal(curve.log_snr, self.curve.log_snr) and np.array_equal(curve.y, self.curve.y)
+        return same and math.isinf(self.max_posterior_variance)
+
     def variance(self, kernel: Kernel, t: Level) -> Any:
         return kernel.variance(np.minimum(self.curve.posterior_variance(t.log_snr), self.max_posterior_variance))
 

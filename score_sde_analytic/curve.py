@@ -8,6 +8,7 @@ weighted isotonic regression and a monotone cubic (PCHIP) in lam, constant beyon
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -38,7 +39,8 @@ def residual_bound(statistics: DataStatistics | None = None, data_range: DataRan
 
     v is the largest variance of data in [lo, hi]; each bound is the error of a linear estimator, so each has y nondecreasing.
 
-    The bounds hold for the ideal posterior; a poor network's own residual may honestly exceed them.
+    The bounds hold for the ideal posterior; a poor network's own residual may honestly exceed them. The eigenvalues of a
+    sample covariance make the last one too small by about d / n, so it is used only for n >= 50 d or a closed form.
     """
 
     def bound(log_snr: Array) -> Array:
@@ -49,7 +51,7 @@ def residual_bound(statistics: DataStatistics | None = None, data_range: DataRan
             cap = np.minimum(cap, power / (1 + power))
         if statistics is not None:
             cap = np.minimum(cap, snr * statistics.variance / (1 + snr * statistics.variance))
-            if statistics.eigenvalues is not None:
+            if statistics.eigenvalues is not None and not 0 < statistics.count < 50 * len(statistics.eigenvalues):
                 power = np.multiply.outer(snr, statistics.eigenvalues)
                 cap = np.minimum(cap, (power / (1 + power)).mean(-1))
         return cap
@@ -113,6 +115,10 @@ class NoiseCurve:
         usable = (r > 0.0) & (r < 1.0)
         if not usable.any():
             raise ValueError(f"the {source} values leave no knot with R in (0, 1): measure with more draws or other knots")
+        if not usable.all():
+            lost = ", ".join(f"{value:.1f}" for value in lam[~usable])
+            message = f"R from '{source}' is outside (0, 1) at log-SNR {lost}: the curve is interpolated or constant there"
+            warnings.warn(message, stacklevel=2)
         lam, r = lam[usable], r[usable]
         y = lam - logit(r)
         weights = np.ones_like(y)
@@ -123,8 +129,8 @@ class NoiseCurve:
             weights = np.where(weights.any(), weights, 1.0)  # errors unknown everywhere: all count equally
         y = isotonic_regression(y, weights=weights).x
         if bound is not None:
-            with np.errstate(divide="ignore"):
-                y = np.maximum(y, lam - logit(bound(lam)))
+            # A bound of 0 (constant data) leaves no posterior variance: C = exp(-700).
+            y = np.maximum(y, lam - logit(np.maximum(bound(lam), np.exp(np.minimum(lam, 0.0) - 700.0))))
         return cls(lam, y, source, dict(fingerprint or {}))
 
     @cached_property

@@ -65,6 +65,10 @@ class DataRange:
     def check(self, x: Tensor) -> None:
         """Raise ValueError for values that are not finite, outside [lo, hi], or off the grid of levels."""
         slack = 1e-5 * (self.hi - self.lo)
+        if not x.is_floating_point():
+            raise ValueError(f"the data are {x.dtype}; give floating-point values (DataRange.encode converts integers)")
+        if x.ndim < 2:
+            raise ValueError(f"a batch of examples has shape {tuple(x.shape)}; each example needs at least one dimension")
         if not torch.isfinite(x).all():
             raise ValueError("the data hold NaN or inf; clean them first")
         if x.min() < self.lo - slack or x.max() > self.hi + slack:
@@ -147,7 +151,7 @@ class DataStatistics:
             (data_range or DataRange(-torch.inf, torch.inf)).check(x)
             if count == 0:
                 sha.update(f"{tuple(x.shape[1:])}{x.dtype}".encode())
-            sha.update(x.contiguous().numpy().tobytes())
+            sha.update(x.contiguous().flatten().view(torch.uint8).numpy().tobytes())
             flat = x.double().flatten(1)
             total = flat.sum(0) if total is None else total + flat.sum(0)
             squares += float(flat.square().mean(1).sum())

@@ -3,13 +3,13 @@
     c(i, j) = mean_k 1/2 log(1 + R_jk expm1(lam_i - lam_j))      the step from point j down to i < j, nats per dimension
     cost of a path p_1 < .. < p_K = N - 1:   first_cost[p_1] + c(p_1, p_2) + .. + c(p_{K-1}, p_K)
 
-Points ascend in time, so log-SNR lam strictly decreases along the index and point N - 1 is t = 1. Where y = lam + log((1 - R)/R)
-never decreases in lam, c is Monge,
+Points ascend in time, so log-SNR lam strictly decreases along the index and point N - 1 is t = 1. Where
+y = lam + log((1 - R)/R) never decreases in lam, c is Monge,
 
     c(i, j) + c(i', j') <= c(i, j') + c(i', j)      for i < i' < j < j'
 
-so successors are monotone and the optimal cost from a fixed first point is convex in the number of steps. Forbidding short steps
-keeps this: of the four steps (i', j) is the shortest, so if it is allowed, so are the others.
+so best successors are monotone and the optimal cost from a fixed first point is convex in the number of steps. Forbidding
+short steps keeps this: of the four steps (i', j) is the shortest, so if it is allowed, so are the others.
 
 The recursion runs from t = 1 towards the data: `first_cost` then enters only at the end and may be anything, inf included.
 (Knuth, 1971; Yao, 1982; Galil & Park, 1992, for the monotone searches; Aggarwal, Schieber & Tokuyama, 1994, for a single K.)
@@ -17,11 +17,10 @@ The recursion runs from t = 1 towards the data: `first_cost` then enters only at
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Sequence
+import importlib.util
 from dataclasses import dataclass
-from typing import Any, Literal
+from types import ModuleType
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,6 +34,7 @@ Method = Literal["auto", "monge", "plain"]
 MAX_SPAN = 300.0  # exp(2 MAX_SPAN) is the largest number formed
 MAX_PLAIN_POINTS = 8000  # about 0.5 GB per N x N array, of which the plain recursion holds three
 MAX_TABLE_BYTES = 4 * 2**30
+COARSE_POINTS = 2000  # of the lattice that yields a first guess at the price
 ROUNDING = 1e-12  # relative; what sums of rounded costs may differ by
 
 
@@ -102,8 +102,8 @@ class StepCosts:
         """(N,): for each point i the smallest j > i with lam_i - lam_j >= min_spacing, to rounding; N where there is none."""
         if not min_spacing >= 0.0:
             raise ValueError(f"min_spacing is a difference of log-SNRs and must be at least 0, got {min_spacing}")
-        close = self.log_snr - min_spacing * (1.0 - ROUNDING)
-        return np.maximum(np.searchsorted(-self.log_snr, -close), np.arange(len(self)) + 1)
+        allowed = np.searchsorted(-self.log_snr, (min_spacing - ROUNDING) - self.log_snr)
+        return np.maximum(allowed, np.arange(len(self)) + 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,21 +124,21 @@ class ShortestPaths:
 def is_monge(costs: StepCosts, tolerance: float = 1e-6) -> bool:
     """Whether y = lam + log((1 - R)/R) never falls, as lam grows, more than `tolerance` below its largest value so far.
 
-    R = 0 and R = 1 stand for y = inf and -inf. Near R = 1 the rounding of R alone moves y by eps / (1 - R), which is allowed. A fall
-    of `tolerance` breaks each Monge inequality, hence the optimality of each step, by at most tolerance / 2 nats per dimension.
+    R = 0 is y = inf and R = 1 is y = -inf, but where 1 - R is a few roundings of R, y gets the benefit of the doubt. A fall of
+    `tolerance` breaks each Monge inequality, hence the optimality of each step, by at most tolerance / 2 nats per dimension.
     """
-    r = costs.columns[::-1]
+    r, eps = costs.columns[::-1], 4.0 * np.finfo(np.float64).eps
     with np.errstate(divide="ignore", invalid="ignore"):
-        y = costs.log_snr[::-1, None] + np.log1p(-r) - np.log(r)
-        slack = tolerance + 4.0 * np.finfo(np.float64).eps / (1.0 - r)
-        fall = np.maximum.accumulate(y, axis=0) - y
-    return bool(np.all((fall <= slack) | np.isnan(fall)))  # inf - inf: no fall
+        base = costs.log_snr[::-1, None] - np.log(r)
+        least, most = base + np.log(np.maximum(1.0 - r - eps, 0.0)), base + np.log(1.0 - r + eps)
+        fall = np.maximum.accumulate(least, axis=0) - most
+    return bool(np.all((fall <= tolerance) | np.isnan(fall)))  # inf - inf: no fall
 
 
 def shortest_paths(
     costs: StepCosts, first_cost: ArrayLike, max_steps: int, method: Method = "auto", min_spacing: float = 0.0
 ) -> ShortestPaths:
-    """Shortest paths of 1 .. max_steps steps; "auto" takes the Monge solver if `is_monge` allows it.
+    """Shortest paths of 1 .. max_steps steps; "auto" takes the Monge solver if `is_monge` allows it and numba is there.
 
     Args:
         first_cost: (N,), nats per dimension of the last step, from each point to the data; inf forbids a first time.
@@ -150,7 +150,8 @@ def shortest_paths(
     """
     if method not in ("auto", "monge", "plain"):
         raise ValueError(f"method must be 'auto', 'monge' or 'plain', got {method!r}")
-    monge = method == "monge" or (method == "auto" and is_monge(costs))
+    has_numba = importlib.util.find_spec("numba") is not None
+    monge = method == "monge" or (method == "auto" and has_numba and is_monge(costs))
     solve = monge_paths if monge else plain_paths
     return ShortestPaths(*solve(costs, first_cost, max_steps, min_spacing), "monge" if monge else "plain")
 
@@ -179,7 +180,7 @@ def monge_paths(
 ) -> tuple[list[Indices], Array]:
     """Shortest paths of 1 .. max_steps steps for Monge costs: about K N time, 4 K N bytes.
 
-        V_1[i] = c(i, N - 1),   V_m[i] = min_j c(i, j) + V_{m-1}[j],   cost of K steps = min_i first_cost[i] + V_{K-1}[i]
+        V_0[N - 1] = 0,   V_m[i] = min_{j > i} c(i, j) + V_{m-1}[j],   cost of K steps = min_i first_cost[i] + V_{K-1}[i]
 
     Costs that are not Monge give valid paths that need not be the shortest.
 
@@ -192,34 +193,20 @@ def monge_paths(
     """
     first, n = _checked(costs, first_cost, max_steps), len(costs)
     if 4 * max_steps * n > MAX_TABLE_BYTES:
-        raise ValueError(
-            f"{max_steps} steps on {n} points need a table of {4e-9 * max_steps * n:.3g} GB; use monge_path for one number of steps"
-        )
-    _compile()
-    level, slope = _lines(costs)
-    nearest, successors = costs.nearest(min_spacing), np.empty((max_steps, n), dtype=np.int32)
-    successors[0] = n - 1
-    rest, last, gap = np.zeros(n), n - 1, n / 2
-    starts = [n - 1 if np.isfinite(first[-1]) else n]
-    for arcs in range(1, max_steps):
-        stride = 2 ** int(np.log2(1.0 + gap))
-        rest, count = _layer(level, slope, nearest, last, stride, rest, successors[arcs - 1], successors[arcs])
-        total = first[:count] + 0.5 * np.log1p(rest[:count])
-        starts.append(int(total.argmin()) if count and np.isfinite(total.min()) else n)
-        if count == 0:
-            break
-        gap, last = float((successors[arcs - 1, :count] - successors[arcs, :count]).mean()), count - 1
-    starts += [n] * (max_steps - len(starts))
-    paths = [_unrolled(successors, start, arcs) for arcs, start in enumerate(starts)]
-    return paths, np.array([_total(costs, first, path) for path in paths])
+        size = f"{4e-9 * max_steps * n:.3g} GB"
+        raise ValueError(f"{max_steps} steps on {n} points need a table of {size}; use monge_path for one number of steps")
+    kernels = _compiled()
+    successors, starts, values = kernels.table(*_lines(costs), costs.nearest(min_spacing), first, max_steps)
+    paths = np.split(kernels.unroll(successors, starts), np.cumsum(np.arange(1, max_steps)))
+    return [path if np.isfinite(value) else path[:0] for path, value in zip(paths, values, strict=True)], values
 
 
 def monge_path(costs: StepCosts, first_cost: ArrayLike, steps: int) -> tuple[Indices, float]:
-    """The shortest path of exactly `steps` steps for Monge costs, in O(N) memory: for lattices of 10^5 .. 10^6 points.
+    """The shortest path of exactly `steps` steps for Monge costs in O(N) memory: for lattices of 10^5 .. 10^6 points.
 
-        V_n[i] >= min_m (V_m[i] + price m) - price n      for every price; equal at the right one, V being convex in n
+        V_n[i] >= min_m (V_m[i] + m price) - n price      for every price per step; equal at the right one, V being convex in n
 
-    One pass at one price takes O(N log N) and bounds V from every first point i, so only few first points are ever solved for.
+    One pass of O(N log N) at one price bounds V_n from every first point, so only few of them need a search for their price.
 
     Returns:
         (path, cost): ascending indices that end in N - 1 and nats per dimension; an empty path and inf where none exists.
@@ -233,60 +220,119 @@ def monge_path(costs: StepCosts, first_cost: ArrayLike, steps: int) -> tuple[Ind
         paths, values = monge_paths(costs, first, steps)
         return paths[-1], float(values[-1])
     search = _PriceSearch(costs, steps - 1)
-    best, value = np.empty(0, dtype=np.int64), np.inf
+    if len(costs) > 4 * (coarse := max(COARSE_POINTS, 4 * steps)):
+        search.price(_guess(costs, first, steps, coarse))
+    best, value, goal = np.empty(0, dtype=np.int64), np.inf, np.inf
     while True:
         total = first + search.bound
         start = int(total.argmin())
-        if not total[start] < value - ROUNDING * (1.0 + abs(value) if best.size else 0.0):
+        if total[start] >= goal:
             return best, value
         path = search.path(start)
-        cost = _total(costs, first, path)
+        cost = float(first[start]) + costs.of(path)
         if cost < value:
-            best, value = path, cost
+            best, value, goal = path, cost, cost - ROUNDING * (1.0 + abs(cost))
 
 
 class _PriceSearch:
-    """Shortest paths of a given number of arcs from any first point, by prices per arc.
+    """Shortest paths of a given number of arcs from any one point to the end, found by a price per arc.
 
     Attributes:
-        bound: lower bound on the cost of such a path from each first point, (N,); exact where `path` was called.
+        bound: lower bound on the cost of such a path from each point, (N,); its cost where `path` found it.
     """
 
     def __init__(self, costs: StepCosts, arcs: int) -> None:
-        _compile()
-        self._costs, self._arcs, self._price = costs, arcs, np.nan
-        self._lines = _lines(costs)
+        self._costs, self._arcs, self._lines = costs, arcs, _lines(costs)
+        self._successor: NDArray[np.int32] | None = None
         n = len(costs)
-        # c(i, j) >= c(i, k) + c(k, j): visiting every point costs least.
+        # c(i, j) + c(k, k) >= c(i, k) + c(k, j): the path through every point is the shortest of all.
         single = costs.between(np.arange(n - 1), np.arange(1, n))
-        self._every = np.append(np.cumsum(single[::-1])[::-1], 0.0)
-        self.bound = np.where(np.arange(n) < n - arcs, self._every, np.inf)
+        every = np.append(np.cumsum(single[::-1])[::-1], 0.0)
+        self.bound = np.where(np.arange(n) < n - arcs, every, np.inf)
 
     def path(self, start: int) -> Indices:
-        """The shortest path of `arcs` arcs from `start`: price by secants between a path of too few and one of too many."""
-        costs, arcs, end = self._costs, self._arcs, len(self._costs) - 1
-        short, long = np.array([start, end]), np.arange(start, end + 1)
-        low, high = self._every[start], costs.of(short)
-        if len(long) - 1 == arcs:
-            return self._solved(start, long)
-        price = self._price  # of the previous first point: often right at once
-        while True:
-            secant = max(high - low, 0.0) / (len(long) - len(short))
-            tried, price = (price, np.nan) if np.isfinite(price) else (secant, np.nan)
-            path = self._pass(tried, start)
-            value = costs.of(path)
-            line = high + secant * (len(short) - len(path))
-            if len(path) - 1 == arcs:
-                return self._solved(start, path)
-            if tried == secant and (
-                not len(short) < len(path) < len(long) or value >= line - ROUNDING * abs(line)
-            ):
-                return self._solved(start, _splice(short, long, arcs))  # both are shortest at this price
-            if len(short) < len(path) - 1 + 1 <= arcs:
-                short, high = path, value
-            elif arcs < len(path) - 1 < len(long) - 1:
-                long, low = path, value
+        """The shortest path of `arcs` arcs from `start`: secants between one path of too few arcs and one of too many."""
+        size, n = self._arcs + 1, len(self._costs)
+        short, long = np.array([start, n - 1]), np.arange(start, n)
+        if self._successor is not None:  # at the price of the last first point, often right at once
+            path = _compiled().follow(self._successor, start)
+            short, long = (path, long) if len(path) <= size else (short, path)
+        while len(short) < size < len(long):
+            low, high = self._costs.of(long), self._costs.of(short)
+            price = max(high - low, 0.0) / (len(long) - len(short))
+            path = _compiled().follow(self.price(price), start)
+            line = high + price * (len(short) - 1)
+            gain = line - self._costs.of(path) - price * (len(path) - 1)
+            if gain <= ROUNDING * line or not len(short) < len(path) < len(long):
+                short = _spliced(short, long, size)  # both ends are shortest at this price
+            elif len(path) <= size:
+                short = path
+            else:
+                long = path
+        found = short if len(short) == size else long
+        self.bound[start] = self._costs.of(found)
+        return found
 
-    def _pass(self, price: float, start: int) -> Indices: ...
+    def price(self, price: float) -> NDArray[np.int32]:
+        """The best successors, for any number of arcs, when each costs this price as well; improves all bounds."""
+        rest, self._successor = _compiled().relaxed(*self._lines, np.expm1(2.0 * price))
+        np.maximum(self.bound, 0.5 * np.log1p(rest) - self._arcs * price, out=self.bound)
+        return self._successor
 
-    def _solved(self, start: int, path: Indices) -> Indices: ...
+
+def _guess(costs: StepCosts, first: Array, steps: int, points: int) -> float:
+    """About the right price, from every so many points of the lattice."""
+    part = np.linspace(0, len(costs) - 1, points).astype(np.int64)
+    coarse = StepCosts(costs.log_snr[part], costs.residual[part])
+    path = monge_paths(coarse, first[part], steps)[0][-1]
+    start = path[0] if len(path) else 0
+    values = monge_paths(coarse, np.where(np.arange(points) == start, 0.0, np.inf), steps + 1)[1]
+    return max(0.5 * (values[-3] - values[-1]), 0.0) if np.isfinite(values[-3:]).all() else 0.0
+
+
+def _spliced(short: Indices, long: Indices, size: int) -> Indices:
+    """A path of `size` points from two that are shortest at one price: it starts as the long one and ends as the short one.
+
+    Somewhere a step (p, p') of the short path contains the step (q, q') of the long one that is `size - len(short)` places
+    ahead. By the Monge inequality exchanging the ends of the two costs nothing.
+    """
+    ahead = size - len(short)
+    cross = int(np.argmax(long[1 + ahead : size] <= short[1:]))
+    return np.concatenate([long[: cross + ahead + 1], short[cross + 1 :]])
+
+
+def _checked(costs: StepCosts, first_cost: ArrayLike, steps: int) -> Array:
+    """first_cost as a float64 array.
+
+    Raises:
+        ValueError: wrong shape, NaN or -inf, or `steps` outside 1 .. N.
+    """
+    first, n = np.asarray(first_cost, dtype=np.float64), len(costs)
+    if first.shape != (n,):
+        raise ValueError(f"first_cost must be ({n},), one per lattice point, got {first.shape}")
+    if np.any(np.isnan(first) | np.isneginf(first)):
+        raise ValueError("first_cost must be finite, or inf to forbid a first time")
+    if not 1 <= steps <= n:
+        raise ValueError(f"{steps} steps are not within 1 .. {n}, the number of lattice points; use a finer lattice")
+    return first
+
+
+def _lines(costs: StepCosts) -> tuple[Array, Array]:
+    """(level (N,), slope (N,) or, for d > 1, (N, d)) as `monge_kernels` takes them."""
+    above = costs.log_snr - costs.log_snr[-1]
+    slope = costs.columns * np.exp(-above)[:, None]
+    return np.expm1(above), slope[:, 0].copy() if slope.shape[1] == 1 else slope
+
+
+def _compiled() -> ModuleType:
+    """The kernels, compiled by numba, which is imported no sooner.
+
+    Raises:
+        ImportError: numba is absent.
+    """
+    try:
+        from score_sde_analytic import monge_kernels
+    except ImportError as error:
+        message = "the Monge solver needs numba: pip install 'score_sde_analytic[grids]', or use method='plain'"
+        raise ImportError(message) from error
+    return monge_kernels

@@ -78,9 +78,15 @@ class Grid:
 
 
 def _steps(steps: int) -> int:
-    if steps < 1:
-        raise ValueError(f"a grid needs at least one step, got {steps}")
+    if steps != int(steps) or steps < 1:
+        raise ValueError(f"a grid needs a whole number of steps, at least one, got {steps}")
     return steps
+
+
+def _first(first: float) -> float:
+    if not 0.0 < first < 1.0:
+        raise ValueError(f"the first time t_1 must lie between 0 and 1, got {first}")
+    return first
 
 
 def _ends_in_data(times: Array, objective: str) -> Grid:
@@ -90,23 +96,23 @@ def _ends_in_data(times: Array, objective: str) -> Grid:
 
 def even(steps: int, first: float) -> Grid:
     """Times even in t from 1 down to t_1 = `first`, then 0."""
-    return _ends_in_data(np.linspace(1.0, first, _steps(steps)), "even in t")
+    return _ends_in_data(np.linspace(1.0, _first(first), _steps(steps)), "even in t")
 
 
 def quadratic(steps: int, first: float) -> Grid:
     """sqrt(t) even from 1 down to sqrt(first), then 0 (DDIM's quadratic grid, without its duplicates)."""
-    return _ends_in_data(np.linspace(1.0, math.sqrt(first), _steps(steps)) ** 2, "even in sqrt(t)")
+    return _ends_in_data(np.linspace(1.0, math.sqrt(_first(first)), _steps(steps)) ** 2, "even in sqrt(t)")
 
 
 def even_log_snr(schedule: Schedule, steps: int, first: float) -> Grid:
     """Log-SNR even from t = 1 to that of t = `first`, then 0."""
-    lam = np.linspace(schedule.log_snr(1.0), schedule.log_snr(first), _steps(steps))
+    lam = np.linspace(schedule.log_snr(1.0), schedule.log_snr(_first(first)), _steps(steps))
     return _ends_in_data(np.asarray(schedule.time(lam)), "even in log-SNR")
 
 
 def karras(schedule: Schedule, steps: int, first: float, rho: float = 7.0) -> Grid:
     """(sigma/alpha)^(1/rho) even from t = 1 down to t = `first`, then 0 (Karras et al., NeurIPS 2022, eq. 5)."""
-    ends = np.exp(-0.5 / rho * np.asarray(schedule.log_snr(np.array([1.0, first]))))
+    ends = np.exp(-0.5 / rho * np.asarray(schedule.log_snr(np.array([1.0, _first(first)]))))
     ladder = np.linspace(ends[0], ends[1], _steps(steps))
     return _ends_in_data(np.asarray(schedule.time(-2.0 * rho * np.log(ladder))), f"Karras, rho={rho:g}")
 

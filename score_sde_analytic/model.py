@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -23,6 +24,8 @@ from score_sde_analytic.schedule import Level, Schedule
 Quantity = Literal["eps", "x_0", "v", "score"]
 Coordinates = Literal["schedule", "vp", "ve"]
 Number = float | Tensor
+#: Layers whose output depends on the mode of the network.
+RANDOM_WHEN_TRAINING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,8 @@ class ScoreModel:
     """A network and the schedule it is used with: `model(x_t, t) -> Prediction`.
 
     Args:
-        net: called as `net(x, labels, **cond)`; returns a tensor, or an object with `.sample` as diffusers' networks do.
+        net: called as `net(x, labels)` (bind conditions beforehand, as with functools.partial); returns a tensor, or an
+            object with `.sample` as diffusers' networks do.
         schedule: the forward process of x_t. It may differ from the one the network was trained with if `times` and
             `coordinates` speak the network's language (a network fed log-SNR in "vp" coordinates serves every schedule).
         predicts: what the network outputs: "eps", "x_0", "v" or "score".
@@ -194,6 +198,8 @@ class ScoreModel:
             raise ValueError(f"coordinates must be one of {get_args(Coordinates)}, got {coordinates!r}")
         if clamp is not None and not clamp[0] < clamp[1]:
             raise ValueError(f"clamp needs lo < hi, got {clamp}")
+        if isinstance(net, nn.Module) and any(m.training and isinstance(m, RANDOM_WHEN_TRAINING) for m in net.modules()):
+            warnings.warn("the network is in training mode, its predictions are random or drift; call net.eval()", stacklevel=2)
         self.net = net
         self.schedule = schedule
         self.predicts = predicts
@@ -204,7 +210,7 @@ class ScoreModel:
         self.evaluations = 0
         self._fingerprint = fingerprint
 
-    def __call__(self, x_t: Tensor, t: float | Tensor, **cond: Any) -> Prediction:
+    def __call__(self, x_t: Tensor, t: float | Tensor) -> Prediction:
         """Predict at time t: a number, or a tensor of shape () or (batch,).
 
         Raises:
@@ -213,9 +219,9 @@ class ScoreModel:
         """
         if isinstance(t, Tensor) and not (t > 0).all():
             raise ValueError("t = 0 is the data itself (and NaN no time): pass times in (0, 1]")
-        return self.predict(x_t, self.schedule.level(t), **cond)
+        return self.predict(x_t, self.schedule.level(t))
 
-    def predict(self, x_t: Tensor, level: Level, **cond: Any) -> Prediction:
+    def predict(self, x_t: Tensor, level: Level) -> Prediction:
         """`__call__` with the scalars of the noise level at hand, as samplers have them."""
         if not isinstance(level.sigma, Tensor) and level.sigma == 0.0:
             raise ValueError("t = 0 is the data itself: there is nothing to predict")
@@ -223,7 +229,7 @@ class ScoreModel:
         x = x_t if isinstance(norm, float) and norm == 1.0 else x_t / expand(norm, x_t)
         self.calls += 1
         self.evaluations += len(x_t)
-        out = self.net(x, self._labels(level, x), **cond)
+        out = self.net(x, self._labels(level, x))
         out = self._checked(getattr(out, "sample", out), x_t)
         prediction = self._read(out, x, x_t, level, norm)
         return prediction if self.clamp is None else prediction.clamp(*self.clamp)

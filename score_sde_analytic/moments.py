@@ -39,8 +39,15 @@ from score_sde_analytic.schedule import Array, Level
 
 KIND = "moments"
 OUTCOMES = {"noise_power": 0, "cross": 1, "residual": 2}
-#: Decoder standard deviations in units of sigma / alpha.
-DECODER_RATIOS = 2.0 ** np.arange(-5.0, 1.01, 0.25)
+#: Decoder standard deviations in units of `decoder_scale`.
+DECODER_RATIOS = 2.0 ** np.arange(-5.0, 1.01, 0.5)
+#: Coordinates per draw that enter the decoder table; a random subset keeps it cheap beside the network.
+DECODER_COORDINATES = 256
+
+
+def decoder_scale(log_snr: ArrayLike, data_variance: float) -> Array:
+    """(snr + 1/V)^{-1/2}: posterior standard deviation of Gaussian data of variance V; sigma/alpha where that is small."""
+    return np.exp(-0.5 * np.logaddexp(log_snr, -math.log(max(data_variance, 1e-30))))
 
 
 @dataclass(frozen=True)
@@ -144,8 +151,18 @@ class Moments:
         difference = combined.sum(0) / self.draws + 1.0
         return difference, difference / np.maximum(_ratio_stderr(combined, self.counts), 1e-300)
 
+    @property
+    def data_variance(self) -> float:
+        """V of the data, the unit of the decoder table."""
+        return float(self.fingerprint["data_variance"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether every knot reached its tolerance or its largest number of draws."""
+        return not self.state["active"]
+
     def decoder_nats(self) -> Array:
-        """E[-log p(x_0 | x_t)] in nats per dimension, (m, r), decoder std = DECODER_RATIOS * sigma / alpha."""
+        """E[-log p(x_0 | x_t)] in nats per dimension, (m, r), decoder std = DECODER_RATIOS * decoder_scale."""
         return self.decoder_sums.sum(0) / self.draws[:, None]
 
     def without(self, group: int) -> Moments:
@@ -247,6 +264,7 @@ def estimate(
         "data": statistics.digest,
         # A closed form says nothing of the examples drawn from it.
         "examples": "" if statistics.count else DataStatistics.of(dataset, data_range, max_eigen=0).digest,
+        "data_variance": statistics.variance,
         "seed": seed,
         "groups": groups,
         "decoder": None if data_range is None else [data_range.lo, data_range.hi, data_range.levels],
@@ -258,9 +276,10 @@ def estimate(
         run.resume(Moments.load(path, identity))
     saved = time.monotonic()
     with tqdm(
-        total=max_draws * len(knots), initial=int(run.counts.sum()), desc="moments", unit="eval", disable=not progress
+        total=min_draws * len(knots), initial=int(run.counts.sum()), desc="moments", unit="eval", disable=not progress
     ) as bar:
         for drawn in run.advance():
+            bar.total = max(bar.total, int(run.counts.sum()) + batch_size * (len(run.active) - run.knot))
             bar.update(drawn)
             if path is not None and time.monotonic() - saved > save_seconds:
                 run.result().save(path)
@@ -347,7 +366,9 @@ class _Pass:
         np.add.at(self.counts[:, m], group, 1.0)
         np.add.at(self.sums[:, m], group, values)
         self.products[m] += values.T @ values
-        np.add.at(self.decoder_sums[:, m], group, self._decoder_nats(x_0, prediction.x_0, level).cpu().numpy())
+        subset = torch.randperm(x_0[0].numel(), generator=generator)[:DECODER_COORDINATES].to(x_0.device)
+        x_0, x_0_hat = (x.flatten(1)[:, subset] for x in (x_0, prediction.x_0))
+        np.add.at(self.decoder_sums[:, m], group, self._decoder_nats(x_0, x_0_hat, level).cpu().numpy())
 
     def _values(self, x_0: Tensor, eps: Tensor, eps_hat: Tensor) -> Tensor:
         """[Lambda, X, R, controls minus their means] per draw, (batch, 6) float64."""
@@ -368,7 +389,7 @@ class _Pass:
         return values
 
     def _decoder_nats(self, x_0: Tensor, x_0_hat: Tensor, level: Level) -> Tensor:
-        stds = (DECODER_RATIOS * level.sigma / level.alpha).tolist()
+        stds = (DECODER_RATIOS * decoder_scale(level.log_snr, self.statistics.variance)).tolist()
         return torch.stack([decoder_nats(x_0, x_0_hat, std, self.data_range) for std in stds], 1)
 
 

@@ -246,6 +246,8 @@ class CosineVP(VariancePreserving):
     def __post_init__(self) -> None:
         if self.offset <= 0.0:
             raise ValueError(f"offset must be positive, got {self.offset}")
+        if not -60.0 <= self.log_snr_min <= 0.0:
+            raise ValueError(f"log_snr_min, reached at t = 1, must lie in [-60, 0], got {self.log_snr_min}")
 
     @property
     def _start(self) -> float:

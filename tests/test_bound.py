@@ -15,7 +15,7 @@ from score_sde_analytic.kernel import reverse_kernel
 from score_sde_analytic.likelihood import Chain, measure, paper_chain, predict
 from score_sde_analytic.mixture import GaussianMixture
 from score_sde_analytic.model import ScoreModel
-from score_sde_analytic.moments import estimate
+from score_sde_analytic.moments import decoder_scale, estimate
 from score_sde_analytic.schedule import VE, CosineVP, LinearVP, Tabulated
 
 BITS = 1 / math.log(2)
@@ -184,7 +184,7 @@ def test_one_step_has_no_transitions(triple, moments):
     assert bound.transitions.value == 0.0
     assert bound.per_step.shape == (0,)
     assert math.isnan(bound.total.stderr)  # one example
-    wide = math.exp(-schedule.log_snr(1.0) / 2)
+    wide = float(decoder_scale(schedule.log_snr(1.0), moments.data_variance))
     predicted = predict(moments, schedule, {"a": Chain(Grid((1.0, 0.0)), Beta(), wide)}, 1.0)["a"]
     assert predicted.transitions == (0.0, 0.0)
 
@@ -229,7 +229,13 @@ def test_bad_data_are_refused(x, data_range, match):
 
 def test_chains_must_share_a_grid():
     model, x = ScoreModel(lambda x, t: x, LinearVP()), torch.zeros(3, 2)
-    for chains in ({}, {"a": Chain(even(3, 0.1), Beta(), 0.1), "b": Chain(even(4, 0.1), Beta(), 0.1)}):
+    with pytest.raises(ValueError, match="at least one"):
+        measure(model, x, {}, **QUIET)
+    with pytest.raises(ValueError, match="at least 1"):
+        measure(model, x, {"a": Chain(even(3, 0.1), Beta(), 0.1)}, draws=0, **QUIET)
+    with pytest.raises(ValueError, match="starts from the prior"):
+        Chain(Grid((0.5, 0.1, 0.0)), Beta(), 0.1)
+    for chains in [{"a": Chain(even(3, 0.1), Beta(), 0.1), "b": Chain(even(4, 0.1), Beta(), 0.1)}]:
         with pytest.raises(ValueError, match="share one grid"):
             measure(model, x, chains, **QUIET)
 

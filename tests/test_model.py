@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from conftest import SCHEDULES
-from score_sde_analytic.model import Continuous, LogSNR, OneBased, ScoreModel, Sigma, ZeroBased, digest_of
+from score_sde_analytic.model import Continuous, LogSNR, OneBased, Prediction, ScoreModel, Sigma, ZeroBased, digest_of
 from score_sde_analytic.schedule import LinearVP, Tabulated
 
 MEAN, VARIANCE = 0.4, 0.25
@@ -153,8 +153,23 @@ def test_dtype_of_the_state_is_kept(schedule, dtype, predicts, t):
 
 
 def test_objects_with_a_sample_are_read():
-    model = ScoreModel(lambda x, t, y: SimpleNamespace(sample=x * y), LinearVP())
-    assert model(torch.ones(2, 1), 0.5, y=3.0).eps.tolist() == [[3.0], [3.0]]
+    model = ScoreModel(lambda x, t: SimpleNamespace(sample=3.0 * x), LinearVP())
+    assert model(torch.ones(2, 1), 0.5).eps.tolist() == [[3.0], [3.0]]
+
+
+def test_a_network_in_training_mode_is_noticed():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
+    with pytest.warns(UserWarning, match=r"call net\.eval"):
+        ScoreModel(net, LinearVP())
+    ScoreModel(net.eval(), LinearVP())
+
+
+@pytest.mark.parametrize("kind", ["eps", "x_0"])
+def test_combine_is_a_linear_combination(kind):
+    x, value = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
+    for level in (LinearVP().level(0.3), LinearVP().level(torch.tensor([0.1, 0.5, 0.9]))):
+        prediction = Prediction(x, level, value, kind)
+        torch.testing.assert_close(prediction.combine(0.3, 1.7), 0.3 * x + 1.7 * prediction.x_0)
 
 
 def test_calls_are_counted():

@@ -15,7 +15,7 @@ from score_sde_analytic.curve import NoiseCurve
 from score_sde_analytic.data import DataRange, DataStatistics
 from score_sde_analytic.mixture import GaussianMixture
 from score_sde_analytic.model import LogSNR, ScoreModel
-from score_sde_analytic.moments import DECODER_RATIOS, Moments, decoder_nats, estimate
+from score_sde_analytic.moments import DECODER_RATIOS, Moments, decoder_nats, decoder_scale, estimate
 from score_sde_analytic.schedule import VE, CosineVP, LinearVP
 
 ARRAYS = ("log_snr", "counts", "sums", "products", "decoder_sums")
@@ -196,7 +196,7 @@ def test_decoder_table_is_a_gaussian_likelihood(triple):
     schedule = LinearVP()
     m = estimate(triple.score_model(schedule), triple.sample(2000), [2.0], min_draws=2000, max_draws=2000, progress=False)
     level = schedule.level_at(2.0)
-    std = DECODER_RATIOS * level.sigma / level.alpha
+    std = DECODER_RATIOS * decoder_scale(2.0, m.data_variance)
     plain = m.sums.sum(0)[0, 2] / m.draws[0] * (level.sigma / level.alpha) ** 2
     np.testing.assert_allclose(m.decoder_nats()[0], np.log(std) + 0.5 * (np.log(2 * np.pi) + plain / std**2), rtol=1e-9)
 

@@ -45,7 +45,7 @@ def lattice_costs(curve: NoiseCurve, points: int, most: int) -> np.ndarray:
     lattice = Lattice.even_log_snr(ENDS["cosine"], points, HIGH)
     first = np.where(np.arange(points) == 0, 0.0, np.inf)
     grids = lattice.optimal_grids(curve, Isotropic(curve), first, most + 1)
-    return np.array([grid.cost for grid in grids])
+    return np.array([grids[steps].cost for steps in range(2, most + 2)])
 
 
 def ends(name: str) -> Schedule:
@@ -150,7 +150,7 @@ def test_every_schedule_gets_the_same_levels_and_bits(mixture):
         curve, table = NoiseCurve.fit(moments), Reconstruction.of(moments)
         lattice = Lattice.even_log_snr(schedule, 150, HIGH)
         first = table.best(lattice.levels.log_snr)[0]
-        grid = lattice.optimal_grids(curve, Isotropic(curve), first, 10)[-1]
+        grid = lattice.optimal_grids(curve, Isotropic(curve), first, 10)[10]
         objective = Objective(curve, LOW, HIGH, (lattice.levels.log_snr[::-1], first[::-1]))
         fine = refined(schedule, objective, 10)
         results[name] = (

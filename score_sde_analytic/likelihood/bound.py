@@ -50,8 +50,10 @@ class Chain:
     decoder_std: float
 
     def __post_init__(self) -> None:
-        if not self.decoder_std > 0.0:
-            raise ValueError(f"decoder_std must be positive, got {self.decoder_std}")
+        if not 0.0 < self.decoder_std < math.inf:
+            raise ValueError(f"decoder_std must be positive and finite, got {self.decoder_std}")
+        if self.grid.times[0] != 1.0:
+            raise ValueError(f"a chain starts from the prior at t = 1, this grid at {self.grid.times[0]:.6g}; begin it with 1")
 
 
 class Part(NamedTuple):
@@ -163,6 +165,10 @@ def measure(
     Raises:
         ValueError: chains of different grids, empty data, or data off their declared range or levels.
     """
+    if draws < 1 or batch_size < 1:
+        raise ValueError(f"draws and batch_size must be at least 1, got {draws} and {batch_size}")
+    if not chains:
+        raise ValueError("no chains to measure: pass at least one")
     if len({chain.grid.times for chain in chains.values()}) != 1:
         raise ValueError("chains measured together must share one grid; call measure once per grid")
     dataset = as_dataset(data)

@@ -54,9 +54,12 @@ def curve(path: Path, moments: Moments, curves: Mapping[str, NoiseCurve], bound:
     fine = np.linspace(lam[0], lam[-1], 400)
     _residual_panel(axes[0], moments, curves, bound, fine)
     _variance_panel(axes[1], moments, curves, bound, fine)
-    axes[2].plot(lam, moments.calibration()[1], "o", ms=3, color="0.2", label=r"$1 - \Lambda - R$")
-    axes[2].axhspan(-2, 2, color="0.85", zorder=0, label="±2 standard errors")
-    axes[2].set(title="Calibration: zero for an exact score", xlabel="log-SNR", ylabel="standard errors")
+    difference, size = moments.calibration()
+    error = np.abs(difference / np.where(size == 0, 1.0, size))
+    label = r"$1 - \Lambda - R$ ± 2 SE"
+    axes[2].errorbar(lam, difference, 2 * error, fmt="o", ms=3, lw=0.8, color="0.2", label=label)
+    axes[2].axhline(0.0, color="0.5", lw=0.8)
+    axes[2].set(title="Calibration: zero for an exact score", xlabel="log-SNR", ylabel="difference")
     for axis in axes:
         axis.legend(fontsize=8, framealpha=0.9)
     return _save(figure, path)
@@ -97,19 +100,29 @@ def _variance_panel(axis: Axes, moments: Moments, curves: Mapping[str, NoiseCurv
 def variances(
     path: Path, schedule: Schedule, grid: Grid, price: NoiseCurve, covariances: Mapping[str, IsotropicCovariance]
 ) -> Path:
-    """Variance of each step, and what each step costs, against time (Figure 1 of the Analytic-DPM paper)."""
+    """Variance of each step, and what each step costs, against log-SNR (Figure 1 of the Analytic-DPM paper)."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     levels = grid.levels(schedule)[:-1]
-    t = np.array(grid.times[:-2])
+    lam = schedule.log_snr(np.array(grid.times[:-2]))
     ks = kernels(levels)
     for name, covariance in sorted(covariances.items(), key=lambda item: item[0] == "score"):
         steps = covariance.steps(ks, levels[:-1])
         dashed = ".--" if name == "score" else ".-"  # drawn last, over the residual's line
-        axes[0].plot(t, [s.variance for s in steps], dashed, color=COLOURS[name], label=LABELS[name])  # type: ignore[attr-defined]
+        axes[0].plot(lam, [s.variance for s in steps], dashed, color=COLOURS[name], label=LABELS[name])  # type: ignore[attr-defined]
         cost = transition_costs(schedule, price, covariance, grid) / np.log(2.0)
-        axes[1].plot(t, cost, dashed, color=COLOURS[name], label=f"{LABELS[name]}: {cost.sum():.2f} bits/dim")
-    axes[0].set(title=f"Variance of the step from t, even grid, K = {grid.steps}", xlabel="t", ylabel="variance", yscale="log")
-    axes[1].set(title="Predicted cost of the step from t", xlabel="t", ylabel="bits/dim", yscale="log")
+        axes[1].plot(lam, cost, dashed, color=COLOURS[name], label=f"{LABELS[name]}: {cost.sum():.2f} bits/dim")
+    axes[0].set(
+        title=f"Variance of each step, even grid, K = {grid.steps}",
+        xlabel="log-SNR the step starts from",
+        ylabel="variance",
+        yscale="log",
+    )
+    axes[1].set(
+        title="Predicted cost of each step (legend: their sum)",
+        xlabel="log-SNR the step starts from",
+        ylabel="bits/dim",
+        yscale="log",
+    )
     for axis in axes:
         axis.legend(fontsize=8)
     return _save(figure, path)
@@ -134,12 +147,33 @@ def bits(path: Path, cells: Mapping[str, Any], grids: Sequence[str], choices: Se
                 else:
                     axis.errorbar(k, value, 2 * error, fmt="o", ms=4, capsize=2, color=COLOURS[name])
         titles = {"dp": "optimal grid (dynamic programming)", "even": "even in t", "even_tuned": "even in t, best first time"}
-        axis.set(title=titles.get(grid, grid), xlabel="network calls K", ylabel="bits/dim", xscale="log", yscale="log")
+        axis.set(title=titles.get(grid, grid), xlabel="network calls K", ylabel="bits/dim", xscale="log")
         ticks = [3, 5, 10, 25, 50, 100]
         axis.set_xticks(ticks, [str(k) for k in ticks])
-        _plain_ticks(axis)
+        axis.minorticks_off()
+        _cut_above(axis, cells, grid, choices)
     axes[0][-1].legend(title="line: predicted ± 2 SE\npoint: measured ± 2 SE", fontsize=8, title_fontsize=8)
     return _save(figure, path)
+
+
+def _cut_above(axis: Axes, cells: Mapping[str, Any], grid: str, choices: Sequence[str]) -> None:
+    """Leave a choice that is far worse than all others outside the axis, and say so."""
+    worst = {
+        name: min(cell["predicted"]["total"]["value"] for key, cell in cells.items() if key.startswith(f"{grid}/{name}/"))
+        for name in choices
+    }
+    best = max(cell["predicted"]["total"]["value"] for key, cell in cells.items() if key.startswith(f"{grid}/residual/"))
+    beyond = [name for name, value in worst.items() if value > 1.2 * best]
+    if beyond and len(beyond) < len(choices):
+        inside = [
+            cell["predicted"]["total"]["value"]
+            for key, cell in cells.items()
+            if key.startswith(f"{grid}/") and key.split("/")[1] not in beyond
+        ]
+        low, high = min(inside), max(inside)
+        axis.set_ylim(low - 0.08 * (high - low), high + 0.15 * (high - low))
+        text = ", ".join(f"{LABELS[name]}: {worst[name]:.3g} at best" for name in beyond)
+        axis.text(0.5, 0.97, f"beyond the axis: {text}", transform=axis.transAxes, ha="center", va="top", fontsize=8)
 
 
 #: One colour per grid in the pictures that compare grids.

@@ -46,7 +46,7 @@ class Ancestral(Sampler):
             raise ValueError("the handcrafted variance beta belongs to the DDPM kernel: use eta=1, or BetaTilde for eta<1")
         if self.final not in ("mean", "draw"):
             raise ValueError(f"final must be 'mean' or 'draw', got {self.final!r}")
-        if self.clip < 0.0:
+        if not self.clip >= 0.0:
             raise ValueError(f"clip must not be negative, got {self.clip}")
 
     def plan(self, grid: Grid) -> list[Step]:

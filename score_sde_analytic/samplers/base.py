@@ -90,6 +90,10 @@ def generate(
     """
     if count < 1 or batch_size < 1:
         raise ValueError(f"count and batch_size must be positive, got {count} and {batch_size}")
+    if grid.times[0] != 1.0:
+        raise ValueError(
+            f"samples start from the prior at t = 1, this grid at {grid.times[0]:.6g}; begin it with 1, or use run()"
+        )
     plan, parts = sampler.plan(grid), []
     with tqdm(total=count, desc=f"sample K={grid.steps}", unit="sample", disable=not progress, leave=False) as bar:
         for start in range(0, count, batch_size):
