@@ -162,10 +162,10 @@ def test_optimal_grids_are_priced_right_and_improve(schedule, steep):
             other = even_log_snr(schedule, grid.steps, grid.times[-2])
             rival = transition_costs(schedule, steep, Isotropic(steep), other).sum() + first[at]
             assert grid.cost <= rival + 0.02 * abs(rival)  # the rival may use times between lattice points
-    costs = np.array([g.cost for g in grids])
+    costs = np.array([g.cost for g in grids.values()])
     assert np.all(np.diff(costs) <= 1e-12)
     assert np.all(np.diff(costs, 2) >= -1e-9)  # convex in K: Monge
-    assert "60 levels: test" in grids[0].objective
+    assert "60 levels: test" in grids[1].objective
 
 
 def test_grids_are_shared_across_schedules(steep):
@@ -253,3 +253,19 @@ def test_table_of_moments(moments):
     table = Reconstruction.of(moments)
     np.testing.assert_allclose(table.nats, moments.decoder_nats())
     assert table.best(9.0)[1][0] < table.best(0.0)[1][0]
+
+
+def test_levels_beyond_the_knots_are_refused(reconstruction):
+    """Above the last knot the table knows nothing; below the first the scale of the data takes over."""
+    with pytest.raises(ValueError, match="beyond the last measured knot"):
+        reconstruction.best(11.0)
+    with pytest.raises(ValueError, match="beyond the last measured knot"):
+        reconstruction.at(11.0, 0.01)
+
+
+def test_the_decoder_of_one_step_is_that_of_the_data(mixture, moments):
+    """At t = 1 x_t says nothing of x_0: the best decoder is the data's own Gaussian."""
+    nats, std = Reconstruction.of(moments).best(-10.0)
+    variance = mixture.statistics().variance
+    assert std[0] == pytest.approx(math.sqrt(variance), rel=0.05)
+    assert nats[0] == pytest.approx(0.5 * math.log(2 * math.pi * math.e * variance), abs=0.05)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import TensorDataset
 
 from score_sde_analytic.curve import NoiseCurve, residual_bound
 from score_sde_analytic.data import DataRange, DataStatistics
@@ -227,3 +228,16 @@ def test_other_files_are_refused(tmp_path, moments):
         NoiseCurve.load(path)
     with pytest.raises(FileNotFoundError, match="no noise curve file"):
         NoiseCurve.load(tmp_path / "absent")
+
+
+def test_a_sample_covariance_of_few_examples_caps_nothing():
+    """For 300 isotropic Gaussian examples in 64 dimensions its eigenvalues would put R below the truth."""
+    few = DataStatistics.of(TensorDataset(torch.randn(300, 64, generator=torch.Generator().manual_seed(0))))
+    lam = np.linspace(-4.0, 8.0, 9)
+    np.testing.assert_allclose(residual_bound(few)(lam), gaussian_residual(lam, few.variance))
+
+
+def test_values_of_r_that_no_curve_can_take_are_reported():
+    with pytest.warns(UserWarning, match=r"outside \(0, 1\) at log-SNR 2.0"):
+        curve = NoiseCurve.from_residual([0.0, 1.0, 2.0], [0.4, 0.6, 1.1])
+    assert len(curve.y) == 2

@@ -174,3 +174,20 @@ def test_damaged_idx_files_are_refused(tmp_path, name, damage, match):
 def test_absent_idx_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="no IDX file"):
         read_idx_images(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (torch.zeros(4, 2, dtype=torch.uint8), "DataRange.encode converts"),
+        (torch.zeros(4), "at least one dimension"),
+    ],
+)
+def test_examples_that_are_no_data_are_refused(data, message):
+    """Integers would round the noise that is added to them."""
+    with pytest.raises(ValueError, match=message):
+        DataStatistics.of(TensorDataset(data))
+
+
+def test_bfloat16_data_have_statistics():
+    assert DataStatistics.of(TensorDataset(torch.ones(4, 2, dtype=torch.bfloat16))).second_moment == 1.0

@@ -173,3 +173,9 @@ def test_arguments_are_not_written_to():
 def test_bad_problems_are_refused(cost, first, steps, match):
     with pytest.raises(ValueError, match=match):
         optimal_paths(cost, first, steps)
+
+
+@pytest.mark.parametrize("first", [0.0, 1.0, 2.0, float("nan")])
+def test_first_times_outside_the_interval_are_refused(first):
+    with pytest.raises(ValueError, match="t_1 must lie between"):
+        even(5, first)

@@ -311,3 +311,21 @@ def test_damaged_networks_are_refused(name, damage, tmp_path):
     config.network.path = str(tmp_path / "net")
     with pytest.raises(ValueError, match="cannot read the network"):
         build.model(config, tmp_path, torch.device("cpu"))
+
+
+def test_a_damaged_training_state_is_refused(tmp_path):
+    (tmp_path / "train_state.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match="delete it to train from the start"):
+        train.run(tiny_training(), tmp_path)
+
+
+def test_grids_of_whole_indices(tmp_path):
+    """A lattice of table times, for networks that take nothing else."""
+    config = small_mixture()
+    config.grid.table, config.grid.min_spacing = 50, 0.5
+    experiment = Experiment(config, tmp_path)
+    times = np.array(experiment.grid("dp", "residual", 6).times)
+    np.testing.assert_allclose(times * 50, np.round(times * 50), atol=1e-9)
+    assert np.diff(experiment.schedule.log_snr(times[:-1])).min() >= 0.5
+    beta = np.array(experiment.grid("dp", "beta", 6).times)
+    assert np.diff(experiment.schedule.log_snr(beta[:-1])).min() >= 0.5

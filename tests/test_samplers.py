@@ -288,3 +288,9 @@ def test_a_plan_holds_the_kernels(schedule):
         assert step.kernel == reverse_kernel(step.s, step.t, 0.5)
         assert isinstance(step.covariance, IsotropicStep)
         assert all(type(value) is float for value in (step.kernel.a, step.kernel.b, step.kernel.rho2, step.covariance.variance))
+
+
+def test_samples_start_from_the_prior():
+    sampler = Ancestral(ScoreModel(lambda x, t: x, LinearVP()), BetaTilde())
+    with pytest.raises(ValueError, match="begin it with 1"):
+        generate(sampler, Grid((0.5, 0.1, 0.0)), (2,), 3)

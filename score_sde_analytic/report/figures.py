@@ -171,7 +171,8 @@ def _cut_above(axis: Axes, cells: Mapping[str, Any], grid: str, choices: Sequenc
             if key.startswith(f"{grid}/") and key.split("/")[1] not in beyond
         ]
         low, high = min(inside), max(inside)
-        axis.set_ylim(low - 0.08 * (high - low), high + 0.15 * (high - low))
+        margin = max(high - low, 0.05 * abs(high))
+        axis.set_ylim(low - 0.08 * margin, high + 0.15 * margin)
         text = ", ".join(f"{LABELS[name]}: {worst[name]:.3g} at best" for name in beyond)
         axis.text(0.5, 0.97, f"beyond the axis: {text}", transform=axis.transAxes, ha="center", va="top", fontsize=8)
 
