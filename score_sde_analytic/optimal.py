@@ -31,11 +31,14 @@ from scipy.interpolate import CubicSpline
 from scipy.optimize import minimize
 
 from score_sde_analytic.curve import NoiseCurve
+from score_sde_analytic.dynamic import StepCosts, shortest_paths
 from score_sde_analytic.grid import Grid
 from score_sde_analytic.schedule import Array, Schedule
 
 #: Points of the tabulated integrals.
 RESOLUTION = 20_001
+#: Points of the lattice whose optimum is a starting point of the refinement.
+COARSE = 400
 
 
 @dataclass(frozen=True)
@@ -176,15 +179,28 @@ def refined(schedule: Schedule, objective: Objective, steps: int, start: ArrayLi
     """The grid off any lattice that minimises the true cost, by L-BFGS on log-gaps with the exact gradient.
 
     Args:
-        start: K ascending log-SNRs from `objective.low`; the closed form when absent. The result is never worse.
+        start: K ascending log-SNRs from `objective.low`. When absent, the descent starts from the closed form and from the
+            optimum on a coarse lattice, and the better end is taken. The result is never worse than a start.
     """
-    levels = closed_form_levels(objective, steps) if start is None else np.asarray(start, dtype=np.float64)
-    if levels.shape != (steps,) or np.any(np.diff(levels) <= 0) or abs(levels[0] - objective.low) > 1e-6:
-        raise ValueError(f"start needs {steps} strictly increasing log-SNRs that begin at {objective.low:.6g}")
-    if steps > 1:
-        candidate = _descend(objective, levels)
-        levels = candidate if objective.cost(candidate) < objective.cost(levels) else levels
-    return _grid(schedule, levels, "bits/dim, refined", objective.cost(levels))
+    starts = _starts(objective, steps) if start is None else [np.asarray(start, dtype=np.float64)]
+    ends = []
+    for levels in starts:
+        if levels.shape != (steps,) or np.any(np.diff(levels) <= 0) or abs(levels[0] - objective.low) > 1e-6:
+            raise ValueError(f"start needs {steps} strictly increasing log-SNRs that begin at {objective.low:.6g}")
+        ends += [levels, _descend(objective, levels)] if steps > 1 else [levels]
+    best = min(ends, key=objective.cost)
+    return _grid(schedule, best, "bits/dim, refined", objective.cost(best))
+
+
+def _starts(objective: Objective, steps: int) -> list[Array]:
+    starts = [closed_form_levels(objective, steps)]
+    if 1 < steps <= COARSE // 4:  # more steps than that leave no local minima to choose from
+        lam = np.linspace(objective.high, objective.low, COARSE)
+        first = objective.last(lam) if objective.reconstruction is not None else np.where(lam == objective.high, 0.0, np.inf)
+        costs = StepCosts(lam, np.clip(objective.curve.residual(lam), 0.0, 1.0))
+        path = shortest_paths(costs, first, steps).paths[-1]
+        starts += [lam[path][::-1]] if len(path) == steps else []
+    return starts
 
 
 def _descend(objective: Objective, start: Array) -> Array:

@@ -92,7 +92,7 @@ def _variance_panel(axis: Axes, moments: Moments, curves: Mapping[str, NoiseCurv
         )
         axis.plot(fine, fitted.effective_variance(fine), color=COLOURS[source], lw=1.2, label=f"C, {LABELS[source]}")
     with np.errstate(divide="ignore"):
-        axis.plot(fine, np.exp(logit(bound(fine)) - fine), "--", color="0.4", lw=1, label="bound from the data's covariance")
+        axis.plot(fine, np.exp(logit(bound(fine)) - fine), "--", color="0.4", lw=1, label="bound from the data alone")
     axis.set(title="Effective data variance", xlabel="log-SNR", ylabel="C", yscale="log")
 
 
