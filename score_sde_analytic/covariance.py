@@ -1,4 +1,4 @@
-"""Posterior covariance models: what a reverse step adds to its mean, as a draw and as a KL divergence.
+"""Posterior covariance models: what a reverse step adds to its mean, as noise and as a KL divergence.
 
 p(x_s | x_t) = N(a x_t + b x0_hat, Sigma),   isotropic here: Sigma = var I
 
@@ -19,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from score_sde_analytic.curve import NoiseCurve
-from score_sde_analytic.gaussian import mean_square, normal_kl
+from score_sde_analytic.gaussian import axpy, mean_square, normal_kl
 from score_sde_analytic.kernel import Kernel
 from score_sde_analytic.model import Prediction
 from score_sde_analytic.schedule import Level
@@ -28,8 +28,8 @@ from score_sde_analytic.schedule import Level
 class StepCovariance(Protocol):
     """The covariance of one step, with everything settled that does not depend on the state."""
 
-    def draw(self, prediction: Prediction, z: Tensor) -> Tensor:
-        """Sigma^{1/2} z: the noise added to the mean, for standard normal z."""
+    def add_noise(self, mean: Tensor, prediction: Prediction, z: Tensor) -> Tensor:
+        """mean + Sigma^{1/2} z for standard normal z; `mean` may be overwritten."""
         ...
 
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Tensor) -> Tensor:
@@ -51,8 +51,8 @@ class IsotropicStep:
 
     variance: float
 
-    def draw(self, prediction: Prediction, z: Tensor) -> Tensor:
-        return z * math.sqrt(self.variance)
+    def add_noise(self, mean: Tensor, prediction: Prediction, z: Tensor) -> Tensor:
+        return axpy(mean, z, math.sqrt(self.variance))
 
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Tensor) -> Tensor:
         error = kernel.b**2 * mean_square(x_0 - prediction.x_0)

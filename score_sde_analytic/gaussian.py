@@ -26,6 +26,14 @@ def expand(g: Tensor | float, x: Tensor) -> Tensor | float:
     return g.to(x).reshape(-1, *(1,) * (x.ndim - 1))
 
 
+def axpy(x: Tensor, y: Tensor, a: Tensor | float) -> Tensor:
+    """x + a y with a scalar or per-sample a."""
+    if isinstance(a, Tensor) or x.dtype not in (torch.float32, torch.float64):
+        # In half precision the fused form rounds by memory position: a sample would depend on its batch.
+        return x + expand(a, x) * y
+    return torch.add(x, y, alpha=a)
+
+
 def mean_square(x: Tensor) -> Tensor:
     """||x||^2 / d per sample, accumulated in float64: (batch, *dims) -> (batch,)."""
     return x.double().square().flatten(1).mean(1)

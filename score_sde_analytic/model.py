@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, Protocol, get_args
 import torch
 from torch import Tensor, nn
 
-from score_sde_analytic.gaussian import expand
+from score_sde_analytic.gaussian import axpy, expand
 from score_sde_analytic.schedule import Level, Schedule
 
 Quantity = Literal["eps", "x_0", "v", "score"]
@@ -49,14 +49,14 @@ class Prediction:
         """E[x_0 | x_t] as the network believes it."""
         if self.kind == "x_0":
             return self.value
-        return _axpy(self.x_t, self.value, -self.level.sigma) / expand(self.level.alpha, self.x_t)
+        return axpy(self.x_t, self.value, -self.level.sigma) / expand(self.level.alpha, self.x_t)
 
     @cached_property
     def eps(self) -> Tensor:
         """E[eps | x_t]."""
         if self.kind == "eps":
             return self.value
-        return _axpy(self.x_t, self.value, -self.level.alpha) / expand(self.level.sigma, self.x_t)
+        return axpy(self.x_t, self.value, -self.level.alpha) / expand(self.level.sigma, self.x_t)
 
     @property
     def score(self) -> Tensor:
@@ -73,19 +73,11 @@ class Prediction:
         if self.kind == "eps":
             b = b / self.level.alpha
             a, b = a + b, -b * self.level.sigma
-        return _axpy(self.x_t * expand(a, self.x_t), self.value, b)
+        return axpy(self.x_t * expand(a, self.x_t), self.value, b)
 
     def clamp(self, lo: float, hi: float) -> Prediction:
         """The prediction with x_0 confined to [lo, hi]; every view follows."""
         return Prediction(self.x_t, self.level, self.x_0.clamp(lo, hi), "x_0")
-
-
-def _axpy(x: Tensor, y: Tensor, a: Number) -> Tensor:
-    """x + a y with a scalar or per-sample a."""
-    if isinstance(a, Tensor) or x.dtype not in (torch.float32, torch.float64):
-        # In half precision the fused form rounds by memory position: a sample would depend on its batch.
-        return x + expand(a, x) * y
-    return torch.add(x, y, alpha=a)
 
 
 class Times(Protocol):
@@ -241,7 +233,7 @@ class ScoreModel:
         if self.predicts == "score":
             return Prediction(x_t, level, out * expand(-sigma, x), "eps")
         power = alpha**2 + sigma**2  # 1 in "vp" coordinates
-        return Prediction(x_t, level, _axpy(x * expand(sigma / power, x), out, alpha / power), "eps")
+        return Prediction(x_t, level, axpy(x * expand(sigma / power, x), out, alpha / power), "eps")
 
     def _norm(self, level: Level) -> Number:
         if self.coordinates == "schedule":

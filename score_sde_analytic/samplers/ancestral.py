@@ -69,5 +69,5 @@ class Ancestral(Sampler):
         prediction = self.model.predict(x_t, step.t)
         x_s = prediction.combine(step.kernel.a, step.kernel.b)
         if step.noisy:
-            x_s += step.covariance.draw(prediction, noise.draw(x_t))
+            x_s = step.covariance.add_noise(x_s, prediction, noise.draw(x_t))
         return x_s, state
