@@ -16,6 +16,7 @@ Every mode continues what an interrupted run left in the workdir, writes report.
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 
 from absl import app, flags
@@ -38,6 +39,7 @@ def main(argv: list[str]) -> None:
 
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}; settings are given as --config.FIELD=VALUE")
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     file = config_flags.get_config_filename(FLAGS["config"])
     workdir = Path(FLAGS.workdir or Path("results") / Path(file.partition(":")[0]).stem)
     workdir.mkdir(parents=True, exist_ok=True)

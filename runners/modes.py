@@ -45,7 +45,7 @@ def estimate(experiment: Experiment) -> list[Path]:
         "upper_bound_on_residual": experiment.bound(moments.log_snr),
     }
     report = experiment.record("moments", content)
-    worst = int(np.abs(size).argmax())
+    worst = int(np.abs(difference).argmax())
     print(f"\nMoments: {moments.evaluations} network evaluations at {len(moments.log_snr)} noise levels.")
     print(
         f"Calibration: 1 - Lambda and R differ most at log-SNR {moments.log_snr[worst]:.1f},"

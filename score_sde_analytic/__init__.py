@@ -4,6 +4,7 @@ from score_sde_analytic.cost import Lattice, Reconstruction
 from score_sde_analytic.covariance import Beta, BetaTilde, Covariance, Isotropic
 from score_sde_analytic.curve import NoiseCurve, residual_bound
 from score_sde_analytic.data import DataRange, DataStatistics
+from score_sde_analytic.dynamic import ShortestPaths, StepCosts, is_monge, monge_path, monge_paths, plain_paths, shortest_paths
 from score_sde_analytic.grid import Grid, even, even_log_snr, karras, optimal_paths, quadratic
 from score_sde_analytic.kernel import Kernel, reverse_kernel
 from score_sde_analytic.likelihood import Bound, Chain, measure, paper_chain, predict
@@ -11,6 +12,7 @@ from score_sde_analytic.mixture import GaussianMixture
 from score_sde_analytic.model import Continuous, LogSNR, OneBased, Prediction, ScoreModel, Sigma, ZeroBased
 from score_sde_analytic.moments import Moments, estimate
 from score_sde_analytic.noise import BatchNoise, SampleNoise
+from score_sde_analytic.optimal import Objective, budget_law, closed_form, entropic, refined, spread, steps_for
 from score_sde_analytic.samplers import Ancestral, Sampler, generate, run
 from score_sde_analytic.schedule import VE, CosineVP, Level, LinearVP, Schedule, SubVP, Tabulated
 
@@ -37,6 +39,7 @@ __all__ = [
     "LogSNR",
     "Moments",
     "NoiseCurve",
+    "Objective",
     "OneBased",
     "Prediction",
     "Reconstruction",
@@ -44,21 +47,34 @@ __all__ = [
     "Sampler",
     "Schedule",
     "ScoreModel",
+    "ShortestPaths",
     "Sigma",
+    "StepCosts",
     "SubVP",
     "Tabulated",
     "ZeroBased",
+    "budget_law",
+    "closed_form",
+    "entropic",
     "estimate",
     "even",
     "even_log_snr",
     "generate",
+    "is_monge",
     "karras",
     "measure",
+    "monge_path",
+    "monge_paths",
     "optimal_paths",
     "paper_chain",
+    "plain_paths",
     "predict",
     "quadratic",
+    "refined",
     "residual_bound",
     "reverse_kernel",
     "run",
+    "shortest_paths",
+    "spread",
+    "steps_for",
 ]
