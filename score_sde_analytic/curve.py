@@ -194,7 +194,7 @@ class NoiseCurve:
         Raises:
             FileNotFoundError, ValueError: missing, damaged or mismatched file; the message says what differs.
         """
-        arrays, metadata = load_arrays(path, "noise curve")
+        arrays, metadata = load_arrays(path, "noise curve", ("log_snr", "y"))
         if model_fingerprint is not None:
             require_match(path, metadata["fingerprint"].get("model", {}), model_fingerprint)
         return cls(arrays["log_snr"], arrays["y"], metadata["source"], metadata["fingerprint"])

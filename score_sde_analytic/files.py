@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -44,15 +44,16 @@ def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Ma
         temporary.write_bytes(payload)
 
 
-def load_arrays(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load_arrays(path: str | Path, kind: str, names: Iterable[str] = ()) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read what `save_arrays` wrote.
 
     Args:
         kind: the value that metadata["kind"] must have.
+        names: arrays it must hold.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is truncated, not safetensors, or of another kind.
+        ValueError: the file is truncated, not safetensors, of another kind, or lacks an array.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no {kind} file at {path}; check the path or run the estimate mode to create it")
@@ -64,6 +65,9 @@ def load_arrays(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dic
         raise ValueError(f"{path} is truncated or not a safetensors file ({error}); delete it and measure again") from error
     if metadata.get("kind") != kind:
         raise ValueError(f"{path} holds {metadata.get('kind')!r}, not {kind!r}; pass a {kind} file")
+    missing = sorted(set(names) - set(arrays))
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; it is of another version: delete it and measure again")
     return arrays, metadata
 
 

@@ -38,6 +38,7 @@ from score_sde_analytic.noise import stream_seed
 from score_sde_analytic.schedule import Array, Level
 
 KIND = "moments"
+STORED = ("log_snr", "counts", "sums", "products", "decoder_sums")
 OUTCOMES = {"noise_power": 0, "cross": 1, "residual": 2}
 #: Decoder standard deviations in units of `decoder_scale`.
 DECODER_RATIOS = 2.0 ** np.arange(-5.0, 1.01, 0.5)
@@ -188,7 +189,7 @@ class Moments:
 
     def save(self, path: str | Path) -> None:
         """Write as safetensors, atomically."""
-        arrays = {k: getattr(self, k) for k in ("log_snr", "counts", "sums", "products", "decoder_sums")}
+        arrays = {name: getattr(self, name) for name in STORED}
         save_arrays(path, arrays, {"kind": KIND, "fingerprint": dict(self.fingerprint), "state": dict(self.state)})
 
     @classmethod
@@ -198,11 +199,11 @@ class Moments:
         Raises:
             FileNotFoundError, ValueError: missing, damaged or mismatched file; the message says what differs.
         """
-        arrays, metadata = load_arrays(path, KIND)
+        arrays, metadata = load_arrays(path, KIND, STORED)
         found = metadata["fingerprint"]
         if expected is not None:
             require_match(path, {k: found.get(k) for k in expected}, expected)
-        return cls(**arrays, fingerprint=found, state=metadata["state"])
+        return cls(**{name: arrays[name] for name in STORED}, fingerprint=found, state=metadata["state"])
 
 
 def _ratio_stderr(sums: Array, counts: Array) -> Array:

@@ -57,6 +57,9 @@ def load_unet(directory: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         wiring = json.loads((folder / WIRING).read_text())
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"cannot read the network in {folder}: {error}; restore it or run --mode=train") from error
+    missing = {"predicts", "coordinates", "times"} - set(wiring)
+    if missing:
+        raise ValueError(f"{folder / WIRING} lacks {', '.join(sorted(missing))}: it must say how the network is fed and read")
     return net.eval(), wiring
 
 

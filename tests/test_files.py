@@ -70,3 +70,9 @@ def test_matching_ignores_what_json_cannot_tell_apart():
     require_match("path", {"a": [1, 2]}, {"a": (1, 2)})
     with pytest.raises(ValueError, match=r"path was made for something else \(a: file has 1, expected 2\)"):
         require_match("path", {"a": 1}, {"a": 2})
+
+
+def test_a_missing_array_is_named(tmp_path):
+    save_arrays(tmp_path / "a", {"x": np.zeros(2)}, {"kind": "test"})
+    with pytest.raises(ValueError, match="lacks y"):
+        load_arrays(tmp_path / "a", "test", ("x", "y"))

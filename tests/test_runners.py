@@ -329,3 +329,12 @@ def test_grids_of_whole_indices(tmp_path):
     assert np.diff(experiment.schedule.log_snr(times[:-1])).min() >= 0.5
     beta = np.array(experiment.grid("dp", "beta", 6).times)
     assert np.diff(experiment.schedule.log_snr(beta[:-1])).min() >= 0.5
+
+
+def test_a_network_must_say_how_it_is_fed(tmp_path):
+    shutil.copytree(build.network_directory(digits_vp.get_config(), tmp_path), tmp_path / "net")
+    (tmp_path / "net" / "score_model.json").write_text("{}")
+    config = digits_vp.get_config()
+    config.network.path = str(tmp_path / "net")
+    with pytest.raises(ValueError, match="lacks coordinates, predicts, times"):
+        build.model(config, tmp_path, torch.device("cpu"))
