@@ -25,7 +25,7 @@ from score_sde_analytic.curve import NoiseCurve
 from score_sde_analytic.dynamic import StepCosts, shortest_paths
 from score_sde_analytic.gaussian import normal_kl
 from score_sde_analytic.grid import Grid, optimal_paths
-from score_sde_analytic.kernel import reverse_kernel
+from score_sde_analytic.kernel import optimal_step_nats, reverse_kernel
 from score_sde_analytic.moments import DECODER_RATIOS, decoder_scale
 from score_sde_analytic.schedule import Array, Level, Schedule
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def optimal_step_cost(curve: NoiseCurve, log_snr_s: ArrayLike, log_snr_t: ArrayLike) -> Array:
     """J/2 = 1/2 log(1 + R_t expm1(lam_s - lam_t)), nats per dimension; arguments broadcast."""
     lam_s, lam_t = np.asarray(log_snr_s, dtype=np.float64), np.asarray(log_snr_t, dtype=np.float64)
-    return 0.5 * np.log1p(curve.residual(lam_t) * np.expm1(lam_s - lam_t))
+    return optimal_step_nats(curve.residual(lam_t), lam_s - lam_t)
 
 
 def step_cost(curve: NoiseCurve, covariance: IsotropicCovariance, s: Level, t: Level) -> Array:

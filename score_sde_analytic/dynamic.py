@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from score_sde_analytic.grid import optimal_paths
+from score_sde_analytic.kernel import optimal_step_nats
 from score_sde_analytic.schedule import Array
 
 Indices = NDArray[np.int64]
@@ -81,7 +82,7 @@ class StepCosts:
     def between(self, i: ArrayLike, j: ArrayLike) -> Array:
         """c(i, j), the steps from points j down to points i; index arrays broadcast."""
         h = self.log_snr[np.asarray(i)] - self.log_snr[np.asarray(j)]
-        return 0.5 * np.log1p(self.columns[np.asarray(j)] * np.expm1(h)[..., None]).mean(-1)
+        return optimal_step_nats(self.columns[np.asarray(j)], h[..., None]).mean(-1)
 
     def row(self, i: int) -> Array:
         """(N,): the steps from every point down to i; inf from points that do not lie above it."""

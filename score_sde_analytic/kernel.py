@@ -67,3 +67,11 @@ def reverse_kernel(s: Level, t: Level, eta: float = 1.0) -> Kernel:
 def kernels(levels: Sequence[Level], eta: float = 1.0) -> list[Kernel]:
     """One kernel per step of levels in visiting order."""
     return [reverse_kernel(s, t, eta) for t, s in pairwise(levels)]
+
+
+def optimal_step_nats(residual: Any, step: Any) -> Any:
+    """KL of a reverse step of `step` = lam_s - lam_t at eta = 1 with the optimal variance, nats per dimension.
+
+    1/2 log(var / rho^2) = 1/2 log(1 + R_t (exp(lam_s - lam_t) - 1)),   whatever the schedule
+    """
+    return 0.5 * np.log1p(residual * np.expm1(step))

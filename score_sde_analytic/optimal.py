@@ -33,6 +33,7 @@ from scipy.optimize import minimize
 from score_sde_analytic.curve import NoiseCurve
 from score_sde_analytic.dynamic import StepCosts, shortest_paths
 from score_sde_analytic.grid import Grid
+from score_sde_analytic.kernel import optimal_step_nats
 from score_sde_analytic.schedule import Array, Schedule
 
 #: Points of the tabulated integrals.
@@ -110,8 +111,8 @@ class Objective:
 
     def cost(self, log_snr: Array) -> float:
         """Cost of ascending levels lam_K = low, .., lam_1 in nats per dimension."""
-        step = np.log1p(self.curve.residual(log_snr[:-1]) * np.expm1(np.diff(log_snr)))
-        return float(0.5 * step.sum() + self.last(log_snr[-1]))
+        transitions = optimal_step_nats(self.curve.residual(log_snr[:-1]), np.diff(log_snr))
+        return float(transitions.sum() + self.last(log_snr[-1]))
 
     def gradient(self, log_snr: Array) -> Array:
         """d cost / d lam of every level, (K,)."""
