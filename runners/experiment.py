@@ -155,10 +155,13 @@ class Experiment:
             if name.endswith("_tuned"):
                 return self.lattice.best_first(make, price, covariance, self.first_cost)
             return make(float(self.lattice.times[0]))
-        if max(self._optimal.get(variance, {0: None})) < steps:
+        if steps not in self._optimal.get(variance, {}):
             most = max(steps, *self.config.evaluate.predicted_steps, *self.config.sample.steps)
+            most = min(most, len(self.lattice.times))
             name, spacing = f"bits/dim with {variance}", self.config.grid.min_spacing
             self._optimal[variance] = self.lattice.optimal_grids(price, covariance, self.first_cost, most, name, spacing)
+        if steps not in self._optimal[variance]:
+            raise ValueError(f"no grid of {steps} steps fits the lattice; raise grid.points or lower grid.min_spacing")
         return self._optimal[variance][steps]
 
     def _read_grid(self, path: Path, steps: int) -> Grid:

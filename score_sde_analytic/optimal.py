@@ -234,13 +234,17 @@ def _descend(objective: Objective, start: Array) -> Array:
 def entropic(schedule: Schedule, objective: Objective, steps: int) -> Grid:
     """Equal information per transition: levels that share integral R dlam evenly, up to the limit's best lam_1."""
     _check(steps)
-    if steps == 1:
-        return _grid(
-            schedule, np.array([objective.low]), "equal information per step", objective.cost(np.array([objective.low]))
-        )
-    first = max(objective.best_first(math.inf), 1) + 1
-    levels = _equal_parts(objective.levels[:first], objective.curve.residual(objective.levels[:first]), steps)
+    levels = np.array([objective.low])
+    if steps > 1:
+        below = objective.levels[: max(objective.best_first(math.inf), 1) + 1]
+        levels = _equal_parts(below, objective.curve.residual(below), steps)
     return _grid(schedule, levels, "equal information per step", objective.cost(levels))
+
+
+def _positive(excess: float) -> float:
+    if not excess > 0.0:
+        raise ValueError(f"the excess must be positive, got {excess}; the limit itself takes infinitely many steps")
+    return excess
 
 
 def steps_for(excess: float, costs: ArrayLike, limit: float) -> int | None:
@@ -254,14 +258,14 @@ def steps_for(excess: float, costs: ArrayLike, limit: float) -> int | None:
     Raises:
         ValueError: excess is not positive.
     """
-    if not excess > 0.0:
-        raise ValueError(f"the excess must be positive, got {excess}; the limit itself takes infinitely many steps")
-    within = np.flatnonzero(np.asarray(costs) - limit <= excess)
+    within = np.flatnonzero(np.asarray(costs) - limit <= _positive(excess))
     return int(within[0]) + 1 if len(within) else None
 
 
 def budget_law(objective: Objective, excess: float) -> float:
-    """K = 1 + I^2 / (4 excess), the step budget without any search; excess in nats per dimension."""
-    if not excess > 0.0:
-        raise ValueError(f"the excess must be positive, got {excess}; the limit itself takes infinitely many steps")
-    return 1.0 + float(objective.root_integral[objective.best_first(math.inf)]) ** 2 / (4.0 * excess)
+    """K = 1 + I^2 / (4 excess), the step budget without any search; excess in nats per dimension.
+
+    Raises:
+        ValueError: excess is not positive.
+    """
+    return 1.0 + float(objective.root_integral[objective.best_first(math.inf)]) ** 2 / (4.0 * _positive(excess))

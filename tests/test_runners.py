@@ -329,6 +329,9 @@ def test_grids_of_whole_indices(tmp_path):
     assert np.diff(experiment.schedule.log_snr(times[:-1])).min() >= 0.5
     beta = np.array(experiment.grid("dp", "beta", 6).times)
     assert np.diff(experiment.schedule.log_snr(beta[:-1])).min() >= 0.5
+    for steps in (40, 51):  # too many for the spacing, and for the table
+        with pytest.raises(ValueError, match=f"no grid of {steps} steps fits the lattice"):
+            experiment.grid("dp", "residual", steps)
 
 
 def test_a_network_must_say_how_it_is_fed(tmp_path):
