@@ -4,10 +4,27 @@ from score_sde_analytic.cost import Lattice, Reconstruction
 from score_sde_analytic.covariance import Beta, BetaTilde, Covariance, Isotropic
 from score_sde_analytic.curve import NoiseCurve, residual_bound
 from score_sde_analytic.data import DataRange, DataStatistics
+from score_sde_analytic.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
 from score_sde_analytic.dynamic import ShortestPaths, StepCosts, is_monge, monge_path, monge_paths, plain_paths, shortest_paths
 from score_sde_analytic.grid import Grid, even, even_log_snr, karras, optimal_paths, quadratic
 from score_sde_analytic.kernel import Kernel, reverse_kernel
-from score_sde_analytic.likelihood import Bound, Chain, measure, paper_chain, predict
+from score_sde_analytic.likelihood import (
+    Adaptive,
+    Bound,
+    Chain,
+    ContinuousTime,
+    Diffused,
+    Direct,
+    ExactTrace,
+    Fixed,
+    Flow,
+    Hutchinson,
+    Predicted,
+    Uniform,
+    bits_per_dim,
+    paper_chain,
+    predict,
+)
 from score_sde_analytic.mixture import GaussianMixture
 from score_sde_analytic.model import Continuous, LogSNR, OneBased, Prediction, ScoreModel, Sigma, ZeroBased
 from score_sde_analytic.moments import Moments, estimate
@@ -18,19 +35,30 @@ from score_sde_analytic.schedule import VE, CosineVP, Level, LinearVP, Schedule,
 
 __all__ = [
     "VE",
+    "Adaptive",
     "Ancestral",
     "BatchNoise",
     "Beta",
     "BetaTilde",
     "Bound",
+    "CategoricalDecoder",
     "Chain",
     "Continuous",
+    "ContinuousTime",
     "CosineVP",
     "Covariance",
     "DataRange",
     "DataStatistics",
+    "Decoder",
+    "Diffused",
+    "Direct",
+    "ExactTrace",
+    "Fixed",
+    "Flow",
+    "GaussianDecoder",
     "GaussianMixture",
     "Grid",
+    "Hutchinson",
     "Isotropic",
     "Kernel",
     "Lattice",
@@ -38,9 +66,11 @@ __all__ = [
     "LinearVP",
     "LogSNR",
     "Moments",
+    "NoDecoder",
     "NoiseCurve",
     "Objective",
     "OneBased",
+    "Predicted",
     "Prediction",
     "Reconstruction",
     "SampleNoise",
@@ -52,7 +82,9 @@ __all__ = [
     "StepCosts",
     "SubVP",
     "Tabulated",
+    "Uniform",
     "ZeroBased",
+    "bits_per_dim",
     "budget_law",
     "closed_form",
     "entropic",
@@ -62,7 +94,6 @@ __all__ = [
     "generate",
     "is_monge",
     "karras",
-    "measure",
     "monge_path",
     "monge_paths",
     "optimal_paths",

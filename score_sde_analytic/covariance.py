@@ -44,6 +44,10 @@ class Covariance(ABC):
     def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
         """One `StepCovariance` per kernel; levels are those the steps start from."""
 
+    @abstractmethod
+    def fingerprint(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> Any:
+        """Plain data that identifies the covariances of these steps."""
+
 
 @dataclass(frozen=True, slots=True)
 class IsotropicStep:
@@ -68,6 +72,9 @@ class IsotropicCovariance(Covariance):
 
     def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
         return [IsotropicStep(float(self.variance(k, t))) for k, t in zip(kernels, levels, strict=True)]
+
+    def fingerprint(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[float]:
+        return [float(self.variance(k, t)) for k, t in zip(kernels, levels, strict=True)]
 
 
 class Beta(IsotropicCovariance):

@@ -62,6 +62,10 @@ class DataRange:
             raise ValueError(f"values {integers.min()}..{integers.max()} do not fit {self.levels} levels; check data.levels")
         return torch.from_numpy((self.lo + width * integers.astype(np.float64)).astype(np.float32))
 
+    def index(self, x: Tensor) -> Tensor:
+        """The level 0 .. levels - 1 of every value, int64; values must lie on the grid (`check`)."""
+        return ((x.double() - self.lo) / self.bin_width).round().long()
+
     def check(self, x: Tensor) -> None:
         """Raise ValueError for values that are not finite, outside [lo, hi], or off the grid of levels."""
         slack = 1e-5 * (self.hi - self.lo)
@@ -119,6 +123,7 @@ class DataStatistics:
         second_moment: E||x_0||^2 / d.
         eigenvalues: of Cov(x_0), ascending, or None when not computed.
         digest: identifies the examples and their order.
+        histogram: share of each level among all coordinates of discrete data, (levels,), else None.
     """
 
     count: int
@@ -126,6 +131,7 @@ class DataStatistics:
     second_moment: float
     eigenvalues: NDArray[np.float64] | None
     digest: str
+    histogram: NDArray[np.float64] | None = None
 
     @property
     def variance(self) -> float:
@@ -146,9 +152,13 @@ class DataStatistics:
             ValueError: empty data, non-finite values, or values outside `data_range`.
         """
         dataset = as_dataset(dataset)
+        declared = data_range or DataRange(-torch.inf, torch.inf)
         sha, total, squares, outer, count = hashlib.sha256(), None, 0.0, None, 0
+        bins = None if declared.levels is None else np.zeros(declared.levels)
         for x in batches(dataset, range(len(dataset)), batch_size):  # type: ignore[arg-type]
-            (data_range or DataRange(-torch.inf, torch.inf)).check(x)
+            declared.check(x)
+            if bins is not None:
+                bins += np.bincount(declared.index(x).flatten().numpy(), minlength=len(bins))
             if count == 0:
                 sha.update(f"{tuple(x.shape[1:])}{x.dtype}".encode())
             sha.update(x.contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -163,7 +173,8 @@ class DataStatistics:
         if outer is not None:
             covariance = outer / count - torch.outer(mean, mean)
             eigenvalues = torch.linalg.eigvalsh(covariance).clamp_min(0.0).numpy()
-        return cls(count, mean.reshape(shape), squares / count, eigenvalues, sha.hexdigest()[:16])
+        histogram = None if bins is None else bins / bins.sum()
+        return cls(count, mean.reshape(shape), squares / count, eigenvalues, sha.hexdigest()[:16], histogram)
 
 
 def split(x: Tensor, sizes: Sequence[int], seed: int) -> list[Tensor]:

@@ -68,9 +68,13 @@ class GaussianMixture(nn.Module):
         return self.means[k] + torch.einsum("nij,nj->ni", self.basis[k], z)
 
     def _coordinates(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor, Tensor]:
-        """(x_t - alpha m_k in component k's eigenbasis (n, k, d), its variances (k, d), log responsibilities (n, k))."""
-        variances = level.alpha**2 * self.eigenvalues + level.sigma**2
-        y = torch.einsum("nki,kij->nkj", x_t.double()[:, None] - level.alpha * self.means, self.basis)
+        """(x_t - alpha m_k in component k's eigenbasis (n, k, d), its variances (k, d), log responsibilities (n, k)).
+
+        With one level per sample the variances are (n, k, d).
+        """
+        alpha, sigma = (s[:, None, None] if isinstance(s, Tensor) else s for s in (level.alpha, level.sigma))
+        variances = alpha**2 * self.eigenvalues + sigma**2
+        y = torch.einsum("nki,kij->nkj", x_t.double()[:, None] - alpha * self.means, self.basis)
         log_normal = -0.5 * (y.square() / variances + torch.log(2 * math.pi * variances)).sum(-1)
         return y, variances, self.weights.log() + log_normal
 
@@ -117,16 +121,13 @@ class GaussianMixture(nn.Module):
         return DataStatistics(0, mean, second, torch.linalg.eigvalsh(covariance).clamp_min(0).numpy(), digest_of(self))
 
     def forward(self, x: Float[Tensor, "n d"], log_snr: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
-        """eps of a variance-preserving x_t at one log-SNR: the mixture as a network that predicts eps."""
-        lam = float(log_snr[0])
-        if not torch.all(log_snr == lam):  # levels differ within the batch: one call each
-            out = torch.empty_like(x)
-            for value in log_snr.unique():
-                rows = log_snr == value
-                out[rows] = self.forward(x[rows], log_snr[rows])
-            return out
-        alpha, sigma = (1 / math.sqrt(1 + math.exp(-lam * s)) for s in (1, -1))
-        return (-sigma * self.score(x, Level(0.0, alpha, sigma, lam))).to(x)
+        """eps of a variance-preserving x_t, one log-SNR per sample: the mixture as a network that predicts eps."""
+        lam = log_snr.double()
+        alpha, sigma = torch.sigmoid(lam).sqrt(), torch.sigmoid(-lam).sqrt()
+        level = Level(0.0, alpha, sigma, lam)
+        if bool((lam == lam[0]).all()):  # one level: its variances are worked out once
+            level = Level(0.0, alpha[0].item(), sigma[0].item(), lam[0].item())
+        return (-sigma[:, None] * self.score(x, level)).to(x)
 
     def score_model(self, schedule: Schedule) -> ScoreModel:
         """The exact score as a `ScoreModel` under any schedule."""

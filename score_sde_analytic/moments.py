@@ -31,8 +31,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from score_sde_analytic.data import DataRange, DataStatistics, as_dataset, batches
+from score_sde_analytic.decoder import decoder_nats
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
-from score_sde_analytic.gaussian import discretised_log_prob, mean_square
+from score_sde_analytic.gaussian import mean_square
 from score_sde_analytic.model import ScoreModel
 from score_sde_analytic.noise import stream_seed
 from score_sde_analytic.schedule import Array, Level
@@ -392,14 +393,3 @@ class _Pass:
     def _decoder_nats(self, x_0: Tensor, x_0_hat: Tensor, level: Level) -> Tensor:
         stds = (DECODER_RATIOS * decoder_scale(level.log_snr, self.statistics.variance)).tolist()
         return torch.stack([decoder_nats(x_0, x_0_hat, std, self.data_range) for std in stds], 1)
-
-
-def decoder_nats(x_0: Tensor, x_0_hat: Tensor, std: float, data_range: DataRange | None) -> Tensor:
-    """-log p(x_0 | x_t) in nats per dimension, (batch,), for the decoder N(x0_hat, std^2 I).
-
-    Integrated over bins for discrete data (`DataRange.levels`), a density for continuous data.
-    """
-    if data_range is None or data_range.levels is None:
-        return 0.5 * math.log(2 * math.pi) + math.log(std) + 0.5 * mean_square((x_0 - x_0_hat) / std)
-    log_p = discretised_log_prob(x_0, x_0_hat, std, data_range.lo, data_range.hi, data_range.levels)
-    return -log_p.flatten(1).mean(1)

@@ -32,12 +32,14 @@ class SampleNoise:
 
     Args:
         seed: non-negative integer.
-        indices: global sample indices, one per row of the batch.
+        indices: global sample indices, one per row of the batch; or tuples that begin with one, for independent streams of
+            the same sample.
         device: where the draws are made; the same device gives the same numbers.
     """
 
-    def __init__(self, seed: int, indices: Iterable[int], device: torch.device | str = "cpu") -> None:
-        self._generators = [torch.Generator(device).manual_seed(stream_seed(seed, i)) for i in indices]
+    def __init__(self, seed: int, indices: Iterable[int | tuple[int, ...]], device: torch.device | str = "cpu") -> None:
+        keys = (i if isinstance(i, tuple) else (i,) for i in indices)
+        self._generators = [torch.Generator(device).manual_seed(stream_seed(seed, *key)) for key in keys]
         self._buffer = torch.empty(0)
         self._rows: tuple[Tensor, ...] = ()
 

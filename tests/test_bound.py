@@ -12,7 +12,7 @@ from score_sde_analytic.curve import NoiseCurve
 from score_sde_analytic.data import DataRange
 from score_sde_analytic.grid import Grid, even, even_log_snr
 from score_sde_analytic.kernel import reverse_kernel
-from score_sde_analytic.likelihood import Chain, measure, paper_chain, predict
+from score_sde_analytic.likelihood import Chain, bits_per_dim, paper_chain, predict
 from score_sde_analytic.mixture import GaussianMixture
 from score_sde_analytic.model import ScoreModel
 from score_sde_analytic.moments import decoder_scale, estimate
@@ -44,8 +44,8 @@ def test_mixture_in_sixteen_dimensions(mixture, table, moments, k):
     x = mixture.sample(600, seed=11)
     grid = even_log_snr(table, k, table.time(7.0))
     chains = chains_of(moments, grid, table)
-    measured = measure(mixture.score_model(table), x, chains, seed=2, **QUIET)
-    predicted = predict(moments, table, chains, mixture.statistics().second_moment)
+    measured = bits_per_dim(mixture.score_model(table), x, chains, seed=2, **QUIET)
+    predicted = predict(moments, table, chains, mixture.statistics())
     assert_predicted(predicted, measured)
     exact = -BITS * mixture.log_density(x, table.level(0.0)).numpy() / 16
     for name, bound in measured.items():
@@ -64,7 +64,7 @@ def test_the_bound_is_tight_in_the_limit(triple):
     for k in (4, 16, 100):
         grid = even_log_snr(schedule, k, schedule.time(11.0))
         chains = {"residual": chains_of(moments, grid, schedule)["residual"]}
-        bound = measure(triple.score_model(schedule), x, chains, seed=k, **QUIET)["residual"]
+        bound = bits_per_dim(triple.score_model(schedule), x, chains, seed=k, **QUIET)["residual"]
         difference = bound.per_example - exact
         gaps.append((difference.mean(), difference.std() / math.sqrt(len(x))))
     assert gaps[0][0] > gaps[1][0] > gaps[2][0]
@@ -80,8 +80,8 @@ def test_one_dimension_under_every_schedule(triple, schedule):
     for k in (3, 12):
         grid = even_log_snr(schedule, k, schedule.time(5.0))
         chains = chains_of(moments, grid, schedule)
-        measured = measure(triple.score_model(schedule), triple.sample(2000, seed=9), chains, **QUIET)
-        predicted = predict(moments, schedule, chains, triple.statistics().second_moment)
+        measured = bits_per_dim(triple.score_model(schedule), triple.sample(2000, seed=9), chains, **QUIET)
+        predicted = predict(moments, schedule, chains, triple.statistics())
         assert_predicted(predicted, measured)
 
 
@@ -105,8 +105,8 @@ def test_discrete_data(toy, k):
     moments = estimate(model, mixture.sample(20_000), np.linspace(-9, 6, 31), **options)
     grid = even_log_snr(schedule, k, schedule.time(3.5))
     chains = chains_of(moments, grid, schedule)
-    measured = measure(model, mixture.sample(1500, seed=4), chains, data_range, **QUIET)
-    predicted = predict(moments, schedule, chains, mixture.statistics().second_moment)
+    measured = bits_per_dim(model, mixture.sample(1500, seed=4), chains, data_range, **QUIET)
+    predicted = predict(moments, schedule, chains, mixture.statistics())
     assert_predicted(predicted, measured)
     for bound in measured.values():
         assert bound.total.value > entropy - 4 * bound.total.stderr
@@ -125,7 +125,7 @@ def test_gaussian_data_reach_the_exact_likelihood(schedule):
     for k in (1, 2, 7):
         grid = even_log_snr(schedule, k, 0.02)
         std = math.sqrt(curve.posterior_variance(schedule.log_snr(grid.times[-2])))
-        bound = measure(gaussian.score_model(schedule), x, {"a": Chain(grid, Isotropic(curve), std)}, seed=k, **QUIET)["a"]
+        bound = bits_per_dim(gaussian.score_model(schedule), x, {"a": Chain(grid, Isotropic(curve), std)}, seed=k, **QUIET)["a"]
         gap = bound.per_example + BITS * gaussian.log_density(x, schedule.level(0.0)).numpy() / 2
         # Four standard errors: false alarm 6e-5.
         assert abs(gap.mean()) < 4 * gap.std() / math.sqrt(len(gap)) + 2e-3
@@ -133,7 +133,7 @@ def test_gaussian_data_reach_the_exact_likelihood(schedule):
 
 def test_the_parts_add_up(triple):
     schedule, grid = LinearVP(), even(4, 0.01)
-    bound = measure(triple.score_model(schedule), triple.sample(50), {"a": Chain(grid, Beta(), 0.1)}, **QUIET)["a"]
+    bound = bits_per_dim(triple.score_model(schedule), triple.sample(50), {"a": Chain(grid, Beta(), 0.1)}, **QUIET)["a"]
     assert bound.total.value == pytest.approx(sum(p.value for p in (bound.prior, bound.transitions, bound.reconstruction)))
     assert bound.per_step.shape == (3,)
     assert bound.per_step.sum() == pytest.approx(bound.transitions.value)
@@ -148,7 +148,7 @@ def test_the_parts_add_up(triple):
 def test_evaluations_are_the_networks_own_count(triple):
     model = triple.score_model(LinearVP())
     chains = {"a": Chain(even(4, 0.01), Beta(), 0.1), "b": Chain(even(4, 0.01), BetaTilde(), 0.1)}
-    bounds = measure(model, triple.sample(10), chains, draws=3, **QUIET)
+    bounds = bits_per_dim(model, triple.sample(10), chains, draws=3, **QUIET)
     assert model.evaluations == bounds["a"].evaluations == 120
     assert bounds["a"].prior == bounds["b"].prior
     assert bounds["a"].transitions != bounds["b"].transitions
@@ -159,12 +159,12 @@ def test_the_batch_size_does_not_matter(triple, draws):
     chains = {"a": Chain(even(3, 0.05), Beta(), 0.2)}
     x = triple.sample(13)
     results = [
-        measure(triple.score_model(LinearVP()), x, chains, batch_size=b, draws=draws, seed=3, **QUIET)["a"].per_example
+        bits_per_dim(triple.score_model(LinearVP()), x, chains, batch_size=b, draws=draws, seed=3, **QUIET)["a"].per_example
         for b in (1, 4, 13, 100)
     ]
     for other in results[1:]:
         np.testing.assert_allclose(other, results[0], rtol=1e-12)
-    reseeded = measure(triple.score_model(LinearVP()), x, chains, draws=draws, seed=4, **QUIET)["a"]
+    reseeded = bits_per_dim(triple.score_model(LinearVP()), x, chains, draws=draws, seed=4, **QUIET)["a"]
     assert not np.allclose(reseeded.per_example, results[0])
 
 
@@ -173,19 +173,19 @@ def test_the_batch_size_does_not_matter(triple, draws):
 def test_shapes_and_dtypes(schedule, shape, dtype):
     model = ScoreModel(lambda x, t: 0.5 * x, schedule)
     x = torch.randn(shape, dtype=dtype).clamp(-1, 1)
-    bound = measure(model, x, {"a": Chain(even(3, 0.1), Beta(), 0.5)}, **QUIET)["a"]
+    bound = bits_per_dim(model, x, {"a": Chain(even(3, 0.1), Beta(), 0.5)}, **QUIET)["a"]
     assert math.isfinite(bound.total.value)
     assert bound.per_example.shape == (8,)
 
 
 def test_one_step_has_no_transitions(triple, moments):
     schedule, chain = LinearVP(), Chain(Grid((1.0, 0.0)), Beta(), 0.7)
-    bound = measure(triple.score_model(schedule), triple.sample(1), {"a": chain}, **QUIET)["a"]
+    bound = bits_per_dim(triple.score_model(schedule), triple.sample(1), {"a": chain}, **QUIET)["a"]
     assert bound.transitions.value == 0.0
     assert bound.per_step.shape == (0,)
     assert math.isnan(bound.total.stderr)  # one example
     wide = float(decoder_scale(schedule.log_snr(1.0), moments.data_variance))
-    predicted = predict(moments, schedule, {"a": Chain(Grid((1.0, 0.0)), Beta(), wide)}, 1.0)["a"]
+    predicted = predict(moments, schedule, {"a": Chain(Grid((1.0, 0.0)), Beta(), wide)}, triple.statistics())["a"]
     assert predicted.transitions == (0.0, 0.0)
 
 
@@ -194,8 +194,8 @@ def test_paper_chain(table):
     assert chain.grid.times[-2] == pytest.approx(1e-3)
     assert chain.grid.steps == 10
     bar = np.cumprod(1 - table.betas)
-    assert chain.decoder_std**2 == pytest.approx((1 - bar[0]) / (1 - bar[1]) * table.betas[1], rel=1e-9)
-    assert chain.decoder_std**2 == pytest.approx(reverse_kernel(table.level(1e-3), table.level(2e-3)).rho2)
+    assert chain.decoder.std**2 == pytest.approx((1 - bar[0]) / (1 - bar[1]) * table.betas[1], rel=1e-9)
+    assert chain.decoder.std**2 == pytest.approx(reverse_kernel(table.level(1e-3), table.level(2e-3)).rho2)
     custom = Grid((1.0, 0.4, 1e-3, 0.0))
     assert paper_chain(table, Beta(), 99, grid=custom).grid is custom
     assert paper_chain(Tabulated.cosine(50), Beta(), 5, table=50).grid.times[-2] == pytest.approx(0.02)
@@ -208,7 +208,7 @@ def test_paper_chain(table):
 
 @pytest.mark.parametrize("std", [0.0, -1.0, math.nan])
 def test_decoders_need_a_width(std):
-    with pytest.raises(ValueError, match="decoder_std"):
+    with pytest.raises(ValueError, match="decoder's std"):
         Chain(even(3, 0.1), Beta(), std)
 
 
@@ -224,35 +224,35 @@ def test_decoders_need_a_width(std):
 def test_bad_data_are_refused(x, data_range, match):
     model = ScoreModel(lambda x, t: x, LinearVP())
     with pytest.raises(ValueError, match=match):
-        measure(model, x, {"a": Chain(even(3, 0.1), Beta(), 0.1)}, data_range, **QUIET)
+        bits_per_dim(model, x, {"a": Chain(even(3, 0.1), Beta(), 0.1)}, data_range, **QUIET)
 
 
-def test_chains_must_share_a_grid():
-    model, x = ScoreModel(lambda x, t: x, LinearVP()), torch.zeros(3, 2)
+def test_bad_requests_are_refused():
+    model, x, chain = ScoreModel(lambda x, t: x, LinearVP()), torch.zeros(3, 2), Chain(even(3, 0.1), Beta(), 0.1)
     with pytest.raises(ValueError, match="at least one"):
-        measure(model, x, {}, **QUIET)
+        bits_per_dim(model, x, {}, **QUIET)
     with pytest.raises(ValueError, match="at least 1"):
-        measure(model, x, {"a": Chain(even(3, 0.1), Beta(), 0.1)}, draws=0, **QUIET)
+        bits_per_dim(model, x, chain, draws=0, **QUIET)
     with pytest.raises(ValueError, match="starts from the prior"):
         Chain(Grid((0.5, 0.1, 0.0)), Beta(), 0.1)
-    for chains in [{"a": Chain(even(3, 0.1), Beta(), 0.1), "b": Chain(even(4, 0.1), Beta(), 0.1)}]:
-        with pytest.raises(ValueError, match="share one grid"):
-            measure(model, x, chains, **QUIET)
 
 
 def test_a_hopeless_decoder_is_reported():
     model = ScoreModel(lambda x, t: x, LinearVP())
     with pytest.raises(RuntimeError, match="decoder or a variance"):
-        measure(model, torch.ones(3, 2), {"a": Chain(even(2, 0.1), Beta(), 1e-155)}, **QUIET)
+        bits_per_dim(model, torch.ones(3, 2), {"a": Chain(even(2, 0.1), Beta(), 1e-155)}, **QUIET)
 
 
-def test_what_cannot_be_priced_is_refused(moments, table):
+def test_what_cannot_be_priced_is_refused(moments, table, triple):
     class Dense(Covariance):
         def steps(self, kernels, levels):
             return []
 
+        def fingerprint(self, kernels, levels):
+            return []
+
     grid = even_log_snr(table, 3, 0.05)
     with pytest.raises(TypeError, match="isotropic"):
-        predict(moments, table, {"a": Chain(grid, Dense(), 0.1)}, 1.0)
+        predict(moments, table, {"a": Chain(grid, Dense(), 0.1)}, triple.statistics())
     with pytest.raises(ValueError, match="outside the measured range"):
-        predict(moments, table, {"a": Chain(grid, Beta(), 1e6)}, 1.0)
+        predict(moments, table, {"a": Chain(grid, Beta(), 1e6)}, triple.statistics())

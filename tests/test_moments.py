@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from score_sde_analytic.curve import NoiseCurve
 from score_sde_analytic.data import DataRange, DataStatistics
+from score_sde_analytic.decoder import decoder_nats
 from score_sde_analytic.mixture import GaussianMixture
 from score_sde_analytic.model import LogSNR, ScoreModel
-from score_sde_analytic.moments import DECODER_RATIOS, Moments, decoder_nats, decoder_scale, estimate
+from score_sde_analytic.moments import DECODER_RATIOS, Moments, decoder_scale, estimate
 from score_sde_analytic.schedule import VE, CosineVP, LinearVP
 
 ARRAYS = ("log_snr", "counts", "sums", "products", "decoder_sums")

@@ -1,5 +1,29 @@
-"""Likelihoods: variational bounds of K-step chains."""
+"""Likelihoods: variational bounds of any number of steps, measured and predicted, and the probability-flow ODE."""
 
-from score_sde_analytic.likelihood.bound import Bound, Chain, Part, measure, paper_chain, predict
+from score_sde_analytic.likelihood.bound import BITS, Bound, Part, Predicted
+from score_sde_analytic.likelihood.chain import Chain, paper_chain
+from score_sde_analytic.likelihood.continuous import ContinuousTime
+from score_sde_analytic.likelihood.evaluation import Method, bits_per_dim
+from score_sde_analytic.likelihood.flow import Adaptive, Diffused, Direct, ExactTrace, Fixed, Flow, Hutchinson, Uniform
+from score_sde_analytic.likelihood.predicted import predict
 
-__all__ = ["Bound", "Chain", "Part", "measure", "paper_chain", "predict"]
+__all__ = [
+    "BITS",
+    "Adaptive",
+    "Bound",
+    "Chain",
+    "ContinuousTime",
+    "Diffused",
+    "Direct",
+    "ExactTrace",
+    "Fixed",
+    "Flow",
+    "Hutchinson",
+    "Method",
+    "Part",
+    "Predicted",
+    "Uniform",
+    "bits_per_dim",
+    "paper_chain",
+    "predict",
+]

@@ -1,0 +1,113 @@
+"""The variational bound of infinitely many steps.
+
+    -log p(x_0) <= KL(q(x_1 | x_0) || p(x_1)) + 1/2 integral of E||eps - eps_hat||^2 dlam - log p(x_0 | x_{t_min})
+
+with the integral over log-SNR from t = 1 to t_min, by stratified draws of lam, and both ends as in any chain. It depends on the
+schedule through its end points only. (Kingma et al., Variational diffusion models, NeurIPS 2021; Song et al., NeurIPS 2021.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from score_sde_analytic.curve import NoiseCurve
+from score_sde_analytic.data import DataRange
+from score_sde_analytic.decoder import Decoder
+from score_sde_analytic.gaussian import expand, mean_square
+from score_sde_analytic.likelihood.evaluation import Batch, Method, Terms, digest, prior_nats
+from score_sde_analytic.model import ScoreModel
+from score_sde_analytic.noise import stream_seed
+from score_sde_analytic.schedule import Array, Schedule
+
+#: Cells of the piecewise constant density from which log-SNRs are drawn.
+CELLS = 1000
+#: Share of that density which is uniform, whatever the curve: no weight exceeds its inverse.
+DEFENSIVE = 0.1
+#: Streams of an example's random numbers.
+TIMES, END = 0, 1
+
+
+@dataclass(frozen=True)
+class ContinuousTime(Method):
+    """The continuous-time bound.
+
+    Attributes:
+        t_min: where the integral stops and the decoder takes over.
+        decoder: p(x_0 | x_{t_min}).
+        times: noise levels per example, one in each of so many strata of equal probability.
+        curve: None draws them uniformly in log-SNR; a curve, in proportion to its R, so that the choice of times adds
+            little variance (importance sampling; unbiased for any curve).
+    """
+
+    t_min: float
+    decoder: Decoder
+    times: int = 16
+    curve: NoiseCurve | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.t_min < 1.0:
+            raise ValueError(f"t_min must lie in (0, 1), got {self.t_min}")
+        if self.times < 1:
+            raise ValueError(f"times must be at least 1, got {self.times}")
+
+    def columns(self) -> tuple[str, ...]:
+        return ("prior", "transitions", "reconstruction")
+
+    def config(self, model: ScoreModel) -> dict[str, Any]:
+        curve = None if self.curve is None else digest(self.curve.log_snr.tolist(), self.curve.y.tolist())
+        settings = {"name": "continuous", "t_min": self.t_min, "times": self.times, "curve": curve}
+        return settings | self.decoder.config()
+
+    def check(self, model: ScoreModel, data_range: DataRange | None) -> None:
+        self.decoder.check(data_range)
+
+    def range(self, schedule: Schedule) -> tuple[float, float]:
+        """Log-SNR at t = 1 and at t_min."""
+        return float(schedule.log_snr(1.0)), float(schedule.log_snr(self.t_min))
+
+    def terms(self, model: ScoreModel, batch: Batch) -> Terms:
+        x_0, before = batch.x_0, model.evaluations
+        lam, weight = self._draws(batch, *self.range(model.schedule))
+        noise, integral = batch.noise(TIMES), torch.zeros(len(x_0), dtype=torch.float64, device=x_0.device)
+        for j in range(self.times):
+            level = model.schedule.level(model.schedule.time(lam[:, j]))
+            eps = noise.draw(x_0)
+            x_t = expand(level.alpha, x_0) * x_0 + expand(level.sigma, x_0) * eps
+            error = mean_square(eps - model.predict(x_t, level).eps)
+            integral += 0.5 * weight[:, j].to(x_0.device) * error
+            batch.tick((j + 1) / (self.times + 1))
+        values = torch.stack([prior_nats(model.schedule, x_0), integral, self._last(model, batch)], 1)
+        return Terms(values, model.evaluations - before)
+
+    def _draws(self, batch: Batch, low: float, high: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-SNRs (batch, times) and their weights 1 / (times x density)."""
+        keys = batch.keys()
+        jitter = np.stack([np.random.default_rng(stream_seed(batch.seed, *key)).random(self.times) for key in keys])
+        edges, mass = self._density(low, high)
+        rank = (np.arange(self.times) + jitter) / self.times * mass[-1]
+        cell = np.clip(np.searchsorted(mass, rank, side="right") - 1, 0, CELLS - 1)
+        share = np.diff(mass)
+        lam = edges[cell] + (edges[1] - edges[0]) * (rank - mass[cell]) / share[cell]
+        weight = (edges[1] - edges[0]) * mass[-1] / (share[cell] * self.times)
+        return torch.from_numpy(np.clip(lam, low, high)), torch.from_numpy(weight)
+
+    def _density(self, low: float, high: float) -> tuple[Array, Array]:
+        """Edges of the cells in log-SNR and the mass below each, both (CELLS + 1,)."""
+        edges = np.linspace(low, high, CELLS + 1)
+        mass = np.ones(CELLS)
+        if self.curve is not None:
+            mass = np.asarray(self.curve.residual(0.5 * (edges[1:] + edges[:-1])))
+            mass = (1.0 - DEFENSIVE) * mass + DEFENSIVE * mass.mean()
+        return edges, np.concatenate([[0.0], np.cumsum(mass)])
+
+    def _last(self, model: ScoreModel, batch: Batch) -> torch.Tensor:
+        level = model.schedule.level(self.t_min)
+        exact = self.decoder.expected(batch.x_0, level, batch.data_range)
+        if exact is not None:
+            return exact.to(batch.x_0.device)
+        x_t = level.alpha * batch.x_0 + level.sigma * batch.noise(END).draw(batch.x_0)
+        return self.decoder.nats(batch.x_0, x_t, model.predict(x_t, level).x_0, level, batch.data_range)

@@ -1,0 +1,101 @@
+"""Bounds predicted from the curve, for chains of any number of steps and for infinitely many: no network call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from scipy.integrate import simpson
+
+from score_sde_analytic.cost import Reconstruction, prior_cost, transition_costs
+from score_sde_analytic.covariance import Covariance, IsotropicCovariance
+from score_sde_analytic.curve import NoiseCurve
+from score_sde_analytic.data import DataRange, DataStatistics
+from score_sde_analytic.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
+from score_sde_analytic.likelihood.bound import BITS, Part, Predicted
+from score_sde_analytic.likelihood.chain import Chain
+from score_sde_analytic.likelihood.continuous import ContinuousTime
+from score_sde_analytic.moments import Moments
+from score_sde_analytic.schedule import Array, Level, Schedule
+
+#: Points of the integral of R.
+POINTS = 4001
+
+
+def predict(
+    moments: Moments, schedule: Schedule, methods: Mapping[str, Chain | ContinuousTime], statistics: DataStatistics
+) -> dict[str, Predicted]:
+    """The bounds of chains (any grids), and of continuous time, from measured moments alone, with jackknife errors.
+
+    A chain is held fixed while the moments that price it vary, so the errors are those of the price.
+
+    Args:
+        moments: of the network on data like those to be coded, with their decoder table.
+        statistics: of such data: the second moment for the prior, and the histogram of levels for a categorical decoder.
+
+    Raises:
+        TypeError: a covariance depends on the state, so that the curve alone cannot price it.
+        ValueError: a Gaussian decoder's std outside the measured table, or a categorical one without a histogram.
+    """
+    lasts = {name: _Last(method, moments, schedule, statistics) for name, method in methods.items()}
+
+    def steps(curve: NoiseCurve) -> list[Array]:
+        return [_transitions(method, schedule, curve) for method in methods.values()]
+
+    def parts(m: Moments) -> Array:
+        transitions = np.array([costs.sum() for costs in steps(NoiseCurve.fit(m))])
+        table = Reconstruction.of(m)
+        reconstruction = np.array([last.nats(table) for last in lasts.values()])
+        return np.stack([transitions + reconstruction, transitions, reconstruction], 1)
+
+    values, errors = (BITS * a for a in moments.jackknife(parts))
+    prior = BITS * prior_cost(schedule, statistics.second_moment)
+    found = {}
+    for name, value, error, costs in zip(methods, values, errors, steps(NoiseCurve.fit(moments)), strict=True):
+        total, transitions, reconstruction = (Part(float(v), float(e)) for v, e in zip(value, error, strict=True))
+        named = {"prior": Part(prior, 0.0), "transitions": transitions, "reconstruction": reconstruction}
+        found[name] = Predicted(Part(total.value + prior, total.stderr), named, BITS * costs, moments.evaluations)
+    return found
+
+
+def _transitions(method: Chain | ContinuousTime, schedule: Schedule, curve: NoiseCurve) -> Array:
+    """Nats per dimension of each transition, or of their limit (1,)."""
+    if isinstance(method, Chain):
+        return transition_costs(schedule, curve, _isotropic(method.covariance), method.grid)
+    lam = np.linspace(*method.range(schedule), POINTS)
+    return np.array([0.5 * simpson(curve.residual(lam), x=lam)])
+
+
+class _Last:
+    """The reconstruction term of one method."""
+
+    def __init__(
+        self, method: Chain | ContinuousTime, moments: Moments, schedule: Schedule, statistics: DataStatistics
+    ) -> None:
+        self.decoder: Decoder = method.decoder
+        self.level: Level = schedule.level(method.grid.times[-2] if isinstance(method, Chain) else method.t_min)
+        self.exact = self._exact(moments, statistics)
+
+    def _exact(self, moments: Moments, statistics: DataStatistics) -> float | None:
+        if isinstance(self.decoder, NoDecoder):
+            return self.decoder.entropy(self.level)
+        if isinstance(self.decoder, CategoricalDecoder):
+            declared = moments.fingerprint["decoder"]
+            if statistics.histogram is None or declared is None:
+                raise ValueError(
+                    "a categorical decoder is priced from the histogram of levels: declare the data_range everywhere"
+                )
+            return float(statistics.histogram @ self.decoder.table(self.level, DataRange(*declared)))
+        return None
+
+    def nats(self, table: Reconstruction) -> float:
+        if self.exact is not None:
+            return self.exact
+        assert isinstance(self.decoder, GaussianDecoder)
+        return table.at(self.level.log_snr, self.decoder.std)
+
+
+def _isotropic(covariance: Covariance) -> IsotropicCovariance:
+    if not isinstance(covariance, IsotropicCovariance):
+        raise TypeError("only isotropic covariances can be priced from a scalar curve; measure the bound instead")
+    return covariance
