@@ -73,6 +73,10 @@ def get_config() -> ConfigDict:
     sample.batch_size = 48
 
     config.evaluate = evaluate = ConfigDict()
+    # "predicted" from the curve; "bound" of K-step chains; "continuous" time; probability "flow"; "exact" (mixtures).
+    evaluate.methods = ("predicted", "bound", "continuous", "flow", "exact")
+    evaluate.decoder = "gaussian"  # of all bounds: "gaussian" at its best std, "categorical", or "none" (density of x_{t_1})
+    evaluate.agreement = ("dp", "residual")  # grid and variance of the chains that all methods are compared with
     evaluate.steps = (5, 10, 25)  # measured on the test split
     evaluate.grids = ("even", "dp")  # measured on the test split, besides the convention of published tables
     evaluate.predicted_steps = (3, 4, 5, 6, 8, 10, 15, 20, 25, 35, 50, 75, 100)
@@ -81,6 +85,21 @@ def get_config() -> ConfigDict:
     evaluate.draws = 1  # noise draws per test example and step
     evaluate.batch_size = 297
     evaluate.examples = 0  # test examples used; 0 for all
+    evaluate.continuous = continuous = ConfigDict()
+    continuous.times = 16  # noise levels per test example
+    continuous.importance_sampling = True  # drawn in proportion to the curve's R, instead of uniformly in log-SNR
+    evaluate.flow = flow = ConfigDict()
+    flow.entry = "diffused"  # how data enter: "diffused" (then decoded), "uniform" dequantisation, "direct" (continuous)
+    flow.log_snr_max = 0.0  # log-SNR where the flow begins; 0 for where the continuous bound ends
+    flow.variable = "log_snr"  # or "t"
+    flow.solver = "dopri5"
+    flow.rtol, flow.atol = 1e-4, 1e-4
+    flow.max_steps = 10_000
+    flow.steps = 0  # > 0: so many even steps of a fixed-step solver ("euler", "midpoint", "rk4")
+    flow.probes = 1  # of Hutchinson's divergence estimate; 0 for the exact trace
+    flow.law = "rademacher"  # or "gaussian"
+    flow.importance_samples = 1
+    flow.examples_per_block = 100  # integrated together, with one step size
 
     config.train = train = ConfigDict()
     train.steps = 8000

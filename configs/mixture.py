@@ -19,6 +19,9 @@ def get_config() -> ConfigDict:
     config.estimate.min_draws = config.estimate.max_draws = 8000
     config.estimate.batch_size = 1000
     config.evaluate.batch_size = 8000
+    config.evaluate.flow.entry = "direct"
+    config.evaluate.flow.log_snr_max = 14.0
+    config.evaluate.flow.examples_per_block = 8000
     config.sample.count = 2000
     config.sample.batch_size = 2000
     return config

@@ -17,7 +17,9 @@ import score_sde_analytic
 from score_sde_analytic import data as datasets
 from score_sde_analytic import grid as grids
 from score_sde_analytic.data import DataRange, DataStatistics
+from score_sde_analytic.decoder import Decoder
 from score_sde_analytic.grid import Grid
+from score_sde_analytic.likelihood.flow import Adaptive, Diffused, Direct, Entry, ExactTrace, Fixed, Hutchinson, Uniform
 from score_sde_analytic.mixture import GaussianMixture
 from score_sde_analytic.model import Continuous, LogSNR, OneBased, ScoreModel, Sigma, Times, ZeroBased
 from score_sde_analytic.networks import load_unet
@@ -138,6 +140,24 @@ DATA: dict[str, Callable[[ConfigDict], Splits]] = {
     "mnist": partial(_images, _mnist),
     "mixture": _mixture,
 }
+
+
+def entry(settings: ConfigDict, decoder: Decoder) -> Entry:
+    """How data enter the probability flow, config.evaluate.flow.entry."""
+    choices = {"diffused": lambda: Diffused(decoder), "uniform": Uniform, "direct": Direct}
+    return choose(choices, settings.entry, "entry of the flow")()
+
+
+def divergence(settings: ConfigDict) -> ExactTrace | Hutchinson:
+    """Exact trace with 0 probes, else Hutchinson's estimate."""
+    return Hutchinson(settings.probes, settings.law) if settings.probes else ExactTrace()
+
+
+def ode_solver(settings: ConfigDict) -> Adaptive | Fixed:
+    """A fixed number of steps where there is one, else adaptive steps."""
+    if settings.steps:
+        return Fixed(settings.steps, settings.solver)
+    return Adaptive(settings.rtol, settings.atol, settings.solver, settings.max_steps)
 
 
 def splits(config: ConfigDict) -> Splits:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from ml_collections import ConfigDict
+from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from runners import build
@@ -19,13 +21,14 @@ from score_sde_analytic.cost import Lattice, Reconstruction
 from score_sde_analytic.covariance import Beta, BetaTilde, Isotropic, IsotropicCovariance
 from score_sde_analytic.curve import Bound, NoiseCurve, Source, residual_bound
 from score_sde_analytic.data import DataStatistics, as_dataset
+from score_sde_analytic.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
 from score_sde_analytic.files import write_text
 from score_sde_analytic.grid import Grid
 from score_sde_analytic.likelihood import Chain
 from score_sde_analytic.model import ScoreModel
 from score_sde_analytic.moments import Moments, estimate
 from score_sde_analytic.optimal import Objective, closed_form, entropic, refined
-from score_sde_analytic.schedule import Schedule
+from score_sde_analytic.schedule import Array, Schedule
 
 FROM_CURVE = {"closed_form": closed_form, "refined": refined, "entropic": entropic}
 SOURCES: tuple[Source, ...] = ("residual", "score")
@@ -107,9 +110,23 @@ class Experiment:
         return Lattice(self.schedule, times[self.schedule.log_snr(times) <= settings.log_snr_max])
 
     @cached_property
-    def first_cost(self) -> Any:
-        """Smallest reconstruction term at every lattice point."""
-        return self.reconstruction.best(self.lattice.levels.log_snr)[0]
+    def first_cost(self) -> Array:
+        """Reconstruction term at every lattice point."""
+        return self.last_cost(self.moments, self.lattice.levels.log_snr)
+
+    def last_cost(self, moments: Moments, log_snr: Array) -> Array:
+        """Nats per dimension of the configured decoder's step to data from each of these log-SNRs, at its best."""
+        name = self.config.evaluate.decoder
+        if name == "gaussian":
+            return Reconstruction.of(moments).best(log_snr)[0]
+        if name == "none":  # bounds on data with different noise do not compare: the first time is the lattice's
+            return np.where(log_snr == log_snr.max(), 0.0, np.inf)
+        knots = np.linspace(log_snr.min(), log_snr.max(), 64)
+        histogram = self.statistics.histogram
+        if histogram is None:
+            raise ValueError("evaluate.decoder='categorical' is for discrete data; set data.levels, or use 'gaussian'")
+        tables = [CategoricalDecoder.table(self.schedule.level_at(lam), self.splits.data_range) for lam in knots]
+        return PchipInterpolator(knots, np.array(tables) @ histogram)(log_snr)
 
     def covariance(self, name: str) -> IsotropicCovariance:
         """A variance choice by name."""
@@ -127,8 +144,8 @@ class Experiment:
     def objective(self, moments: Moments) -> Objective:
         """The cost of chains with the optimal variance, priced by these moments."""
         lam = self.lattice.levels.log_snr[::-1]
-        last = Reconstruction.of(moments).best(lam)[0]
-        return Objective(NoiseCurve.fit(moments), float(lam[0]), float(lam[-1]), (lam, last))
+        last = None if self.config.evaluate.decoder == "none" else (lam, self.last_cost(moments, lam))
+        return Objective(NoiseCurve.fit(moments), float(lam[0]), float(lam[-1]), last)
 
     @cached_property
     def moments_objective(self) -> Objective:
@@ -173,8 +190,21 @@ class Experiment:
     def chain(self, grid: str, variance: str, steps: int) -> Chain:
         """Grid, variance and the decoder that is best for the grid's first time."""
         times = self.grid(grid, variance, steps)
-        std = self.reconstruction.best(self.schedule.log_snr(times.times[-2]))[1]
-        return Chain(times, self.covariance(variance), float(std[0]))
+        return Chain(times, self.covariance(variance), self.decoder(times.times[-2]))
+
+    def decoder(self, t_1: float) -> Decoder:
+        """The last step at first time t_1: the Gaussian decoder that is best there, or another as configured."""
+        name = self.config.evaluate.decoder
+        if name == "gaussian":
+            return GaussianDecoder(float(self.reconstruction.best(self.schedule.log_snr(t_1))[1][0]))
+        other: dict[str, Callable[[], Decoder]] = {"categorical": CategoricalDecoder, "none": NoDecoder}
+        return build.choose(other | {"gaussian": GaussianDecoder}, name, "decoder")()
+
+    def first(self) -> tuple[float, Decoder]:
+        """(t_1, decoder) that are best for infinitely many steps: where the continuous bound and the flow begin."""
+        objective = self.moments_objective
+        t_1 = float(self.schedule.time(objective.levels[objective.best_first(math.inf)]))
+        return t_1, self.decoder(t_1)
 
     def record(self, section: str, content: Any) -> Path:
         """Merge a section into WORKDIR/report.json."""

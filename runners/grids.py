@@ -88,13 +88,12 @@ def _invariance(experiment: Experiment, steps: int) -> Path:
 def _price(experiment: Experiment, grids: dict[tuple[str, int], Grid]) -> dict[tuple[str, int], tuple[float, float]]:
     """Predicted bits/dim of every grid with the analytic variance, and its standard error."""
     chains = {f"{name}/{k}": _chain(experiment, grid) for (name, k), grid in grids.items()}
-    bounds = predict(experiment.moments, experiment.schedule, chains, experiment.statistics.second_moment)
+    bounds = predict(experiment.moments, experiment.schedule, chains, experiment.statistics)
     return {(name, k): tuple(bounds[f"{name}/{k}"].total) for name, k in grids}  # type: ignore[misc]
 
 
 def _chain(experiment: Experiment, grid: Grid) -> Chain:
-    std = experiment.reconstruction.best(experiment.schedule.log_snr(grid.times[-2]))[1]
-    return Chain(grid, experiment.covariance(VARIANCE), float(std[0]))
+    return Chain(grid, experiment.covariance(VARIANCE), experiment.decoder(grid.times[-2]))
 
 
 def _optimum(experiment: Experiment, steps: Sequence[int], excess: Sequence[float]) -> dict[str, Any]:
@@ -102,7 +101,7 @@ def _optimum(experiment: Experiment, steps: Sequence[int], excess: Sequence[floa
 
     def statistic(moments: Moments) -> Array:
         objective = experiment.objective(moments)
-        costs = _dp_costs(experiment.lattice, moments, steps[-1])
+        costs = _dp_costs(experiment, moments, steps[-1])
         limit = objective.continuous_limit
         law = [limit + objective.excess_law(k) for k in steps]
         # Whole steps do not vary smoothly from replicate to replicate; interpolated ones do.
@@ -128,10 +127,10 @@ def _optimum(experiment: Experiment, steps: Sequence[int], excess: Sequence[floa
     }
 
 
-def _dp_costs(lattice: Lattice, moments: Moments, most: int) -> Array:
+def _dp_costs(experiment: Experiment, moments: Moments, most: int) -> Array:
     """Optimal nats per dimension for K = 1 .. most."""
-    curve = NoiseCurve.fit(moments)
-    first = Reconstruction.of(moments).best(lattice.levels.log_snr)[0]
+    curve, lattice = NoiseCurve.fit(moments), experiment.lattice
+    first = experiment.last_cost(moments, lattice.levels.log_snr)
     grids = lattice.optimal_grids(curve, Isotropic(curve), first, most)
     return np.array([grids[k].cost if k in grids else math.inf for k in range(1, most + 1)])
 

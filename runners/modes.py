@@ -1,25 +1,19 @@
-"""The modes that use a pretrained network: estimate, sample, evaluate and demo."""
+"""The modes estimate, sample and demo, and the table of all that use a pretrained network."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from runners import grids
-from runners.experiment import Experiment, markdown
-from score_sde_analytic.data import DataStatistics, as_dataset
-from score_sde_analytic.files import load_arrays, save_arrays, write_text
-from score_sde_analytic.likelihood import Bound, Chain, measure, predict
-from score_sde_analytic.likelihood.bound import bound_of_terms, paper_chain
+from runners import evaluate, grids
+from runners.experiment import Experiment
+from score_sde_analytic.files import save_arrays
 from score_sde_analytic.report import figures
 from score_sde_analytic.samplers import Ancestral, generate
 
@@ -111,182 +105,9 @@ def _sheet(experiment: Experiment, grid: str, variance: str, calls: dict[str, fl
     return sheet
 
 
-def evaluate(experiment: Experiment) -> list[Path]:
-    """Predicted bits/dim of every variance x grid x K, measured ones on the test split, and how far they agree."""
-    settings, work = experiment.config.evaluate, experiment.workdir
-    every = sorted({*settings.predicted_steps, *settings.steps})
-    names = (*settings.grids, *settings.predicted_grids)
-    cells = [(grid, variance, k) for grid in names for variance in settings.variances for k in every]
-    chains = {_name(*cell): experiment.chain(*cell) for cell in cells}
-    chains |= {
-        f"paper/{v}/{k}": paper_chain(experiment.schedule, experiment.covariance(v), k)
-        for v in settings.variances
-        for k in settings.steps
-        if k > 1  # the convention fixes the first time below t = 1
-    }
-    predictable = {name: chain for name, chain in chains.items() if _in_table(experiment, chain)}
-    predicted = predict(experiment.moments, experiment.schedule, predictable, experiment.statistics.second_moment)
-    measured = _measured(experiment, {name: chain for name, chain in chains.items() if _is_measured(name, settings)})
-    content: dict[str, Any] = {
-        "units": "bits/dim",
-        "test_examples": len(experiment.test),
-        "cells": {name: _cell(chains[name], predicted.get(name), measured.get(name)) for name in chains},
-        "orderings": _orderings(measured, settings),
-    }
-    tables = (
-        _bounds_table(content["cells"])
-        + "\n\nPaired differences on the test split:\n\n"
-        + _orderings_table(content["orderings"])
-    )
-    print("\n" + tables)
-    write_text(work / "bits_per_dim.md", tables + "\n")
-    report = experiment.record("bits_per_dim", content)
-    return [
-        work / "bounds",
-        work / "bits_per_dim.md",
-        figures.bits(work / "bits_per_dim.png", content["cells"], names, settings.variances),
-        report,
-    ]
-
-
-def _is_measured(name: str, settings: ConfigDict) -> bool:
-    grid, _, steps = name.split("/")
-    return grid in (*settings.grids, "paper") and int(steps) in settings.steps
-
-
-def _name(grid: str, variance: str, steps: int) -> str:
-    return f"{grid}/{variance}/{steps}"
-
-
-def _in_table(experiment: Experiment, chain: Chain) -> bool:
-    """Whether the reconstruction table covers the chain's first time and decoder."""
-    try:
-        lam = experiment.schedule.log_snr(chain.grid.times[-2])
-        experiment.reconstruction.at(lam, chain.decoder_std)
-    except ValueError:
-        return False
-    return bool(lam <= experiment.moments.log_snr[-1] + 1e-9)
-
-
-def _measured(experiment: Experiment, chains: dict[str, Chain]) -> dict[str, Bound]:
-    """Measured bounds; chains on one grid share their network calls, finished cells are read from WORKDIR/bounds."""
-    settings, folder = experiment.config.evaluate, experiment.workdir / "bounds"
-    digest = DataStatistics.of(as_dataset(experiment.test), experiment.splits.data_range, max_eigen=0).digest
-    shared = {"model": experiment.model.fingerprint(), "data": digest, "seed": experiment.config.seed, "draws": settings.draws}
-    groups: dict[tuple[float, ...], dict[str, Chain]] = {}
-    for name, chain in chains.items():
-        groups.setdefault(chain.grid.times, {})[name] = chain
-    measured: dict[str, Bound] = {}
-    for group in groups.values():
-        todo = {}
-        for name, chain in group.items():
-            path, identity = (
-                folder / f"{name.replace('/', '_')}.safetensors",
-                shared | {"chain": _chain_digest(experiment, chain)},
-            )
-            if path.exists():
-                arrays, metadata = load_arrays(path, "bound")
-                if metadata["identity"] == json.loads(json.dumps(identity)):
-                    measured[name] = bound_of_terms(arrays["terms"], metadata["evaluations"])
-                    continue
-            todo[name] = chain
-        if not todo:
-            continue
-        results = measure(
-            experiment.model,
-            experiment.test,
-            todo,
-            experiment.splits.data_range,
-            draws=settings.draws,
-            seed=experiment.config.seed + 1,
-            batch_size=settings.batch_size,
-            device=experiment.device,
-        )
-        for name, result in results.items():
-            identity = shared | {"chain": _chain_digest(experiment, todo[name])}
-            metadata = {"kind": "bound", "identity": identity, "evaluations": result.evaluations}
-            save_arrays(folder / f"{name.replace('/', '_')}.safetensors", {"terms": result.terms}, metadata)
-        measured |= results
-    return {name: measured[name] for name in chains}
-
-
-def _chain_digest(experiment: Experiment, chain: Chain) -> str:
-    """Identity of grid, decoder and the variance of every step."""
-    sampler = Ancestral(experiment.model, chain.covariance)
-    variances = [step.covariance.variance for step in sampler.plan(chain.grid)]  # type: ignore[attr-defined]
-    return hashlib.sha256(repr((chain.grid.times, chain.decoder_std, variances)).encode()).hexdigest()[:16]
-
-
-def _cell(chain: Chain, predicted: Bound | None, measured: Bound | None) -> dict[str, Any]:
-    cell: dict[str, Any] = {"times": chain.grid.times, "decoder_std": chain.decoder_std}
-    if predicted is not None:
-        cell["predicted"] = predicted.summary()
-    if measured is not None:
-        cell["measured"] = measured.summary()
-    if predicted is not None and measured is not None:
-        error = math.hypot(predicted.total.stderr, measured.total.stderr)
-        cell["disagreement_in_standard_errors"] = (measured.total.value - predicted.total.value) / error
-    return cell
-
-
-#: (better, worse) as the theory has it for an accurate network; beta against beta-tilde depends on schedule and grid.
-BETTER = [
-    ("residual", "score"),
-    ("residual", "beta"),
-    ("residual", "beta_tilde"),
-    ("score", "beta"),
-    ("score", "beta_tilde"),
-    ("beta", "beta_tilde"),
-]
-
-
-def _orderings(measured: dict[str, Bound], settings: ConfigDict) -> list[dict[str, Any]]:
-    """Paired comparisons on the same examples: each better variance on each grid, and DP against even."""
-    pairs = []
-    for k in settings.steps:
-        for grid in settings.grids:
-            for better, worse in BETTER:
-                pairs.append((_name(grid, better, k), _name(grid, worse, k)))
-        pairs += [(_name("dp", v, k), _name("even", v, k)) for v in settings.variances]
-    lines = []
-    for better, worse in pairs:
-        if better in measured and worse in measured:
-            difference = measured[worse].per_example - measured[better].per_example
-            error = difference.std(ddof=1) / math.sqrt(len(difference))
-            lines.append(
-                {
-                    "claim": f"{better} < {worse}",
-                    "difference": float(difference.mean()),
-                    "standard_errors": float(difference.mean() / max(error, 1e-300)),
-                }
-            )
-    return lines
-
-
-def _orderings_table(lines: list[dict[str, Any]]) -> str:
-    rows = [[line["claim"], f"{line['difference']:+.4f}", f"{line['standard_errors']:+.1f}"] for line in lines]
-    return markdown(["grid/variance/K", "bits/dim saved", "in standard errors"], rows)
-
-
-def _bounds_table(cells: dict[str, Any]) -> str:
-    rows = []
-    for name, cell in cells.items():
-        grid, variance, steps = name.split("/")
-        if "measured" not in cell:
-            continue
-        m, p = cell["measured"], cell.get("predicted")
-        text = [f"{m[part]['value']:.3g}" for part in ("prior", "transitions", "reconstruction")]
-        total = f"{m['total']['value']:.3f} ± {m['total']['stderr']:.3f}"
-        forecast = f"{p['total']['value']:.3f} ± {p['total']['stderr']:.3f}" if p else "-"
-        agreement = f"{cell['disagreement_in_standard_errors']:+.1f}" if p else "-"
-        rows.append([grid, variance, steps, *text, total, forecast, agreement])
-    header = ["grid", "variance", "K", "prior", "transitions", "reconstr.", "bits/dim measured", "predicted", "diff/SE"]
-    return markdown(header, rows)
-
-
 def demo(experiment: Experiment) -> list[Path]:
     """The whole: estimate -> curve -> grids -> samples -> bits/dim."""
-    return list(dict.fromkeys([*estimate(experiment), *sample(experiment), *evaluate(experiment)]))
+    return list(dict.fromkeys([*estimate(experiment), *sample(experiment), *evaluate.run(experiment)]))
 
 
 def _mode(steps: Callable[[Experiment], list[Path]]) -> Callable[[ConfigDict, Path], list[Path]]:
@@ -302,5 +123,5 @@ MODES = {
     "demo": _mode(demo),
     "estimate": _mode(estimate),
     "sample": _mode(sample),
-    "evaluate": _mode(evaluate),
+    "evaluate": _mode(evaluate.run),
 }

@@ -260,6 +260,11 @@ class ScoreModel:
                 f"the network returned shape {tuple(out.shape)} for input {tuple(x_t.shape)}; a network that also outputs"
                 " a variance must be wrapped to return the mean's channels only"
             )
+        if torch.is_grad_enabled() and x_t.requires_grad and not out.requires_grad:
+            raise RuntimeError(
+                "the network's output carries no gradient: it runs under no_grad, detaches, or ignores its input; call the"
+                " network itself, or use a method that needs no gradient"
+            )
         # On an accelerator this would wait for the device at every step: there, callers check what they return.
         if out.is_cpu and not math.isfinite(out.sum().item()) and not torch.isfinite(out).all():
             raise RuntimeError(

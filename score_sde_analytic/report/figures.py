@@ -304,3 +304,71 @@ def _mosaic(x: Tensor, columns: int, declared: DataRange) -> np.ndarray:
         top, left = (i // columns) * (h + 1), (i % columns) * (w + 1)
         sheet[top : top + h, left : left + w] = image
     return sheet[..., 0] if c == 1 else sheet
+
+
+#: Methods without steps, in the agreement panel.
+LIMITS = {
+    "continuous": ("continuous-time bound", "#009E73"),
+    "flow": ("probability flow", "#D55E00"),
+    "exact": ("exact density", "#000000"),
+}
+
+
+@plt.rc_context(STYLE)
+def agreement(path: Path, content: Mapping[str, Any]) -> Path:
+    """Every likelihood method on the same examples: bits/dim against K, and paired differences from a reference."""
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.4), layout="constrained")
+    _levels_panel(axes[0], content)
+    _differences_panel(axes[1], content)
+    return _save(figure, path)
+
+
+def _steps_of(name: str) -> int | None:
+    return int(name.removeprefix("K = ")) if name.startswith("K = ") else None
+
+
+def _levels_panel(axis: Axes, content: Mapping[str, Any]) -> None:
+    line = content["predicted_steps"]
+    if line:
+        k, value, error = np.array([(k, *part) for k, part in line.items()]).T
+        axis.plot(k, value, color=COLOURS["residual"], lw=1.2, label="K-step chain, predicted")
+        axis.fill_between(k, value - 2 * error, value + 2 * error, color=COLOURS["residual"], alpha=0.15, lw=0)
+    points = [(k, row["measured"]["total"]) for name, row in content["methods"].items() if (k := _steps_of(name))]
+    if points:
+        k, value, error = np.array([(k, part["value"], part["stderr"]) for k, part in points if part]).T
+        axis.errorbar(k, value, 2 * error, fmt="o", ms=4, capsize=2, color=COLOURS["residual"], label="K-step chain, measured")
+    for name, (label, colour) in LIMITS.items():
+        row = content["methods"].get(name)
+        for kind, style in (("measured", "-"), ("predicted", ":")):
+            if row and kind in row:
+                part = row[kind]["total"]
+                suffix = ", predicted" if kind == "predicted" else ""
+                axis.axhline(part["value"], color=colour, lw=1.2, ls=style, label=label + suffix)
+                if kind == "measured":
+                    axis.axhspan(*(part["value"] + 2 * s * part["stderr"] for s in (-1, 1)), color=colour, alpha=0.12, lw=0)
+    title = (
+        f"All methods on the same test data (bands and bars: ± 2 SE)\ngrid {content['grid']}, variance {content['variance']}"
+    )
+    axis.set(title=title, xlabel="network calls K of a chain", ylabel="bits/dim")
+    if line or points:
+        axis.set_xscale("log")
+        ticks = [3, 5, 10, 25, 50, 100]
+        axis.set_xticks(ticks, [str(k) for k in ticks])
+        axis.minorticks_off()
+    axis.legend(fontsize=8)
+
+
+def _differences_panel(axis: Axes, content: Mapping[str, Any]) -> None:
+    rows = [(name, row["above_reference"]) for name, row in content["methods"].items() if "above_reference" in row]
+    for place, (name, part) in enumerate(rows):
+        colour = LIMITS[name][1] if name in LIMITS else COLOURS["residual"]
+        axis.errorbar(part["value"], -place, xerr=2 * part["stderr"], fmt="o", ms=4, capsize=3, color=colour)
+        text = f"{part['value']:+.4f} ± {part['stderr']:.4f}"
+        axis.annotate(text, (part["value"], -place), (0, 7), textcoords="offset points", ha="center", fontsize=8)
+    reference = content["reference"]
+    label = LIMITS[reference][0] if reference in LIMITS else reference
+    axis.axvline(0.0, color=LIMITS.get(reference, ("", "0.5"))[1], lw=1)
+    axis.set_yticks([-i for i in range(len(rows))], [LIMITS[n][0] if n in LIMITS else f"chain, {n}" for n, _ in rows])
+    axis.set_ylim(-len(rows) + 0.4, 0.7)
+    axis.margins(x=0.15)
+    axis.set(title=f"Paired difference from the {label} (± 2 SE)", xlabel="bits/dim")

@@ -1,0 +1,306 @@
+"""--mode=evaluate: bits/dim by every method on the test split, predicted and measured, and how far they agree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from runners import build
+from runners.experiment import Experiment, markdown
+from score_sde_analytic.files import write_text
+from score_sde_analytic.likelihood import (
+    BITS,
+    Bound,
+    Chain,
+    ContinuousTime,
+    Flow,
+    Method,
+    Part,
+    Predicted,
+    bits_per_dim,
+    predict,
+)
+from score_sde_analytic.likelihood.chain import paper_chain
+from score_sde_analytic.likelihood.evaluation import digest
+from score_sde_analytic.report import figures
+
+#: (better, worse) as the theory has it for an accurate network; beta against beta-tilde depends on schedule and grid.
+BETTER = [
+    ("residual", "score"),
+    ("residual", "beta"),
+    ("residual", "beta_tilde"),
+    ("score", "beta"),
+    ("score", "beta_tilde"),
+    ("beta", "beta_tilde"),
+]
+
+
+def run(experiment: Experiment) -> list[Any]:
+    """Evaluate by config.evaluate.methods; writes tables, pictures and a report, returns their paths."""
+    settings = experiment.config.evaluate
+    unknown = set(settings.methods) - {"predicted", "bound", *LIMITS, "exact"}
+    if unknown:
+        raise ValueError(f"unknown method {sorted(unknown)[0]!r}; choose from predicted, bound, {', '.join(LIMITS)}, exact")
+    written = []
+    if {"predicted", "bound"} & set(settings.methods):
+        written += _chains(experiment)
+    return [*written, *_agreement(experiment), experiment.workdir / "bounds"]
+
+
+# --- chains: grids x variances x K --------------------------------------------------------------------------------------
+
+
+def _chains(experiment: Experiment) -> list[Any]:
+    settings, work = experiment.config.evaluate, experiment.workdir
+    every = sorted({*settings.predicted_steps, *settings.steps})
+    names = (*settings.grids, *settings.predicted_grids)
+    chains = {_name(g, v, k): experiment.chain(g, v, k) for g in names for v in settings.variances for k in every}
+    chains |= {
+        f"paper/{v}/{k}": paper_chain(experiment.schedule, experiment.covariance(v), k)
+        for v in settings.variances
+        for k in settings.steps
+        if k > 1  # the convention fixes the first time below t = 1
+    }
+    predicted = _predicted(experiment, {name: chain for name, chain in chains.items() if _in_table(experiment, chain)})
+    measured = measure(experiment, {name: chain for name, chain in chains.items() if _is_measured(name, settings)})
+    content: dict[str, Any] = {
+        "units": "bits/dim",
+        "test_examples": len(experiment.test),
+        "cells": {name: _cell(chains[name], predicted.get(name), measured.get(name)) for name in chains},
+        "orderings": _orderings(measured, settings),
+    }
+    tables = _bounds_table(content["cells"])
+    if content["orderings"]:
+        tables += "\n\nPaired differences on the test split:\n\n" + _orderings_table(content["orderings"])
+    print("\n" + tables)
+    write_text(work / "bits_per_dim.md", tables + "\n")
+    picture = figures.bits(work / "bits_per_dim.png", content["cells"], names, settings.variances)
+    return [work / "bits_per_dim.md", picture, experiment.record("bits_per_dim", content)]
+
+
+def _is_measured(name: str, settings: ConfigDict) -> bool:
+    grid, _, steps = name.split("/")
+    return "bound" in settings.methods and grid in (*settings.grids, "paper") and int(steps) in settings.steps
+
+
+def _name(grid: str, variance: str, steps: int) -> str:
+    return f"{grid}/{variance}/{steps}"
+
+
+def _in_table(experiment: Experiment, chain: Chain) -> bool:
+    """Whether the reconstruction table covers the chain's first time and decoder."""
+    lam = experiment.schedule.log_snr(chain.grid.times[-2])
+    try:
+        if chain.decoder.needs_network:
+            experiment.reconstruction.at(lam, chain.decoder.std)  # type: ignore[attr-defined]
+    except ValueError:
+        return False
+    return bool(lam <= experiment.moments.log_snr[-1] + 1e-9)
+
+
+def _predicted(experiment: Experiment, methods: Mapping[str, Chain | ContinuousTime]) -> dict[str, Predicted]:
+    if "predicted" not in experiment.config.evaluate.methods:
+        return {}
+    return predict(experiment.moments, experiment.schedule, methods, experiment.statistics)
+
+
+def measure(experiment: Experiment, methods: Mapping[str, Method]) -> dict[str, Bound]:
+    """Bits/dim of the test split; unfinished work is continued, finished work read, from WORKDIR/bounds."""
+    if not methods:
+        return {}
+    settings = experiment.config.evaluate
+    # A file is named by what was asked, so that other settings never meet it.
+    asked = experiment.config.seed, settings.draws, len(experiment.test)
+    files = {name: f"{name}-{digest(method.config(experiment.model), *asked)[:8]}" for name, method in methods.items()}
+    found = bits_per_dim(
+        experiment.model,
+        experiment.test,
+        {files[name]: method for name, method in methods.items()},
+        experiment.splits.data_range,
+        draws=settings.draws,
+        seed=experiment.config.seed + 1,
+        batch_size=settings.batch_size,
+        device=experiment.device,
+        path=experiment.workdir / "bounds",
+    )
+    return {name: found[files[name]] for name in methods}
+
+
+def _cell(chain: Chain, predicted: Predicted | None, measured: Bound | None) -> dict[str, Any]:
+    cell: dict[str, Any] = {"times": chain.grid.times, "decoder": chain.decoder.config()}
+    if predicted is not None:
+        cell["predicted"] = predicted.summary()
+    if measured is not None:
+        cell["measured"] = measured.summary()
+    if predicted is not None and measured is not None:
+        cell["disagreement_in_standard_errors"] = _disagreement(measured.total, predicted.total)
+    return cell
+
+
+def _disagreement(a: Part, b: Part) -> float:
+    return (a.value - b.value) / math.hypot(a.stderr, b.stderr)
+
+
+def _orderings(measured: dict[str, Bound], settings: ConfigDict) -> list[dict[str, Any]]:
+    """Paired comparisons on the same examples: each better variance on each grid, and DP against even."""
+    pairs = []
+    for k in settings.steps:
+        for grid in settings.grids:
+            for better, worse in BETTER:
+                pairs.append((_name(grid, better, k), _name(grid, worse, k)))
+        pairs += [(_name("dp", v, k), _name("even", v, k)) for v in settings.variances]
+    lines = []
+    for better, worse in pairs:
+        if better in measured and worse in measured:
+            mean, error = _paired(measured[worse].per_example, measured[better].per_example)
+            claim = f"{better} < {worse}"
+            lines.append({"claim": claim, "difference": mean, "standard_errors": mean / max(error, 1e-300)})
+    return lines
+
+
+def _paired(a: np.ndarray, b: np.ndarray) -> Part:
+    """Mean of a - b over examples, with its standard error."""
+    difference = a - b
+    return Part(float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(len(difference))))
+
+
+def _orderings_table(lines: list[dict[str, Any]]) -> str:
+    rows = [[line["claim"], f"{line['difference']:+.4f}", f"{line['standard_errors']:+.1f}"] for line in lines]
+    return markdown(["grid/variance/K", "bits/dim saved", "in standard errors"], rows)
+
+
+def _bounds_table(cells: dict[str, Any]) -> str:
+    rows = []
+    for name, cell in cells.items():
+        m, p = cell.get("measured"), cell.get("predicted")
+        if m is None:
+            continue
+        text = [f"{m[part]['value']:.3g}" for part in ("prior", "transitions", "reconstruction")]
+        agreement = f"{cell['disagreement_in_standard_errors']:+.1f}" if p else "-"
+        rows.append([*name.split("/"), *text, _error_bar(m["total"]), _error_bar(p["total"]) if p else "-", agreement])
+    header = ["grid", "variance", "K", "prior", "transitions", "reconstr.", "bits/dim measured", "predicted", "diff/SE"]
+    return markdown(header, rows)
+
+
+def _error_bar(part: Mapping[str, float]) -> str:
+    return f"{part['value']:.3f} ± {part['stderr']:.3f}"
+
+
+# --- agreement: every method on the same examples -----------------------------------------------------------------------
+
+
+def _continuous(experiment: Experiment) -> ContinuousTime:
+    settings = experiment.config.evaluate.continuous
+    t_min, decoder = experiment.first()
+    curve = experiment.curves["residual"] if settings.importance_sampling else None
+    return ContinuousTime(t_min, decoder, settings.times, curve)
+
+
+def _flow(experiment: Experiment) -> Flow:
+    settings = experiment.config.evaluate.flow
+    t_min, decoder = experiment.first()
+    if settings.log_snr_max:
+        t_min = float(experiment.schedule.time(settings.log_snr_max))
+    return Flow(
+        t_min,
+        build.entry(settings, decoder),
+        build.divergence(settings),
+        build.ode_solver(settings),
+        settings.importance_samples,
+        settings.variable,
+        settings.examples_per_block,
+    )
+
+
+#: Methods that need no grid.
+LIMITS: dict[str, Callable[[Experiment], Method]] = {"continuous": _continuous, "flow": _flow}
+
+
+def _agreement(experiment: Experiment) -> list[Any]:
+    """One table and one picture of all methods on the same examples."""
+    settings, work = experiment.config.evaluate, experiment.workdir
+    grid, variance = settings.agreement
+    chains = {f"K = {k}": experiment.chain(grid, variance, k) for k in settings.steps}
+    methods: dict[str, Method] = dict(chains) if "bound" in settings.methods else {}
+    methods |= {name: make(experiment) for name, make in LIMITS.items() if name in settings.methods}
+    measured = measure(experiment, methods)
+    every = sorted({*settings.predicted_steps, *settings.steps})
+    line = {k: experiment.chain(grid, variance, k) for k in every} if "predicted" in settings.methods else {}
+    predicted = _predicted(
+        experiment, {f"K = {k}": chain for k, chain in line.items()} | {"continuous": _continuous(experiment)}
+    )
+    values = {name: bound.per_example for name, bound in measured.items()}
+    exact = _exact(experiment) if "exact" in settings.methods else None
+    reference = "exact" if exact is not None else next((name for name in ("continuous", *values) if name in values), "")
+    if exact is not None:
+        values["exact"] = exact
+    rows = {}
+    for name in dict.fromkeys([*values, *(n for n in predicted if n in methods or not measured)]):
+        rows[name] = _row(name, values, measured.get(name), predicted.get(name), reference)
+    content = {
+        "grid": grid,
+        "variance": variance,
+        "reference": reference,
+        "methods": rows,
+        "predicted_steps": {k: predicted[f"K = {k}"].total for k in every} if predicted else {},
+    }
+    table = _agreement_table(content)
+    print("\n" + table)
+    write_text(work / "likelihoods.md", table + "\n")
+    picture = figures.agreement(work / "likelihoods.png", content)
+    return [work / "likelihoods.md", picture, experiment.record("likelihoods", content)]
+
+
+def _exact(experiment: Experiment) -> np.ndarray | None:
+    """Bits/dim of the test examples under the true density, where that is known."""
+    if experiment.config.data.name != "mixture":
+        return None
+    x = experiment.test
+    nats = -build.mixture(experiment.config).log_density(x, experiment.schedule.level(0.0))
+    return BITS * nats.numpy() / x.shape[1]
+
+
+def _row(
+    name: str, values: Mapping[str, np.ndarray], bound: Bound | None, predicted: Predicted | None, reference: str
+) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    if name in values:
+        x = values[name]
+        row["measured"] = bound.summary() if bound else {"total": _paired(x, np.zeros_like(x))._asdict(), "evaluations": 0}
+        row["calls_per_example"] = bound.calls_per_example if bound else 0.0
+        row["vector_products_per_example"] = bound.vector_products / len(x) if bound else 0.0
+        if name != reference:
+            row["above_reference"] = _paired(x, values[reference])._asdict()
+    if predicted:
+        row["predicted"] = predicted.summary()
+        if name in values:
+            row["disagreement_in_standard_errors"] = _disagreement(bound.total, predicted.total)  # type: ignore[union-attr]
+    return row
+
+
+TITLES = {"continuous": "continuous time", "flow": "probability flow", "exact": "exact density"}
+
+
+def _agreement_table(content: Mapping[str, Any]) -> str:
+    reference, rows = content["reference"], []
+    for name, row in content["methods"].items():
+        m, p = row.get("measured"), row.get("predicted")
+        above = row.get("above_reference")
+        rows.append(
+            [
+                TITLES.get(name, f"chain, {name}"),
+                _error_bar(m["total"]) if m else "-",
+                _error_bar(p["total"]) if p else "-",
+                f"{row['disagreement_in_standard_errors']:+.1f}" if "disagreement_in_standard_errors" in row else "-",
+                f"{above['value']:+.4f} ± {above['stderr']:.4f}" if above else "-",
+                f"{row['calls_per_example']:.0f}" if m else "-",
+                f"{row['vector_products_per_example']:.0f}" if m else "-",
+            ]
+        )
+    versus = TITLES.get(reference, reference)
+    header = ["method", "bits/dim", "predicted", "diff/SE", f"above {versus}, paired", "network calls", "vector products"]
+    return markdown(header, rows)
