@@ -7,15 +7,18 @@ batch it was drawn in, and a later draw does not depend on how many samples stan
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from score_sde_analytic.gaussian import expand
+
 
 def stream_seed(*key: int) -> int:
-    """A 63-bit seed from a tuple of non-negative integers; different tuples give independent streams."""
+    """A 63-bit seed from a tuple of integers; different tuples give independent streams."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little") >> 1
 
 
@@ -55,6 +58,49 @@ class SampleNoise:
         for row, generator in zip(self._rows, self._generators, strict=True):
             row.normal_(generator=generator)
         return self._buffer.to(like)
+
+
+#: Distance in log-SNR over which `LevelNoise` forgets.
+KNOTS = 1.0
+
+
+class LevelNoise:
+    """Per-sample noise as a continuous function of log-SNR: common random numbers for whatever levels are asked for.
+
+    eps(lam) = cos(p) z_i + sin(p) z_{i+1},   p = pi/2 (lam / KNOTS - i),   i = floor(lam / KNOTS),   z_i ~ N(0, I) independent
+
+    so eps is N(0, I) at every level, nearly the same at neighbouring levels, and independent at levels 2 KNOTS apart.
+
+    Args:
+        seed: non-negative integer.
+        keys: one tuple of integers per sample; z_i of a sample is a function of (seed, its key, i).
+    """
+
+    def __init__(self, seed: int, keys: Sequence[tuple[int, ...]], device: torch.device | str = "cpu") -> None:
+        self._seed, self._keys, self._device = seed, keys, device
+        self._recent: dict[int, Tensor] = {}
+
+    def at(self, log_snr: float | Tensor, like: Tensor) -> Tensor:
+        """eps at one level, or at one level per sample (batch,), in the shape, dtype and device of `like`."""
+        if isinstance(log_snr, Tensor):
+            return self._each(log_snr.double().cpu() / KNOTS, like)
+        knot = math.floor(log_snr / KNOTS)
+        angle = 0.5 * math.pi * (log_snr / KNOTS - knot)
+        # Levels are visited in order: a knot serves many of them.
+        self._recent = {i: self._recent[i] if i in self._recent else self._draw([i], like) for i in (knot, knot + 1)}
+        return (math.cos(angle) * self._recent[knot] + math.sin(angle) * self._recent[knot + 1]).to(like)
+
+    def _each(self, position: Tensor, like: Tensor) -> Tensor:
+        knots = position.floor().long()
+        angle = 0.5 * math.pi * (position - knots)
+        first, second = (self._draw((knots + i).tolist(), like) for i in (0, 1))
+        return (expand(angle.cos(), first) * first + expand(angle.sin(), second) * second).to(like)
+
+    def _draw(self, knots: Sequence[int], like: Tensor) -> Tensor:
+        """z of one knot per sample, or of one for all."""
+        each = knots if len(knots) == len(self._keys) else list(knots) * len(self._keys)
+        keys = [(*key, knot) for key, knot in zip(self._keys, each, strict=True)]
+        return SampleNoise(self._seed, keys, self._device).draw(like)
 
 
 class BatchNoise:

@@ -3,13 +3,13 @@
     -log p(x_0) <= KL(q(x_T | x_0) || p(x_T)) + sum_{k=2..K} KL(q(x_{k-1} | x_k, x_0) || p(x_{k-1} | x_k)) - log p(x_0 | x_1)
 
 (Ho et al., 2020, eq. 5.) Each term needs the network at one time only, so chains with times in common share its calls: on one
-lattice, the bounds for every K come from one pass, with common random numbers.
+lattice, the bounds for every K come from one pass. An example's noise is a function of log-SNR, so that any two chains compare
+with common random numbers.
 """
 
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,7 @@ from score_sde_analytic.grid import Grid
 from score_sde_analytic.kernel import Kernel, kernels, reverse_kernel
 from score_sde_analytic.likelihood.evaluation import Batch, Method, Terms, digest, prior_nats
 from score_sde_analytic.model import ScoreModel
+from score_sde_analytic.noise import LevelNoise
 from score_sde_analytic.schedule import Level, Schedule
 
 
@@ -69,13 +70,14 @@ class Chain(Method):
 
     @classmethod
     def together(cls, methods: Mapping[str, Chain], model: ScoreModel, batch: Batch) -> dict[str, Terms]:
-        """All chains from one network call per distinct time; the noise of a time is a function of (seed, example, time)."""
+        """All chains from one network call per distinct time."""
+        noise = batch.noise()
         plans = {name: _Plan.of(chain, model.schedule) for name, chain in methods.items()}
         columns: dict[str, list[Tensor]] = {name: [prior_nats(model.schedule, batch.x_0)] for name in methods}
         levels = {level.t: level for plan in plans.values() for level in plan.levels}
         for done, t in enumerate(sorted(levels, reverse=True)):
             users = {name: plan.position[t] for name, plan in plans.items() if t in plan.position}
-            found = _at(model, batch, levels[t], {name: (plans[name], k) for name, k in users.items()})
+            found = _at(model, batch, noise, levels[t], {name: (plans[name], k) for name, k in users.items()})
             for name, value in found.items():
                 columns[name].append(value)
             batch.tick((done + 1) / len(levels))
@@ -102,7 +104,9 @@ class _Plan:
         return cls(levels, {level.t: k for k, level in enumerate(levels)}, ks, covariances, chain.decoder)
 
 
-def _at(model: ScoreModel, batch: Batch, level: Level, users: Mapping[str, tuple[_Plan, int]]) -> dict[str, Tensor]:
+def _at(
+    model: ScoreModel, batch: Batch, noise: LevelNoise, level: Level, users: Mapping[str, tuple[_Plan, int]]
+) -> dict[str, Tensor]:
     """The term of every chain at one level, in nats per dimension, (batch,); at most one network call."""
     x_0, found, waiting = batch.x_0, {}, {}
     for name, (plan, k) in users.items():
@@ -113,8 +117,7 @@ def _at(model: ScoreModel, batch: Batch, level: Level, users: Mapping[str, tuple
             found[name] = exact
     if not waiting:
         return found
-    key = int.from_bytes(struct.pack(">d", level.t), "big")
-    x_t = level.alpha * x_0 + level.sigma * batch.noise(key).draw(x_0)
+    x_t = level.alpha * x_0 + level.sigma * noise.at(level.log_snr, x_0)
     prediction = model.predict(x_t, level)
     for name, (plan, k) in waiting.items():
         if k < len(plan.kernels):

@@ -27,8 +27,6 @@ from score_sde_analytic.schedule import Array, Schedule
 CELLS = 1000
 #: Share of that density which is uniform, whatever the curve: no weight exceeds its inverse.
 DEFENSIVE = 0.1
-#: Streams of an example's random numbers.
-TIMES, END = 0, 1
 
 
 @dataclass(frozen=True)
@@ -72,10 +70,10 @@ class ContinuousTime(Method):
     def terms(self, model: ScoreModel, batch: Batch) -> Terms:
         x_0, before = batch.x_0, model.evaluations
         lam, weight = self._draws(batch, *self.range(model.schedule))
-        noise, integral = batch.noise(TIMES), torch.zeros(len(x_0), dtype=torch.float64, device=x_0.device)
+        noise, integral = batch.noise(), torch.zeros(len(x_0), dtype=torch.float64, device=x_0.device)
         for j in range(self.times):
             level = model.schedule.level(model.schedule.time(lam[:, j]))
-            eps = noise.draw(x_0)
+            eps = noise.at(lam[:, j], x_0)
             x_t = expand(level.alpha, x_0) * x_0 + expand(level.sigma, x_0) * eps
             error = mean_square(eps - model.predict(x_t, level).eps)
             integral += 0.5 * weight[:, j].to(x_0.device) * error
@@ -85,8 +83,7 @@ class ContinuousTime(Method):
 
     def _draws(self, batch: Batch, low: float, high: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-SNRs (batch, times) and their weights 1 / (times x density)."""
-        keys = batch.keys()
-        jitter = np.stack([np.random.default_rng(stream_seed(batch.seed, *key)).random(self.times) for key in keys])
+        jitter = np.stack([np.random.default_rng(stream_seed(batch.seed, *key)).random(self.times) for key in batch.keys])
         edges, mass = self._density(low, high)
         rank = (np.arange(self.times) + jitter) / self.times * mass[-1]
         cell = np.clip(np.searchsorted(mass, rank, side="right") - 1, 0, CELLS - 1)
@@ -109,5 +106,5 @@ class ContinuousTime(Method):
         exact = self.decoder.expected(batch.x_0, level, batch.data_range)
         if exact is not None:
             return exact.to(batch.x_0.device)
-        x_t = level.alpha * batch.x_0 + level.sigma * batch.noise(END).draw(batch.x_0)
+        x_t = level.alpha * batch.x_0 + level.sigma * batch.noise().at(level.log_snr, batch.x_0)
         return self.decoder.nats(batch.x_0, x_t, model.predict(x_t, level).x_0, level, batch.data_range)

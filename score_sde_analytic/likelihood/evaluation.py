@@ -26,7 +26,7 @@ from score_sde_analytic.data import DataRange, DataStatistics, as_dataset, batch
 from score_sde_analytic.gaussian import mean_square, normal_kl
 from score_sde_analytic.likelihood.bound import BITS, Bound
 from score_sde_analytic.model import ScoreModel
-from score_sde_analytic.noise import SampleNoise
+from score_sde_analytic.noise import LevelNoise
 from score_sde_analytic.schedule import Array, Schedule
 
 
@@ -51,13 +51,18 @@ class Batch:
     rows: int
     tick: Callable[[float], None] = lambda share: None
 
-    def keys(self, *stream: int) -> list[tuple[int, ...]]:
-        """One key per example for an independent stream of random numbers."""
-        return [(i, self.repetition, *stream) for i in self.indices]
+    @property
+    def keys(self) -> list[tuple[int, ...]]:
+        """One key per example."""
+        return [(i, self.repetition) for i in self.indices]
 
-    def noise(self, *stream: int) -> SampleNoise:
-        """Standard normal draws of one stream."""
-        return SampleNoise(self.seed, self.keys(*stream), self.x_0.device)
+    def noise(self, sample: int = 0) -> LevelNoise:
+        """Noise of the forward process as a function of log-SNR; the same for every method, so that they compare in pairs.
+
+        Args:
+            sample: number of an independent copy.
+        """
+        return LevelNoise(self.seed, [(*key, sample) for key in self.keys], self.x_0.device)
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,6 @@ from score_sde_analytic.schedule import Level
 from score_sde_analytic.sde import Clock, LogSNRClock, Probes, TimeClock, eps_and_divergence, one_hot_probes, velocity
 
 CLOCKS: dict[str, Clock] = {"log_snr": LogSNRClock(), "t": TimeClock()}
-#: Streams of an example's random numbers.
-ENTRY, PROBE = 0, 1
 
 
 # --- ODE solvers --------------------------------------------------------------------------------------------------------
@@ -289,10 +287,10 @@ class Flow(Method):
     def _sample(self, model: ScoreModel, batch: Batch, j: int) -> tuple[Tensor, int]:
         """One importance sample of every example: columns but the weighting, (batch, columns), and vector products."""
         level, x_0 = model.schedule.level(self.t_min), batch.x_0
-        probes = self.divergence.probes(x_0.double(), batch.noise(j, PROBE))
+        probes = self.divergence.probes(x_0.double(), _probe_noise(batch, j))
         path = _Path(model, self, probes, x_0.dtype, batch.rows, batch.tick)
         if isinstance(self.entry, Diffused):
-            x_t = level.alpha * x_0 + level.sigma * batch.noise(j, ENTRY).draw(x_0)
+            x_t = level.alpha * x_0 + level.sigma * batch.noise(j).at(level.log_snr, x_0)
             x_0_hat = torch.cat([model.predict(x, level).x_0 for x in x_t.split(batch.rows)]) if self._calls_decoder else None
             entry = [
                 -NoDecoder().nats(x_0, x_t, None, level, batch.data_range),
@@ -304,7 +302,7 @@ class Flow(Method):
             if isinstance(self.entry, Uniform):
                 assert batch.data_range is not None  # Uniform.check
                 width = batch.data_range.bin_width
-                uniform = torch.special.ndtr(batch.noise(j, ENTRY).draw(x_0).double())
+                uniform = torch.special.ndtr(batch.noise(j).at(level.log_snr, x_0).double())
                 x = x + width * (uniform - 0.5)
                 entry = [torch.full((len(x),), -math.log(width), dtype=torch.float64, device=x.device)]
             x_t, start = path.enter(x, level)
@@ -334,6 +332,10 @@ class Flow(Method):
         path, level = _Path(model, self, None, dtype, batch_size), model.schedule.level(self.t_min)
         x_t = path.transport(x_1.double(), forward=False)
         return ((x_t - 0.5 * level.sigma * path.eps(x_t, level)) / level.alpha).to(dtype)
+
+
+def _probe_noise(batch: Batch, j: int) -> SampleNoise:
+    return SampleNoise(batch.seed, [(*key, j) for key in batch.keys], batch.x_0.device)
 
 
 def _share(batch: Batch, j: int, k: int) -> Callable[[float], None]:
