@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from configs import digits_cosine, digits_ve, digits_vp, mixture, mnist
-from runners import build, modes, train
+from runners import build, evaluate, modes, train
 from runners.experiment import Experiment
 from score_sde_analytic.grid import Grid
 from score_sde_analytic.moments import Moments
@@ -35,6 +35,7 @@ def small_mixture():
     config.evaluate.predicted_steps = (3, 10)
     config.sample.count = 50
     config.sample.batch_size = 20
+    config.evaluate.flow.rtol = config.evaluate.flow.atol = 1e-3
     return config
 
 
@@ -47,6 +48,7 @@ def small_digits(config):
     config.evaluate.predicted_steps = (10,)
     config.evaluate.predicted_grids = ()
     config.evaluate.variances = ("beta", "beta_tilde", "residual")
+    config.evaluate.methods = ("predicted", "bound")
     return config
 
 
@@ -112,7 +114,7 @@ def test_a_finished_workdir_is_reused(mixture_demo):
     before = {p: p.stat().st_mtime_ns for p in (workdir / "bounds").iterdir()}
     experiment = Experiment(config, workdir)
     assert experiment.model.calls == 0
-    modes.evaluate(experiment)
+    evaluate.run(experiment)
     assert experiment.model.calls == 0
     assert before == {p: p.stat().st_mtime_ns for p in (workdir / "bounds").iterdir()}
 
@@ -156,7 +158,7 @@ def test_shipped_network_on_held_out_digits(module, tmp_path):
     Even in VE's t is even in log-SNR, where beta is the worse of the handcrafted two.
     """
     experiment = Experiment(small_digits(module.get_config()), tmp_path)
-    modes.evaluate(experiment)
+    evaluate.run(experiment)
     report = json.loads((tmp_path / "report.json").read_text())["bits_per_dim"]
     size = {line["claim"]: line["standard_errors"] for line in report["orderings"]}
     assert size["even/residual/10 < even/beta/10"] > 5
@@ -167,6 +169,65 @@ def test_shipped_network_on_held_out_digits(module, tmp_path):
         assert size[f"dp/{variance}/10 < even/{variance}/10"] > 5
     agreement = [c["disagreement_in_standard_errors"] for n, c in report["cells"].items() if n.startswith(("even", "dp"))]
     assert max(map(abs, agreement)) < 5
+
+
+def test_predictions_for_every_k_and_variance(tmp_path):
+    """Predicted and measured bounds of the shipped network agree within 3 standard errors.
+
+    On a lattice of 100 levels all 20 chains share 100 network calls per example. They share examples too: the largest of 20
+    correlated differences exceeds 3 with probability at most 20 * 0.0027 = 5 %; the seed is fixed.
+    """
+    config = digits_vp.get_config()
+    config.grid.points = 100
+    config.evaluate.steps = config.evaluate.predicted_steps = (5, 10, 25, 50, 100)
+    config.evaluate.grids, config.evaluate.predicted_grids = ("dp",), ()
+    config.evaluate.methods, config.evaluate.examples = ("predicted", "bound"), 150
+    config.estimate.min_draws = config.estimate.max_draws = 150
+    experiment = Experiment(config, tmp_path)
+    evaluate.run(experiment)
+    cells = json.loads((tmp_path / "report.json").read_text())["bits_per_dim"]["cells"]
+    chains = [cell for name, cell in cells.items() if name.startswith("dp/")]
+    assert len(chains) == 5 * 4
+    assert max(abs(cell["disagreement_in_standard_errors"]) for cell in chains) < 3
+
+
+def test_agreement_of_all_methods(mixture_demo):
+    """Chains fall towards the continuous bound, which meets the exact density; so does the flow. 5 SE: 6e-7 each."""
+    _, workdir, _ = mixture_demo
+    report = json.loads((workdir / "report.json").read_text())["likelihoods"]
+    rows = report["methods"]
+    assert report["reference"] == "exact"
+    assert set(rows) == {"K = 3", "K = 6", "continuous", "flow", "exact"}
+    for name in ("K = 3", "K = 6"):
+        assert rows[name]["above_reference"]["value"] > 5 * rows[name]["above_reference"]["stderr"]
+    for name in ("continuous", "flow"):
+        above = rows[name]["above_reference"]
+        assert abs(above["value"]) < 5 * above["stderr"] + 0.01  # prior mismatch and tolerance
+    for name in ("K = 3", "K = 6", "continuous"):
+        assert abs(rows[name]["disagreement_in_standard_errors"]) < 5
+    assert rows["flow"]["vector_products_per_example"] > 20
+    assert "probability flow" in (workdir / "likelihoods.md").read_text()
+
+
+@pytest.mark.parametrize(("decoder", "entry"), [("categorical", "diffused"), ("gaussian", "uniform")])
+def test_other_decoders_and_dequantisation(decoder, entry, tmp_path):
+    config = small_digits(digits_vp.get_config())
+    config.evaluate.examples, config.evaluate.steps, config.evaluate.grids = 6, (4,), ("dp",)
+    config.evaluate.methods, config.evaluate.decoder = ("predicted", "bound", "continuous", "flow"), decoder
+    config.evaluate.flow.entry, config.evaluate.flow.steps, config.evaluate.flow.solver = entry, 4, "midpoint"
+    config.evaluate.variances = ("residual",)
+    evaluate.run(Experiment(config, tmp_path))
+    rows = json.loads((tmp_path / "report.json").read_text())["likelihoods"]["methods"]
+    assert rows["K = 4"]["measured"]["evaluations"] == 6 * (4 - (decoder == "categorical"))
+    assert np.isfinite(rows["flow"]["measured"]["total"]["value"])
+    assert "dequantisation" in rows["flow"]["measured"]
+
+
+def test_methods_must_be_known(tmp_path):
+    config = small_mixture()
+    config.evaluate.methods = ("bond",)
+    with pytest.raises(ValueError, match="unknown method 'bond'"):
+        evaluate.run(Experiment(config, tmp_path))
 
 
 def tiny_training():

@@ -364,7 +364,9 @@ def _differences_panel(axis: Axes, content: Mapping[str, Any]) -> None:
         colour = LIMITS[name][1] if name in LIMITS else COLOURS["residual"]
         axis.errorbar(part["value"], -place, xerr=2 * part["stderr"], fmt="o", ms=4, capsize=3, color=colour)
         text = f"{part['value']:+.4f} ± {part['stderr']:.4f}"
-        axis.annotate(text, (part["value"], -place), (0, 7), textcoords="offset points", ha="center", fontsize=8)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+        where = (part["value"], -place)
+        axis.annotate(text, where, (0, 7), textcoords="offset points", ha="center", fontsize=8, bbox=box)
     reference = content["reference"]
     label = LIMITS[reference][0] if reference in LIMITS else reference
     axis.axvline(0.0, color=LIMITS.get(reference, ("", "0.5"))[1], lw=1)
