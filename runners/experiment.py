@@ -196,7 +196,7 @@ class Experiment:
         """The last step at first time t_1: the Gaussian decoder that is best there, or another as configured."""
         name = self.config.evaluate.decoder
         if name == "gaussian":
-            return GaussianDecoder(float(self.reconstruction.best(self.schedule.log_snr(t_1))[1][0]))
+            return self.reconstruction.decoder(self.schedule.log_snr(t_1))
         other: dict[str, Callable[[], Decoder]] = {"categorical": CategoricalDecoder, "none": NoDecoder}
         return build.choose(other | {"gaussian": GaussianDecoder}, name, "decoder")()
 

@@ -22,6 +22,7 @@ from scipy.interpolate import CubicSpline, PchipInterpolator
 
 from score_sde_analytic.covariance import Isotropic, IsotropicCovariance
 from score_sde_analytic.curve import NoiseCurve
+from score_sde_analytic.decoder import GaussianDecoder
 from score_sde_analytic.dynamic import StepCosts, shortest_paths
 from score_sde_analytic.gaussian import normal_kl
 from score_sde_analytic.grid import Grid, optimal_paths
@@ -118,6 +119,10 @@ class Reconstruction:
             low, high = DECODER_RATIOS[[0, -1]] * scale
             raise ValueError(f"decoder std {std:.4g} lies outside the measured range [{low:.4g}, {high:.4g}] at this level")
         return float(CubicSpline(ratios, self._rows(lam)[0])(ratio))
+
+    def decoder(self, log_snr: float) -> GaussianDecoder:
+        """The decoder with the best std at one level."""
+        return GaussianDecoder(float(self.best(log_snr)[1][0]))
 
     def best(self, log_snr: ArrayLike) -> tuple[Array, Array]:
         """(smallest nats per dimension, its decoder std) at each level.

@@ -84,12 +84,16 @@ class CategoricalDecoder(Decoder):
 
     def nats(self, x_0: Tensor, x_t: Tensor, x_0_hat: Tensor | None, level: Level, data_range: DataRange | None) -> Tensor:
         self.check(data_range)
-        values = data_range.lo + data_range.bin_width * torch.arange(data_range.levels, dtype=torch.float64)  # type: ignore[union-attr, arg-type]
+        assert data_range is not None
+        assert data_range.levels is not None
         alpha, sigma = (torch.as_tensor(expand(s, x_t)).double() for s in (level.alpha, level.sigma))
-        z = (x_t.double() - alpha * x_0.double()) / sigma
-        # log q(z | level) - log q(z | x_0), of which the level x_0 has 0.
-        gap = (alpha / sigma)[..., None] * (x_0.double()[..., None] - values.to(x_t.device))
-        return torch.logsumexp(-gap * (0.5 * gap + z[..., None]), -1).flatten(1).mean(1)
+        x, z = x_0.double(), (x_t.double() - alpha * x_0.double()) / sigma
+        total = torch.full_like(x, -math.inf)
+        for i in range(data_range.levels):  # one level at a time: no tensor of images x levels
+            gap = alpha / sigma * (x - (data_range.lo + i * data_range.bin_width))
+            # log q(z | level) - log q(z | x_0), of which the level x_0 has 0.
+            total = torch.logaddexp(total, -gap * (0.5 * gap + z))
+        return total.flatten(1).mean(1)
 
     def expected(self, x_0: Tensor, level: Level, data_range: DataRange | None) -> Tensor | None:
         self.check(data_range)

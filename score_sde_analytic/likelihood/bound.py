@@ -34,13 +34,14 @@ class Estimate:
 
     Attributes:
         parts: by name; "prior", "transitions" and "reconstruction" for variational bounds.
-        per_step: bits/dim of each transition in visiting order; empty where there are no steps.
+        per_step, per_step_stderr: bits/dim of each transition in visiting order; empty where there are no steps.
         evaluations: network evaluations, one per example and call; those of a shared pass count for each that used them.
     """
 
     total: Part
     parts: Mapping[str, Part]
     per_step: Array
+    per_step_stderr: Array
     evaluations: int
 
     @property
@@ -61,7 +62,8 @@ class Estimate:
     def summary(self) -> dict[str, Any]:
         """Plain data for reports."""
         parts = {name: part._asdict() for name, part in self.parts.items()}
-        return {"total": self.total._asdict()} | parts | {"evaluations": self.evaluations}
+        steps = {"per_step": self.per_step, "per_step_stderr": self.per_step_stderr}
+        return {"total": self.total._asdict()} | parts | {"evaluations": self.evaluations} | steps
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Predicted(Estimate):
     total: Part
     parts: Mapping[str, Part]
     per_step: Array
+    per_step_stderr: Array
     evaluations: int
 
 
@@ -113,6 +116,10 @@ class Bound(Estimate):
     @cached_property
     def per_step(self) -> Array:  # type: ignore[override]
         return self._columns_of("transitions").mean(0)
+
+    @cached_property
+    def per_step_stderr(self) -> Array:  # type: ignore[override]
+        return np.array([_mean(column).stderr for column in self._columns_of("transitions").T])
 
     def _columns_of(self, name: str) -> Array:
         return self.terms[:, [i for i, column in enumerate(self.columns) if column == name]]

@@ -37,24 +37,26 @@ def predict(
         TypeError: a covariance depends on the state, so that the curve alone cannot price it.
         ValueError: a Gaussian decoder's std outside the measured table, or a categorical one without a histogram.
     """
-    lasts = {name: _Last(method, moments, schedule, statistics) for name, method in methods.items()}
+    lasts = [_Last(method, moments, schedule, statistics) for method in methods.values()]
 
-    def steps(curve: NoiseCurve) -> list[Array]:
-        return [_transitions(method, schedule, curve) for method in methods.values()]
+    def rows(m: Moments) -> list[Array]:
+        """Per method: transitions + reconstruction, transitions, reconstruction, then each step."""
+        curve, table = NoiseCurve.fit(m), Reconstruction.of(m)
+        found = []
+        for method, last in zip(methods.values(), lasts, strict=True):
+            costs, end = _transitions(method, schedule, curve), last.nats(table)
+            found.append(np.concatenate([[costs.sum() + end, costs.sum(), end], costs]))
+        return found
 
-    def parts(m: Moments) -> Array:
-        transitions = np.array([costs.sum() for costs in steps(NoiseCurve.fit(m))])
-        table = Reconstruction.of(m)
-        reconstruction = np.array([last.nats(table) for last in lasts.values()])
-        return np.stack([transitions + reconstruction, transitions, reconstruction], 1)
-
-    values, errors = (BITS * a for a in moments.jackknife(parts))
+    values, errors = (BITS * a for a in moments.jackknife(lambda m: np.concatenate(rows(m))))
     prior = BITS * prior_cost(schedule, statistics.second_moment)
+    ends = np.cumsum([len(row) for row in rows(moments)])[:-1]
     found = {}
-    for name, value, error, costs in zip(methods, values, errors, steps(NoiseCurve.fit(moments)), strict=True):
-        total, transitions, reconstruction = (Part(float(v), float(e)) for v, e in zip(value, error, strict=True))
+    for name, value, error in zip(methods, np.split(values, ends), np.split(errors, ends), strict=True):
+        total, transitions, reconstruction = (Part(float(v), float(e)) for v, e in zip(value[:3], error[:3], strict=True))
         named = {"prior": Part(prior, 0.0), "transitions": transitions, "reconstruction": reconstruction}
-        found[name] = Predicted(Part(total.value + prior, total.stderr), named, BITS * costs, moments.evaluations)
+        total = Part(total.value + prior, total.stderr)
+        found[name] = Predicted(total, named, value[3:], error[3:], moments.evaluations)
     return found
 
 
