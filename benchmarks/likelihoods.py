@@ -1,6 +1,6 @@
 """Settings of the probability-flow likelihood on held-out digits: what each costs and how far it lies from a tight solve.
 
-  python benchmarks/likelihoods.py [--examples 60] [--workdir results/digits_vp]
+  python benchmarks/likelihoods.py [--examples 40] [--workdir results/digits_vp]
 
 Reads the moments that `python -m runners.main` left in the workdir, or measures them. All rows see the same examples and noise.
 """
@@ -23,6 +23,7 @@ from score_sde_analytic.likelihood import (
     Bound,
     ContinuousTime,
     Diffused,
+    ExactTrace,
     Fixed,
     Flow,
     Hutchinson,
@@ -48,8 +49,8 @@ def methods(experiment: Experiment) -> dict[str, Method]:
         "midpoint, 20 steps": Flow(t_1, entry, one, Fixed(20, "midpoint")),
         "4 probes": Flow(t_1, entry, four, Adaptive(1e-4, 1e-4)),
         "1 gaussian probe": Flow(t_1, entry, Hutchinson(1, "gaussian"), Adaptive(1e-4, 1e-4)),
-        "4 importance samples": Flow(t_1, entry, one, Adaptive(1e-4, 1e-4), importance_samples=4),
-        "16 importance samples": Flow(t_1, entry, one, Adaptive(1e-3, 1e-3), importance_samples=16),
+        "exact trace, rk4, 10 steps": Flow(t_1, entry, ExactTrace(), Fixed(10)),
+        "... 4 importance samples": Flow(t_1, entry, ExactTrace(), Fixed(10), importance_samples=4),
         "uniform dequantisation, log-SNR 5": Flow(at[5.0], Uniform(), one, Adaptive(1e-4, 1e-4)),
         "uniform dequantisation, log-SNR 7": Flow(at[7.0], Uniform(), one, Adaptive(1e-4, 1e-4)),
         "continuous-time bound": ContinuousTime(t_1, decoder, 16, experiment.curves["residual"]),
@@ -74,7 +75,7 @@ def row(name: str, bound: Bound, reference: Bound, seconds: float) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=60)
+    parser.add_argument("--examples", type=int, default=40)
     parser.add_argument("--workdir", type=Path, default=Path("results/digits_vp"))
     args = parser.parse_args()
     torch.set_num_threads(1)
