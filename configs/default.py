@@ -34,6 +34,17 @@ def get_config() -> ConfigDict:
     estimate.batch_size = 100
     estimate.bounds = ("score",)  # curves capped by what the data covariance allows an exact score
 
+    config.covariance = covariance = ConfigDict()
+    # Bases that the pass of "estimate" records: "scalar", "channel", "pixel", "pixel_channel", "dct", "colour_dct", "pca".
+    # Their names are variances then, as in sample.variances; "dct|high_frequency" conditions on a recorded statistic.
+    covariance.bases = ()
+    covariance.statistics = ()  # "high_frequency", "gradient", "energy", "mean"
+    covariance.pca_rank = 0  # components of "pca"; 0 for all, exactly
+    covariance.bins = (1, 4, 8, 16)  # quantile bins, shrinkage and smoothness are chosen among these by held-out bits
+    covariance.shrinkage = (0.0, 30.0, 300.0, float("inf"))
+    covariance.smooth = (False, True)
+    covariance.steps = 10  # of the chain whose held-out bits decide
+
     config.grid = grid = ConfigDict()
     grid.points = 1000  # fine grid of the dynamic programme, even in log-SNR
     grid.table = 0  # N > 0: only the times n/N instead, for networks that take whole indices

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from ml_collections import ConfigDict
+from score_sde_analytic.basis import DCT, PCA, Basis, Channel, ColourDCT, Pixel, PixelChannel, Scalar
 from torch import Tensor
 
 import score_sde_analytic
 from score_sde_analytic import data as datasets
 from score_sde_analytic import grid as grids
+from score_sde_analytic.conditioning import Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic
 from score_sde_analytic.data import DataRange, DataStatistics
 from score_sde_analytic.decoder import Decoder
 from score_sde_analytic.grid import Grid
@@ -140,6 +142,28 @@ DATA: dict[str, Callable[[ConfigDict], Splits]] = {
     "mnist": partial(_images, _mnist),
     "mixture": _mixture,
 }
+
+
+STATISTICS: dict[str, Callable[[], Statistic]] = {
+    "high_frequency": HighFrequency,
+    "gradient": GradientEnergy,
+    "energy": Energy,
+    "mean": MeanLevel,
+}
+
+
+def basis(name: str, train: Tensor, settings: ConfigDict) -> Basis:
+    """A basis by name; those that follow the data are fitted to the training split."""
+    makers: dict[str, Callable[[], Basis]] = {
+        "scalar": Scalar,
+        "channel": Channel,
+        "pixel": Pixel,
+        "pixel_channel": PixelChannel,
+        "dct": DCT,
+        "colour_dct": lambda: ColourDCT.of(train),
+        "pca": lambda: PCA.of(train, settings.pca_rank or None),
+    }
+    return choose(makers, name, "basis")()
 
 
 def entry(settings: ConfigDict, decoder: Decoder) -> Entry:

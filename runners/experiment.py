@@ -22,6 +22,9 @@ from score_sde_analytic.covariance import Beta, BetaTilde, Isotropic, IsotropicC
 from score_sde_analytic.curve import Bound, NoiseCurve, Source, residual_bound
 from score_sde_analytic.data import DataStatistics, as_dataset
 from score_sde_analytic.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
+from score_sde_analytic.diagonal import Choice, Diagonal, fit
+from score_sde_analytic.diagonal import choose as choose_fit
+from score_sde_analytic.draws import Recorder, ResidualDraws
 from score_sde_analytic.files import write_text
 from score_sde_analytic.grid import Grid
 from score_sde_analytic.likelihood import Chain
@@ -83,8 +86,54 @@ class Experiment:
             batch_size=settings.batch_size,
             seed=self.config.seed,
             path=self.workdir / "moments.safetensors",
+            observers=self.recorders,
             device=self.device,
         )
+
+    @cached_property
+    def recorders(self) -> dict[str, Recorder]:
+        """What the pass over the validation split keeps for covariances diagonal in a basis."""
+        names, train = self.config.covariance.bases, self.splits.train
+        statistics = {name: build.choose(build.STATISTICS, name, "statistic")() for name in self.config.covariance.statistics}
+        everywhere = {name: statistic for name, statistic in statistics.items() if not statistic.local}
+        return {
+            name: Recorder(build.basis(name, train, self.config.covariance), statistics if name == "pixel" else everywhere)
+            for name in names
+        }
+
+    def draws(self, basis: str) -> ResidualDraws:
+        """The recorded draws in one basis."""
+        moments = self.moments
+        if basis not in self.recorders:
+            choices = ", ".join(self.recorders) or "none"
+            raise ValueError(f"basis {basis!r} was not recorded (recorded: {choices}); add it to covariance.bases")
+        return self.recorders[basis].result(moments.log_snr)
+
+    @cached_property
+    def choices(self) -> dict[str, list[Choice]]:
+        """Per basis: settings of the conditional covariance in order of held-out cost."""
+        settings = self.config.covariance
+        return {
+            name: choose_fit(self.draws(name), settings.bins, settings.shrinkage, settings.smooth, steps=settings.steps)
+            for name in self.recorders
+        }
+
+    def diagonal(self, name: str) -> Diagonal:
+        """A covariance diagonal in a basis: "dct", or conditioned, "dct|high_frequency", with the best held-out settings."""
+        if name not in self._diagonals:
+            basis, _, statistic = name.partition("|")
+            draws = self.draws(basis)
+            choice = next((c for c in self.choices[basis] if c.statistic == (statistic or None)), None)
+            if choice is None:
+                raise ValueError(f"statistic {statistic!r} was not recorded; add it to covariance.statistics")
+            spectrum = fit(draws, choice.statistic, choice.bins, choice.shrinkage, choice.smooth)
+            recorder = self.recorders[basis]
+            self._diagonals[name] = Diagonal(spectrum, recorder.basis, recorder.statistics.get(statistic))
+        return self._diagonals[name]
+
+    @cached_property
+    def _diagonals(self) -> dict[str, Diagonal]:
+        return {}
 
     @cached_property
     def bound(self) -> Bound:
@@ -128,13 +177,15 @@ class Experiment:
         tables = [CategoricalDecoder.table(self.schedule.level_at(lam), self.splits.data_range) for lam in knots]
         return PchipInterpolator(knots, np.array(tables) @ histogram)(log_snr)
 
-    def covariance(self, name: str) -> IsotropicCovariance:
-        """A variance choice by name."""
+    def covariance(self, name: str) -> IsotropicCovariance | Diagonal:
+        """A covariance by name: a scalar variance, or one diagonal in a recorded basis."""
+        if name.partition("|")[0] in self.recorders:
+            return self.diagonal(name)
         if name in SOURCES:
             return Isotropic(self.curves[name])
         handcrafted = {"beta": Beta(), "beta_tilde": BetaTilde()}
         if name not in handcrafted:
-            raise ValueError(f"unknown variance {name!r}; choose one of {', '.join([*handcrafted, *SOURCES])}")
+            raise ValueError(f"unknown variance {name!r}; choose one of {', '.join([*handcrafted, *SOURCES, *self.recorders])}")
         return handcrafted[name]
 
     @cached_property

@@ -14,15 +14,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.interpolate import CubicSpline, PchipInterpolator
 
-from score_sde_analytic.covariance import Isotropic, IsotropicCovariance
+from score_sde_analytic.covariance import Covariance, Isotropic, IsotropicCovariance
 from score_sde_analytic.curve import NoiseCurve
 from score_sde_analytic.decoder import GaussianDecoder
+from score_sde_analytic.diagonal import Diagonal
 from score_sde_analytic.dynamic import StepCosts, shortest_paths
 from score_sde_analytic.gaussian import normal_kl
 from score_sde_analytic.grid import Grid, optimal_paths
@@ -50,9 +52,20 @@ def step_cost(curve: NoiseCurve, covariance: IsotropicCovariance, s: Level, t: L
     return 0.5 * (np.log1p(ratio) + (excess - (variance - kernel.rho2)) / variance)
 
 
-def transition_costs(schedule: Schedule, curve: NoiseCurve, covariance: IsotropicCovariance, grid: Grid) -> Array:
-    """KL of the K - 1 transitions t_K -> .. -> t_1 in visiting order, nats per dimension."""
+def transition_costs(schedule: Schedule, curve: NoiseCurve, covariance: Covariance, grid: Grid) -> Array:
+    """KL of the K - 1 transitions t_K -> .. -> t_1 in visiting order, nats per dimension.
+
+    An isotropic variance is priced by `curve`; one diagonal in a basis by its own spectrum, as optimal.
+
+    Raises:
+        TypeError: another covariance: no curve knows its price.
+    """
     levels = grid.levels(schedule)[:-1]
+    if isinstance(covariance, Diagonal):
+        lam = [level.log_snr for level in levels]
+        return np.array([covariance.spectrum.step_nats(s, t) for t, s in pairwise(lam)])
+    if not isinstance(covariance, IsotropicCovariance):
+        raise TypeError("this covariance cannot be priced from curves; measure the bound instead")
     t, s = _columns(levels[:-1]), _columns(levels[1:])
     return step_cost(curve, covariance, s, t) if len(levels) > 1 else np.zeros(0)
 
@@ -173,7 +186,7 @@ class Lattice:
     def optimal_grids(
         self,
         curve: NoiseCurve,
-        covariance: IsotropicCovariance,
+        covariance: IsotropicCovariance | Diagonal,
         first_cost: ArrayLike,
         max_steps: int,
         name: str = "bits/dim",
@@ -181,7 +194,7 @@ class Lattice:
     ) -> dict[int, Grid]:
         """The grids of 1 .. max_steps steps that minimise transitions + first_cost, by dynamic programming.
 
-        The optimal variance has Monge costs and takes the fast solver, any other the plain recursion.
+        Optimal variances, scalar or diagonal in a basis, have Monge costs and take the fast solver, others the plain recursion.
 
         Args:
             first_cost: (n,) cost of the last step from each point to the data, as `Reconstruction.best` gives it.
@@ -191,11 +204,13 @@ class Lattice:
             Grids by number of steps; a number for which no grid exists is absent.
         """
         log_snr = np.asarray(self.levels.log_snr)
-        if isinstance(covariance, Isotropic) and covariance.optimal_for(curve):
-            steps = StepCosts(log_snr, np.asarray(curve.residual(log_snr)))
+        residual = _optimal_residual(curve, covariance, log_snr)
+        if residual is not None:
+            steps = StepCosts(log_snr, residual)
             found = shortest_paths(steps, first_cost, max_steps, min_spacing=min_spacing)
             paths, costs = found.paths, found.costs
         else:
+            assert isinstance(covariance, IsotropicCovariance)
             matrix = self.costs(curve, covariance)
             matrix[log_snr[:, None] - log_snr < min_spacing * (1.0 - 1e-12)] = np.inf
             paths, costs = optimal_paths(matrix, first_cost, max_steps)
@@ -206,7 +221,7 @@ class Lattice:
         }
 
     def best_first(
-        self, make: Callable[[float], Grid], curve: NoiseCurve, covariance: IsotropicCovariance, first_cost: ArrayLike
+        self, make: Callable[[float], Grid], curve: NoiseCurve, covariance: Covariance, first_cost: ArrayLike
     ) -> Grid:
         """The grid make(t_1) whose first time, among this lattice's, has the smallest predicted cost: coarse, then fine.
 
@@ -232,3 +247,12 @@ class Lattice:
         centre = min(candidates, key=lambda i: candidates[i].cost)
         fine = [priced(i) for i in range(max(0, centre - stride), min(n, centre + stride + 1))]
         return min((g for g in fine if g is not None and g.steps == steps), key=lambda grid: grid.cost)
+
+
+def _optimal_residual(curve: NoiseCurve, covariance: IsotropicCovariance | Diagonal, log_snr: Array) -> Array | None:
+    """R at lattice points, (n,) or (n, nodes), where the covariance is optimal for it; else None."""
+    if isinstance(covariance, Diagonal):
+        return covariance.spectrum.nodes(log_snr)
+    if isinstance(covariance, Isotropic) and covariance.optimal_for(curve):
+        return np.asarray(curve.residual(log_snr))
+    return None

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from score_sde_analytic.data import DataRange, DataStatistics, as_dataset, batch
 from score_sde_analytic.decoder import decoder_nats
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
 from score_sde_analytic.gaussian import mean_square
-from score_sde_analytic.model import ScoreModel
+from score_sde_analytic.model import Prediction, ScoreModel
 from score_sde_analytic.noise import stream_seed
 from score_sde_analytic.schedule import Array, Level
 
@@ -188,9 +188,9 @@ class Moments:
         spread = ((replicates - replicates.mean(0)) ** 2).sum(0)
         return value, np.sqrt(spread * (len(occupied) - 1) / len(occupied))
 
-    def save(self, path: str | Path) -> None:
-        """Write as safetensors, atomically."""
-        arrays = {name: getattr(self, name) for name in STORED}
+    def save(self, path: str | Path, observed: Mapping[str, np.ndarray] | None = None) -> None:
+        """Write as safetensors, atomically, with what observers kept."""
+        arrays = {name: getattr(self, name) for name in STORED} | dict(observed or {})
         save_arrays(path, arrays, {"kind": KIND, "fingerprint": dict(self.fingerprint), "state": dict(self.state)})
 
     @classmethod
@@ -205,6 +205,22 @@ class Moments:
         if expected is not None:
             require_match(path, {k: found.get(k) for k in expected}, expected)
         return cls(**{name: arrays[name] for name in STORED}, fingerprint=found, state=metadata["state"])
+
+
+class Observer(Protocol):
+    """Keeps something of every draw of the pass besides the moments; its arrays are stored with them."""
+
+    def config(self) -> dict[str, Any]:
+        """Identity of what is kept."""
+
+    def record(self, knot: int, examples: NDArray[np.int64], eps: Tensor, prediction: Prediction) -> None:
+        """See a batch of draws at one knot."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that was kept so far."""
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Go on from saved arrays."""
 
 
 def _ratio_stderr(sums: Array, counts: Array) -> Array:
@@ -230,6 +246,7 @@ def estimate(
     seed: int = 0,
     path: str | Path | None = None,
     save_seconds: float = 30.0,
+    observers: Mapping[str, Observer] | None = None,
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> Moments:
@@ -245,6 +262,7 @@ def estimate(
         data_range: declared range and levels; checked, and the decoder of the reconstruction table.
         path: where progress and the result are kept; an existing file is resumed, or returned when finished.
         save_seconds: how often progress is written.
+        observers: see every draw and keep what they want of it, in the same file.
 
     Raises:
         ValueError: bad knots or settings, empty or out-of-range data, or a file of another run at `path`.
@@ -273,9 +291,12 @@ def estimate(
         "knots": knots.tolist(),
         "settings": settings,
     }
-    run = _Pass(model, dataset, statistics, data_range, identity, torch.device(device))
+    watching = dict(observers or {})
+    if watching:
+        identity["observers"] = {name: observer.config() for name, observer in watching.items()}
+    run = _Pass(model, dataset, statistics, data_range, identity, torch.device(device), watching)
     if path is not None and Path(path).exists():
-        run.resume(Moments.load(path, identity))
+        run.resume(path)
     saved = time.monotonic()
     with tqdm(
         total=min_draws * len(knots), initial=int(run.counts.sum()), desc="moments", unit="eval", disable=not progress
@@ -284,13 +305,13 @@ def estimate(
             bar.total = max(bar.total, int(run.counts.sum()) + batch_size * (len(run.active) - run.knot))
             bar.update(drawn)
             if path is not None and time.monotonic() - saved > save_seconds:
-                run.result().save(path)
+                run.save(path)
                 saved = time.monotonic()
         bar.total = int(run.counts.sum())
         bar.refresh()
     result = run.result()
-    if path is not None:
-        result.save(path)
+    if path is not None and (run.advanced or not Path(path).exists()):
+        run.save(path)
     return result
 
 
@@ -305,7 +326,9 @@ class _Pass:
         data_range: DataRange | None,
         identity: Mapping[str, Any],
         device: torch.device,
+        observers: Mapping[str, Observer],
     ) -> None:
+        self.observers = observers
         self.model, self.dataset, self.statistics, self.device = model, dataset, statistics, device
         self.data_range, self.identity, self.settings = data_range, identity, identity["settings"]
         self.knots = np.array(identity["knots"])
@@ -314,8 +337,17 @@ class _Pass:
         self.counts, self.sums = np.zeros((g, m)), np.zeros((g, m, 6))
         self.products, self.decoder_sums = np.zeros((m, 6, 6)), np.zeros((g, m, len(DECODER_RATIOS)))
         self.round, self.knot, self.active = 0, 0, list(range(m))
+        self.advanced = False
 
-    def resume(self, moments: Moments) -> None:
+    def save(self, path: str | Path) -> None:
+        observed = {f"{n}/{k}": v for n, observer in self.observers.items() for k, v in observer.arrays().items()}
+        self.result().save(path, observed)
+
+    def resume(self, path: str | Path) -> None:
+        moments = Moments.load(path, self.identity)
+        arrays = load_arrays(path, KIND)[0]
+        for name, observer in self.observers.items():
+            observer.restore({k.removeprefix(f"{name}/"): v for k, v in arrays.items() if k.startswith(f"{name}/")})
         for name in ("counts", "sums", "products", "decoder_sums"):
             setattr(self, name, getattr(moments, name).copy())
         self.round, self.knot, self.active = (moments.state[k] for k in ("round", "knot", "active"))
@@ -332,7 +364,7 @@ class _Pass:
             index, x_0 = self._visits(size)
             while self.knot < len(self.active):
                 self._draw(self.active[self.knot], index, x_0)
-                self.knot += 1
+                self.knot, self.advanced = self.knot + 1, True
                 yield size
             self.round, self.knot = self.round + 1, 0
             self.active = self._unfinished()
@@ -364,6 +396,8 @@ class _Pass:
         eps = torch.randn(x_0.shape, generator=generator, dtype=dtype).to(x_0)
         prediction = self.model.predict(level.alpha * x_0 + level.sigma * eps, level)
         values = self._values(x_0, eps, prediction.eps).cpu().numpy()
+        for observer in self.observers.values():
+            observer.record(m, index, eps, prediction)
         group = index % len(self.counts)
         np.add.at(self.counts[:, m], group, 1.0)
         np.add.at(self.sums[:, m], group, values)

@@ -8,7 +8,6 @@ import numpy as np
 from scipy.integrate import simpson
 
 from score_sde_analytic.cost import Reconstruction, prior_cost, transition_costs
-from score_sde_analytic.covariance import Covariance, IsotropicCovariance
 from score_sde_analytic.curve import NoiseCurve
 from score_sde_analytic.data import DataRange, DataStatistics
 from score_sde_analytic.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
@@ -63,7 +62,7 @@ def predict(
 def _transitions(method: Chain | ContinuousTime, schedule: Schedule, curve: NoiseCurve) -> Array:
     """Nats per dimension of each transition, or of their limit (1,)."""
     if isinstance(method, Chain):
-        return transition_costs(schedule, curve, _isotropic(method.covariance), method.grid)
+        return transition_costs(schedule, curve, method.covariance, method.grid)
     lam = np.linspace(*method.range(schedule), POINTS)
     return np.array([0.5 * simpson(curve.residual(lam), x=lam)])
 
@@ -95,9 +94,3 @@ class _Last:
             return self.exact
         assert isinstance(self.decoder, GaussianDecoder)
         return table.at(self.level.log_snr, self.decoder.std)
-
-
-def _isotropic(covariance: Covariance) -> IsotropicCovariance:
-    if not isinstance(covariance, IsotropicCovariance):
-        raise TypeError("only isotropic covariances can be priced from a scalar curve; measure the bound instead")
-    return covariance

@@ -1,0 +1,372 @@
+"""Reverse covariances diagonal in a basis U, with one curve per coordinate and per bin of a free statistic.
+
+    Sigma = U^T diag(rho^2 + b^2 V0_k) U,   V0_k = (sigma_t/alpha_t)^2 R_k(lam_t, phi),   R_k = E[(U (eps - eps_hat))_k^2 | phi]
+
+KL-optimal among covariances diagonal in U that look at phi; a step of h in log-SNR costs mean_k 1/2 log(1 + R_k expm1(h)) nats
+per dimension, averaged over phi: by Jensen never more than with one variance for all. Bins are quantiles of phi, so that a bin
+keeps its meaning between noise levels; curves are fitted in y = lam + log((1 - R)/R), as the scalar one is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.interpolate import PchipInterpolator
+from scipy.optimize import isotonic_regression
+from scipy.special import expit, logit
+from torch import Tensor
+
+from score_sde_analytic.basis import Basis
+from score_sde_analytic.conditioning import Statistic, checked
+from score_sde_analytic.covariance import Covariance, StepCovariance
+from score_sde_analytic.draws import ResidualDraws
+from score_sde_analytic.kernel import Kernel
+from score_sde_analytic.model import Prediction
+from score_sde_analytic.schedule import Array, Level
+
+#: R of a measured curve stays this far from 0 and 1.
+MARGIN = 1e-9
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """R_k(lam, phi): curves by bin and label.
+
+    Attributes:
+        log_snr: knots, ascending, (m,).
+        y: lam + log((1 - R)/R) at the knots, nondecreasing along them, (m, B, L).
+        quantiles: of phi at each knot: median of bin 0, edge to bin 1, median of bin 1, .., (m, 2B - 1); (m, 0) without phi.
+        sizes: coefficients per label, (L,).
+        smooth: interpolate y between the medians of bins, instead of holding it constant within.
+    """
+
+    log_snr: Array
+    y: Array
+    quantiles: Array
+    sizes: Array
+    smooth: bool = False
+
+    def __post_init__(self) -> None:
+        m, bins, labels = self.y.shape
+        if (
+            self.log_snr.shape != (m,)
+            or self.sizes.shape != (labels,)
+            or self.quantiles.shape not in ((m, 2 * bins - 1), (m, 0))
+        ):
+            raise ValueError(
+                f"need knots (m,), y (m, B, L), quantiles (m, 2B - 1) and sizes (L,); got {self.log_snr.shape}, {self.y.shape},"
+                f" {self.quantiles.shape}, {self.sizes.shape}"
+            )
+        if bins > 1 and not self.quantiles.size:
+            raise ValueError("several bins need the quantiles that tell them apart")
+
+    @property
+    def bins(self) -> int:
+        return self.y.shape[1]
+
+    def _at(self, values: Array, lam: Array) -> Array:
+        inside = np.clip(lam, self.log_snr[0], self.log_snr[-1])
+        return values[0] if len(self.log_snr) == 1 else PchipInterpolator(self.log_snr, values)(inside)
+
+    def y_at(self, log_snr: float) -> Array:
+        """y of every bin and label at one level, (B, L)."""
+        return self._at(self.y, np.asarray(log_snr, dtype=np.float64))
+
+    def residual(self, log_snr: float) -> Array:
+        """R of every bin and label at one level, (B, L)."""
+        return expit(log_snr - self.y_at(log_snr))
+
+    def quantiles_at(self, log_snr: float) -> Array:
+        """Quantiles of phi at one level, interpolated at fixed rank, ascending, (2B - 1,)."""
+        if not self.quantiles.size:
+            return np.zeros(0)
+        return np.maximum.accumulate(self._at(self.quantiles, np.asarray(log_snr, dtype=np.float64)))
+
+    def nodes(self, log_snr: Array, count: int = 32) -> Array:
+        """The distribution of R over bins and coordinates as `count` nodes of equal mass per level, (n, count).
+
+        Any cost that is a mean of smooth functions of R can be computed from them (`StepCosts`).
+        """
+        mass = np.broadcast_to(self.sizes / (self.bins * self.sizes.sum()), self.y.shape[1:]).ravel()
+        out = np.empty((len(log_snr), count))
+        for i, lam in enumerate(log_snr):
+            r = self.residual(float(lam)).ravel()
+            order = np.argsort(r)
+            cumulative = np.concatenate([[0.0], np.cumsum(mass[order])])
+            integral = np.concatenate([[0.0], np.cumsum(mass[order] * r[order])])
+            edges = np.linspace(0.0, cumulative[-1], count + 1)
+            out[i] = np.diff(np.interp(edges, cumulative, integral)) * count
+        return out
+
+    def step_nats(self, log_snr_s: float, log_snr_t: float) -> float:
+        """Cost of one step at eta = 1 as this spectrum predicts it, nats per dimension."""
+        costs = 0.5 * np.log1p(self.residual(log_snr_t) * np.expm1(log_snr_s - log_snr_t))
+        return float((costs.mean(0) * self.sizes).sum() / self.sizes.sum())
+
+    def spread(self, log_snr: float) -> float:
+        """w(lam) of this covariance, so that K steps cost I^2/(4K) more than the limit, I = integral sqrt(w).
+
+        w = mean_k R_k (1 - R_k) dy_k/dlam: what is left of the posterior eigenvalues' spread within coordinates and bins.
+        """
+        step = 1e-3
+        r = self.residual(log_snr)
+        slope = (self.y_at(log_snr + step) - self.y_at(log_snr - step)) / (2 * step)
+        return float(((r * (1 - r) * np.maximum(slope, 0.0)).mean(0) * self.sizes).sum() / self.sizes.sum())
+
+
+# --- fitting ------------------------------------------------------------------------------------------------------------
+
+
+def fit(
+    draws: ResidualDraws, statistic: str | None = None, bins: int = 1, shrinkage: float = 0.0, smooth: bool = False
+) -> Spectrum:
+    """A spectrum from recorded draws.
+
+    R of a bin and label is a weighted mean of its own draws, n of them, and of `shrinkage` draws that obey the profile
+    R_k (pooled over bins) times the bin's overall level. Then weighted isotonic regression of y along log-SNR.
+
+    Args:
+        statistic: name of a recorded statistic; None does not condition.
+        bins: quantile bins of it.
+        shrinkage: draws that the profile counts for; 0 trusts each cell alone, inf the profile.
+
+    Raises:
+        ValueError: unknown statistic, fewer draws than bins at some knot, or bad settings.
+    """
+    if bins < 1 or not shrinkage >= 0.0:
+        raise ValueError(f"bins must be at least 1 and shrinkage not negative, got {bins} and {shrinkage}")
+    if statistic is None:
+        bins = 1
+    elif statistic not in draws.phi:
+        raise ValueError(f"no statistic {statistic!r} was recorded; choose one of {', '.join(draws.phi) or 'none'}")
+    m, labels = len(draws.log_snr), len(draws.sizes)
+    r, weight = np.empty((m, bins, labels)), np.empty((m, bins, labels))
+    quantiles = np.empty((m, 2 * bins - 1 if statistic else 0))
+    for knot in range(m):
+        rows = draws.at(knot)
+        if len(rows) < max(2, bins):
+            raise ValueError(f"knot {knot} has {len(rows)} draws for {bins} bins; measure more draws or use fewer bins")
+        square, phi = draws.square(rows), None if statistic is None else draws.phi[statistic][rows].astype(np.float64)
+        index = np.zeros((len(rows), 1), dtype=np.int64)
+        if phi is not None:
+            index, quantiles[knot] = _ranks(phi, bins)
+        r[knot], weight[knot] = _cells(square, index, bins, shrinkage, draws.sizes)
+    return Spectrum(draws.log_snr, _monotone(draws.log_snr, r, weight), quantiles, draws.sizes.astype(np.float64), smooth)
+
+
+def _ranks(phi: Array, bins: int) -> tuple[np.ndarray, Array]:
+    """(bin of every value, medians and edges of the bins, (2B - 1,)) by quantiles over all values of a knot."""
+    quantiles = np.quantile(phi, np.linspace(0.0, 1.0, 2 * bins + 1))[1:-1]
+    return np.searchsorted(quantiles[1::2], phi, side="right"), quantiles
+
+
+def _cells(square: Array, index: np.ndarray, bins: int, shrinkage: float, sizes: np.ndarray) -> tuple[Array, Array]:
+    """(R, its effective number of draws) of every bin and label, (B, L) each."""
+    labels = square.shape[1]
+    sums, counts = np.zeros((bins, labels)), np.zeros((bins, labels))
+    for b in range(bins):
+        inside = np.broadcast_to(index == b, square.shape)
+        sums[b], counts[b] = (square * inside).sum(0), inside.sum(0)
+    pooled = square.mean(0)
+    level = (sums * sizes).sum(1) / np.maximum((counts * sizes).sum(1), 1.0) / max((pooled * sizes).sum() / sizes.sum(), 1e-300)
+    profile = np.outer(level, pooled)
+    if math.isinf(shrinkage):
+        return profile, np.maximum(counts, 1.0)
+    total = np.maximum(counts + shrinkage, 1e-300)
+    cells = np.where(counts + shrinkage > 0, (sums + shrinkage * profile) / total, profile)
+    return cells, np.maximum(counts, 1.0) + shrinkage
+
+
+def _monotone(log_snr: Array, r: Array, draws: Array) -> Array:
+    """y of every curve, made nondecreasing along the knots; weights as for a relative error of R of sqrt(2 / draws)."""
+    r = np.clip(r, MARGIN * np.exp(np.minimum(log_snr, 0.0))[:, None, None], 1.0 - MARGIN)
+    y = log_snr[:, None, None] - logit(r)
+    weights = draws * (1.0 - r) ** 2 + 1e-12
+    flat, w = y.reshape(len(y), -1), weights.reshape(len(y), -1)
+    for column in range(flat.shape[1]):
+        flat[:, column] = isotonic_regression(flat[:, column], weights=w[:, column]).x
+    return flat.reshape(y.shape)
+
+
+def price(spectrum: Spectrum, draws: ResidualDraws, statistic: str | None, step: float) -> Array:
+    """What steps of `step` in log-SNR cost with this spectrum's variances, from draws that it was not fitted on.
+
+    Returns:
+        The cost of one step from each knot, nats per dimension, (m,): 1/2 mean_k [log(1 + R_k e) + e (r_k^2 - R_k)/(1 + e R_k)]
+        with e = expm1(step) and r_k the residuals drawn.
+    """
+    gain, costs = math.expm1(step), np.empty(len(draws.log_snr))
+    for knot, lam in enumerate(draws.log_snr):
+        rows = draws.at(knot)
+        phi = None if statistic is None else torch.from_numpy(draws.phi[statistic][rows]).double()
+        r, square = _LevelTable.of(spectrum, float(lam)).residual(phi).numpy(), draws.square(rows)
+        cost = np.log1p(gain * r) + gain * (square - r) / (1.0 + gain * r)
+        costs[knot] = 0.5 * float((cost.mean(0) * draws.sizes).sum() / draws.sizes.sum())
+    return costs
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Settings of a fit, and the held-out cost they were chosen by (nats per dimension of a chain with even steps)."""
+
+    statistic: str | None
+    bins: int
+    shrinkage: float
+    smooth: bool
+    cost: float = math.nan
+
+
+def choose(
+    draws: ResidualDraws,
+    bins: Sequence[int] = (1, 4, 8, 16),
+    shrinkage: Sequence[float] = (0.0, 10.0, 100.0, math.inf),
+    smooth: Sequence[bool] = (False, True),
+    statistics: Iterable[str] | None = None,
+    steps: int = 10,
+    folds: int = 4,
+    labels: int = 64,
+) -> list[Choice]:
+    """Settings in order of their cost on held-out examples, by cross-validation over examples; the first is the best.
+
+    Args:
+        steps: of the chain whose cost decides.
+        labels: most labels that enter, evenly chosen; they say enough.
+    """
+    draws = draws.some_labels(labels)
+    span = draws.log_snr[-1] - draws.log_snr[0]
+    names: list[str | None] = [None, *(draws.phi if statistics is None else statistics)]
+    candidates = [
+        Choice(name, b, s, soft)
+        for name in names
+        for b in ([1] if name is None else [b for b in bins if b > 1])
+        for s in ([0.0] if name is None else shrinkage)
+        for soft in ([False] if name is None else smooth)
+    ]
+    group = draws.example % folds
+    found = []
+    for c in candidates:
+        cost = 0.0
+        for held_out in range(folds):
+            train, test = draws.take(group != held_out), draws.take(group == held_out)
+            spectrum = fit(train, c.statistic, c.bins, c.shrinkage, c.smooth)
+            cost += float(np.trapezoid(price(spectrum, test, c.statistic, span / steps), draws.log_snr)) * steps / span / folds
+        found.append(Choice(c.statistic, c.bins, c.shrinkage, c.smooth, cost))
+    return sorted(found, key=lambda choice: choice.cost)
+
+
+# --- the covariance -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _LevelTable:
+    """y of every bin and label at one level, and how phi finds its bin."""
+
+    log_snr: float
+    y: Tensor  # (B, L) float64
+    medians: Tensor  # (B,)
+    edges: Tensor  # (B - 1,)
+    smooth: bool
+
+    @classmethod
+    def of(cls, spectrum: Spectrum, log_snr: float, device: torch.device | str = "cpu") -> _LevelTable:
+        quantiles = spectrum.quantiles_at(log_snr)
+        arrays = (spectrum.y_at(log_snr), quantiles[0::2], quantiles[1::2])
+        y, medians, edges = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays)
+        return cls(log_snr, y, medians, edges, spectrum.smooth and spectrum.bins > 1)
+
+    def residual(self, phi: Tensor | None) -> Tensor:
+        """R of every sample and label, (batch, L), or (1, L) without phi; phi is (batch, 1) or (batch, L), float64."""
+        if phi is None:
+            return torch.sigmoid(self.log_snr - self.y)
+        column, phi = torch.arange(self.y.shape[1], device=self.y.device), phi.contiguous()
+        if not self.smooth:
+            return torch.sigmoid(self.log_snr - self.y[torch.bucketize(phi, self.edges, right=True), column])
+        upper = torch.bucketize(phi, self.medians).clamp(1, len(self.medians) - 1)
+        low, high = self.medians[upper - 1], self.medians[upper]
+        share = ((phi - low) / (high - low).clamp_min(1e-12)).clamp(0.0, 1.0)
+        return torch.sigmoid(self.log_snr - torch.lerp(self.y[upper - 1, column], self.y[upper, column], share))
+
+
+@dataclass(frozen=True)
+class DiagonalStep:
+    """The covariance of one step: V0 = exp(-lam_t) R."""
+
+    kernel: Kernel
+    table: _LevelTable
+    basis: Basis
+    statistic: Statistic | None
+
+    def _variances(self, prediction: Prediction) -> tuple[Tensor, Tensor]:
+        """(b^2 V0 of every coefficient, in float64, broadcastable to (batch, *dims); labels)."""
+        x = prediction.x_t
+        table = self._on(x.device)
+        phi = None if self.statistic is None else checked(self.statistic(prediction), prediction).double()
+        excess = self.kernel.b**2 * math.exp(-table.log_snr) * table.residual(phi)
+        labels = _labels(self.basis, tuple(x.shape[1:]), x.device)
+        return excess[:, labels].reshape(-1, *x.shape[1:]), labels
+
+    def _on(self, device: torch.device) -> _LevelTable:
+        if self.table.y.device == device:
+            return self.table
+        moved = {name: getattr(self.table, name).to(device) for name in ("y", "medians", "edges")}
+        table = replace(self.table, **moved)
+        object.__setattr__(self, "table", table)  # moved once
+        return table
+
+    def add_noise(self, mean: Tensor, prediction: Prediction, z: Tensor) -> Tensor:
+        excess, _ = self._variances(prediction)
+        deviation = (self.kernel.rho2 + excess).sqrt().to(z.dtype)
+        return mean + self.basis.inverse(deviation * z)
+
+    def kl(self, kernel: Kernel, prediction: Prediction, x_0: Tensor) -> Tensor:
+        excess, _ = self._variances(prediction)
+        square = kernel.b**2 * self.basis.forward((x_0 - prediction.x_0).double()).square()
+        # log1p keeps tiny steps exact.
+        cost = torch.log1p(excess / kernel.rho2) + (square - excess) / (kernel.rho2 + excess)
+        return 0.5 * cost.flatten(1).mean(1)
+
+
+_LABELS: dict[tuple[Any, ...], Tensor] = {}
+
+
+def _labels(basis: Basis, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    key = (json.dumps(basis.config(), sort_keys=True), shape, str(device))
+    if key not in _LABELS:
+        _LABELS[key] = torch.from_numpy(basis.labels(shape).ravel()).to(device)
+    return _LABELS[key]
+
+
+@dataclass(frozen=True)
+class Diagonal(Covariance):
+    """Sigma = U^T diag(rho^2 + b^2 V0_k) U, KL-optimal among those diagonal in U that look at the statistic.
+
+    Attributes:
+        spectrum: R_k(lam, phi).
+        basis: U.
+        statistic: phi, or None.
+    """
+
+    spectrum: Spectrum
+    basis: Basis
+    statistic: Statistic | None = None
+
+    def __post_init__(self) -> None:
+        if (self.statistic is None) != (not self.spectrum.quantiles.size):
+            raise ValueError("a spectrum fitted with a statistic needs that statistic, and one without takes none")
+
+    def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
+        tables = [_LevelTable.of(self.spectrum, level.log_snr) for level in levels]
+        return [DiagonalStep(k, table, self.basis, self.statistic) for k, table in zip(kernels, tables, strict=True)]
+
+    def fingerprint(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> dict[str, Any]:
+        s = self.spectrum
+        sha = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in (s.log_snr, s.y, s.quantiles, s.sizes)))
+        statistic = None if self.statistic is None else self.statistic.config()
+        return {"spectrum": sha.hexdigest()[:16], "smooth": s.smooth, "basis": self.basis.config(), "statistic": statistic}

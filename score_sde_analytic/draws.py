@@ -1,0 +1,117 @@
+"""Residuals kept draw by draw in a basis, with free statistics of the state: the raw material of structured covariances.
+
+For every draw of the moments' pass: the knot, the example, phi for each statistic, and for each label of the basis the root
+mean square of U (eps - eps_hat) over its coefficients. Everything fitted later comes from here, without another network call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from score_sde_analytic.basis import Basis
+from score_sde_analytic.conditioning import Statistic, checked
+from score_sde_analytic.model import Prediction
+from score_sde_analytic.schedule import Array
+
+
+@dataclass(frozen=True)
+class ResidualDraws:
+    """n draws.
+
+    Attributes:
+        log_snr: knots, ascending, (m,).
+        knot: of each draw, (n,).
+        example: its index in the data set, (n,).
+        rms: root mean square residual of each label, (n, L), half precision.
+        phi: values of each statistic, (n, 1) or (n, pixels).
+        sizes: coefficients per label, (L,).
+    """
+
+    log_snr: Array
+    knot: NDArray[np.int64]
+    example: NDArray[np.int64]
+    rms: NDArray[np.float16]
+    phi: Mapping[str, NDArray[np.float32]]
+    sizes: NDArray[np.int64]
+
+    def at(self, m: int) -> NDArray[np.int64]:
+        """Indices of the draws at knot m."""
+        return np.flatnonzero(self.knot == m)
+
+    def square(self, rows: NDArray[np.int64]) -> Array:
+        """Squared residuals of some draws, (rows, L), float64."""
+        return self.rms[rows].astype(np.float64) ** 2
+
+    def some_labels(self, count: int) -> ResidualDraws:
+        """The draws of at most `count` labels, evenly chosen."""
+        labels = np.unique(np.linspace(0, len(self.sizes) - 1, count).round().astype(int))
+        phi = {name: v if v.shape[1] == 1 else v[:, labels] for name, v in self.phi.items()}
+        return ResidualDraws(self.log_snr, self.knot, self.example, self.rms[:, labels], phi, self.sizes[labels])
+
+    def take(self, rows: NDArray[np.bool_]) -> ResidualDraws:
+        """Some of the draws."""
+        phi = {name: values[rows] for name, values in self.phi.items()}
+        return ResidualDraws(self.log_snr, self.knot[rows], self.example[rows], self.rms[rows], phi, self.sizes)
+
+
+class Recorder:
+    """Keeps the residuals of `moments.estimate` in one basis.
+
+    Args:
+        basis: U and its labels.
+        statistics: by name; free functions of the state.
+    """
+
+    def __init__(self, basis: Basis, statistics: Mapping[str, Statistic] | None = None) -> None:
+        self.basis, self.statistics = basis, dict(statistics or {})
+        self._parts: dict[str, list[np.ndarray]] = {}
+        self._labels: Tensor | None = None
+        self._sizes = np.zeros(0, dtype=np.int64)
+
+    def config(self) -> dict[str, Any]:
+        """Identity of what is recorded."""
+        return {"basis": self.basis.config(), "statistics": {n: s.config() for n, s in self.statistics.items()}}
+
+    def record(self, knot: int, examples: NDArray[np.int64], eps: Tensor, prediction: Prediction) -> None:
+        """Add a batch of draws at one knot."""
+        square = self.basis.forward((eps - prediction.eps).float()).square().flatten(1)
+        if self._labels is None:
+            labels = self.basis.labels(tuple(eps.shape[1:])).ravel()
+            self._labels, self._sizes = torch.from_numpy(labels).to(eps.device), np.bincount(labels)
+        pooled = torch.zeros(len(square), len(self._sizes), device=square.device).index_add_(1, self._labels, square)
+        rms = (pooled.cpu() / torch.from_numpy(self._sizes)).sqrt()
+        self._add("knot", np.full(len(examples), knot, dtype=np.int64))
+        self._add("example", np.asarray(examples, dtype=np.int64))
+        self._add("rms", rms.numpy().astype(np.float16))
+        for name, statistic in self.statistics.items():
+            values = checked(statistic(prediction), prediction)
+            if values.shape[1] not in (1, len(self._sizes)):
+                raise ValueError(f"statistic {name!r} is per pixel: it fits the basis Pixel, not {type(self.basis).__name__}")
+            self._add(f"phi.{name}", values.cpu().numpy())
+
+    def _add(self, name: str, values: np.ndarray) -> None:
+        self._parts.setdefault(name, []).append(values)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that was recorded so far."""
+        joined = {name: np.concatenate(parts) for name, parts in self._parts.items()}
+        self._parts = {name: [values] for name, values in joined.items()}
+        return joined | {"sizes": self._sizes}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Go on from saved arrays."""
+        self._parts = {name: [values] for name, values in arrays.items() if name != "sizes"}
+        self._sizes = np.asarray(arrays["sizes"])
+
+    def result(self, log_snr: Array) -> ResidualDraws:
+        """The draws, for the knots they were made at."""
+        a = self.arrays()
+        phi = {name: a[f"phi.{name}"] for name in self.statistics}
+        return ResidualDraws(np.asarray(log_snr), a["knot"], a["example"], a["rms"], phi, a["sizes"])
