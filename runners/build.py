@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from ml_collections import ConfigDict
-from score_sde_analytic.basis import DCT, PCA, Basis, Channel, ColourDCT, Pixel, PixelChannel, Scalar
 from torch import Tensor
 
 import score_sde_analytic
 from score_sde_analytic import data as datasets
 from score_sde_analytic import grid as grids
+from score_sde_analytic.basis import DCT, PCA, Basis, Channel, ColourDCT, Pixel, PixelChannel, Scalar
 from score_sde_analytic.conditioning import Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic
 from score_sde_analytic.data import DataRange, DataStatistics
 from score_sde_analytic.decoder import Decoder

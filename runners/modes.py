@@ -13,6 +13,7 @@ from torch import Tensor
 
 from runners import evaluate, grids
 from runners.experiment import Experiment
+from score_sde_analytic.covariance import IsotropicCovariance
 from score_sde_analytic.files import save_arrays
 from score_sde_analytic.report import figures
 from score_sde_analytic.samplers import Ancestral, generate
@@ -54,13 +55,10 @@ def _variance_figure(experiment: Experiment) -> Path:
     """The paper's Figure 1 for an even grid of many steps."""
     steps = 25
     grid = experiment.grid("even", "residual", steps)
-    names = experiment.config.evaluate.variances
+    covariances = {name: experiment.covariance(name) for name in experiment.config.evaluate.variances}
+    scalar = {name: c for name, c in covariances.items() if isinstance(c, IsotropicCovariance)}
     return figures.variances(
-        experiment.workdir / "variance.png",
-        experiment.schedule,
-        grid,
-        experiment.curves["residual"],
-        {name: experiment.covariance(name) for name in names},
+        experiment.workdir / "variance.png", experiment.schedule, grid, experiment.curves["residual"], scalar
     )
 
 

@@ -36,7 +36,20 @@ LABELS = {
     "beta": r"$\beta$",
     "beta_tilde": r"$\tilde\beta$",
 }
+#: For covariances without a colour of their own.
+OTHERS = ["#E69F00", "#56B4E9", "#6A3D9A", "#8C564B", "#999999", "#000000", "#17BECF", "#BCBD22"]
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25}
+
+
+def colour_of(name: str, names: Sequence[str]) -> str:
+    """The colour of a covariance among those of one picture."""
+    others = [other for other in names if other not in COLOURS]
+    return COLOURS[name] if name in COLOURS else OTHERS[others.index(name) % len(OTHERS)]
+
+
+def label_of(name: str) -> str:
+    """A covariance as pictures name it: "dct|high_frequency" is conditional on the second."""
+    return LABELS.get(name, name.replace("|", " | ").replace("_", " "))
 
 
 def _save(figure: Figure, path: Path) -> Path:
@@ -108,9 +121,11 @@ def variances(
     for name, covariance in sorted(covariances.items(), key=lambda item: item[0] == "score"):
         steps = covariance.steps(ks, levels[:-1])
         dashed = ".--" if name == "score" else ".-"  # drawn last, over the residual's line
-        axes[0].plot(lam, [s.variance for s in steps], dashed, color=COLOURS[name], label=LABELS[name])  # type: ignore[attr-defined]
+        axes[0].plot(lam, [s.variance for s in steps], dashed, color=colour_of(name, list(covariances)), label=label_of(name))  # type: ignore[attr-defined]
         cost = transition_costs(schedule, price, covariance, grid) / np.log(2.0)
-        axes[1].plot(lam, cost, dashed, color=COLOURS[name], label=f"{LABELS[name]}: {cost.sum():.2f} bits/dim")
+        axes[1].plot(
+            lam, cost, dashed, color=colour_of(name, list(covariances)), label=f"{label_of(name)}: {cost.sum():.2f} bits/dim"
+        )
     axes[0].set(
         title=f"Variance of each step, even grid, K = {grid.steps}",
         xlabel="log-SNR the step starts from",
@@ -142,10 +157,10 @@ def bits(path: Path, cells: Mapping[str, Any], grids: Sequence[str], choices: Se
                 k, value, error = np.array(points).T
                 if kind == "predicted":
                     style = "--" if name == "score" else "-"
-                    axis.plot(k, value, style, color=COLOURS[name], lw=1.2, label=LABELS[name])
-                    axis.fill_between(k, value - 2 * error, value + 2 * error, color=COLOURS[name], alpha=0.15, lw=0)
+                    axis.plot(k, value, style, color=colour_of(name, choices), lw=1.2, label=label_of(name))
+                    axis.fill_between(k, value - 2 * error, value + 2 * error, color=colour_of(name, choices), alpha=0.15, lw=0)
                 else:
-                    axis.errorbar(k, value, 2 * error, fmt="o", ms=4, capsize=2, color=COLOURS[name])
+                    axis.errorbar(k, value, 2 * error, fmt="o", ms=4, capsize=2, color=colour_of(name, choices))
         titles = {"dp": "optimal grid (dynamic programming)", "even": "even in t", "even_tuned": "even in t, best first time"}
         axis.set(title=titles.get(grid, grid), xlabel="network calls K", ylabel="bits/dim", xscale="log")
         ticks = [3, 5, 10, 25, 50, 100]
@@ -162,7 +177,8 @@ def _cut_above(axis: Axes, cells: Mapping[str, Any], grid: str, choices: Sequenc
         name: min(cell["predicted"]["total"]["value"] for key, cell in cells.items() if key.startswith(f"{grid}/{name}/"))
         for name in choices
     }
-    best = max(cell["predicted"]["total"]["value"] for key, cell in cells.items() if key.startswith(f"{grid}/residual/"))
+    reference = "residual" if "residual" in choices else min(worst, key=worst.__getitem__)
+    best = max(cell["predicted"]["total"]["value"] for key, cell in cells.items() if key.startswith(f"{grid}/{reference}/"))
     beyond = [name for name, value in worst.items() if value > 1.2 * best]
     if beyond and len(beyond) < len(choices):
         inside = [
@@ -173,7 +189,7 @@ def _cut_above(axis: Axes, cells: Mapping[str, Any], grid: str, choices: Sequenc
         low, high = min(inside), max(inside)
         margin = max(high - low, 0.05 * abs(high))
         axis.set_ylim(low - 0.08 * margin, high + 0.15 * margin)
-        text = ", ".join(f"{LABELS[name]}: {worst[name]:.3g} at best" for name in beyond)
+        text = ", ".join(f"{label_of(name)}: {worst[name]:.3g} at best" for name in beyond)
         axis.text(0.5, 0.97, f"beyond the axis: {text}", transform=axis.transAxes, ha="center", va="top", fontsize=8)
 
 
@@ -276,7 +292,7 @@ def samples(
             _panel(axis, x, data, declared, columns)
             if column == 0:
                 axis.set_ylabel(f"K = {rows[row]}" if row < len(rows) else "test data")
-        axes[0][column].set_title(LABELS.get(name, name))
+        axes[0][column].set_title(label_of(name))
     return _save(figure, path)
 
 
