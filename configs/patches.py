@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
     config.data.levels = 256
     config.data.split = (40000, 3000, 3000)
     config.network.path = "patches_unet"
-    config.train.steps = 15000
+    config.train.steps = 11000
     config.train.batch_size = 32
     config.train.log_snr = (-8.0, 11.0)
     config.estimate.log_snr_max = 11.0
@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     unet = config.train.unet
     unet.sample_size = 16
     unet.in_channels = unet.out_channels = 3
-    unet.block_out_channels = (32, 64, 64)
+    unet.block_out_channels = (32, 48, 48)
     unet.down_block_types = ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D")
     unet.up_block_types = ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D")
     unet.attention_head_dim = 16
