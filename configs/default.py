@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     config.threads = 1  # CPU threads of torch (small networks are fastest on one); 0 leaves torch's own choice
 
     config.data = data = ConfigDict()
-    data.name = "digits"  # "digits", "mixture" or "mnist"
+    data.name = "digits"  # "digits", "patches", "mixture" or "mnist"
     data.directory = config_dict.placeholder(str)  # folder of the IDX files ("mnist")
     data.lo, data.hi = -1.0, 1.0
     data.levels = 17  # grey levels; 0 for continuous data

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -123,6 +123,15 @@ def _mnist(config: ConfigDict) -> np.ndarray:
     return np.concatenate([datasets.read_idx_images(file) for file in files])
 
 
+def _patches(config: ConfigDict) -> Splits:
+    declared, settings, photographs = data_range(config), config.data, datasets.photographs()
+    train, validation, test = (
+        declared.encode(datasets.patches(photographs, settings.patch_size, count, part, settings.split_seed))
+        for part, count in zip(get_args(datasets.Part), settings.split, strict=True)
+    )
+    return Splits(train, validation, test, declared)
+
+
 def mixture(config: ConfigDict) -> GaussianMixture:
     """Equal weights, means scale * N(0, I), one shared diagonal covariance of geometric spectrum."""
     m = config.mixture
@@ -140,6 +149,7 @@ def _mixture(config: ConfigDict) -> Splits:
 DATA: dict[str, Callable[[ConfigDict], Splits]] = {
     "digits": partial(_images, lambda config: datasets.digits()),
     "mnist": partial(_images, _mnist),
+    "patches": _patches,
     "mixture": _mixture,
 }
 

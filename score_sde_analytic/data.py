@@ -12,13 +12,16 @@ import zlib
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+Part = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,67 @@ def digits() -> NDArray[np.int64]:
     except ImportError as error:
         raise ImportError("the digits need scikit-learn: pip install 'score_sde_analytic[images]'") from error
     return load_digits().images.astype(np.int64)[:, None]
+
+
+def photographs() -> list[NDArray[np.uint8]]:
+    """scikit-learn's two sample photographs, a pagoda and a flower: integers 0..255, each of shape (427, 640, 3).
+
+    Raises:
+        ImportError: scikit-learn, or the Pillow it reads pictures with, is not installed.
+    """
+    try:
+        from sklearn.datasets import load_sample_images
+
+        return list(load_sample_images().images)
+    except ImportError as error:
+        raise ImportError("the photographs need scikit-learn and Pillow: pip install 'score_sde_analytic[images]'") from error
+
+
+def part_mask(height: int, width: int, tile: int, part: Part) -> NDArray[np.bool_]:
+    """Which pixels of a photograph belong to a part of the data, (height, width); every pixel belongs to one part.
+
+    Square tiles are dealt out along a slanted lattice: of seven neighbours in a row or column five are for training, one
+    for validation, one for testing, so that every part sees every region of the photograph.
+    """
+    row, column = np.arange(height)[:, None] // tile, np.arange(width) // tile
+    residue = (column + 2 * row) % 7
+    return {"train": (residue != 0) & (residue != 3), "validation": residue == 0, "test": residue == 3}[part]
+
+
+def patches(images: Sequence[NDArray[np.uint8]], size: int, count: int, part: Part, seed: int) -> NDArray[np.uint8]:
+    """Patches at different random positions that lie wholly in one part of the images, of shape (count, 3, size, size).
+
+    The three parts share no pixel (`part_mask`, tiles of twice the size). Patches of one part may overlap. They are a
+    function of (images, size, part, seed); a smaller count gives the first of them.
+
+    Args:
+        images: (height, width, 3) each.
+
+    Raises:
+        ValueError: an unknown part, a size below 1, or fewer positions than `count`.
+    """
+    if part not in get_args(Part):
+        raise ValueError(f"part must be one of {get_args(Part)}, got {part!r}")
+    if size < 1:
+        raise ValueError(f"the size of patches must be at least 1, got {size}")
+    corners = [_windows(part_mask(image.shape[0], image.shape[1], 2 * size, part), size) for image in images]
+    total = sum(map(len, corners))
+    if count > total:
+        raise ValueError(f"the {part} part has {total} positions for patches of size {size}, {count} are needed")
+    order = np.random.default_rng((seed, get_args(Part).index(part))).permutation(total)[:count]
+    owner = np.repeat(np.arange(len(images)), [len(c) for c in corners])[order]
+    chosen = np.empty((count, size, size, 3), np.uint8)
+    for k, (index, (top, left)) in enumerate(zip(owner, np.concatenate(corners)[order], strict=True)):
+        chosen[k] = images[index][top : top + size, left : left + size]
+    return chosen.transpose(0, 3, 1, 2).copy()
+
+
+def _windows(mask: NDArray[np.bool_], size: int) -> NDArray[np.int64]:
+    """(top, left) of every size x size window that is all true, (n, 2)."""
+    if size > min(mask.shape):
+        return np.empty((0, 2), np.int64)
+    rows = sliding_window_view(mask, size, axis=0).all(-1)
+    return np.argwhere(sliding_window_view(rows, size, axis=1).all(-1))
 
 
 def read_idx_images(path: str | Path) -> NDArray[np.int64]:

@@ -8,7 +8,20 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, random_split
 
-from score_sde_analytic.data import DataRange, DataStatistics, as_dataset, batches, digits, read_idx_images, split
+from score_sde_analytic.data import (
+    DataRange,
+    DataStatistics,
+    as_dataset,
+    batches,
+    digits,
+    part_mask,
+    patches,
+    photographs,
+    read_idx_images,
+    split,
+)
+
+PARTS = ("train", "validation", "test")
 
 
 def test_encoding_fills_the_range():
@@ -141,6 +154,83 @@ def test_digits():
     assert images.shape == (1797, 1, 8, 8)
     assert (images.min(), images.max()) == (0, 16)
     assert DataRange(levels=17).encode(images).shape == images.shape
+
+
+def index_images(height: int = 120, width: int = 150) -> list[np.ndarray]:
+    """Two pictures whose every pixel has a colour of its own."""
+    index = np.arange(2 * height * width).reshape(2, height, width)
+    return list(np.stack([index // 65536, index // 256 % 256, index % 256], -1).astype(np.uint8))
+
+
+def pixel_indices(x: np.ndarray) -> np.ndarray:
+    """(n, 3, size, size) patches of `index_images` -> index of every pixel, (n, size, size)."""
+    return (x.astype(np.int64) * np.array([65536, 256, 1])[:, None, None]).sum(1)
+
+
+@pytest.mark.parametrize("size", [4, 16])
+def test_patches_of_different_parts_share_no_pixel(size):
+    """Every patch there is, of every part."""
+    seen = {}
+    for part in PARTS:
+        with pytest.raises(ValueError, match="positions") as error:
+            patches(index_images(), size, 10**9, part, 0)
+        everything = pixel_indices(patches(index_images(), size, int(str(error.value).split()[4]), part, 0))
+        assert len(np.unique(everything[:, 0, 0])) == len(everything)  # no patch twice
+        assert (np.diff(everything, axis=2) == 1).all()  # contiguous
+        assert (np.diff(everything, axis=1) == 150).all()
+        seen[part] = set(np.unique(everything).tolist())
+        assert len({index // (120 * 150) for index in seen[part]}) == 2  # both pictures
+    assert not seen["train"] & seen["validation"]
+    assert not seen["train"] & seen["test"]
+    assert not seen["validation"] & seen["test"]
+
+
+def test_parts_partition_the_pixels():
+    masks = np.stack([part_mask(427, 640, 32, part) for part in PARTS])
+    assert (masks.sum(0) == 1).all()
+    assert masks[0].mean() == pytest.approx(5 / 7, abs=0.02)
+    tiles = masks[:, ::32, ::32]
+    assert tiles.any(1).all()  # each part in every row and column of at least seven tiles
+    assert tiles.any(2).all()
+
+
+def test_patches_are_functions_of_seed_and_part():
+    images = index_images()
+    one = patches(images, 8, 50, "train", 0)
+    assert one.shape == (50, 3, 8, 8)
+    assert one.dtype == np.uint8
+    np.testing.assert_array_equal(one, patches(images, 8, 50, "train", 0))
+    np.testing.assert_array_equal(one[:20], patches(images, 8, 20, "train", 0))
+    assert not np.array_equal(one, patches(images, 8, 50, "train", 1))
+    assert patches(images, 8, 0, "test", 0).shape == (0, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "part", "match"),
+    [
+        (0, 1, "train", "at least 1"),
+        (200, 1, "train", "has 0 positions for patches of size 200"),
+        (60, 1, "test", "the test part has 0 positions"),
+        (8, 10**6, "validation", "1000000 are needed"),
+        (8, 1, "rest", "part must be one of"),
+    ],
+)
+def test_impossible_patches_are_refused(size, count, part, match):
+    with pytest.raises(ValueError, match=match):
+        patches(index_images(), size, count, part, 0)
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_patches_of_the_photographs(size):
+    pytest.importorskip("sklearn")
+    images = photographs()
+    assert [image.shape for image in images] == [(427, 640, 3)] * 2
+    for part in PARTS:
+        x = patches(images, size, 300, part, 0)
+        assert x.shape == (300, 3, size, size)
+        assert x.min() < 20  # the colours are spread over 0..255
+        assert x.max() > 230
+        assert DataRange(levels=256).encode(x).shape == x.shape
 
 
 def idx(images: np.ndarray, magic: int = 0x803) -> bytes:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from configs import digits_cosine, digits_ve, digits_vp, mixture, mnist
+from configs import digits_cosine, digits_ve, digits_vp, mixture, mnist, patches
 from runners import build, evaluate, modes, train
 from runners.experiment import Experiment
 from score_sde_analytic.grid import Grid
@@ -303,6 +303,34 @@ def test_real_mnist():
     splits = build.splits(config)
     assert [len(x) for x in (splits.train, splits.validation, splits.test)] == [8000, 1000, 1000]
     assert splits.train.mean().item() == pytest.approx(2 * 0.1325 - 1, abs=0.01)  # MNIST's mean is 0.13 of full scale
+
+
+def test_patches_are_split_in_space():
+    config = patches.get_config()
+    config.data.split, config.data.patch_size = (30, 20, 10), 32
+    splits = build.splits(config)
+    assert [tuple(x.shape) for x in (splits.train, splits.validation, splits.test)] == [(n, 3, 32, 32) for n in (30, 20, 10)]
+    splits.data_range.check(splits.train)
+    config.data.split = (30, 20, 10**6)
+    with pytest.raises(ValueError, match="the test part has 20394 positions"):
+        build.splits(config)
+
+
+@torch.no_grad()
+def test_shipped_network_on_held_out_patches(tmp_path):
+    """The network knows most of the noise at low log-SNR; at the last bit of 8 it still does better than no network."""
+    config = patches.get_config()
+    config.data.split = (1, 64, 1)
+    model, x = build.model(config, tmp_path, torch.device("cpu")), build.splits(config).validation
+    eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    residual = []
+    for log_snr in (-4.0, 2.0, 9.0):
+        level = model.schedule.level_at(log_snr)
+        error = model.predict(level.alpha * x + level.sigma * eps, level).eps - eps
+        residual.append(error.square().mean().item())
+    assert residual == sorted(residual)
+    assert residual[0] < 0.02
+    assert residual[-1] < 0.95
 
 
 @pytest.mark.parametrize(
