@@ -90,6 +90,7 @@ def get_config() -> ConfigDict:
     evaluate.agreement = ("dp", "residual")  # grid and variance of the chains that all methods are compared with
     evaluate.steps = (5, 10, 25)  # measured on the test split
     evaluate.grids = ("even", "dp")  # measured on the test split, besides the convention of published tables
+    evaluate.paper = True  # the convention of published tables as well
     evaluate.predicted_steps = (3, 4, 5, 6, 8, 10, 15, 20, 25, 35, 50, 75, 100)
     evaluate.variances = ("beta", "beta_tilde", "score", "residual")
     evaluate.predicted_grids = ("even_tuned",)

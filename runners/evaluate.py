@@ -63,7 +63,7 @@ def _chains(experiment: Experiment) -> list[Any]:
         f"paper/{v}/{k}": paper_chain(experiment.schedule, experiment.covariance(v), k)
         for v in settings.variances
         for k in settings.steps
-        if k > 1  # the convention fixes the first time below t = 1
+        if settings.paper and k > 1  # the convention fixes the first time below t = 1
     }
     predicted = _predicted(experiment, {name: chain for name, chain in chains.items() if _in_table(experiment, chain)})
     measured = measure(experiment, {name: chain for name, chain in chains.items() if _is_measured(name, settings)})
