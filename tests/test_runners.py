@@ -318,7 +318,7 @@ def test_patches_are_split_in_space():
 
 @torch.no_grad()
 def test_shipped_network_on_held_out_patches(tmp_path):
-    """The network knows most of the noise at low log-SNR; at the last bit of 8 it still does better than no network."""
+    """The residual rises with log-SNR, and at log-SNR 9, noise of the size of a grey level, half of it is still known."""
     config = patches.get_config()
     config.data.split = (1, 64, 1)
     model, x = build.model(config, tmp_path, torch.device("cpu")), build.splits(config).validation
@@ -330,7 +330,7 @@ def test_shipped_network_on_held_out_patches(tmp_path):
         residual.append(error.square().mean().item())
     assert residual == sorted(residual)
     assert residual[0] < 0.02
-    assert residual[-1] < 0.95
+    assert residual[-1] < 0.7
 
 
 @pytest.mark.parametrize(
