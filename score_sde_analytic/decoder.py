@@ -86,8 +86,9 @@ class CategoricalDecoder(Decoder):
         self.check(data_range)
         assert data_range is not None
         assert data_range.levels is not None
-        alpha, sigma = (torch.as_tensor(expand(s, x_t)).double() for s in (level.alpha, level.sigma))
-        x, z = x_0.double(), (x_t.double() - alpha * x_0.double()) / sigma
+        x, y = x_0.double(), x_t.double()
+        alpha, sigma = (torch.as_tensor(expand(s, y), dtype=torch.float64) for s in (level.alpha, level.sigma))
+        z = (y - alpha * x) / sigma
         total = torch.full_like(x, -math.inf)
         for i in range(data_range.levels):  # one level at a time: no tensor of images x levels
             gap = alpha / sigma * (x - (data_range.lo + i * data_range.bin_width))

@@ -13,6 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,7 +33,13 @@ class Coefficients:
 
 
 class Clock(ABC):
-    """The variable s that an ODE is integrated in, with its coordinates u = x / scale."""
+    """The variable s that an ODE is integrated in, with its coordinates u = x / scale.
+
+    Attributes:
+        max_step: a longest step; a solver sees too little of the field to judge a longer one.
+    """
+
+    max_step: ClassVar[float] = math.inf
 
     @abstractmethod
     def at(self, schedule: Schedule, s: float) -> Coefficients: ...
@@ -47,7 +54,12 @@ class Clock(ABC):
 
 
 class LogSNRClock(Clock):
-    """s = log-SNR, u = x / sqrt(alpha^2 + sigma^2)."""
+    """s = log-SNR, u = x / sqrt(alpha^2 + sigma^2).
+
+    The field vanishes at both ends, so that steps grow there: unlimited, one of them may jump across all of it unseen.
+    """
+
+    max_step: ClassVar[float] = 4.0
 
     def at(self, schedule: Schedule, s: float) -> Coefficients:
         low, high = schedule.log_snr_range

@@ -67,3 +67,11 @@ def curve(moments: Moments) -> NoiseCurve:
 def triple() -> GaussianMixture:
     """Three well separated Gaussians in one dimension."""
     return GaussianMixture([0.3, 0.45, 0.25], [[-1.2], [0.1], [1.0]], [0.02, 0.1, 0.005])
+
+
+@pytest.fixture(scope="session")
+def planar() -> GaussianMixture:
+    """Three components with full, different covariances in two dimensions."""
+    rng = np.random.default_rng(1)
+    factors = 0.5 * rng.normal(size=(3, 2, 2))
+    return GaussianMixture([0.2, 0.5, 0.3], rng.normal(size=(3, 2)), factors @ factors.transpose(0, 2, 1) + 0.05 * np.eye(2))

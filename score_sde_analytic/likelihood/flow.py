@@ -38,6 +38,15 @@ CLOCKS: dict[str, Clock] = {"log_snr": LogSNRClock(), "t": TimeClock()}
 
 # --- ODE solvers --------------------------------------------------------------------------------------------------------
 
+#: Solvers of torchdiffeq by kind; one of the other kind would ignore its settings (rk4 would take a single step).
+ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
+FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4")
+
+
+def _require_known(method: str, known: tuple[str, ...], kind: str) -> None:
+    if method not in known:
+        raise ValueError(f"{kind} knows no solver {method!r}; choose one of {', '.join(known)}")
+
 
 @dataclass(frozen=True)
 class Adaptive:
@@ -55,10 +64,12 @@ class Adaptive:
     def __post_init__(self) -> None:
         if not (self.rtol > 0 and self.atol > 0 and self.max_steps > 0):
             raise ValueError(f"rtol, atol and max_steps must be positive, got {self.rtol}, {self.atol}, {self.max_steps}")
+        _require_known(self.method, ADAPTIVE, "Adaptive")
 
-    def options(self, first_step: float, end: Tensor) -> dict[str, Any]:
+    def options(self, first_step: float, max_step: float, end: Tensor) -> dict[str, Any]:
         # step_t makes the solver land on the end point; left alone it would step past it, where there is no schedule.
-        return {"first_step": first_step, "step_t": end[None], "max_num_steps": self.max_steps, "norm": _largest_error}
+        steps = {"first_step": first_step, "max_step": max_step, "step_t": end[None], "max_num_steps": self.max_steps}
+        return steps | {"norm": _largest_error}
 
     @property
     def tolerances(self) -> dict[str, float]:
@@ -75,8 +86,9 @@ class Fixed:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
+        _require_known(self.method, FIXED, "Fixed")
 
-    def options(self, first_step: float, end: Tensor) -> dict[str, Any]:
+    def options(self, first_step: float, max_step: float, end: Tensor) -> dict[str, Any]:
         return {"grid_constructor": lambda f, y, t: torch.linspace(t[0], t[-1], self.steps + 1, dtype=t.dtype, device=t.device)}
 
     @property
@@ -90,13 +102,17 @@ def _largest_error(state: tuple[Tensor, ...]) -> Tensor:
 
 
 def _integrate(
-    field: Callable[[Tensor, Any], Any], state: Any, span: tuple[float, float], solver: Adaptive | Fixed, first_step: float
+    field: Callable[[Tensor, Any], Any],
+    state: Any,
+    span: tuple[float, float],
+    solver: Adaptive | Fixed,
+    first_step: float,
+    max_step: float,
 ) -> Any:
     """The state at the end of the span.
 
     Raises:
         ImportError: torchdiffeq is absent.
-        ValueError: an unknown solver.
         RuntimeError: the solver gave up; the message says why.
     """
     try:
@@ -104,15 +120,11 @@ def _integrate(
     except ImportError as error:
         raise ImportError("the probability-flow ODE needs torchdiffeq: pip install 'score_sde_analytic[ode]'") from error
     t = torch.tensor(span, dtype=torch.float64, device=state[0].device)
-    options = solver.options(min(first_step, abs(span[1] - span[0])), t[1])
+    options = solver.options(min(first_step, abs(span[1] - span[0])), max_step, t[1])
     try:
         solution = odeint(field, state, t, method=solver.method, options=options, **solver.tolerances)
     except AssertionError as error:
         raise RuntimeError(_reason(str(error), solver)) from error
-    except ValueError as error:
-        if "Invalid method" not in str(error):
-            raise
-        raise ValueError(f"torchdiffeq has no solver {solver.method!r}; choose dopri5, or rk4 with Fixed") from error
     return tuple(part[-1] for part in solution)
 
 
@@ -388,7 +400,7 @@ class _Path:
             return c.drift * state[0] + c.gain * eps, c.drift + c.gain * c.scale * divergence / dim
 
         state = (x_t / first.scale, torch.zeros(len(x_t), dtype=torch.float64, device=x_t.device))
-        u, volume = _integrate(field, state, (start, end), self.flow.solver, self._first_step())
+        u, volume = _integrate(field, state, (start, end), self.flow.solver, self._first_step(), self.clock.max_step)
         # log det of the change of coordinates at both ends.
         return last.scale * u, -volume - math.log(last.scale / first.scale)
 
@@ -402,7 +414,8 @@ class _Path:
             c = self.clock.at(schedule, float(s))
             return (velocity(self.model, c, state[0], self.dtype, self.rows),)
 
-        return last.scale * _integrate(field, (x / first.scale,), span, self.flow.solver, self._first_step())[0]
+        steps = self._first_step(), self.clock.max_step
+        return last.scale * _integrate(field, (x / first.scale,), span, self.flow.solver, *steps)[0]
 
     def _span(self) -> tuple[float, float]:
         return self.clock.span(self.model.schedule, self.flow.t_min)
