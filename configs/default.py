@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
     estimate.min_draws = 300  # network evaluations per knot
     estimate.max_draws = 600
     estimate.batch_size = 100
+    estimate.train_knots = 8  # of these levels the training split is measured too, to see what was learned by heart; 0 for none
     estimate.bounds = ("score",)  # curves capped by what the data covariance allows an exact score
 
     config.covariance = covariance = ConfigDict()

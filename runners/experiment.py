@@ -91,6 +91,25 @@ class Experiment:
         )
 
     @cached_property
+    def training(self) -> Moments | None:
+        """The same network on its training split, at every few knots: what it learned by heart shows as a smaller R."""
+        settings, knots = self.config.estimate, self.moments.log_snr
+        if not settings.train_knots or self.splits.statistics is not None:  # a closed form has no training data
+            return None
+        return estimate(
+            self.model,
+            self.splits.train,
+            knots[np.linspace(0, len(knots) - 1, settings.train_knots).round().astype(int)],
+            data_range=self.splits.data_range,
+            min_draws=settings.min_draws,
+            max_draws=settings.min_draws,
+            batch_size=settings.batch_size,
+            seed=self.config.seed,
+            path=self.workdir / "moments_train.safetensors",
+            device=self.device,
+        )
+
+    @cached_property
     def recorders(self) -> dict[str, Recorder]:
         """What the pass over the validation split keeps for covariances diagonal in a basis."""
         names, train = self.config.covariance.bases, self.splits.train

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,9 +47,34 @@ def estimate(experiment: Experiment) -> list[Path]:
         f"Calibration: 1 - Lambda and R differ most at log-SNR {moments.log_snr[worst]:.1f},"
         f" by {difference[worst]:+.4f} ({size[worst]:+.1f} standard errors)."
     )
+    written += _overfitting(experiment)
     written.append(figures.curve(work / "curve.png", moments, experiment.curves, experiment.bound))
     written.append(_variance_figure(experiment))
     return [*written, report]
+
+
+def _overfitting(experiment: Experiment) -> list[Path]:
+    """Compare R on training and on held-out data; a warning where they differ beyond error."""
+    train, held_out = experiment.training, experiment.moments
+    if train is None:
+        return []
+    at = np.searchsorted(held_out.log_snr, train.log_snr)
+    ratio = train.residual / held_out.residual[at]
+    error = np.hypot(train.stderr("residual") / train.residual, held_out.stderr("residual")[at] / held_out.residual[at]) * ratio
+    size = (ratio - 1.0) / error
+    worst = int(np.abs(size).argmax())
+    text = f"R on training data is {ratio[worst]:.2f} ± {error[worst]:.2f} of that on held-out data at log-SNR"
+    text += f" {train.log_snr[worst]:.1f}, where they differ most."
+    print(f"Overfitting: {text}")
+    # The largest of m differences exceeds 4 standard errors by chance with probability m * 6e-5.
+    if abs(size[worst]) > 4.0:
+        warnings.warn(
+            f"{text} Variances fitted to training data would be wrong; these are fitted to held-out data", stacklevel=1
+        )
+    experiment.record(
+        "overfitting", {"log_snr": train.log_snr, "train_over_held_out": ratio, "stderr": error, "in_standard_errors": size}
+    )
+    return [experiment.workdir / "moments_train.safetensors"]
 
 
 def _variance_figure(experiment: Experiment) -> Path:
