@@ -10,10 +10,10 @@ keeps its meaning between noise levels; curves are fitted in y = lam + log((1 - 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -71,13 +71,19 @@ class Spectrum:
     def bins(self) -> int:
         return self.y.shape[1]
 
-    def _at(self, values: Array, lam: Array) -> Array:
-        inside = np.clip(lam, self.log_snr[0], self.log_snr[-1])
-        return values[0] if len(self.log_snr) == 1 else PchipInterpolator(self.log_snr, values)(inside)
+    @cached_property
+    def _curves(self) -> tuple[Callable[[float], Array], ...]:
+        """Interpolants of y and of the quantiles, made once."""
+        if len(self.log_snr) == 1:
+            return tuple(lambda lam, row=values[0]: row for values in (self.y, self.quantiles))
+        return tuple(PchipInterpolator(self.log_snr, values) for values in (self.y, self.quantiles))
+
+    def _inside(self, log_snr: float) -> float:
+        return min(max(float(log_snr), float(self.log_snr[0])), float(self.log_snr[-1]))
 
     def y_at(self, log_snr: float) -> Array:
         """y of every bin and label at one level, (B, L)."""
-        return self._at(self.y, np.asarray(log_snr, dtype=np.float64))
+        return self._curves[0](self._inside(log_snr))
 
     def residual(self, log_snr: float) -> Array:
         """R of every bin and label at one level, (B, L)."""
@@ -87,7 +93,7 @@ class Spectrum:
         """Quantiles of phi at one level, interpolated at fixed rank, ascending, (2B - 1,)."""
         if not self.quantiles.size:
             return np.zeros(0)
-        return np.maximum.accumulate(self._at(self.quantiles, np.asarray(log_snr, dtype=np.float64)))
+        return np.maximum.accumulate(self._curves[1](self._inside(log_snr)))
 
     def nodes(self, log_snr: Array, count: int = 32) -> Array:
         """The distribution of R over bins and coordinates as `count` nodes of equal mass per level, (n, count).
@@ -302,15 +308,18 @@ class DiagonalStep:
     table: _LevelTable
     basis: Basis
     statistic: Statistic | None
+    labels: dict[Any, Tensor] = field(default_factory=dict, repr=False, compare=False)  # found so far; one for all steps
 
-    def _variances(self, prediction: Prediction) -> tuple[Tensor, Tensor]:
-        """(b^2 V0 of every coefficient, in float64, broadcastable to (batch, *dims); labels)."""
+    def _variances(self, prediction: Prediction) -> Tensor:
+        """b^2 V0 of every coefficient, in float64, broadcastable to (batch, *dims)."""
         x = prediction.x_t
         table = self._on(x.device)
         phi = None if self.statistic is None else checked(self.statistic(prediction), prediction).double()
         excess = self.kernel.b**2 * math.exp(-table.log_snr) * table.residual(phi)
-        labels = _labels(self.basis, tuple(x.shape[1:]), x.device)
-        return excess[:, labels].reshape(-1, *x.shape[1:]), labels
+        key = tuple(x.shape[1:]), x.device
+        if key not in self.labels:
+            self.labels[key] = torch.from_numpy(self.basis.labels(key[0]).ravel()).to(x.device)
+        return excess[:, self.labels[key]].reshape(-1, *x.shape[1:])
 
     def _on(self, device: torch.device) -> _LevelTable:
         if self.table.y.device == device:
@@ -321,26 +330,16 @@ class DiagonalStep:
         return table
 
     def add_noise(self, mean: Tensor, prediction: Prediction, z: Tensor) -> Tensor:
-        excess, _ = self._variances(prediction)
+        excess = self._variances(prediction)
         deviation = (self.kernel.rho2 + excess).sqrt().to(z.dtype)
         return mean + self.basis.inverse(deviation * z)
 
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Tensor) -> Tensor:
-        excess, _ = self._variances(prediction)
+        excess = self._variances(prediction)
         square = kernel.b**2 * self.basis.forward((x_0 - prediction.x_0).double()).square()
         # log1p keeps tiny steps exact.
         cost = torch.log1p(excess / kernel.rho2) + (square - excess) / (kernel.rho2 + excess)
         return 0.5 * cost.flatten(1).mean(1)
-
-
-_LABELS: dict[tuple[Any, ...], Tensor] = {}
-
-
-def _labels(basis: Basis, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    key = (json.dumps(basis.config(), sort_keys=True), shape, str(device))
-    if key not in _LABELS:
-        _LABELS[key] = torch.from_numpy(basis.labels(shape).ravel()).to(device)
-    return _LABELS[key]
 
 
 @dataclass(frozen=True)
@@ -356,6 +355,7 @@ class Diagonal(Covariance):
     spectrum: Spectrum
     basis: Basis
     statistic: Statistic | None = None
+    _labels: dict[Any, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if (self.statistic is None) != (not self.spectrum.quantiles.size):
@@ -363,7 +363,8 @@ class Diagonal(Covariance):
 
     def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
         tables = [_LevelTable.of(self.spectrum, level.log_snr) for level in levels]
-        return [DiagonalStep(k, table, self.basis, self.statistic) for k, table in zip(kernels, tables, strict=True)]
+        parts = self.basis, self.statistic, self._labels
+        return [DiagonalStep(k, table, *parts) for k, table in zip(kernels, tables, strict=True)]
 
     def fingerprint(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> dict[str, Any]:
         s = self.spectrum
