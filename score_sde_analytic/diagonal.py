@@ -96,10 +96,13 @@ class Spectrum:
         return np.maximum.accumulate(self._curves[1](self._inside(log_snr)))
 
     def nodes(self, log_snr: Array, count: int = 32) -> Array:
-        """The distribution of R over bins and coordinates as `count` nodes of equal mass per level, (n, count).
+        """The distribution of R over bins and coordinates as nodes of equal mass per level, (n, at least `count`).
 
-        Any cost that is a mean of smooth functions of R can be computed from them (`StepCosts`).
+        Any cost that is a mean of smooth functions of R can be computed from them (`StepCosts`): exactly where few curves have
+        equal mass, since the number of nodes is then a multiple of theirs, else to about 1 / count^2.
         """
+        curves = self.y[0].size
+        count = -(-count // curves) * curves if curves <= count else count
         mass = np.broadcast_to(self.sizes / (self.bins * self.sizes.sum()), self.y.shape[1:]).ravel()
         out = np.empty((len(log_snr), count))
         for i, lam in enumerate(log_snr):
@@ -108,8 +111,8 @@ class Spectrum:
             cumulative = np.concatenate([[0.0], np.cumsum(mass[order])])
             integral = np.concatenate([[0.0], np.cumsum(mass[order] * r[order])])
             edges = np.linspace(0.0, cumulative[-1], count + 1)
-            out[i] = np.diff(np.interp(edges, cumulative, integral)) * count
-        return out
+            out[i] = np.diff(np.interp(edges, cumulative, integral)) * count / cumulative[-1]
+        return np.clip(out, 0.0, 1.0)  # rounding
 
     def step_nats(self, log_snr_s: float, log_snr_t: float) -> float:
         """Cost of one step at eta = 1 as this spectrum predicts it, nats per dimension."""
