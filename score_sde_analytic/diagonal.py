@@ -45,6 +45,8 @@ class Spectrum:
         quantiles: of phi at each knot: median of bin 0, edge to bin 1, median of bin 1, .., (m, 2B - 1); (m, 0) without phi.
         sizes: coefficients per label, (L,).
         smooth: interpolate y between the medians of bins, instead of holding it constant within.
+        mass: share of each bin among the draws of a label, at the knots, (m, B, L); None for 1/B. A local statistic puts the
+            pixels of a flat corner into few bins, and ties leave bins empty.
     """
 
     log_snr: Array
@@ -52,6 +54,7 @@ class Spectrum:
     quantiles: Array
     sizes: Array
     smooth: bool = False
+    mass: Array | None = None
 
     def __post_init__(self) -> None:
         m, bins, labels = self.y.shape
@@ -66,6 +69,8 @@ class Spectrum:
             )
         if bins > 1 and not self.quantiles.size:
             raise ValueError("several bins need the quantiles that tell them apart")
+        if self.mass is not None and self.mass.shape != self.y.shape:
+            raise ValueError(f"need the mass of every bin and label, {self.y.shape}, got {self.mass.shape}")
 
     @property
     def bins(self) -> int:
@@ -95,6 +100,16 @@ class Spectrum:
             return np.zeros(0)
         return np.maximum.accumulate(self._curves[1](self._inside(log_snr)))
 
+    def mass_at(self, log_snr: float) -> Array:
+        """Share of every bin and label in the mean over bins and coordinates at one level, (B, L)."""
+        weights = self.sizes / self.sizes.sum()
+        if self.mass is None:
+            return np.broadcast_to(weights / self.bins, self.y.shape[1:])
+        place = np.interp(log_snr, self.log_snr, np.arange(len(self.log_snr)))
+        low = int(place)
+        high = min(low + 1, len(self.log_snr) - 1)
+        return (self.mass[low] + (place - low) * (self.mass[high] - self.mass[low])) * weights
+
     def nodes(self, log_snr: Array, count: int = 32) -> Array:
         """The distribution of R over bins and coordinates as nodes of equal mass per level, (n, at least `count`).
 
@@ -103,10 +118,9 @@ class Spectrum:
         """
         curves = self.y[0].size
         count = -(-count // curves) * curves if curves <= count else count
-        mass = np.broadcast_to(self.sizes / (self.bins * self.sizes.sum()), self.y.shape[1:]).ravel()
         out = np.empty((len(log_snr), count))
         for i, lam in enumerate(log_snr):
-            r = self.residual(float(lam)).ravel()
+            r, mass = self.residual(float(lam)).ravel(), self.mass_at(float(lam)).ravel()
             order = np.argsort(r)
             cumulative = np.concatenate([[0.0], np.cumsum(mass[order])])
             integral = np.concatenate([[0.0], np.cumsum(mass[order] * r[order])])
@@ -117,7 +131,7 @@ class Spectrum:
     def step_nats(self, log_snr_s: float, log_snr_t: float) -> float:
         """Cost of one step at eta = 1 as this spectrum predicts it, nats per dimension."""
         costs = 0.5 * np.log1p(self.residual(log_snr_t) * np.expm1(log_snr_s - log_snr_t))
-        return float((costs.mean(0) * self.sizes).sum() / self.sizes.sum())
+        return float((costs * self.mass_at(log_snr_t)).sum())
 
     def spread(self, log_snr: float) -> float:
         """w(lam) of this covariance, so that K steps cost I^2/(4K) more than the limit, I = integral sqrt(w).
@@ -127,7 +141,7 @@ class Spectrum:
         step = 1e-3
         r = self.residual(log_snr)
         slope = (self.y_at(log_snr + step) - self.y_at(log_snr - step)) / (2 * step)
-        return float(((r * (1 - r) * np.maximum(slope, 0.0)).mean(0) * self.sizes).sum() / self.sizes.sum())
+        return float((r * (1 - r) * np.maximum(slope, 0.0) * self.mass_at(log_snr)).sum())
 
 
 # --- fitting ------------------------------------------------------------------------------------------------------------
@@ -139,7 +153,9 @@ def fit(
     """A spectrum from recorded draws.
 
     R of a bin and label is a weighted mean of its own draws, n of them, and of `shrinkage` draws that obey the profile
-    R_k (pooled over bins) times the bin's overall level. Then weighted isotonic regression of y along log-SNR.
+    R_k (pooled over bins) times the bin's overall level: the power of its draws over what the profile expects of them. Then
+    weighted isotonic regression of y along log-SNR. Where ties of phi leave a bin empty, it takes the values of the bin that
+    they fell into.
 
     Args:
         statistic: name of a recorded statistic; None does not condition.
@@ -156,7 +172,7 @@ def fit(
     elif statistic not in draws.phi:
         raise ValueError(f"no statistic {statistic!r} was recorded; choose one of {', '.join(draws.phi) or 'none'}")
     m, labels = len(draws.log_snr), len(draws.sizes)
-    r, weight = np.empty((m, bins, labels)), np.empty((m, bins, labels))
+    r, weight, mass = (np.empty((m, bins, labels)) for _ in range(3))
     quantiles = np.empty((m, 2 * bins - 1 if statistic else 0))
     for knot in range(m):
         rows = draws.at(knot)
@@ -166,8 +182,9 @@ def fit(
         index = np.zeros((len(rows), 1), dtype=np.int64)
         if phi is not None:
             index, quantiles[knot] = _ranks(phi, bins)
-        r[knot], weight[knot] = _cells(square, index, bins, shrinkage, draws.sizes)
-    return Spectrum(draws.log_snr, _monotone(draws.log_snr, r, weight), quantiles, draws.sizes.astype(np.float64), smooth)
+        r[knot], weight[knot], mass[knot] = _cells(square, index, bins, shrinkage, draws.sizes)
+    y = _monotone(draws.log_snr, r, weight)
+    return Spectrum(draws.log_snr, y, quantiles, draws.sizes.astype(np.float64), smooth, mass)
 
 
 def _ranks(phi: Array, bins: int) -> tuple[np.ndarray, Array]:
@@ -176,21 +193,24 @@ def _ranks(phi: Array, bins: int) -> tuple[np.ndarray, Array]:
     return np.searchsorted(quantiles[1::2], phi, side="right"), quantiles
 
 
-def _cells(square: Array, index: np.ndarray, bins: int, shrinkage: float, sizes: np.ndarray) -> tuple[Array, Array]:
-    """(R, its effective number of draws) of every bin and label, (B, L) each."""
+def _cells(square: Array, index: np.ndarray, bins: int, shrinkage: float, sizes: np.ndarray) -> tuple[Array, Array, Array]:
+    """(R, its effective number of draws, share of the label's draws) of every bin and label, (B, L) each."""
     labels = square.shape[1]
     sums, counts = np.zeros((bins, labels)), np.zeros((bins, labels))
     for b in range(bins):
         inside = np.broadcast_to(index == b, square.shape)
         sums[b], counts[b] = (square * inside).sum(0), inside.sum(0)
-    pooled = square.mean(0)
-    level = (sums * sizes).sum(1) / np.maximum((counts * sizes).sum(1), 1.0) / max((pooled * sizes).sum() / sizes.sum(), 1e-300)
+    mass = counts / len(square)
+    occupied = np.flatnonzero(counts.any(1))
+    source = occupied[np.searchsorted(occupied, np.arange(bins))]  # ties fall into the next bin above, the last is never empty
+    sums, counts, pooled = sums[source], counts[source], square.mean(0)
+    level = (sums * sizes).sum(1) / np.maximum((counts * pooled * sizes).sum(1), 1e-300)
     profile = np.outer(level, pooled)
     if math.isinf(shrinkage):
-        return profile, np.maximum(counts, 1.0)
+        return profile, np.maximum(counts, 1.0), mass
     total = np.maximum(counts + shrinkage, 1e-300)
     cells = np.where(counts + shrinkage > 0, (sums + shrinkage * profile) / total, profile)
-    return cells, np.maximum(counts, 1.0) + shrinkage
+    return cells, np.maximum(counts, 1.0) + shrinkage, mass
 
 
 def _monotone(log_snr: Array, r: Array, draws: Array) -> Array:
