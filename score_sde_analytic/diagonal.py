@@ -230,10 +230,15 @@ def price(spectrum: Spectrum, draws: ResidualDraws, statistic: str | None, step:
     Returns:
         The cost of one step from each knot, nats per dimension, (m,): 1/2 mean_k [log(1 + R_k e) + e (r_k^2 - R_k)/(1 + e R_k)]
         with e = expm1(step) and r_k the residuals drawn.
+
+    Raises:
+        ValueError: a knot without draws.
     """
     gain, costs = math.expm1(step), np.empty(len(draws.log_snr))
     for knot, lam in enumerate(draws.log_snr):
         rows = draws.at(knot)
+        if not len(rows):
+            raise ValueError(f"knot {knot} has no draws to price; measure more draws, or take fewer folds of the examples")
         phi = None if statistic is None else torch.from_numpy(draws.phi[statistic][rows]).double()
         r, square = _LevelTable.of(spectrum, float(lam)).residual(phi).numpy(), draws.square(rows)
         cost = np.log1p(gain * r) + gain * (square - r) / (1.0 + gain * r)
@@ -267,7 +272,12 @@ def choose(
     Args:
         steps: of the chain whose cost decides.
         labels: most labels that enter, evenly chosen; they say enough.
+
+    Raises:
+        ValueError: a single knot, or a fold with too few draws at some knot for a candidate.
     """
+    if len(draws.log_snr) < 2:
+        raise ValueError("the cost of a chain needs draws at two knots or more")
     draws = draws.some_labels(labels)
     span = draws.log_snr[-1] - draws.log_snr[0]
     names: list[str | None] = [None, *(draws.phi if statistics is None else statistics)]
