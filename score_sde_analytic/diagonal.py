@@ -41,7 +41,7 @@ class Spectrum:
 
     Attributes:
         log_snr: knots, ascending, (m,).
-        y: lam + log((1 - R)/R) at the knots, nondecreasing along them, (m, B, L).
+        y: lam + log((1 - R)/R) at the knots, (m, B, L); without phi nondecreasing along them.
         quantiles: of phi at each knot: median of bin 0, edge to bin 1, median of bin 1, .., (m, 2B - 1); (m, 0) without phi.
         sizes: coefficients per label, (L,).
         smooth: interpolate y between the medians of bins, instead of holding it constant within.
@@ -141,7 +141,7 @@ class Spectrum:
         step = 1e-3
         r = self.residual(log_snr)
         slope = (self.y_at(log_snr + step) - self.y_at(log_snr - step)) / (2 * step)
-        return float((r * (1 - r) * np.maximum(slope, 0.0) * self.mass_at(log_snr)).sum())
+        return max(float((r * (1 - r) * slope * self.mass_at(log_snr)).sum()), 0.0)
 
 
 # --- fitting ------------------------------------------------------------------------------------------------------------
@@ -153,9 +153,11 @@ def fit(
     """A spectrum from recorded draws.
 
     R of a bin and label is a weighted mean of its own draws, n of them, and of `shrinkage` draws that obey the profile
-    R_k (pooled over bins) times the bin's overall level: the power of its draws over what the profile expects of them. Then
-    weighted isotonic regression of y along log-SNR. Where ties of phi leave a bin empty, it takes the values of the bin that
-    they fell into.
+    R_k (pooled over bins) times the bin's overall level: the power of its draws over what the profile expects of them. Where
+    ties of phi leave a bin empty, it takes the values of the bin that they fell into.
+
+    A single bin then has weighted isotonic regression of y along log-SNR. Several have not: where kinds of states separate as
+    noise falls, the bin of the more uncertain kind had less variance while they were mixed, and its y falls.
 
     Args:
         statistic: name of a recorded statistic; None does not condition.
@@ -183,7 +185,9 @@ def fit(
         if phi is not None:
             index, quantiles[knot] = _ranks(phi, bins)
         r[knot], weight[knot], mass[knot] = _cells(square, index, bins, shrinkage, draws.sizes)
-    y = _monotone(draws.log_snr, r, weight)
+    lam = draws.log_snr[:, None, None]
+    r = np.clip(r, MARGIN * np.exp(np.minimum(lam, 0.0)), 1.0 - MARGIN)
+    y = _monotone(lam - logit(r), r, weight) if bins == 1 else lam - logit(r)
     return Spectrum(draws.log_snr, y, quantiles, draws.sizes.astype(np.float64), smooth, mass)
 
 
@@ -213,12 +217,10 @@ def _cells(square: Array, index: np.ndarray, bins: int, shrinkage: float, sizes:
     return cells, np.maximum(counts, 1.0) + shrinkage, mass
 
 
-def _monotone(log_snr: Array, r: Array, draws: Array) -> Array:
+def _monotone(y: Array, r: Array, draws: Array) -> Array:
     """y of every curve, made nondecreasing along the knots; weights as for a relative error of R of sqrt(2 / draws)."""
-    r = np.clip(r, MARGIN * np.exp(np.minimum(log_snr, 0.0))[:, None, None], 1.0 - MARGIN)
-    y = log_snr[:, None, None] - logit(r)
     weights = draws * (1.0 - r) ** 2 + 1e-12
-    flat, w = y.reshape(len(y), -1), weights.reshape(len(y), -1)
+    flat, w = y.reshape(len(y), -1).copy(), weights.reshape(len(y), -1)
     for column in range(flat.shape[1]):
         flat[:, column] = isotonic_regression(flat[:, column], weights=w[:, column]).x
     return flat.reshape(y.shape)
