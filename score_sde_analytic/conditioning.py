@@ -105,6 +105,7 @@ def checked(values: Tensor, prediction: Prediction) -> Tensor:
             f"a statistic must return one number per sample, ({batch},), or per pixel, {(batch, *shape[-2:])};"
             f" got {tuple(values.shape)}"
         )
+    values = values.float()
     if not torch.isfinite(values).all():
         raise ValueError("a statistic returned NaN or inf; add a floor before logarithms and divisions")
-    return values.float().reshape(batch, -1)
+    return values.reshape(batch, -1)

@@ -10,10 +10,10 @@ keeps its meaning between noise levels; curves are fitted in y = lam + log((1 - 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,10 +41,12 @@ class Spectrum:
 
     Attributes:
         log_snr: knots, ascending, (m,).
-        y: lam + log((1 - R)/R) at the knots, nondecreasing along them, (m, B, L).
+        y: lam + log((1 - R)/R) at the knots, (m, B, L); without phi nondecreasing along them.
         quantiles: of phi at each knot: median of bin 0, edge to bin 1, median of bin 1, .., (m, 2B - 1); (m, 0) without phi.
         sizes: coefficients per label, (L,).
         smooth: interpolate y between the medians of bins, instead of holding it constant within.
+        mass: share of each bin among the draws of a label, at the knots, (m, B, L); None for 1/B. A local statistic puts the
+            pixels of a flat corner into few bins, and ties leave bins empty.
     """
 
     log_snr: Array
@@ -52,6 +54,7 @@ class Spectrum:
     quantiles: Array
     sizes: Array
     smooth: bool = False
+    mass: Array | None = None
 
     def __post_init__(self) -> None:
         m, bins, labels = self.y.shape
@@ -66,18 +69,26 @@ class Spectrum:
             )
         if bins > 1 and not self.quantiles.size:
             raise ValueError("several bins need the quantiles that tell them apart")
+        if self.mass is not None and self.mass.shape != self.y.shape:
+            raise ValueError(f"need the mass of every bin and label, {self.y.shape}, got {self.mass.shape}")
 
     @property
     def bins(self) -> int:
         return self.y.shape[1]
 
-    def _at(self, values: Array, lam: Array) -> Array:
-        inside = np.clip(lam, self.log_snr[0], self.log_snr[-1])
-        return values[0] if len(self.log_snr) == 1 else PchipInterpolator(self.log_snr, values)(inside)
+    @cached_property
+    def _curves(self) -> tuple[Callable[[float], Array], ...]:
+        """Interpolants of y and of the quantiles, made once."""
+        if len(self.log_snr) == 1:
+            return tuple(lambda lam, row=values[0]: row for values in (self.y, self.quantiles))
+        return tuple(PchipInterpolator(self.log_snr, values) for values in (self.y, self.quantiles))
+
+    def _inside(self, log_snr: float) -> float:
+        return min(max(float(log_snr), float(self.log_snr[0])), float(self.log_snr[-1]))
 
     def y_at(self, log_snr: float) -> Array:
         """y of every bin and label at one level, (B, L)."""
-        return self._at(self.y, np.asarray(log_snr, dtype=np.float64))
+        return self._curves[0](self._inside(log_snr))
 
     def residual(self, log_snr: float) -> Array:
         """R of every bin and label at one level, (B, L)."""
@@ -87,28 +98,40 @@ class Spectrum:
         """Quantiles of phi at one level, interpolated at fixed rank, ascending, (2B - 1,)."""
         if not self.quantiles.size:
             return np.zeros(0)
-        return np.maximum.accumulate(self._at(self.quantiles, np.asarray(log_snr, dtype=np.float64)))
+        return np.maximum.accumulate(self._curves[1](self._inside(log_snr)))
+
+    def mass_at(self, log_snr: float) -> Array:
+        """Share of every bin and label in the mean over bins and coordinates at one level, (B, L)."""
+        weights = self.sizes / self.sizes.sum()
+        if self.mass is None:
+            return np.broadcast_to(weights / self.bins, self.y.shape[1:])
+        place = np.interp(log_snr, self.log_snr, np.arange(len(self.log_snr)))
+        low = int(place)
+        high = min(low + 1, len(self.log_snr) - 1)
+        return (self.mass[low] + (place - low) * (self.mass[high] - self.mass[low])) * weights
 
     def nodes(self, log_snr: Array, count: int = 32) -> Array:
-        """The distribution of R over bins and coordinates as `count` nodes of equal mass per level, (n, count).
+        """The distribution of R over bins and coordinates as nodes of equal mass per level, (n, at least `count`).
 
-        Any cost that is a mean of smooth functions of R can be computed from them (`StepCosts`).
+        Any cost that is a mean of smooth functions of R can be computed from them (`StepCosts`): exactly where few curves have
+        equal mass, since the number of nodes is then a multiple of theirs, else to about 1 / count^2.
         """
-        mass = np.broadcast_to(self.sizes / (self.bins * self.sizes.sum()), self.y.shape[1:]).ravel()
+        curves = self.y[0].size
+        count = -(-count // curves) * curves if curves <= count else count
         out = np.empty((len(log_snr), count))
         for i, lam in enumerate(log_snr):
-            r = self.residual(float(lam)).ravel()
+            r, mass = self.residual(float(lam)).ravel(), self.mass_at(float(lam)).ravel()
             order = np.argsort(r)
             cumulative = np.concatenate([[0.0], np.cumsum(mass[order])])
             integral = np.concatenate([[0.0], np.cumsum(mass[order] * r[order])])
             edges = np.linspace(0.0, cumulative[-1], count + 1)
-            out[i] = np.diff(np.interp(edges, cumulative, integral)) * count
-        return out
+            out[i] = np.diff(np.interp(edges, cumulative, integral)) * count / cumulative[-1]
+        return np.clip(out, 0.0, 1.0)  # rounding
 
     def step_nats(self, log_snr_s: float, log_snr_t: float) -> float:
         """Cost of one step at eta = 1 as this spectrum predicts it, nats per dimension."""
         costs = 0.5 * np.log1p(self.residual(log_snr_t) * np.expm1(log_snr_s - log_snr_t))
-        return float((costs.mean(0) * self.sizes).sum() / self.sizes.sum())
+        return float((costs * self.mass_at(log_snr_t)).sum())
 
     def spread(self, log_snr: float) -> float:
         """w(lam) of this covariance, so that K steps cost I^2/(4K) more than the limit, I = integral sqrt(w).
@@ -118,7 +141,7 @@ class Spectrum:
         step = 1e-3
         r = self.residual(log_snr)
         slope = (self.y_at(log_snr + step) - self.y_at(log_snr - step)) / (2 * step)
-        return float(((r * (1 - r) * np.maximum(slope, 0.0)).mean(0) * self.sizes).sum() / self.sizes.sum())
+        return max(float((r * (1 - r) * slope * self.mass_at(log_snr)).sum()), 0.0)
 
 
 # --- fitting ------------------------------------------------------------------------------------------------------------
@@ -130,7 +153,11 @@ def fit(
     """A spectrum from recorded draws.
 
     R of a bin and label is a weighted mean of its own draws, n of them, and of `shrinkage` draws that obey the profile
-    R_k (pooled over bins) times the bin's overall level. Then weighted isotonic regression of y along log-SNR.
+    R_k (pooled over bins) times the bin's overall level: the power of its draws over what the profile expects of them. Where
+    ties of phi leave a bin empty, it takes the values of the bin that they fell into.
+
+    A single bin then has weighted isotonic regression of y along log-SNR. Several have not: where kinds of states separate as
+    noise falls, the bin of the more uncertain kind had less variance while they were mixed, and its y falls.
 
     Args:
         statistic: name of a recorded statistic; None does not condition.
@@ -147,7 +174,7 @@ def fit(
     elif statistic not in draws.phi:
         raise ValueError(f"no statistic {statistic!r} was recorded; choose one of {', '.join(draws.phi) or 'none'}")
     m, labels = len(draws.log_snr), len(draws.sizes)
-    r, weight = np.empty((m, bins, labels)), np.empty((m, bins, labels))
+    r, weight, mass = (np.empty((m, bins, labels)) for _ in range(3))
     quantiles = np.empty((m, 2 * bins - 1 if statistic else 0))
     for knot in range(m):
         rows = draws.at(knot)
@@ -157,8 +184,11 @@ def fit(
         index = np.zeros((len(rows), 1), dtype=np.int64)
         if phi is not None:
             index, quantiles[knot] = _ranks(phi, bins)
-        r[knot], weight[knot] = _cells(square, index, bins, shrinkage, draws.sizes)
-    return Spectrum(draws.log_snr, _monotone(draws.log_snr, r, weight), quantiles, draws.sizes.astype(np.float64), smooth)
+        r[knot], weight[knot], mass[knot] = _cells(square, index, bins, shrinkage, draws.sizes)
+    lam = draws.log_snr[:, None, None]
+    r = np.clip(r, MARGIN * np.exp(np.minimum(lam, 0.0)), 1.0 - MARGIN)
+    y = _monotone(lam - logit(r), r, weight) if bins == 1 else lam - logit(r)
+    return Spectrum(draws.log_snr, y, quantiles, draws.sizes.astype(np.float64), smooth, mass)
 
 
 def _ranks(phi: Array, bins: int) -> tuple[np.ndarray, Array]:
@@ -167,29 +197,30 @@ def _ranks(phi: Array, bins: int) -> tuple[np.ndarray, Array]:
     return np.searchsorted(quantiles[1::2], phi, side="right"), quantiles
 
 
-def _cells(square: Array, index: np.ndarray, bins: int, shrinkage: float, sizes: np.ndarray) -> tuple[Array, Array]:
-    """(R, its effective number of draws) of every bin and label, (B, L) each."""
+def _cells(square: Array, index: np.ndarray, bins: int, shrinkage: float, sizes: np.ndarray) -> tuple[Array, Array, Array]:
+    """(R, its effective number of draws, share of the label's draws) of every bin and label, (B, L) each."""
     labels = square.shape[1]
     sums, counts = np.zeros((bins, labels)), np.zeros((bins, labels))
     for b in range(bins):
         inside = np.broadcast_to(index == b, square.shape)
         sums[b], counts[b] = (square * inside).sum(0), inside.sum(0)
-    pooled = square.mean(0)
-    level = (sums * sizes).sum(1) / np.maximum((counts * sizes).sum(1), 1.0) / max((pooled * sizes).sum() / sizes.sum(), 1e-300)
+    mass = counts / len(square)
+    occupied = np.flatnonzero(counts.any(1))
+    source = occupied[np.searchsorted(occupied, np.arange(bins))]  # ties fall into the next bin above, the last is never empty
+    sums, counts, pooled = sums[source], counts[source], square.mean(0)
+    level = (sums * sizes).sum(1) / np.maximum((counts * pooled * sizes).sum(1), 1e-300)
     profile = np.outer(level, pooled)
     if math.isinf(shrinkage):
-        return profile, np.maximum(counts, 1.0)
+        return profile, np.maximum(counts, 1.0), mass
     total = np.maximum(counts + shrinkage, 1e-300)
     cells = np.where(counts + shrinkage > 0, (sums + shrinkage * profile) / total, profile)
-    return cells, np.maximum(counts, 1.0) + shrinkage
+    return cells, np.maximum(counts, 1.0) + shrinkage, mass
 
 
-def _monotone(log_snr: Array, r: Array, draws: Array) -> Array:
+def _monotone(y: Array, r: Array, draws: Array) -> Array:
     """y of every curve, made nondecreasing along the knots; weights as for a relative error of R of sqrt(2 / draws)."""
-    r = np.clip(r, MARGIN * np.exp(np.minimum(log_snr, 0.0))[:, None, None], 1.0 - MARGIN)
-    y = log_snr[:, None, None] - logit(r)
     weights = draws * (1.0 - r) ** 2 + 1e-12
-    flat, w = y.reshape(len(y), -1), weights.reshape(len(y), -1)
+    flat, w = y.reshape(len(y), -1).copy(), weights.reshape(len(y), -1)
     for column in range(flat.shape[1]):
         flat[:, column] = isotonic_regression(flat[:, column], weights=w[:, column]).x
     return flat.reshape(y.shape)
@@ -201,10 +232,15 @@ def price(spectrum: Spectrum, draws: ResidualDraws, statistic: str | None, step:
     Returns:
         The cost of one step from each knot, nats per dimension, (m,): 1/2 mean_k [log(1 + R_k e) + e (r_k^2 - R_k)/(1 + e R_k)]
         with e = expm1(step) and r_k the residuals drawn.
+
+    Raises:
+        ValueError: a knot without draws.
     """
     gain, costs = math.expm1(step), np.empty(len(draws.log_snr))
     for knot, lam in enumerate(draws.log_snr):
         rows = draws.at(knot)
+        if not len(rows):
+            raise ValueError(f"knot {knot} has no draws to price; measure more draws, or take fewer folds of the examples")
         phi = None if statistic is None else torch.from_numpy(draws.phi[statistic][rows]).double()
         r, square = _LevelTable.of(spectrum, float(lam)).residual(phi).numpy(), draws.square(rows)
         cost = np.log1p(gain * r) + gain * (square - r) / (1.0 + gain * r)
@@ -238,7 +274,12 @@ def choose(
     Args:
         steps: of the chain whose cost decides.
         labels: most labels that enter, evenly chosen; they say enough.
+
+    Raises:
+        ValueError: a single knot, or a fold with too few draws at some knot for a candidate.
     """
+    if len(draws.log_snr) < 2:
+        raise ValueError("the cost of a chain needs draws at two knots or more")
     draws = draws.some_labels(labels)
     span = draws.log_snr[-1] - draws.log_snr[0]
     names: list[str | None] = [None, *(draws.phi if statistics is None else statistics)]
@@ -302,15 +343,18 @@ class DiagonalStep:
     table: _LevelTable
     basis: Basis
     statistic: Statistic | None
+    labels: dict[Any, Tensor] = field(default_factory=dict, repr=False, compare=False)  # found so far; one for all steps
 
-    def _variances(self, prediction: Prediction) -> tuple[Tensor, Tensor]:
-        """(b^2 V0 of every coefficient, in float64, broadcastable to (batch, *dims); labels)."""
+    def _variances(self, prediction: Prediction) -> Tensor:
+        """b^2 V0 of every coefficient, in float64, broadcastable to (batch, *dims)."""
         x = prediction.x_t
         table = self._on(x.device)
         phi = None if self.statistic is None else checked(self.statistic(prediction), prediction).double()
         excess = self.kernel.b**2 * math.exp(-table.log_snr) * table.residual(phi)
-        labels = _labels(self.basis, tuple(x.shape[1:]), x.device)
-        return excess[:, labels].reshape(-1, *x.shape[1:]), labels
+        key = tuple(x.shape[1:]), x.device
+        if key not in self.labels:
+            self.labels[key] = torch.from_numpy(self.basis.labels(key[0]).ravel()).to(x.device)
+        return excess[:, self.labels[key]].reshape(-1, *x.shape[1:])
 
     def _on(self, device: torch.device) -> _LevelTable:
         if self.table.y.device == device:
@@ -321,26 +365,16 @@ class DiagonalStep:
         return table
 
     def add_noise(self, mean: Tensor, prediction: Prediction, z: Tensor) -> Tensor:
-        excess, _ = self._variances(prediction)
+        excess = self._variances(prediction)
         deviation = (self.kernel.rho2 + excess).sqrt().to(z.dtype)
         return mean + self.basis.inverse(deviation * z)
 
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Tensor) -> Tensor:
-        excess, _ = self._variances(prediction)
+        excess = self._variances(prediction)
         square = kernel.b**2 * self.basis.forward((x_0 - prediction.x_0).double()).square()
         # log1p keeps tiny steps exact.
         cost = torch.log1p(excess / kernel.rho2) + (square - excess) / (kernel.rho2 + excess)
         return 0.5 * cost.flatten(1).mean(1)
-
-
-_LABELS: dict[tuple[Any, ...], Tensor] = {}
-
-
-def _labels(basis: Basis, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    key = (json.dumps(basis.config(), sort_keys=True), shape, str(device))
-    if key not in _LABELS:
-        _LABELS[key] = torch.from_numpy(basis.labels(shape).ravel()).to(device)
-    return _LABELS[key]
 
 
 @dataclass(frozen=True)
@@ -356,6 +390,7 @@ class Diagonal(Covariance):
     spectrum: Spectrum
     basis: Basis
     statistic: Statistic | None = None
+    _labels: dict[Any, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if (self.statistic is None) != (not self.spectrum.quantiles.size):
@@ -363,7 +398,8 @@ class Diagonal(Covariance):
 
     def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
         tables = [_LevelTable.of(self.spectrum, level.log_snr) for level in levels]
-        return [DiagonalStep(k, table, self.basis, self.statistic) for k, table in zip(kernels, tables, strict=True)]
+        parts = self.basis, self.statistic, self._labels
+        return [DiagonalStep(k, table, *parts) for k, table in zip(kernels, tables, strict=True)]
 
     def fingerprint(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> dict[str, Any]:
         s = self.spectrum

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from score_sde_analytic.basis import Basis
+from score_sde_analytic.basis import Basis, Pixel, PixelChannel
 from score_sde_analytic.conditioning import Statistic, checked
 from score_sde_analytic.model import Prediction
 from score_sde_analytic.schedule import Array
@@ -87,17 +87,19 @@ class Recorder:
             self._labels, self._sizes = torch.from_numpy(labels).to(eps.device), np.bincount(labels)
         pooled = torch.zeros(len(square), len(self._sizes), device=square.device).index_add_(1, self._labels, square)
         rms = (pooled.cpu() / torch.from_numpy(self._sizes)).sqrt()
-        self._add("knot", np.full(len(examples), knot, dtype=np.int64))
-        self._add("example", np.asarray(examples, dtype=np.int64))
-        self._add("rms", rms.numpy().astype(np.float16))
+        new = {"knot": np.full(len(examples), knot, dtype=np.int64), "example": np.asarray(examples, dtype=np.int64)}
+        new["rms"] = rms.numpy().astype(np.float16)
         for name, statistic in self.statistics.items():
             values = checked(statistic(prediction), prediction)
-            if values.shape[1] not in (1, len(self._sizes)):
+            if values.shape[1] > 1 and not self._per_pixel(tuple(eps.shape[1:])):
                 raise ValueError(f"statistic {name!r} is per pixel: it fits the basis Pixel, not {type(self.basis).__name__}")
-            self._add(f"phi.{name}", values.cpu().numpy())
+            new[f"phi.{name}"] = values.cpu().numpy()
+        for name, array in new.items():  # all or nothing, should a statistic fail
+            self._parts.setdefault(name, []).append(array)
 
-    def _add(self, name: str, values: np.ndarray) -> None:
-        self._parts.setdefault(name, []).append(values)
+    def _per_pixel(self, shape: tuple[int, ...]) -> bool:
+        """Whether the curves belong to pixels; as many coefficients as pixels are not enough."""
+        return isinstance(self.basis, PixelChannel) and np.array_equal(self.basis.labels(shape), Pixel().labels(shape))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All that was recorded so far."""
@@ -111,7 +113,15 @@ class Recorder:
         self._sizes = np.asarray(arrays["sizes"])
 
     def result(self, log_snr: Array) -> ResidualDraws:
-        """The draws, for the knots they were made at."""
-        a = self.arrays()
+        """The draws, for the knots they were made at, ascending (`Moments.log_snr`).
+
+        Raises:
+            ValueError: nothing was recorded, or the knots are others.
+        """
+        a, knots = self.arrays(), np.asarray(log_snr, dtype=np.float64)
+        if "knot" not in a:
+            raise ValueError("nothing was recorded; pass this recorder to estimate(observers=...)")
+        if knots.ndim != 1 or np.any(np.diff(knots) <= 0) or len(knots) != a["knot"].max() + 1:
+            raise ValueError(f"need the {a['knot'].max() + 1} knots of the draws in ascending order, as in Moments.log_snr")
         phi = {name: a[f"phi.{name}"] for name in self.statistics}
-        return ResidualDraws(np.asarray(log_snr), a["knot"], a["example"], a["rms"], phi, a["sizes"])
+        return ResidualDraws(knots, a["knot"], a["example"], a["rms"], phi, a["sizes"])
