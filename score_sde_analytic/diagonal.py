@@ -199,11 +199,7 @@ def _ranks(phi: Array, bins: int) -> tuple[np.ndarray, Array]:
 
 def _cells(square: Array, index: np.ndarray, bins: int, shrinkage: float, sizes: np.ndarray) -> tuple[Array, Array, Array]:
     """(R, its effective number of draws, share of the label's draws) of every bin and label, (B, L) each."""
-    labels = square.shape[1]
-    sums, counts = np.zeros((bins, labels)), np.zeros((bins, labels))
-    for b in range(bins):
-        inside = np.broadcast_to(index == b, square.shape)
-        sums[b], counts[b] = (square * inside).sum(0), inside.sum(0)
+    sums, counts = _sums(square, index, bins)
     mass = counts / len(square)
     occupied = np.flatnonzero(counts.any(1))
     source = occupied[np.searchsorted(occupied, np.arange(bins))]  # ties fall into the next bin above, the last is never empty
@@ -215,6 +211,18 @@ def _cells(square: Array, index: np.ndarray, bins: int, shrinkage: float, sizes:
     total = np.maximum(counts + shrinkage, 1e-300)
     cells = np.where(counts + shrinkage > 0, (sums + shrinkage * profile) / total, profile)
     return cells, np.maximum(counts, 1.0) + shrinkage, mass
+
+
+def _sums(square: Array, index: np.ndarray, bins: int) -> tuple[Array, Array]:
+    """Sum of squares and number of draws in every bin and label, (B, L) each."""
+    labels = square.shape[1]
+    if index.shape[1] == 1:  # one bin per draw
+        member: Array = (index == np.arange(bins)).astype(np.float64)
+        return member.T @ square, np.repeat(member.sum(0)[:, None], labels, axis=1)
+    cell = (index * labels + np.arange(labels)).ravel()
+    sums: Array = np.bincount(cell, weights=square.ravel(), minlength=bins * labels)
+    counts: Array = np.bincount(cell, minlength=bins * labels).astype(np.float64)
+    return sums.reshape(bins, labels), counts.reshape(bins, labels)
 
 
 def _monotone(y: Array, r: Array, draws: Array) -> Array:
@@ -281,25 +289,36 @@ def choose(
     if len(draws.log_snr) < 2:
         raise ValueError("the cost of a chain needs draws at two knots or more")
     draws = draws.some_labels(labels)
-    span = draws.log_snr[-1] - draws.log_snr[0]
-    names: list[str | None] = [None, *(draws.phi if statistics is None else statistics)]
-    candidates = [
-        Choice(name, b, s, soft)
-        for name in names
-        for b in ([1] if name is None else [b for b in bins if b > 1])
-        for s in ([0.0] if name is None else shrinkage)
-        for soft in ([False] if name is None else smooth)
-    ]
-    group = draws.example % folds
-    found = []
-    for c in candidates:
-        cost = 0.0
-        for held_out in range(folds):
-            train, test = draws.take(group != held_out), draws.take(group == held_out)
-            spectrum = fit(train, c.statistic, c.bins, c.shrinkage, c.smooth)
-            cost += float(np.trapezoid(price(spectrum, test, c.statistic, span / steps), draws.log_snr)) * steps / span / folds
-        found.append(Choice(c.statistic, c.bins, c.shrinkage, c.smooth, cost))
-    return sorted(found, key=lambda choice: choice.cost)
+
+    def priced(candidates: Iterable[Choice]) -> list[Choice]:
+        return [replace(c, cost=held_out_cost(draws, c, steps, folds)) for c in candidates]
+
+    found = priced([Choice(None, 1, 0.0, False)])
+    for name in draws.phi if statistics is None else statistics:
+        # One setting after another: first the bins, then the shrinkage, then the smoothness.
+        first = sorted(shrinkage)[len(shrinkage) // 2]
+        tried = priced(Choice(name, b, first, smooth[0]) for b in bins if b > 1)
+        if not tried:
+            continue
+        best = min(tried, key=_cost)
+        tried += priced(replace(best, shrinkage=s) for s in shrinkage if s != first)
+        best = min(tried, key=_cost)
+        found += tried + priced(replace(best, smooth=s) for s in smooth[1:])
+    return sorted(found, key=_cost)
+
+
+def _cost(choice: Choice) -> float:
+    return choice.cost
+
+
+def held_out_cost(draws: ResidualDraws, choice: Choice, steps: int = 10, folds: int = 4) -> float:
+    """Nats per dimension of a chain of even steps over the knots, by cross-validation over examples."""
+    span, group, cost = draws.log_snr[-1] - draws.log_snr[0], draws.example % folds, 0.0
+    for held_out in range(folds):
+        spectrum = fit(draws.take(group != held_out), choice.statistic, choice.bins, choice.shrinkage, choice.smooth)
+        per_step = price(spectrum, draws.take(group == held_out), choice.statistic, span / steps)
+        cost += float(np.trapezoid(per_step, draws.log_snr)) * steps / span / folds
+    return cost
 
 
 # --- the covariance -----------------------------------------------------------------------------------------------------

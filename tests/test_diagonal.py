@@ -701,7 +701,7 @@ def test_conditioning_lowers_the_measured_bound_as_predicted(scales):
 
 def test_choose_conditions_where_it_helps(scales):
     ranked = choose(scales[1], bins=(1, 4, 8), shrinkage=(0.0, 30.0))
-    assert len(ranked) == 1 + 2 * 2 * 2
+    assert len(ranked) == 1 + 2 + 1 + 1  # plain; bins, then shrinkage, then smoothness
     assert [c.cost for c in ranked] == sorted(c.cost for c in ranked)
     assert ranked[0].statistic == "energy"
     assert ranked[-1] == Choice(None, 1, 0.0, False, ranked[-1].cost)
@@ -723,8 +723,9 @@ def test_choose_finds_nothing_where_there_is_nothing():
         plain = found.pop((None, 1, 0.0, False))
         for setting, cost in found.items():
             gains.setdefault(setting, []).append(plain - cost)
-    assert len(gains) == 4
-    for values in gains.values():
+    always = [values for values in gains.values() if len(values) == 8]  # which settings are tried depends on the costs
+    assert len(always) >= 2
+    for values in always:
         assert np.mean(values) < 6 * np.std(values, ddof=1) / math.sqrt(8)
 
 
