@@ -220,9 +220,9 @@ def _sums(square: Array, index: np.ndarray, bins: int) -> tuple[Array, Array]:
         member: Array = (index == np.arange(bins)).astype(np.float64)
         return member.T @ square, np.repeat(member.sum(0)[:, None], labels, axis=1)
     cell = (index * labels + np.arange(labels)).ravel()
-    sums: Array = np.bincount(cell, weights=square.ravel(), minlength=bins * labels)
-    counts: Array = np.bincount(cell, minlength=bins * labels).astype(np.float64)
-    return sums.reshape(bins, labels), counts.reshape(bins, labels)
+    sums = np.bincount(cell, weights=square.ravel(), minlength=bins * labels)
+    counts = np.bincount(cell, minlength=bins * labels).astype(np.float64)
+    return np.asarray(sums, dtype=np.float64).reshape(bins, labels), counts.reshape(bins, labels)
 
 
 def _monotone(y: Array, r: Array, draws: Array) -> Array:
