@@ -10,7 +10,7 @@ A network knows nothing below t_min, so the data enter the flow in one of three 
 - `Diffused`: z ~ q(x_{t_min} | x_0), -log p(x_0) <= E[-log p(z) + log q(z | x_0) - log p(x_0 | z)], nothing neglected.
 
 With k importance samples E log becomes E log of a mean of k weights: never larger in expectation, and exact as k grows
-(Burda et al., ICLR 2016; Ho et al., Flow++, ICML 2019, for dequantisation).
+(Burda et al., ICLR 2016; Ho et al., Flow++, ICML 2019, for dequantisation). Weights need the exact trace.
 """
 
 from __future__ import annotations
@@ -264,6 +264,9 @@ class Flow(Method):
             raise ValueError(f"variable must be one of {', '.join(CLOCKS)}, got {self.variable!r}")
         if self.importance_samples > 1 and isinstance(self.entry, Direct):
             raise ValueError("continuous data enter the flow in one way only: importance_samples must be 1")
+        if self.importance_samples > 1 and isinstance(self.divergence, Hutchinson):
+            # E exp(estimate) exceeds exp(E estimate): noisy weights would feign a tighter bound.
+            raise ValueError("importance weights need exact densities; use divergence=ExactTrace(), or importance_samples=1")
 
     @property
     def block(self) -> int:
