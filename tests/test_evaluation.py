@@ -16,7 +16,7 @@ from score_sde_analytic.data import DataRange
 from score_sde_analytic.decoder import CategoricalDecoder, GaussianDecoder, NoDecoder
 from score_sde_analytic.files import load_arrays, save_arrays
 from score_sde_analytic.grid import Grid, even, even_log_snr
-from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime, Fixed, Flow, Uniform, bits_per_dim
+from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime, ExactTrace, Fixed, Flow, Uniform, bits_per_dim
 from score_sde_analytic.mixture import GaussianMixture
 from score_sde_analytic.model import LogSNR, ScoreModel
 from score_sde_analytic.schedule import LinearVP
@@ -27,7 +27,7 @@ METHODS = {
     "chain": Chain(even(4, 0.05), Beta(), 0.2),
     "continuous": ContinuousTime(0.05, GaussianDecoder(0.2), 3, CURVE),
     "flow": Flow(1e-3, solver=Fixed(2, "euler"), examples_per_block=3),
-    "weighted": Flow(1e-3, Uniform(), solver=Fixed(2, "euler"), importance_samples=2, examples_per_block=3),
+    "weighted": Flow(1e-3, Uniform(), ExactTrace(), Fixed(2, "euler"), importance_samples=2, examples_per_block=3),
 }
 LEVELS = DataRange(-1, 1, 5)
 X = -1.0 + 0.5 * torch.randint(0, 5, (11, 2), generator=torch.Generator().manual_seed(0)).double()
