@@ -70,9 +70,11 @@ def discretised_log_prob(x: Tensor, mean: Tensor, std: Tensor | float, lo: float
         mean: predicted mean, broadcastable to `x`.
         std: standard deviation of the decoder, float or broadcastable.
     """
-    half = 0.5 * (hi - lo) / (levels - 1)
+    width, mean = (hi - lo) / (levels - 1), mean.double()
     std = torch.as_tensor(std, dtype=torch.float64, device=x.device)
-    centred = x.double() - mean.double()
-    upper = torch.where(x > hi - half, torch.inf, (centred + half) / std)
-    lower = torch.where(x < lo + half, -torch.inf, (centred - half) / std)
+    index = ((x.double() - lo) / width).round()
+    # Neighbours compute their common edge from the same number, so that the bins tile to the last bit.
+    below, above = (lo + (index + shift) * width for shift in (-0.5, 0.5))
+    upper = torch.where(index >= levels - 1, torch.inf, (above - mean) / std)
+    lower = torch.where(index <= 0, -torch.inf, (below - mean) / std)
     return _log_interval(lower, upper)

@@ -1,6 +1,7 @@
 """Variational bounds: above the exact likelihood, tight in the limit, and predicted before they are measured."""
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ import torch
 from score_sde_analytic.cost import Reconstruction, prior_cost
 from score_sde_analytic.covariance import Beta, BetaTilde, Covariance, Isotropic
 from score_sde_analytic.curve import NoiseCurve
-from score_sde_analytic.data import DataRange
+from score_sde_analytic.data import DataRange, DataStatistics
+from score_sde_analytic.decoder import CategoricalDecoder, GaussianDecoder, NoDecoder
 from score_sde_analytic.grid import Grid, even, even_log_snr
 from score_sde_analytic.kernel import reverse_kernel
-from score_sde_analytic.likelihood import Chain, bits_per_dim, paper_chain, predict
+from score_sde_analytic.likelihood import Chain, ContinuousTime, bits_per_dim, paper_chain, predict
 from score_sde_analytic.mixture import GaussianMixture
 from score_sde_analytic.model import ScoreModel
 from score_sde_analytic.moments import decoder_scale, estimate
@@ -115,6 +117,27 @@ def test_discrete_data(toy, k):
         assert measured["residual"].total.value < entropy * 1.15
 
 
+@pytest.mark.parametrize("k", [3, 20])
+def test_discrete_data_with_a_categorical_decoder(toy, k):
+    """Measured above the entropy, predicted from the histogram of levels, and one network call cheaper."""
+    (mixture, entropy), schedule, data_range = toy, LinearVP(), DataRange(-1, 1, 5)
+    model, train = mixture.score_model(schedule), mixture.sample(20_000)
+    moments = estimate(model, train, np.linspace(-9, 6, 31), data_range=data_range, max_draws=600, min_draws=600, **QUIET)
+    grid, curve = even_log_snr(schedule, k, schedule.time(3.5)), NoiseCurve.fit(moments)
+    methods = {
+        "chain": Chain(grid, Isotropic(curve), CategoricalDecoder()),
+        "continuous": ContinuousTime(schedule.time(3.5), CategoricalDecoder(), k, curve),
+    }
+    x = mixture.sample(1500, seed=4)
+    measured = bits_per_dim(model, x, methods, data_range, **QUIET)
+    assert_predicted(predict(moments, schedule, methods, DataStatistics.of(train, data_range)), measured)
+    for bound in measured.values():
+        assert bound.total.value > entropy - 4 * bound.total.stderr  # false alarm 3e-5
+    assert measured["chain"].evaluations == (k - 1) * 1500
+    if k == 20:
+        assert measured["chain"].total.value < entropy * 1.15
+
+
 def test_gaussian_data_reach_the_exact_likelihood(schedule):
     """Isotropic Gaussian data, exact score: the bound is -E log p at any K once the decoder has the posterior variance.
 
@@ -203,6 +226,87 @@ def test_paper_chain(table):
         paper_chain(table, Beta(), 5, grid=even(5, 0.01))
 
 
+# --- by hand ------------------------------------------------------------------------------------------------------------
+
+
+def constant(value, schedule):
+    """A network that always predicts the same x_0: no term depends on the noise."""
+    return ScoreModel(lambda x, t: torch.full_like(x, value), schedule, predicts="x_0")
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 30])
+def test_two_levels_and_no_idea_cost_one_bit(schedule, k):
+    """A decoder centred between two levels gives each 1/2, whatever its std. With beta-tilde the transitions telescope:
+
+    KL = (x - x_hat)^2 (snr_s - snr_t) / 2 per step, so (x - x_hat)^2 (snr(t_1) - snr(1)) / 2 in all.
+    """
+    x, data_range = torch.tensor([[-1.0, 1.0, 1.0], [1.0, 1.0, -1.0]], dtype=torch.float64), DataRange(-1, 1, 2)
+    grid = even(k, 0.1)
+    bound = bits_per_dim(constant(0.0, schedule), x, Chain(grid, BetaTilde(), 0.37), data_range, **QUIET)
+    top, first = schedule.level(1.0), schedule.level(grid.times[-2])
+    assert bound.reconstruction.value == pytest.approx(1.0, rel=1e-14)
+    telescoped = 0.5 * (math.exp(first.log_snr) - math.exp(top.log_snr)) * BITS
+    assert bound.transitions.value == pytest.approx(telescoped, rel=1e-9, abs=1e-12)
+    ratio = top.sigma**2 / schedule.prior_variance
+    prior = 0.5 * (ratio - 1 - math.log(ratio) + top.alpha**2 / schedule.prior_variance)
+    assert bound.prior.value == pytest.approx(prior * BITS, rel=1e-9)
+    assert bound.total.value == pytest.approx(1.0 + (telescoped + prior * BITS), rel=1e-9)
+    assert bound.nats == pytest.approx(bound.per_example * 3 / BITS)
+
+
+@pytest.mark.parametrize(("lo", "hi", "levels", "width"), [(-1, 1, 256, 2 / 255), (0, 1, 17, 1 / 16), (0, 255, 256, 1.0)])
+def test_a_level_costs_its_probability(lo, hi, levels, width):
+    """A single step with a fixed mean: -log2 of the normal mass between the edges halfway to the neighbours."""
+    mean, std, level = lo + 0.4 * (hi - lo), 0.1 * (hi - lo), levels // 2
+    data_range, schedule = DataRange(lo, hi, levels), VE(0.01, 1e9)
+    x = data_range.encode(np.array([[level]])).double()
+    bound = bits_per_dim(constant(mean, schedule), x, Chain(Grid((1.0, 0.0)), Beta(), std), data_range, **QUIET)
+    value, normal = lo + level * width, NormalDist(mean, std)
+    by_hand = -math.log2(normal.cdf(value + width / 2) - normal.cdf(value - width / 2))
+    assert data_range.bin_width == pytest.approx(width, rel=1e-14)
+    assert bound.total.value == pytest.approx(by_hand, rel=1e-6)  # float32 levels, doubled
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(127.5, 127.5), (0.5, 0.5), (-3.0, 10.0)])
+@pytest.mark.parametrize("decoder", ["gaussian", "categorical", "none"])
+def test_bits_do_not_depend_on_the_units_of_the_data(scale, shift, decoder):
+    """Data, range, network, decoder and (VE) noise rescaled together; a density changes by log|scale| nats per dimension."""
+    width, index = abs(scale), torch.randint(0, 9, (6, 3), generator=torch.Generator().manual_seed(0))
+    ends = sorted((shift - scale, shift + scale))
+    x = torch.linspace(-1, 1, 9, dtype=torch.float64)[index]
+
+    def evaluate(a, b, low, high, levels):
+        schedule = VE(1e-2 * abs(a), 1e7 * abs(a))
+        chosen = {"gaussian": GaussianDecoder(0.2 * abs(a)), "categorical": CategoricalDecoder(), "none": NoDecoder()}[decoder]
+        chain = Chain(even(6, 0.15), Beta(), chosen)
+        return bits_per_dim(constant(a * 0.3 + b, schedule), a * x + b, chain, DataRange(low, high, levels), **QUIET)
+
+    original, other = evaluate(1, 0, -1, 1, 9), evaluate(scale, shift, *ends, 9)
+    change = math.log(width) if decoder == "none" else 0.0
+    np.testing.assert_allclose(other.nats, original.nats + 3 * change, rtol=1e-9, atol=1e-9)
+    if decoder == "gaussian":
+        original, other = evaluate(1, 0, -1, 1, None), evaluate(scale, shift, *ends, None)
+        np.testing.assert_allclose(other.nats, original.nats + 3 * math.log(width), rtol=1e-9, atol=1e-9)
+
+
+def test_continuous_time_telescopes_too():
+    """The integral of (x - x_hat)^2 snr / 2 over log-SNR is (x - x_hat)^2 (snr(t_min) - snr(1)) / 2; 4 SE, false alarm 6e-5."""
+    schedule, t_min = LinearVP(), 0.2
+    x = torch.ones(200, 2, dtype=torch.float64)
+    bound = bits_per_dim(constant(0.4, schedule), x, ContinuousTime(t_min, NoDecoder(), 64), **QUIET)
+    snr = math.exp(schedule.log_snr(t_min)) - math.exp(schedule.log_snr(1.0))
+    assert abs(bound.transitions.value - BITS * 0.36 * snr / 2) < 4 * bound.transitions.stderr
+    assert bound.transitions.stderr < 0.01 * bound.transitions.value
+    assert bound.reconstruction.value == pytest.approx(BITS * NoDecoder.entropy(schedule.level(t_min)))
+
+
+def test_errors_of_the_steps(triple):
+    bound = bits_per_dim(triple.score_model(LinearVP()), triple.sample(40), Chain(even(4, 0.01), Beta(), 0.1), **QUIET)
+    np.testing.assert_allclose(bound.per_step, bound.terms[:, 1:-1].mean(0))
+    np.testing.assert_allclose(bound.per_step_stderr, bound.terms[:, 1:-1].std(0, ddof=1) / math.sqrt(40))
+    assert bound.summary()["per_step"] is not None
+
+
 # --- errors -------------------------------------------------------------------------------------------------------------
 
 
@@ -256,3 +360,14 @@ def test_what_cannot_be_priced_is_refused(moments, table, triple):
         predict(moments, table, {"a": Chain(grid, Dense(), 0.1)}, triple.statistics())
     with pytest.raises(ValueError, match="outside the measured range"):
         predict(moments, table, {"a": Chain(grid, Beta(), 1e6)}, triple.statistics())
+
+
+def test_a_categorical_decoder_is_priced_from_a_histogram(moments, table, triple, toy):
+    chain = {"a": Chain(even_log_snr(table, 3, 0.05), Beta(), CategoricalDecoder())}
+    with pytest.raises(ValueError, match="histogram of levels"):
+        predict(moments, table, chain, triple.statistics())
+    statistics = DataStatistics.of(toy[0].sample(10), DataRange(-1, 1, 5))
+    with pytest.raises(ValueError, match="declare the data_range"):
+        predict(moments, table, chain, statistics)
+    with pytest.raises(ValueError, match="declare their levels"):
+        bits_per_dim(triple.score_model(table), triple.sample(3), chain, **QUIET)

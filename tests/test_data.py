@@ -65,6 +65,32 @@ def test_continuous_data_have_no_bins():
         _ = DataRange().bin_width
 
 
+@pytest.mark.parametrize(
+    ("lo", "hi", "levels", "width"),
+    [(-1, 1, 256, 2 / 255), (-1, 1, 2, 2.0), (0, 1, 17, 1 / 16), (0, 255, 256, 1.0), (-3, 0.5, 8, 0.5)],
+)
+def test_bins(lo, hi, levels, width):
+    """The outermost levels are the ends of the range, so that there is one bin less between them than levels."""
+    data_range = DataRange(lo, hi, levels)
+    assert data_range.bin_width == pytest.approx(width, rel=1e-15)
+    integers = np.arange(levels).reshape(-1, 1)
+    x = data_range.encode(integers)
+    assert (float(x[0]), float(x[-1])) == (lo, hi)
+    np.testing.assert_array_equal(data_range.index(x), integers)
+    np.testing.assert_array_equal(data_range.index(x.double() + 0.49 * width), integers)
+
+
+def test_histogram_of_levels():
+    """Shares of the levels over all coordinates and batches; continuous data have none."""
+    data_range, integers = DataRange(-1, 1, 5), np.random.default_rng(0).integers(0, 4, (50, 1, 2, 3))
+    histogram = DataStatistics.of(data_range.encode(integers), data_range, batch_size=7).histogram
+    np.testing.assert_allclose(histogram, np.bincount(integers.ravel(), minlength=5) / integers.size)
+    assert histogram[4] == 0.0
+    assert histogram.sum() == pytest.approx(1.0)
+    assert DataStatistics.of(data_range.encode(integers), DataRange()).histogram is None
+    assert DataStatistics.of(data_range.encode(integers)).histogram is None
+
+
 def test_containers_of_data():
     x = torch.arange(12.0).reshape(6, 2)
     pairs = TensorDataset(x, torch.zeros(6))

@@ -80,13 +80,15 @@ AT_REST = {"t_min": 1e-6, "divergence": ExactTrace(), "solver": Fixed(2)}
 @pytest.mark.parametrize("variable", ["log_snr", "t"])
 def test_every_density_of_a_mixture_is_exact(planar, wide, variable):
     (schedule, t_min), x = wide, planar.sample(8, seed=3)
-    bound = bits_per_dim(planar.score_model(schedule), x, Flow(t_min, variable=variable, **EXACT), **QUIET)
+    flow = Flow(t_min, variable=variable, divergence=ExactTrace(), solver=Adaptive(1e-6, 1e-6))
+    bound = bits_per_dim(planar.score_model(schedule), x, flow, **QUIET)
     assert np.abs(bound.nats - exact_nats(planar, x)).max() < 1e-4
 
 
-def test_every_density_is_exact_in_sixteen_dimensions(mixture, wide):
+@pytest.mark.parametrize("name", ["linear_vp", "ve"])
+def test_every_density_is_exact_in_sixteen_dimensions(mixture, name):
     """Variances down to 0.002."""
-    (schedule, t_min), x = wide, mixture.sample(5, seed=3)
+    (schedule, t_min), x = WIDE[name], mixture.sample(5, seed=3)
     bound = bits_per_dim(mixture.score_model(schedule), x, Flow(t_min, **EXACT), **QUIET)
     assert np.abs(bound.nats - exact_nats(mixture, x)).max() < 1e-4
 
@@ -225,12 +227,12 @@ def test_the_map_of_a_gaussian_is_known(schedule, variable):
     gaussian, top = GaussianMixture([1.0], [mean.tolist()], variance), schedule.level(1.0)
     t_min = 1e-6 if schedule.log_snr_range[1] == math.inf else 1e-12
     tau = (schedule.sigma(t_min) / schedule.alpha(t_min)) ** 2
-    flow = Flow(t_min, variable=variable, solver=Adaptive(1e-6, 1e-6))
+    flow = Flow(t_min, variable=variable, solver=Adaptive(1e-5, 1e-5))
     x_0, model = gaussian.sample(5), gaussian.score_model(schedule)
     stretch = math.sqrt((top.alpha**2 * variance + top.sigma**2) / variance)
     x_1 = top.alpha * mean + (x_0 - mean) * stretch
     found = flow.encode(model, x_0)
-    tolerance = 1e-4 + (tau / variance) ** 2
+    tolerance = 5e-4 + (tau / variance) ** 2
     torch.testing.assert_close(found, x_1, rtol=tolerance, atol=tolerance * stretch)
     torch.testing.assert_close(flow.decode(model, x_1, dtype=torch.float64), x_0, rtol=tolerance, atol=tolerance)
 
@@ -347,19 +349,27 @@ def test_importance_weights_reach_the_probability_of_a_bin():
     assert (np.abs(mean[32] - exact - excess) < 4 * error[32] + 0.2 * excess).all()
 
 
-def test_importance_weights_undo_a_wrong_decoder():
-    """Gaussian data: with k samples the bound tends to the exact density whatever the decoder; 4 standard errors as above."""
-    schedule, copies, level = LinearVP(0.1, 60.0), 1500, LinearVP(0.1, 60.0).level(0.05)
-    x = torch.full((copies, 1), 0.7, dtype=torch.float64)
-    wrong, gaps = math.sqrt(level.sigma**2 / (level.alpha**2 + level.sigma**2)) / 1.5, []
+def test_importance_weights_integrate_over_the_noise():
+    """With k samples the bound tends to -log of the integral of p(z) p(x | z), here with a decoder narrower than the posterior.
+
+    4 standard errors as above.
+    """
+    schedule, copies, value = LinearVP(0.1, 60.0), 1500, 0.7
+    level = schedule.level(0.05)
+    gain, std = level.alpha / (level.alpha**2 + level.sigma**2), level.sigma / 1.5
+    z = np.linspace(-9, 9, 40_001)
+    q, joint = norm.pdf(z, level.alpha * value, level.sigma), norm.pdf(z) * norm.pdf(value, gain * z, std)
+    mass, square = np.trapezoid(joint, z), np.trapezoid(joint**2 / np.maximum(q, 1e-300), z)
+    exact, spread, gaps = -2 * math.log(mass), (square / mass**2) ** 2 - 1, []  # two equal coordinates
+    assert mass == pytest.approx(norm.pdf(value, scale=math.hypot(gain, std)))
+    x = torch.full((copies, 2), value, dtype=torch.float64)
     for k in (1, 3, 30):
-        flow = Flow(0.05, Diffused(GaussianDecoder(wrong)), ExactTrace(), Fixed(2), k, examples_per_block=copies)
-        gap = bits_per_dim(standard().score_model(schedule), x, flow, batch_size=copies, **QUIET).nats + norm.logpdf(0.7)
+        flow = Flow(0.05, Diffused(GaussianDecoder(std)), ExactTrace(), Fixed(2), k, examples_per_block=copies)
+        gap = bits_per_dim(standard(2).score_model(schedule), x, flow, batch_size=copies, **QUIET).nats - exact
         gaps.append((gap.mean(), gap.std() / math.sqrt(copies)))
     for (a, error_a), (b, error_b) in itertools.pairwise(gaps):
         assert a - b > 4 * math.hypot(error_a, error_b)
-    # The relative variance of these weights is 0.2.
-    assert abs(gaps[-1][0] - 0.2 / 60) < 4 * gaps[-1][1] + 0.001
+    assert abs(gaps[-1][0] - spread / 60) < 4 * gaps[-1][1] + 0.2 * spread / 60
 
 
 @pytest.mark.parametrize("t_min", [1e-4, 0.05, 0.4])
@@ -423,10 +433,10 @@ def level_data(count, dim=2, seed=0):
 def test_the_batch_size_does_not_matter(planar, entry):
     """And no network call exceeds it."""
     way, data_range, k = ENTRIES[entry]
-    trace, x = ExactTrace() if k > 1 else Hutchinson(), level_data(9)
-    flow = Flow(1e-2, way, trace, Adaptive(3e-2, 3e-2), importance_samples=min(k, 2), examples_per_block=4)
+    trace, x = ExactTrace() if k > 1 else Hutchinson(), level_data(6)
+    flow = Flow(1e-2, way, trace, Adaptive(0.1, 0.1), importance_samples=min(k, 2), examples_per_block=4)
     results, models = [], []
-    for batch_size in (2, 7, 100):
+    for batch_size in (2, 3, 100):
         models.append(Recorded(planar, LinearVP()))
         results.append(bits_per_dim(models[-1], x, flow, data_range, batch_size=batch_size, seed=3, **QUIET))
         assert max(models[-1].rows_seen) <= batch_size
@@ -463,7 +473,7 @@ def test_costs(planar, entry, divergence):
 
 @pytest.mark.parametrize("variable", ["log_snr", "t"])
 @pytest.mark.parametrize("name", WIDE)
-@pytest.mark.parametrize("solver", [Adaptive(1e-2, 1e-2), Fixed(5), Fixed(5, "euler")], ids=["adaptive", "rk4", "euler"])
+@pytest.mark.parametrize("solver", [Adaptive(0.1, 0.1), Fixed(3), Fixed(3, "euler")], ids=["adaptive", "rk4", "euler"])
 def test_no_time_outside_the_flow(planar, name, variable, solver):
     """From t_min, where the network was trained, to 1 and back: not below, not beyond (but for rounding)."""
     (schedule, t_min), x = WIDE[name], planar.sample(1)

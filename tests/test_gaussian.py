@@ -1,5 +1,7 @@
 """Gaussian algebra: broadcasting, KL divergence, discretised mass."""
 
+import math
+
 import mpmath
 import pytest
 import torch
@@ -87,3 +89,38 @@ def test_discretised_is_symmetric_and_accepts_float32_images():
     here, mirrored = (discretised_log_prob(s * x, s * mean, std, -1.0, 1.0, 3) for s in (1, -1))
     torch.testing.assert_close(here, mirrored)
     assert here.dtype == torch.float64
+
+
+@given(
+    scale=st.floats(0.01, 300.0),
+    shift=st.floats(-100, 100),
+    mean=st.floats(-3, 3),
+    log_std=st.floats(-4, 3),
+    index=st.integers(0, 8),
+)
+def test_mass_does_not_depend_on_units(scale, shift, mean, log_std, index):
+    """Bins, mean and std under an affine map keep their mass, as far as the map itself can be represented."""
+    std = math.exp(log_std)
+
+    def log_p(a, b):
+        x, m = (torch.tensor([[a * v + b]], dtype=torch.float64) for v in (-1 + index / 4, mean))
+        return float(discretised_log_prob(x, m, a * std, b - a, b + a, 9))
+
+    rounding = 1e-15 * (1 + abs(shift) / scale) / std
+    assert log_p(scale, shift) == pytest.approx(log_p(1.0, 0.0), rel=1e-9 + 100 * rounding, abs=1e-9 + 100 * rounding)
+
+
+@pytest.mark.parametrize("levels", [2, 17])
+@pytest.mark.parametrize("std", [1e-3, 0.1, 5.0])
+def test_outer_bins_extend_to_infinity(levels, std):
+    """Their mass is one tail of the normal law, exact a thousand stds out."""
+    half = 1 / (levels - 1)
+    for side in (-1.0, 1.0):
+        for deviations in (-3.0, 0.0, 5.0, 1000.0):
+            mean = side * (1 - half) - side * deviations * std  # the edge lies so many stds beyond the mean
+            x, m = torch.tensor([[side]], dtype=torch.float64), torch.tensor([[mean]], dtype=torch.float64)
+            log_p = float(discretised_log_prob(x, m, std, -1.0, 1.0, levels))
+            with mpmath.workdps(50):
+                distance = (mpmath.mpf(1 - half) - mpmath.mpf(side * mean)) / mpmath.mpf(std)
+                exact = float(mpmath.log(mpmath.erfc(distance / mpmath.sqrt(2)) / 2))
+            assert log_p == pytest.approx(exact, rel=1e-9)

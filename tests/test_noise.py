@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from score_sde_analytic.noise import BatchNoise, SampleNoise, stream_seed
+from score_sde_analytic.noise import KNOTS, BatchNoise, LevelNoise, SampleNoise, stream_seed
 
 
 def test_streams_of_different_keys_differ():
@@ -60,3 +60,54 @@ def test_shapes_may_change_between_draws():
     assert noise.draw(torch.empty(2, 3)).shape == (2, 3)
     assert noise.draw(torch.empty(2, 1, 4, 4)).shape == (2, 1, 4, 4)
     assert SampleNoise(0, []).draw(torch.empty(0, 3)).shape == (0, 3)
+
+
+# --- noise as a function of log-SNR -------------------------------------------------------------------------------------
+
+
+def test_noise_of_a_level_is_standard_normal():
+    """On knots and between, of either sign: three moments within 5 standard errors (false alarm 2e-5 in all)."""
+    n, keys = 20_000, [(i, 0) for i in range(200)]
+    for log_snr in (-7.3, -1.0, 0.0, 0.5, 12.25):
+        eps = LevelNoise(0, keys).at(log_snr, torch.empty(200, 100)).double()
+        assert abs(float(eps.mean())) < 5 / math.sqrt(n)
+        assert abs(float(eps.square().mean()) - 1) < 5 * math.sqrt(2 / n)
+        assert abs(float(eps.pow(4).mean()) - 3) < 5 * math.sqrt(96 / n)
+
+
+@pytest.mark.parametrize("distance", [0.0, 1e-6, 0.1 * KNOTS])
+def test_neighbouring_levels_share_their_noise(distance):
+    """Across a knot too; the difference is at most pi / 2 per knot spacing, times the two draws."""
+    for log_snr in (0.3, 1.0 - 0.5 * distance, -2.0 - 0.5 * distance):
+        noise = LevelNoise(1, [(i,) for i in range(50)])
+        a, b = (noise.at(level, torch.empty(50, 40)) for level in (log_snr, log_snr + distance))
+        assert float((a - b).square().mean().sqrt()) <= 1.1 * math.pi / 2 * distance / KNOTS + 1e-6
+
+
+def test_levels_two_knots_apart_are_independent():
+    """Correlation of 20,000 numbers within 5 standard errors: false alarm 6e-7 each."""
+    keys, like = [(i,) for i in range(200)], torch.empty(200, 100)
+    for log_snr in (0.0, 0.4, -3.7):
+        a, b = (LevelNoise(2, keys).at(level, like) for level in (log_snr, log_snr + 2 * KNOTS))
+        assert abs(float((a * b).mean())) < 5 / math.sqrt(20_000)
+
+
+def test_one_level_per_sample_is_the_same_noise():
+    """Whatever the batch, the order of the levels and what was asked before."""
+    keys, like = [(i, 3) for i in range(6)], torch.empty(6, 2, 3)
+    log_snr = torch.tensor([0.2, -4.0, 0.2, 7.9, 1.0, -0.5])
+    each = LevelNoise(5, keys).at(log_snr, like)
+    noise = LevelNoise(5, keys)
+    for i in (3, 0, 5, 1, 4, 2):
+        torch.testing.assert_close(noise.at(float(log_snr[i]), like)[i], each[i])
+        torch.testing.assert_close(LevelNoise(5, keys[i : i + 1]).at(float(log_snr[i]), like[:1])[0], each[i])
+        torch.testing.assert_close(LevelNoise(5, keys[i : i + 1]).at(log_snr[i : i + 1], like[:1])[0], each[i])
+    assert not torch.allclose(each[0], each[2])  # two samples at one level
+    assert not torch.allclose(LevelNoise(6, keys).at(log_snr, like), each)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_noise_of_a_level_has_the_dtype_of_the_data(dtype):
+    like = torch.empty(2, 3, dtype=dtype)
+    for log_snr in (0.5, torch.tensor([0.5, 1.5])):
+        assert LevelNoise(0, [(0,), (1,)]).at(log_snr, like).dtype == dtype

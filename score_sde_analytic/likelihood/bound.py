@@ -62,7 +62,7 @@ class Estimate:
     def summary(self) -> dict[str, Any]:
         """Plain data for reports."""
         parts = {name: part._asdict() for name, part in self.parts.items()}
-        steps = {"per_step": self.per_step, "per_step_stderr": self.per_step_stderr}
+        steps = {"per_step": self.per_step.tolist(), "per_step_stderr": self.per_step_stderr.tolist()}
         return {"total": self.total._asdict()} | parts | {"evaluations": self.evaluations} | steps
 
 

@@ -20,7 +20,7 @@ from score_sde_analytic.decoder import Decoder
 from score_sde_analytic.gaussian import expand, mean_square
 from score_sde_analytic.likelihood.evaluation import Batch, Method, Terms, digest, prior_nats
 from score_sde_analytic.model import ScoreModel
-from score_sde_analytic.noise import stream_seed
+from score_sde_analytic.noise import KNOTS, stream_seed
 from score_sde_analytic.schedule import Array, Schedule
 
 #: Cells of the piecewise constant density from which log-SNRs are drawn.
@@ -70,10 +70,13 @@ class ContinuousTime(Method):
     def terms(self, model: ScoreModel, batch: Batch) -> Terms:
         x_0, before = batch.x_0, model.evaluations
         lam, weight = self._draws(batch, *self.range(model.schedule))
-        noise, integral = batch.noise(), torch.zeros(len(x_0), dtype=torch.float64, device=x_0.device)
+        # Strata closer than noise forgets take turns among independent copies, or they would repeat each other's draws.
+        low, high = self.range(model.schedule)
+        noises = [batch.noise(c) for c in range(max(1, int(self.times * KNOTS / (high - low))))]
+        integral = torch.zeros(len(x_0), dtype=torch.float64, device=x_0.device)
         for j in range(self.times):
             level = model.schedule.level(model.schedule.time(lam[:, j]))
-            eps = noise.at(lam[:, j], x_0)
+            eps = noises[j % len(noises)].at(lam[:, j], x_0)
             x_t = expand(level.alpha, x_0) * x_0 + expand(level.sigma, x_0) * eps
             error = mean_square(eps - model.predict(x_t, level).eps)
             integral += 0.5 * weight[:, j].to(x_0.device) * error

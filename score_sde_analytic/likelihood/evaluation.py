@@ -137,9 +137,12 @@ class _Run:
             raise RuntimeError(
                 "the likelihood holds NaN or inf: the network diverged, or the decoder or a variance is far too small"
             )
-        self.values[indices], self.done[indices] = values, True
-        self.evaluations += sum(part.evaluations for part in terms)
-        self.products += sum(part.vector_products for part in terms)
+        # Examples that another run finished in other batches keep what they have, and are not counted twice.
+        places = np.asarray(indices)
+        fresh = ~self.done[places]
+        self.values[places[fresh]], self.done[places] = values[fresh], True
+        self.evaluations += sum(part.evaluations for part in terms) * int(fresh.sum()) // len(places)
+        self.products += sum(part.vector_products for part in terms) * int(fresh.sum()) // len(places)
         self.changed = True
 
     def result(self) -> Bound:
@@ -219,11 +222,14 @@ def bits_per_dim(
     if path is not None:
         shared["model"] = model.fingerprint()
     dim = statistics.mean.numel()
-    runs = {}
+    runs: dict[str, _Run] = {}
     for name, each in methods.items():
         identity = json.loads(json.dumps(shared | {"method": each.config(model)}))
         values, done = np.zeros((total, len(each.columns()))), np.zeros(total, dtype=bool)
         file = None if path is None else _file(Path(path), name, isinstance(method, Method), shard)
+        taken = next((other for other, run in runs.items() if file is not None and run.path == file), None)
+        if taken is not None:
+            raise ValueError(f"the methods {taken!r} and {name!r} would share the file {file}; rename one")
         runs[name] = _Run(each, file, identity, dim, values, done)
         runs[name].resume()
     first = Batch(torch.empty(0, device=device), (), 0, seed, data_range, batch_size)
