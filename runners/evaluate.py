@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 
 from runners import build
 from runners.experiment import Experiment, markdown
+from score_sde_analytic.covariance import IsotropicCovariance
+from score_sde_analytic.diagonal import Diagonal
 from score_sde_analytic.files import write_text
 from score_sde_analytic.likelihood import (
     BITS,
@@ -92,7 +94,9 @@ def _name(grid: str, variance: str, steps: int) -> str:
 
 
 def _in_table(experiment: Experiment, chain: Chain) -> bool:
-    """Whether the reconstruction table covers the chain's first time and decoder."""
+    """Whether the chain can be priced: by its covariance, first time and decoder."""
+    if not isinstance(chain.covariance, IsotropicCovariance | Diagonal):
+        return False
     lam = experiment.schedule.log_snr(chain.grid.times[-2])
     try:
         if chain.decoder.needs_network:

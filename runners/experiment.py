@@ -18,7 +18,7 @@ from torch import Tensor
 
 from runners import build
 from score_sde_analytic.cost import Lattice, Reconstruction
-from score_sde_analytic.covariance import Beta, BetaTilde, Isotropic, IsotropicCovariance
+from score_sde_analytic.covariance import Beta, BetaTilde, Covariance, Isotropic, IsotropicCovariance
 from score_sde_analytic.curve import Bound, NoiseCurve, Source, residual_bound
 from score_sde_analytic.data import DataStatistics, as_dataset
 from score_sde_analytic.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
@@ -27,6 +27,7 @@ from score_sde_analytic.diagonal import choose as choose_fit
 from score_sde_analytic.draws import Recorder, ResidualDraws
 from score_sde_analytic.files import write_text
 from score_sde_analytic.grid import Grid
+from score_sde_analytic.jacobian import Tweedie
 from score_sde_analytic.likelihood import Chain
 from score_sde_analytic.model import ScoreModel
 from score_sde_analytic.moments import Moments, estimate
@@ -151,6 +152,12 @@ class Experiment:
         return self._diagonals[name]
 
     @cached_property
+    def tweedie(self) -> Tweedie:
+        """The state-dependent covariance of the network's own Jacobian."""
+        settings = self.config.covariance
+        return Tweedie(self.model, settings.products, two_sided=settings.two_sided)
+
+    @cached_property
     def _diagonals(self) -> dict[str, Diagonal]:
         return {}
 
@@ -196,15 +203,19 @@ class Experiment:
         tables = [CategoricalDecoder.table(self.schedule.level_at(lam), self.splits.data_range) for lam in knots]
         return PchipInterpolator(knots, np.array(tables) @ histogram)(log_snr)
 
-    def covariance(self, name: str) -> IsotropicCovariance | Diagonal:
+    def covariance(self, name: str) -> Covariance:
         """A covariance by name: a scalar variance, or one diagonal in a recorded basis."""
         if name.partition("|")[0] in self.recorders:
             return self.diagonal(name)
+        if name == "tweedie":
+            return self.tweedie
         if name in SOURCES:
             return Isotropic(self.curves[name])
-        handcrafted = {"beta": Beta(), "beta_tilde": BetaTilde()}
+        handcrafted: dict[str, IsotropicCovariance] = {"beta": Beta(), "beta_tilde": BetaTilde()}
         if name not in handcrafted:
-            raise ValueError(f"unknown variance {name!r}; choose one of {', '.join([*handcrafted, *SOURCES, *self.recorders])}")
+            raise ValueError(
+                f"unknown variance {name!r}; choose one of {', '.join([*handcrafted, *SOURCES, *self.recorders, 'tweedie'])}"
+            )
         return handcrafted[name]
 
     @cached_property

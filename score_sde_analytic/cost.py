@@ -186,7 +186,7 @@ class Lattice:
     def optimal_grids(
         self,
         curve: NoiseCurve,
-        covariance: IsotropicCovariance | Diagonal,
+        covariance: Covariance,
         first_cost: ArrayLike,
         max_steps: int,
         name: str = "bits/dim",
@@ -194,7 +194,8 @@ class Lattice:
     ) -> dict[int, Grid]:
         """The grids of 1 .. max_steps steps that minimise transitions + first_cost, by dynamic programming.
 
-        Optimal variances, scalar or diagonal in a basis, have Monge costs and take the fast solver, others the plain recursion.
+        The fast solver where the costs are Monge (optimal scalar variances, and unconditional ones diagonal in a basis), else
+        the plain recursion.
 
         Args:
             first_cost: (n,) cost of the last step from each point to the data, as `Reconstruction.best` gives it.
@@ -210,7 +211,8 @@ class Lattice:
             found = shortest_paths(steps, first_cost, max_steps, min_spacing=min_spacing)
             paths, costs = found.paths, found.costs
         else:
-            assert isinstance(covariance, IsotropicCovariance)
+            if not isinstance(covariance, IsotropicCovariance):
+                raise TypeError("no curve prices this covariance; take a fixed grid, or one optimised for another variance")
             matrix = self.costs(curve, covariance)
             matrix[log_snr[:, None] - log_snr < min_spacing * (1.0 - 1e-12)] = np.inf
             paths, costs = optimal_paths(matrix, first_cost, max_steps)
@@ -249,7 +251,7 @@ class Lattice:
         return min((g for g in fine if g is not None and g.steps == steps), key=lambda grid: grid.cost)
 
 
-def _optimal_residual(curve: NoiseCurve, covariance: IsotropicCovariance | Diagonal, log_snr: Array) -> Array | None:
+def _optimal_residual(curve: NoiseCurve, covariance: Covariance, log_snr: Array) -> Array | None:
     """R at lattice points, (n,) or (n, nodes), where the covariance is optimal for it; else None."""
     if isinstance(covariance, Diagonal):
         return covariance.spectrum.nodes(log_snr)

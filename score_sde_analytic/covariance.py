@@ -38,7 +38,13 @@ class StepCovariance(Protocol):
 
 
 class Covariance(ABC):
-    """A rule that gives every step its covariance."""
+    """A rule that gives every step its covariance.
+
+    Attributes:
+        products: vector products with the network's Jacobian so far, one per sample; 0 for rules that take none.
+    """
+
+    products: int = 0
 
     @abstractmethod
     def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:

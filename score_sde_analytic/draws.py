@@ -71,9 +71,13 @@ class Recorder:
 
     def __init__(self, basis: Basis, statistics: Mapping[str, Statistic] | None = None) -> None:
         self.basis, self.statistics = basis, dict(statistics or {})
-        self._parts: dict[str, list[np.ndarray]] = {}
-        self._labels: Tensor | None = None
-        self._sizes = np.zeros(0, dtype=np.int64)
+        self._parts: dict[str, list[np.ndarray]]
+        self._labels: Tensor | None
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what an earlier pass left."""
+        self._parts, self._labels, self._sizes = {}, None, np.zeros(0, dtype=np.int64)
 
     def config(self) -> dict[str, Any]:
         """Identity of what is recorded."""

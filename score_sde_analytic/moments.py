@@ -213,6 +213,9 @@ class Observer(Protocol):
     def config(self) -> dict[str, Any]:
         """Identity of what is kept."""
 
+    def begin(self) -> None:
+        """A pass begins: forget what an earlier one left."""
+
     def record(self, knot: int, examples: NDArray[np.int64], eps: Tensor, prediction: Prediction) -> None:
         """See a batch of draws at one knot."""
 
@@ -292,8 +295,9 @@ def estimate(
         "settings": settings,
     }
     watching = dict(observers or {})
-    if watching:
-        identity["observers"] = {name: observer.config() for name, observer in watching.items()}
+    identity["observers"] = {name: observer.config() for name, observer in watching.items()}
+    for observer in watching.values():
+        observer.begin()
     run = _Pass(model, dataset, statistics, data_range, identity, torch.device(device), watching)
     if path is not None and Path(path).exists():
         run.resume(path)

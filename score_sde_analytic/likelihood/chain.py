@@ -24,7 +24,7 @@ from score_sde_analytic.decoder import Decoder, GaussianDecoder
 from score_sde_analytic.grid import Grid
 from score_sde_analytic.kernel import Kernel, kernels, reverse_kernel
 from score_sde_analytic.likelihood.evaluation import Batch, Method, Terms, digest, prior_nats
-from score_sde_analytic.model import ScoreModel
+from score_sde_analytic.model import Prediction, ScoreModel
 from score_sde_analytic.noise import LevelNoise
 from score_sde_analytic.schedule import Level, Schedule
 
@@ -83,25 +83,40 @@ class Chain(Method):
             batch.tick((done + 1) / len(levels))
         size, device = len(batch.x_0), batch.x_0.device
         stacked = {name: torch.stack([v.to(device) for v in values], 1) for name, values in columns.items()}
-        return {name: Terms(stacked[name], size * methods[name].calls) for name in methods}
+        return {
+            name: Terms(stacked[name], size * methods[name].calls + plan.evaluations, plan.products)
+            for name, plan in plans.items()
+        }
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Plan:
-    """What a chain does at each of its levels t_K .. t_1."""
+    """What a chain does at each of its levels t_K .. t_1, and what its covariance costs besides the chain's own calls."""
 
     levels: list[Level]
     position: dict[float, int]
     kernels: list[Kernel]
     covariances: list[StepCovariance]
+    covariance: Covariance
     decoder: Decoder
+    evaluations: int = 0
+    products: int = 0
+
+    def kl(self, k: int, model: ScoreModel, prediction: Prediction, x_0: Tensor) -> Tensor:
+        """The KL divergence of step k."""
+        before = model.evaluations, self.covariance.products
+        value = self.covariances[k].kl(self.kernels[k], prediction, x_0)
+        self.evaluations += model.evaluations - before[0]
+        self.products += self.covariance.products - before[1]
+        return value
 
     @classmethod
     def of(cls, chain: Chain, schedule: Schedule) -> _Plan:
         levels = chain.grid.levels(schedule)[:-1]
         ks = kernels(levels)
         covariances = chain.covariance.steps(ks, levels[:-1])
-        return cls(levels, {level.t: k for k, level in enumerate(levels)}, ks, covariances, chain.decoder)
+        position = {level.t: k for k, level in enumerate(levels)}
+        return cls(levels, position, ks, covariances, chain.covariance, chain.decoder)
 
 
 def _at(
@@ -121,7 +136,7 @@ def _at(
     prediction = model.predict(x_t, level)
     for name, (plan, k) in waiting.items():
         if k < len(plan.kernels):
-            found[name] = plan.covariances[k].kl(plan.kernels[k], prediction, x_0)
+            found[name] = plan.kl(k, model, prediction, x_0)
         else:
             found[name] = plan.decoder.nats(x_0, x_t, prediction.x_0, level, batch.data_range)
     return found
