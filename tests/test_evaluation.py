@@ -16,7 +16,18 @@ from score_sde_analytic.data import DataRange
 from score_sde_analytic.decoder import CategoricalDecoder, GaussianDecoder, NoDecoder
 from score_sde_analytic.files import load_arrays, save_arrays
 from score_sde_analytic.grid import Grid, even, even_log_snr
-from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime, ExactTrace, Fixed, Flow, Uniform, bits_per_dim
+from score_sde_analytic.likelihood import (
+    BITS,
+    Bound,
+    Chain,
+    ContinuousTime,
+    Diffused,
+    ExactTrace,
+    Fixed,
+    Flow,
+    Uniform,
+    bits_per_dim,
+)
 from score_sde_analytic.mixture import GaussianMixture
 from score_sde_analytic.model import LogSNR, ScoreModel
 from score_sde_analytic.schedule import LinearVP
