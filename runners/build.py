@@ -21,7 +21,7 @@ from score_sde_analytic.conditioning import Energy, GradientEnergy, HighFrequenc
 from score_sde_analytic.data import DataRange, DataStatistics
 from score_sde_analytic.decoder import Decoder
 from score_sde_analytic.grid import Grid
-from score_sde_analytic.likelihood.flow import Adaptive, Diffused, Direct, Entry, ExactTrace, Fixed, Hutchinson, Uniform
+from score_sde_analytic.likelihood.flow import FIXED, Adaptive, Diffused, Direct, Entry, ExactTrace, Fixed, Hutchinson, Uniform
 from score_sde_analytic.mixture import GaussianMixture
 from score_sde_analytic.model import Continuous, LogSNR, OneBased, ScoreModel, Sigma, Times, ZeroBased
 from score_sde_analytic.networks import load_unet
@@ -184,6 +184,8 @@ def entry(settings: ConfigDict, decoder: Decoder) -> Entry:
 
 def divergence(settings: ConfigDict) -> ExactTrace | Hutchinson:
     """Exact trace with 0 probes, else Hutchinson's estimate."""
+    if settings.importance_samples > 1 and settings.probes:
+        raise ValueError("importance weights need the exact trace: set evaluate.flow.probes=0, or importance_samples=1")
     return Hutchinson(settings.probes, settings.law) if settings.probes else ExactTrace()
 
 
@@ -191,6 +193,8 @@ def ode_solver(settings: ConfigDict) -> Adaptive | Fixed:
     """A fixed number of steps where there is one, else adaptive steps."""
     if settings.steps:
         return Fixed(settings.steps, settings.solver)
+    if settings.solver in FIXED:
+        raise ValueError(f"evaluate.flow.solver={settings.solver!r} takes fixed steps: set evaluate.flow.steps to their number")
     return Adaptive(settings.rtol, settings.atol, settings.solver, settings.max_steps)
 
 

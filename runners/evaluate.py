@@ -47,10 +47,11 @@ def run(experiment: Experiment) -> list[Any]:
     unknown = set(settings.methods) - {"predicted", "bound", *LIMITS, "exact"}
     if unknown:
         raise ValueError(f"unknown method {sorted(unknown)[0]!r}; choose from predicted, bound, {', '.join(LIMITS)}, exact")
-    written = []
-    if {"predicted", "bound"} & set(settings.methods):
-        written += _chains(experiment)
-    return [*written, *_agreement(experiment), experiment.workdir / "bounds"]
+    if not set(settings.methods) - ({"exact"} if experiment.config.data.name != "mixture" else set()):
+        raise ValueError("evaluate.methods names no method that applies; the exact density is known for mixtures only")
+    methods = _methods(experiment)  # bad settings are found before the work
+    written = _chains(experiment) if {"predicted", "bound"} & set(settings.methods) else []
+    return [*written, *_agreement(experiment, methods), experiment.workdir / "bounds"]
 
 
 # --- chains: grids x variances x K --------------------------------------------------------------------------------------
@@ -65,12 +66,13 @@ def _chains(experiment: Experiment) -> list[Any]:
         f"paper/{v}/{k}": paper_chain(experiment.schedule, experiment.covariance(v), k)
         for v in settings.variances
         for k in settings.steps
-        if settings.paper and k > 1  # the convention fixes the first time below t = 1
+        # The convention fixes the first time, below t = 1, and the decoder.
+        if settings.paper and k > 1 and settings.decoder == "gaussian"
     }
     predicted = _predicted(experiment, {name: chain for name, chain in chains.items() if _in_table(experiment, chain)})
     measured = measure(experiment, {name: chain for name, chain in chains.items() if _is_measured(name, settings)})
     content: dict[str, Any] = {
-        "units": "bits/dim",
+        "units": "bits/dim" if settings.decoder != "none" else "bits/dim of the density of x_{t_1}",
         "test_examples": len(experiment.test),
         "cells": {name: _cell(chains[name], predicted.get(name), measured.get(name)) for name in chains},
         "orderings": _orderings(measured, settings),
@@ -224,13 +226,21 @@ def _flow(experiment: Experiment) -> Flow:
 LIMITS: dict[str, Callable[[Experiment], Method]] = {"continuous": _continuous, "flow": _flow}
 
 
-def _agreement(experiment: Experiment) -> list[Any]:
+def _methods(experiment: Experiment) -> dict[str, Method]:
+    """The methods to measure side by side."""
+    settings = experiment.config.evaluate
+    if settings.examples < 0:
+        raise ValueError(f"evaluate.examples must not be negative, got {settings.examples}; 0 takes all")
+    grid, variance = settings.agreement
+    chains: dict[str, Method] = {f"K = {k}": experiment.chain(grid, variance, k) for k in settings.steps}
+    limits = {name: make(experiment) for name, make in LIMITS.items() if name in settings.methods}
+    return (chains if "bound" in settings.methods else {}) | limits
+
+
+def _agreement(experiment: Experiment, methods: dict[str, Method]) -> list[Any]:
     """One table and one picture of all methods on the same examples."""
     settings, work = experiment.config.evaluate, experiment.workdir
     grid, variance = settings.agreement
-    chains = {f"K = {k}": experiment.chain(grid, variance, k) for k in settings.steps}
-    methods: dict[str, Method] = dict(chains) if "bound" in settings.methods else {}
-    methods |= {name: make(experiment) for name, make in LIMITS.items() if name in settings.methods}
     measured = measure(experiment, methods)
     every = sorted({*settings.predicted_steps, *settings.steps})
     line = {k: experiment.chain(grid, variance, k) for k in every} if "predicted" in settings.methods else {}

@@ -294,7 +294,8 @@ class Experiment:
             report = json.loads(path.read_text()) if path.exists() else {}
         except json.JSONDecodeError:
             report = {}  # rewritten by this run
-        report["config"] = json.loads(self.config.to_json_best_effort())
+        report.pop("config", None)
+        report.setdefault("configs", {})[section] = json.loads(self.config.to_json_best_effort())  # sections may differ
         report["model"] = self.model.fingerprint()
         report["versions"] = {"torch": torch.__version__, "numpy": np.__version__}
         report[section] = content

@@ -10,6 +10,7 @@ Modes:
   sample    sample sheets for every variance and number of steps
   evaluate  bits/dim, predicted from the curve and measured on the test split
 
+All fields of a config are listed, with what they mean, in configs/default.py.
 Every mode continues what an interrupted run left in the workdir, writes report.json and names its outputs.
 """
 
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> None:
     run = {**modes.MODES, "train": train.run}[FLAGS.mode]
     written = run(FLAGS.config, workdir)
     print("\nWritten:")
-    for path in written:
+    for path in dict.fromkeys(written):
         print(f"  {path}")
 
 

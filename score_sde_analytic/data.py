@@ -19,7 +19,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset, default_collate
 
 Part = Literal["train", "validation", "test"]
 
@@ -86,7 +86,8 @@ class DataRange:
         if self.levels is not None:
             index = (x.double() - self.lo) / self.bin_width
             if (index - index.round()).abs().max() > 1e-3:
-                raise ValueError(f"data lie off the grid of {self.levels} levels; declare their levels, or levels=None")
+                narrow = f" ({x.dtype} may be too coarse for them)" if x.dtype in (torch.float16, torch.bfloat16) else ""
+                raise ValueError(f"data lie off the grid of {self.levels} levels{narrow}; declare their levels, or levels=None")
 
 
 def as_dataset(data: Tensor | Dataset[Any] | DataLoader[Any]) -> Dataset[Any]:
@@ -99,6 +100,8 @@ def as_dataset(data: Tensor | Dataset[Any] | DataLoader[Any]) -> Dataset[Any]:
     if isinstance(data, Tensor):
         dataset = TensorDataset(data)
     elif isinstance(data, DataLoader):
+        if data.collate_fn is not default_collate or not isinstance(data.sampler, SequentialSampler | RandomSampler):
+            raise ValueError("a loader's own collate_fn or sampler would be ignored: pass a Dataset that does what they do")
         dataset = data.dataset
     if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
         raise ValueError("need a map-style data set (with len() and indexing): examples are visited in a seeded order")

@@ -144,6 +144,19 @@ class NoDecoder(Decoder):
         return {"decoder": "none"}
 
 
+def as_decoder(value: Decoder | float) -> Decoder:
+    """The decoder itself, or the Gaussian one of this std.
+
+    Raises:
+        ValueError: neither a decoder nor a number.
+    """
+    if isinstance(value, Decoder):
+        return value
+    if not isinstance(value, int | float | np.floating):
+        raise ValueError(f"a decoder is GaussianDecoder(std), CategoricalDecoder() or NoDecoder(), got {value!r}")
+    return GaussianDecoder(float(value))
+
+
 def decoder_nats(x_0: Tensor, x_0_hat: Tensor, std: float, data_range: DataRange | None) -> Tensor:
     """-log p(x_0 | x_t) in nats per dimension, (batch,), for the decoder N(x0_hat, std^2 I).
 

@@ -113,12 +113,13 @@ def eps_and_divergence(
     values, divergences, products = [], [], 0
     for start in range(0, len(x_t), rows):
         part = slice(start, start + rows)
-        with torch.enable_grad():
-            x = x_t[part].detach().requires_grad_()
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x_t[part].detach().clone().requires_grad_()
             eps = model.predict(x.to(dtype), level).eps.double()
         divergence = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         for v in probes(x, part):
-            (gradient,) = torch.autograd.grad(eps, x, v, retain_graph=True)
+            with torch.inference_mode(False):
+                (gradient,) = torch.autograd.grad(eps, x, v.clone(), retain_graph=True)
             divergence += (gradient * v).flatten(1).sum(1)
             products += len(x)
         if not torch.isfinite(divergence).all():

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import DataLoader, Subset, SubsetRandomSampler, TensorDataset
 
 from score_sde_analytic.covariance import Beta, Isotropic
 from score_sde_analytic.curve import NoiseCurve
@@ -16,7 +16,18 @@ from score_sde_analytic.data import DataRange
 from score_sde_analytic.decoder import CategoricalDecoder, GaussianDecoder, NoDecoder
 from score_sde_analytic.files import load_arrays, save_arrays
 from score_sde_analytic.grid import Grid, even, even_log_snr
-from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime, ExactTrace, Fixed, Flow, Uniform, bits_per_dim
+from score_sde_analytic.likelihood import (
+    BITS,
+    Bound,
+    Chain,
+    ContinuousTime,
+    Diffused,
+    ExactTrace,
+    Fixed,
+    Flow,
+    Uniform,
+    bits_per_dim,
+)
 from score_sde_analytic.mixture import GaussianMixture
 from score_sde_analytic.model import LogSNR, ScoreModel
 from score_sde_analytic.schedule import LinearVP
@@ -487,3 +498,72 @@ def test_names_must_have_files_of_their_own(net, tmp_path):
     bits_per_dim(model, X, chains, **QUIET)
     with pytest.raises(ValueError, match=r"'a/b' and 'a_b' would share the file .*a_b\.safetensors"):
         bits_per_dim(model, X, chains, path=tmp_path, **QUIET)
+
+
+# --- what a careful reader tried ---------------------------------------------------------------------------------------
+
+
+def test_merging_needs_every_shard(net):
+    shards = [evaluate(net, "chain", shard=(i, 3)) for i in range(3)]
+    with pytest.raises(ValueError, match=r"hold \d+ of 11 examples"):
+        Bound.merge(shards[::2])
+    assert len(Bound.merge(shards[::2], partial=True).indices) < 11
+
+
+def test_shards_hold_the_same_examples_for_all_methods(net):
+    """Whole blocks of the flow, though the chain has none; an empty shard says so without a warning."""
+    methods = {"chain": METHODS["chain"], "flow": METHODS["flow"]}
+    for i in range(6):
+        found = bits_per_dim(net.score_model(LinearVP()), X, methods, shard=(i, 6), **QUIET)
+        np.testing.assert_array_equal(found["chain"].indices, found["flow"].indices)
+        assert len(found["chain"].indices) or math.isnan(found["chain"].total.value)
+
+
+@pytest.mark.parametrize("where", ["a file as folder", "a folder as file", "a name too long"])
+def test_bad_paths_are_found_before_the_work(net, tmp_path, where):
+    net.budget = 0
+    (tmp_path / "file").write_text("")
+    path = {
+        "a file as folder": tmp_path / "file" / "x",
+        "a folder as file": tmp_path,
+        "a name too long": tmp_path / ("n" * 300),
+    }
+    with pytest.raises((ValueError, OSError)) as error:
+        evaluate(net, "chain", path=path[where])
+    assert "KeyboardInterrupt" not in repr(error.value)
+
+
+def test_files_changed_by_hand_are_refused(net, tmp_path):
+    path = tmp_path / "bound.safetensors"
+    bound = evaluate(net, "chain", path=path)
+    arrays, metadata = load_arrays(path, "bound")
+    for change in ({"terms": bound.terms[:, :2]}, {"terms": bound.terms * np.nan}, {"indices": np.zeros(11, dtype=np.int64)}):
+        save_arrays(path, arrays | change, metadata)
+        with pytest.raises(ValueError, match="inconsistent"):
+            evaluate(net, "chain", path=path)
+    save_arrays(path, arrays | {"indices": np.arange(11) + 5}, metadata)
+    with pytest.raises(ValueError, match="inconsistent"):
+        evaluate(net, "chain", path=path)
+
+
+def test_loaders_of_their_own_mind_are_refused(net):
+    data = TensorDataset(X)
+    for loader in (DataLoader(data, collate_fn=lambda items: items), DataLoader(data, sampler=SubsetRandomSampler([1]))):
+        with pytest.raises(ValueError, match="would be ignored"):
+            bits_per_dim(net.score_model(LinearVP()), loader, METHODS["chain"], **QUIET)
+
+
+def test_decoders_and_entries_are_checked():
+    assert ContinuousTime(0.05, 0.1).decoder == GaussianDecoder(0.1)
+    with pytest.raises(ValueError, match="a decoder is"):
+        Chain(even(3, 0.1), Beta(), "wide")
+    with pytest.raises(ValueError, match="entry must be"):
+        Flow(0.1, GaussianDecoder(0.1))
+    with pytest.raises(ValueError, match="density of noisy data"):
+        Flow(0.1, Diffused(NoDecoder()), ExactTrace(), importance_samples=2)
+
+
+def test_inference_mode_does_not_stop_a_flow(net):
+    with torch.inference_mode():
+        inside = evaluate(net, "flow")
+    np.testing.assert_allclose(inside.per_example, evaluate(net, "flow").per_example, rtol=1e-12)

@@ -223,11 +223,35 @@ def test_other_decoders_and_dequantisation(decoder, entry, tmp_path):
     assert "dequantisation" in rows["flow"]["measured"]
 
 
-def test_methods_must_be_known(tmp_path):
-    config = small_mixture()
-    config.evaluate.methods = ("bond",)
-    with pytest.raises(ValueError, match="unknown method 'bond'"):
+@pytest.mark.parametrize("method", ["predicted", "bound", "continuous", "flow", "exact"])
+def test_every_method_alone(mixture_demo, method):
+    config, workdir, _ = mixture_demo
+    config = config.copy_and_resolve_references()
+    config.evaluate.methods = (method,)
+    written = evaluate.run(Experiment(config, workdir))
+    assert all(path.exists() for path in written if path.name != "bounds")
+    assert "|" in (workdir / "likelihoods.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"methods": ("bond",)}, "unknown method 'bond'"),
+        ({"methods": ()}, "names no method"),
+        ({"examples": -5}, "must not be negative"),
+        ({"flow.solver": "rk4"}, "set evaluate.flow.steps"),
+        ({"flow.importance_samples": 4}, "set evaluate.flow.probes=0"),
+        ({"continuous.times": 0}, "times must be at least 1"),
+    ],
+)
+def test_bad_evaluations_are_refused_before_the_work(mixture_demo, settings, message, tmp_path):
+    config, workdir, _ = mixture_demo
+    config = config.copy_and_resolve_references()
+    config.evaluate.update_from_flattened_dict(settings)
+    shutil.copy(workdir / "moments.safetensors", tmp_path)
+    with pytest.raises(ValueError, match=message):
         evaluate.run(Experiment(config, tmp_path))
+    assert not (tmp_path / "bounds").exists()
 
 
 def tiny_training():

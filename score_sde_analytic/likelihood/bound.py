@@ -110,7 +110,8 @@ class Bound(Estimate):
 
     @cached_property
     def parts(self) -> dict[str, Part]:  # type: ignore[override]
-        names = dict.fromkeys([*self.columns, *(["transitions"] if "reconstruction" in self.columns else [])])
+        # A chain of one step has transitions, but no columns of them.
+        names = dict.fromkeys([*self.columns, *([] if "volume" in self.columns else ["transitions"])])
         return {name: _mean(self._columns_of(name).sum(1)) for name in names}
 
     @cached_property
@@ -150,18 +151,27 @@ class Bound(Estimate):
         Raises:
             FileNotFoundError, ValueError: missing or damaged file, or one of another `identity`; the message says what differs.
         """
+        if Path(path).is_dir():
+            raise ValueError(f"{path} is a folder; give a file name, such as {Path(path) / 'bound.safetensors'}")
         arrays, metadata = load_arrays(path, KIND, ("terms", "indices"))
         if identity is not None:
-            require_match(path, metadata["identity"], identity)
-        scalars = (metadata[name] for name in ("dim", "evaluations", "vector_products", "identity"))
-        return cls(tuple(metadata["columns"]), arrays["terms"], arrays["indices"], *scalars)
+            require_match(path, metadata.get("identity", {}), identity)
+        names = ("dim", "evaluations", "vector_products", "identity")
+        terms, indices, columns = arrays["terms"], arrays["indices"], tuple(metadata.get("columns", ()))
+        whole = not set(names) - set(metadata) and terms.shape == (len(indices), len(columns)) and np.isfinite(terms).all()
+        if not whole or len(np.unique(indices)) != len(indices) or (indices < 0).any():
+            raise ValueError(f"{path} is inconsistent: it was changed or is of another version; delete it and evaluate again")
+        return cls(columns, terms, indices, *(metadata[name] for name in names))
 
     @classmethod
-    def merge(cls, shards: Sequence[Bound]) -> Bound:
+    def merge(cls, shards: Sequence[Bound], partial: bool = False) -> Bound:
         """One evaluation from those of its shards, in the order of the examples.
 
+        Args:
+            partial: accept that examples are missing.
+
         Raises:
-            ValueError: no shards, shards of different evaluations, or an example that occurs twice.
+            ValueError: no shards, shards of different evaluations, an example that occurs twice, or one that is missing.
         """
         if not shards:
             raise ValueError("no shards to merge: pass the bounds of all of them")
@@ -171,6 +181,9 @@ class Bound(Estimate):
         order = np.argsort(indices, kind="stable")
         if len(np.unique(indices)) != len(indices):
             raise ValueError("an example occurs in two shards: pass each shard once")
+        total = shards[0].identity.get("examples", len(indices))
+        if len(indices) < total and not partial:
+            raise ValueError(f"the shards hold {len(indices)} of {total} examples; pass all of them, or partial=True")
         return cls(
             columns=shards[0].columns,
             terms=np.concatenate([shard.terms for shard in shards])[order],
@@ -183,5 +196,7 @@ class Bound(Estimate):
 
 
 def _mean(values: Array) -> Part:
+    if len(values) == 0:  # an empty shard
+        return Part(math.nan, math.nan)
     error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return Part(float(values.mean()), float(error))

@@ -20,7 +20,7 @@ from torch import Tensor
 from score_sde_analytic import grid as grids
 from score_sde_analytic.covariance import Covariance, StepCovariance
 from score_sde_analytic.data import DataRange
-from score_sde_analytic.decoder import Decoder, GaussianDecoder
+from score_sde_analytic.decoder import Decoder, GaussianDecoder, as_decoder
 from score_sde_analytic.grid import Grid
 from score_sde_analytic.kernel import Kernel, kernels, reverse_kernel
 from score_sde_analytic.likelihood.evaluation import Batch, Method, Terms, digest, prior_nats
@@ -44,8 +44,7 @@ class Chain(Method):
     decoder: Decoder
 
     def __post_init__(self) -> None:
-        if not isinstance(self.decoder, Decoder):
-            object.__setattr__(self, "decoder", GaussianDecoder(float(self.decoder)))
+        object.__setattr__(self, "decoder", as_decoder(self.decoder))
         if self.grid.times[0] != 1.0:
             raise ValueError(f"a chain starts from the prior at t = 1, this grid at {self.grid.times[0]:.6g}; begin it with 1")
 

@@ -16,7 +16,7 @@ import torch
 
 from score_sde_analytic.curve import NoiseCurve
 from score_sde_analytic.data import DataRange
-from score_sde_analytic.decoder import Decoder
+from score_sde_analytic.decoder import Decoder, as_decoder
 from score_sde_analytic.gaussian import expand, mean_square
 from score_sde_analytic.likelihood.evaluation import Batch, Method, Terms, digest, prior_nats
 from score_sde_analytic.model import ScoreModel
@@ -47,6 +47,7 @@ class ContinuousTime(Method):
     curve: NoiseCurve | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "decoder", as_decoder(self.decoder))
         if not 0.0 < self.t_min < 1.0:
             raise ValueError(f"t_min must lie in (0, 1), got {self.t_min}")
         if self.times < 1:

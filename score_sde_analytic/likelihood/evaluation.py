@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -128,8 +130,22 @@ class _Run:
         if self.path is None or not self.path.exists():
             return
         found = Bound.load(self.path, self.identity)
+        if len(found.indices) and (found.indices.max() >= len(self.done) or found.columns != self.method.columns()):
+            raise ValueError(f"{self.path} is inconsistent with its own identity: it was changed; delete it and evaluate again")
         self.values[found.indices], self.done[found.indices] = found.terms / BITS, True
         self.evaluations, self.products = found.evaluations, found.vector_products
+
+    def reserve(self) -> None:
+        """Find out before the work, not after it, that its result cannot be written."""
+        if self.path is None or self.done.all():
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path.parent):
+                pass
+            self.path.exists()
+        except (OSError, ValueError) as error:
+            raise ValueError(f"results cannot be written to {self.path} ({error}); choose another path") from error
 
     def store(self, indices: Sequence[int], terms: Sequence[Terms]) -> None:
         values = torch.stack([part.values for part in terms]).mean(0).cpu().numpy()
@@ -186,7 +202,7 @@ def bits_per_dim(
     """-log2 p(x_0) / d of every example, or an upper bound on it, by one method or several.
 
     Args:
-        data: examples x_0, or tuples that begin with one; map-style.
+        data: examples x_0, or tuples that begin with one; map-style, and the same whenever they are read.
         method: a `Chain`, `ContinuousTime` or `Flow`; or several by name. Chains are measured in one pass: a time that occurs
             in several of them costs one network call, with the same noise.
         data_range: range and levels of the data; without levels the values are those of a density (`Bound.nats`).
@@ -218,23 +234,27 @@ def bits_per_dim(
     for each in methods.values():
         each.check(model, data_range)
     statistics = DataStatistics.of(dataset, data_range, max_eigen=0)
-    shared: dict[str, Any] = {"data": statistics.digest, "range": _plain(data_range), "seed": seed, "draws": draws}
-    if path is not None:
-        shared["model"] = model.fingerprint()
+    shared: dict[str, Any] = {"data": statistics.digest, "examples": total, "range": _plain(data_range)}
+    shared |= {"seed": seed, "draws": draws, "model": _identity(model, path is not None)}
     dim = statistics.mean.numel()
     runs: dict[str, _Run] = {}
     for name, each in methods.items():
         identity = json.loads(json.dumps(shared | {"method": each.config(model)}))
         values, done = np.zeros((total, len(each.columns()))), np.zeros(total, dtype=bool)
         file = None if path is None else _file(Path(path), name, isinstance(method, Method), shard)
-        taken = next((other for other, run in runs.items() if file is not None and run.path == file), None)
+        same = (other for other, run in runs.items() if file is not None and str(run.path).lower() == str(file).lower())
+        taken = next(same, None)
         if taken is not None:
             raise ValueError(f"the methods {taken!r} and {name!r} would share the file {file}; rename one")
         runs[name] = _Run(each, file, identity, dim, values, done)
         runs[name].resume()
+    for run in runs.values():
+        run.reserve()
     first = Batch(torch.empty(0, device=device), (), 0, seed, data_range, batch_size)
+    unit = math.lcm(*(each.block or 1 for each in methods.values()))  # shards hold the same examples for all methods
+    low, high = (min(-(-total // unit) * i // shards * unit, total) for i in (number, number + 1))
     for group in _groups(runs):
-        _measure(_Pass(model, dataset, group, first, draws), shard, save_seconds, progress)
+        _measure(_Pass(model, dataset, group, first, draws), range(low, high), save_seconds, progress)
     results = {name: run.result() for name, run in runs.items()}
     return results[""] if isinstance(method, Method) else results
 
@@ -285,10 +305,11 @@ def _share(tick: Callable[[float], None], part: int, parts: int, share: float) -
     tick((part + share) / parts)
 
 
-def _measure(work: _Pass, shard: tuple[int, int], save_seconds: float, progress: bool) -> None:
+def _measure(work: _Pass, shard: range, save_seconds: float, progress: bool) -> None:
     """Take the unfinished examples of the shard through the methods; what is finished is on disk, whatever happens."""
     runs, saved = list(work.runs.values()), time.monotonic()
-    blocks = list(_blocks(len(work.dataset), runs[0].method.block, work.first.rows, shard))  # type: ignore[arg-type]
+    size = runs[0].method.block or work.first.rows
+    blocks = [range(start, min(start + size, shard.stop)) for start in range(shard.start, shard.stop, size)]
     title = type(runs[0].method).__name__ + (f" x {len(runs)}" if len(runs) > 1 else "")
     total = sum(len(block) for block in blocks)
     with tqdm(total=total, desc=title, unit=" examples", unit_scale=True, disable=not progress, leave=False) as bar:
@@ -303,15 +324,6 @@ def _measure(work: _Pass, shard: tuple[int, int], save_seconds: float, progress:
                 run.save()
 
 
-def _blocks(total: int, block: int | None, batch_size: int, shard: tuple[int, int]) -> Iterator[range]:
-    """Index ranges of a shard: whole blocks where the method has blocks, else batches."""
-    unit = block or 1
-    units, (number, shards) = -(-total // unit), shard
-    low, high = (units * i // shards * unit for i in (number, number + 1))
-    for start in range(low, min(high, total), block or batch_size):
-        yield range(start, min(start + (block or batch_size), high, total))
-
-
 def _groups(runs: Mapping[str, _Run]) -> list[dict[str, _Run]]:
     """Methods of one class (and block) are measured together."""
     groups: dict[Any, dict[str, _Run]] = {}
@@ -323,6 +335,16 @@ def _groups(runs: Mapping[str, _Run]) -> list[dict[str, _Run]]:
 def _file(path: Path, name: str, single: bool, shard: tuple[int, int]) -> Path:
     file = path if single else path / f"{name.replace('/', '_')}.safetensors"
     return file if shard[1] == 1 else file.with_name(f"{file.stem}-{shard[0] + 1}of{shard[1]}{file.suffix}")
+
+
+def _identity(model: ScoreModel, needed: bool) -> dict[str, Any] | None:
+    """The model's fingerprint; None for a network without weights, where no file depends on it."""
+    try:
+        return model.fingerprint()
+    except ValueError:
+        if needed:
+            raise
+        return None
 
 
 def _plain(data_range: DataRange | None) -> list[Any] | None:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from score_sde_analytic.data import DataRange
-from score_sde_analytic.decoder import LOG_2PI, Decoder, NoDecoder
+from score_sde_analytic.decoder import LOG_2PI, Decoder, NoDecoder, as_decoder
 from score_sde_analytic.gaussian import mean_square
 from score_sde_analytic.likelihood.evaluation import Batch, Method, Terms
 from score_sde_analytic.model import ScoreModel
@@ -56,8 +56,8 @@ class Adaptive:
     dimension) is within atol + rtol |value|.
     """
 
-    rtol: float = 1e-5
-    atol: float = 1e-5
+    rtol: float = 1e-4
+    atol: float = 1e-4
     method: str = "dopri5"
     max_steps: int = 10_000
 
@@ -222,6 +222,9 @@ class Diffused(Entry):
 
     decoder: Decoder
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "decoder", as_decoder(self.decoder))
+
     def check(self, data_range: DataRange | None) -> None:
         self.decoder.check(data_range)
 
@@ -262,6 +265,10 @@ class Flow(Method):
             raise ValueError("importance_samples and examples_per_block must be at least 1")
         if self.variable not in CLOCKS:
             raise ValueError(f"variable must be one of {', '.join(CLOCKS)}, got {self.variable!r}")
+        if not isinstance(self.entry, Entry):
+            raise ValueError(f"entry must be Direct(), Uniform() or Diffused(decoder), got {self.entry!r}")
+        if self.importance_samples > 1 and isinstance(self.entry, Diffused) and isinstance(self.entry.decoder, NoDecoder):
+            raise ValueError("without a decoder the value is a density of noisy data: importance_samples must be 1")
         if self.importance_samples > 1 and isinstance(self.entry, Direct):
             raise ValueError("continuous data enter the flow in one way only: importance_samples must be 1")
         if self.importance_samples > 1 and isinstance(self.divergence, Hutchinson):

@@ -160,7 +160,8 @@ def bits(path: Path, cells: Mapping[str, Any], grids: Sequence[str], choices: Se
                     axis.plot(k, value, style, color=colour_of(name, choices), lw=1.2, label=label_of(name))
                     axis.fill_between(k, value - 2 * error, value + 2 * error, color=colour_of(name, choices), alpha=0.15, lw=0)
                 else:
-                    axis.errorbar(k, value, 2 * error, fmt="o", ms=4, capsize=2, color=colour_of(name, choices))
+                    label = None if any("predicted" in cell for _, cell in rows) else label_of(name)
+                    axis.errorbar(k, value, 2 * error, fmt="o", ms=4, capsize=2, color=colour_of(name, choices), label=label)
         titles = {"dp": "optimal grid (dynamic programming)", "even": "even in t", "even_tuned": "even in t, best first time"}
         axis.set(title=titles.get(grid, grid), xlabel="network calls K", ylabel="bits/dim", xscale="log")
         ticks = [3, 5, 10, 25, 50, 100]
@@ -173,24 +174,23 @@ def bits(path: Path, cells: Mapping[str, Any], grids: Sequence[str], choices: Se
 
 def _cut_above(axis: Axes, cells: Mapping[str, Any], grid: str, choices: Sequence[str]) -> None:
     """Leave a choice that is far worse than all others outside the axis, and say so."""
-    worst = {
-        name: min(cell["predicted"]["total"]["value"] for key, cell in cells.items() if key.startswith(f"{grid}/{name}/"))
-        for name in choices
-    }
-    reference = "residual" if "residual" in choices else min(worst, key=worst.__getitem__)
-    best = max(cell["predicted"]["total"]["value"] for key, cell in cells.items() if key.startswith(f"{grid}/{reference}/"))
+    priced = {name: _totals(cells, f"{grid}/{name}/") for name in choices}
+    if not priced.get("residual") or not all(priced.values()):
+        return
+    worst, best = {name: min(values) for name, values in priced.items()}, max(priced["residual"])
     beyond = [name for name, value in worst.items() if value > 1.2 * best]
     if beyond and len(beyond) < len(choices):
-        inside = [
-            cell["predicted"]["total"]["value"]
-            for key, cell in cells.items()
-            if key.startswith(f"{grid}/") and key.split("/")[1] not in beyond
-        ]
+        inside = [value for name, values in priced.items() if name not in beyond for value in values]
         low, high = min(inside), max(inside)
         margin = max(high - low, 0.05 * abs(high))
         axis.set_ylim(low - 0.08 * margin, high + 0.15 * margin)
         text = ", ".join(f"{label_of(name)}: {worst[name]:.3g} at best" for name in beyond)
         axis.text(0.5, 0.97, f"beyond the axis: {text}", transform=axis.transAxes, ha="center", va="top", fontsize=8)
+
+
+def _totals(cells: Mapping[str, Any], prefix: str) -> list[float]:
+    """Predicted bits/dim of the cells whose name begins so."""
+    return [c["predicted"]["total"]["value"] for name, c in cells.items() if name.startswith(prefix) and "predicted" in c]
 
 
 #: One colour per grid in the pictures that compare grids.
@@ -349,9 +349,10 @@ def _levels_panel(axis: Axes, content: Mapping[str, Any]) -> None:
         k, value, error = np.array([(k, *part) for k, part in line.items()]).T
         axis.plot(k, value, color=COLOURS["residual"], lw=1.2, label="K-step chain, predicted")
         axis.fill_between(k, value - 2 * error, value + 2 * error, color=COLOURS["residual"], alpha=0.15, lw=0)
-    points = [(k, row["measured"]["total"]) for name, row in content["methods"].items() if (k := _steps_of(name))]
+    rows = [(k, row) for name, row in content["methods"].items() if (k := _steps_of(name)) and "measured" in row]
+    points = [(k, row["measured"]["total"]["value"], row["measured"]["total"]["stderr"]) for k, row in rows]
     if points:
-        k, value, error = np.array([(k, part["value"], part["stderr"]) for k, part in points if part]).T
+        k, value, error = np.array(points).T
         axis.errorbar(k, value, 2 * error, fmt="o", ms=4, capsize=2, color=COLOURS["residual"], label="K-step chain, measured")
     for name, (label, colour) in LIMITS.items():
         row = content["methods"].get(name)
@@ -362,11 +363,11 @@ def _levels_panel(axis: Axes, content: Mapping[str, Any]) -> None:
                 axis.axhline(part["value"], color=colour, lw=1.2, ls=style, label=label + suffix)
                 if kind == "measured":
                     axis.axhspan(*(part["value"] + 2 * s * part["stderr"] for s in (-1, 1)), color=colour, alpha=0.12, lw=0)
-    title = (
-        f"All methods on the same test data (bands and bars: ± 2 SE)\ngrid {content['grid']}, variance {content['variance']}"
-    )
-    axis.set(title=title, xlabel="network calls K of a chain", ylabel="bits/dim")
-    if line or points:
+    title = f"Bits/dim of the test data (bands and bars ± 2 SE)\nchains: grid {content['grid']}, variance {content['variance']}"
+    axis.set(title=title, xlabel="network calls K of a chain" if line or points else "", ylabel="bits/dim")
+    if not (line or points):
+        axis.set_xticks([])
+    else:
         axis.set_xscale("log")
         ticks = [3, 5, 10, 25, 50, 100]
         axis.set_xticks(ticks, [str(k) for k in ticks])
@@ -389,4 +390,4 @@ def _differences_panel(axis: Axes, content: Mapping[str, Any]) -> None:
     axis.set_yticks([-i for i in range(len(rows))], [LIMITS[n][0] if n in LIMITS else f"chain, {n}" for n, _ in rows])
     axis.set_ylim(-len(rows) + 0.4, 0.7)
     axis.margins(x=0.15)
-    axis.set(title=f"Paired difference from the {label} (± 2 SE)", xlabel="bits/dim")
+    axis.set(title=f"Paired difference from the {label}\n(bars ± 2 SE, numbers ± SE)", xlabel="bits/dim")
