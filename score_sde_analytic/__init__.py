@@ -1,12 +1,17 @@
 """Optimal reverse variances, time grids and bits/dim of pretrained diffusion models, without training."""
 
+from score_sde_analytic.basis import DCT, PCA, Basis, Channel, ColourDCT, Pixel, PixelChannel, Scalar
+from score_sde_analytic.conditioning import Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic
 from score_sde_analytic.cost import Lattice, Reconstruction
 from score_sde_analytic.covariance import Beta, BetaTilde, Covariance, Isotropic
 from score_sde_analytic.curve import NoiseCurve, residual_bound
 from score_sde_analytic.data import DataRange, DataStatistics
 from score_sde_analytic.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
+from score_sde_analytic.diagonal import Diagonal, Spectrum, choose, fit
+from score_sde_analytic.draws import Recorder, ResidualDraws
 from score_sde_analytic.dynamic import ShortestPaths, StepCosts, is_monge, monge_path, monge_paths, plain_paths, shortest_paths
 from score_sde_analytic.grid import Grid, even, even_log_snr, karras, optimal_paths, quadratic
+from score_sde_analytic.jacobian import Tweedie
 from score_sde_analytic.kernel import Kernel, reverse_kernel
 from score_sde_analytic.likelihood import (
     Adaptive,
@@ -34,15 +39,20 @@ from score_sde_analytic.samplers import Ancestral, Sampler, generate, run
 from score_sde_analytic.schedule import VE, CosineVP, Level, LinearVP, Schedule, SubVP, Tabulated
 
 __all__ = [
+    "DCT",
+    "PCA",
     "VE",
     "Adaptive",
     "Ancestral",
+    "Basis",
     "BatchNoise",
     "Beta",
     "BetaTilde",
     "Bound",
     "CategoricalDecoder",
     "Chain",
+    "Channel",
+    "ColourDCT",
     "Continuous",
     "ContinuousTime",
     "CosineVP",
@@ -50,14 +60,18 @@ __all__ = [
     "DataRange",
     "DataStatistics",
     "Decoder",
+    "Diagonal",
     "Diffused",
     "Direct",
+    "Energy",
     "ExactTrace",
     "Fixed",
     "Flow",
     "GaussianDecoder",
     "GaussianMixture",
+    "GradientEnergy",
     "Grid",
+    "HighFrequency",
     "Hutchinson",
     "Isotropic",
     "Kernel",
@@ -65,32 +79,43 @@ __all__ = [
     "Level",
     "LinearVP",
     "LogSNR",
+    "MeanLevel",
     "Moments",
     "NoDecoder",
     "NoiseCurve",
     "Objective",
     "OneBased",
+    "Pixel",
+    "PixelChannel",
     "Predicted",
     "Prediction",
     "Reconstruction",
+    "Recorder",
+    "ResidualDraws",
     "SampleNoise",
     "Sampler",
+    "Scalar",
     "Schedule",
     "ScoreModel",
     "ShortestPaths",
     "Sigma",
+    "Spectrum",
+    "Statistic",
     "StepCosts",
     "SubVP",
     "Tabulated",
+    "Tweedie",
     "Uniform",
     "ZeroBased",
     "bits_per_dim",
     "budget_law",
+    "choose",
     "closed_form",
     "entropic",
     "estimate",
     "even",
     "even_log_snr",
+    "fit",
     "generate",
     "is_monge",
     "karras",
