@@ -36,10 +36,14 @@ def get_config() -> ConfigDict:
     estimate.bounds = ("score",)  # curves capped by what the data covariance allows an exact score
 
     config.covariance = covariance = ConfigDict()
-    # Bases that the pass of "estimate" records: "scalar", "channel", "pixel", "pixel_channel", "dct", "colour_dct", "pca".
-    # Their names are variances then, as in sample.variances; "dct|high_frequency" conditions on a recorded statistic.
+    # The covariance of "agreement", of optimal grids of samples, and one more in every list of variances: "beta", "beta_tilde"
+    # (or "zero": nothing beyond the exact posterior's), "isotropic" (or "residual"), "score"; diagonal in a basis, "scalar",
+    # "channel", "pixel", "pixel_channel", "dct", "dct_radial", "colour_dct", "pca", alone or given a free statistic,
+    # "dct|high_frequency"; "tweedie"; or "auto", the best of those recorded by held-out bits.
+    covariance.name = "isotropic"
+    # Bases that the pass of "estimate" records, besides those that are named in lists of variances.
     covariance.bases = ()
-    covariance.statistics = ()  # "high_frequency", "gradient", "energy", "mean"
+    covariance.statistics = ()  # "high_frequency", "gradient" (per pixel, for "pixel"), "energy", "mean"
     covariance.pca_rank = 0  # components of "pca"; 0 for all, exactly
     covariance.bins = (1, 4, 8, 16)  # quantile bins, shrinkage and smoothness are chosen among these by held-out bits
     covariance.shrinkage = (0.0, 30.0, 300.0, float("inf"))
@@ -78,7 +82,7 @@ def get_config() -> ConfigDict:
     sample.steps = (5, 10, 25, 50)
     # A sheet per grid: "even", "quadratic", "log_snr", "karras", "dp", ... as in grid.name.
     sample.grids = ("log_snr", "dp")
-    sample.grid_variance = "residual"  # the variance for which "dp" and "tuned" grids are optimised
+    sample.grid_variance = ""  # the variance for which "dp" and "tuned" grids are optimised; empty for covariance.name
     sample.variances = ("beta", "beta_tilde", "score", "residual")
     sample.seed = 0
     sample.eta = 1.0
@@ -91,7 +95,8 @@ def get_config() -> ConfigDict:
     # "predicted" from the curve; "bound" of K-step chains; "continuous" time; probability "flow"; "exact" (mixtures).
     evaluate.methods = ("predicted", "bound", "continuous", "flow", "exact")
     evaluate.decoder = "gaussian"  # of all bounds: "gaussian" at its best std, "categorical", or "none" (density of x_{t_1})
-    evaluate.agreement = ("dp", "residual")  # grid and variance of the chains that all methods are compared with
+    # Grid and variance of the chains that all methods are compared with; an empty variance is covariance.name.
+    evaluate.agreement = ("dp", "")
     evaluate.steps = (5, 10, 25)  # measured on the test split
     evaluate.grids = ("even", "dp")  # measured on the test split, besides the convention of published tables
     evaluate.paper = True  # the convention of published tables as well

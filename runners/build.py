@@ -162,18 +162,24 @@ STATISTICS: dict[str, Callable[[], Statistic]] = {
 }
 
 
-def basis(name: str, train: Tensor, settings: ConfigDict) -> Basis:
-    """A basis by name; those that follow the data are fitted to the training split."""
-    makers: dict[str, Callable[[], Basis]] = {
-        "scalar": Scalar,
-        "channel": Channel,
-        "pixel": Pixel,
-        "pixel_channel": PixelChannel,
-        "dct": DCT,
-        "colour_dct": lambda: ColourDCT.of(train),
-        "pca": lambda: PCA.of(train, settings.pca_rank or None),
-    }
-    return choose(makers, name, "basis")()
+#: name -> (training split, config.covariance) -> Basis; those that follow the data are fitted to the training split.
+BASES: dict[str, Callable[[Tensor, ConfigDict], Basis]] = {
+    "scalar": lambda train, settings: Scalar(),
+    "channel": lambda train, settings: Channel(),
+    "pixel": lambda train, settings: Pixel(),
+    "pixel_channel": lambda train, settings: PixelChannel(),
+    "dct": lambda train, settings: DCT(),
+    "dct_radial": lambda train, settings: DCT(radial=True),
+    "colour_dct": lambda train, settings: ColourDCT.of(train),
+    "pca": lambda train, settings: PCA.of(train, settings.pca_rank or None),
+}
+
+
+def default_structure(shape: tuple[int, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(bases, statistics) that are worth trying for examples of this shape."""
+    if len(shape) < 3:
+        return ("scalar", "pixel", "pca"), ("energy",)
+    return ("scalar", "pixel", "colour_dct" if shape[0] > 1 else "dct", "pca"), ("high_frequency",)
 
 
 def entry(settings: ConfigDict, decoder: Decoder) -> Entry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,11 +60,11 @@ def run(experiment: Experiment) -> list[Any]:
 def _chains(experiment: Experiment) -> list[Any]:
     settings, work = experiment.config.evaluate, experiment.workdir
     every = sorted({*settings.predicted_steps, *settings.steps})
-    names = (*settings.grids, *settings.predicted_grids)
-    chains = {_name(g, v, k): experiment.chain(g, v, k) for g in names for v in settings.variances for k in every}
+    names, variances = (*settings.grids, *settings.predicted_grids), experiment.variances(settings.variances)
+    chains = {_name(g, v, k): experiment.chain(g, v, k) for g in names for v in variances for k in every}
     chains |= {
         f"paper/{v}/{k}": paper_chain(experiment.schedule, experiment.covariance(v), k)
-        for v in settings.variances
+        for v in variances
         for k in settings.steps
         # The convention fixes the first time, below t = 1, and the decoder.
         if settings.paper and k > 1 and settings.decoder == "gaussian"
@@ -75,14 +75,14 @@ def _chains(experiment: Experiment) -> list[Any]:
         "units": "bits/dim" if settings.decoder != "none" else "bits/dim of the density of x_{t_1}",
         "test_examples": len(experiment.test),
         "cells": {name: _cell(chains[name], predicted.get(name), measured.get(name)) for name in chains},
-        "orderings": _orderings(measured, settings),
+        "orderings": _orderings(measured, settings, variances),
     }
     tables = _bounds_table(content["cells"])
     if content["orderings"]:
         tables += "\n\nPaired differences on the test split:\n\n" + _orderings_table(content["orderings"])
     print("\n" + tables)
     write_text(work / "bits_per_dim.md", tables + "\n")
-    picture = figures.bits(work / "bits_per_dim.png", content["cells"], names, settings.variances)
+    picture = figures.bits(work / "bits_per_dim.png", content["cells"], names, variances)
     return [work / "bits_per_dim.md", picture, experiment.record("bits_per_dim", content)]
 
 
@@ -151,14 +151,15 @@ def _disagreement(a: Part, b: Part) -> float:
     return (a.value - b.value) / math.hypot(a.stderr, b.stderr)
 
 
-def _orderings(measured: dict[str, Bound], settings: ConfigDict) -> list[dict[str, Any]]:
+def _orderings(measured: dict[str, Bound], settings: ConfigDict, variances: Sequence[str]) -> list[dict[str, Any]]:
     """Paired comparisons on the same examples: each better variance on each grid, and DP against even."""
     pairs = []
     for k in settings.steps:
         for grid in settings.grids:
+            pairs += [(_name(grid, v, k), _name(grid, "residual", k)) for v in variances if v.partition("|")[0] in build.BASES]
             for better, worse in BETTER:
                 pairs.append((_name(grid, better, k), _name(grid, worse, k)))
-        pairs += [(_name("dp", v, k), _name("even", v, k)) for v in settings.variances]
+        pairs += [(_name("dp", v, k), _name("even", v, k)) for v in variances]
     lines = []
     for better, worse in pairs:
         if better in measured and worse in measured:
@@ -231,7 +232,7 @@ def _methods(experiment: Experiment) -> dict[str, Method]:
     settings = experiment.config.evaluate
     if settings.examples < 0:
         raise ValueError(f"evaluate.examples must not be negative, got {settings.examples}; 0 takes all")
-    grid, variance = settings.agreement
+    grid, variance = settings.agreement[0], experiment.resolve(settings.agreement[1])
     chains: dict[str, Method] = {f"K = {k}": experiment.chain(grid, variance, k) for k in settings.steps}
     limits = {name: make(experiment) for name, make in LIMITS.items() if name in settings.methods}
     return (chains if "bound" in settings.methods else {}) | limits
@@ -240,7 +241,7 @@ def _methods(experiment: Experiment) -> dict[str, Method]:
 def _agreement(experiment: Experiment, methods: dict[str, Method]) -> list[Any]:
     """One table and one picture of all methods on the same examples."""
     settings, work = experiment.config.evaluate, experiment.workdir
-    grid, variance = settings.agreement
+    grid, variance = settings.agreement[0], experiment.resolve(settings.agreement[1])
     measured = measure(experiment, methods)
     every = sorted({*settings.predicted_steps, *settings.steps})
     line = {k: experiment.chain(grid, variance, k) for k in every} if "predicted" in settings.methods else {}

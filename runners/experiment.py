@@ -22,20 +22,23 @@ from score_sde_analytic.covariance import Beta, BetaTilde, Covariance, Isotropic
 from score_sde_analytic.curve import Bound, NoiseCurve, Source, residual_bound
 from score_sde_analytic.data import DataStatistics, as_dataset
 from score_sde_analytic.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
-from score_sde_analytic.diagonal import Choice, Diagonal, fit
-from score_sde_analytic.diagonal import choose as choose_fit
+from score_sde_analytic.diagonal import Diagonal
 from score_sde_analytic.draws import Recorder, ResidualDraws
 from score_sde_analytic.files import write_text
 from score_sde_analytic.grid import Grid
 from score_sde_analytic.jacobian import Tweedie
-from score_sde_analytic.likelihood import Chain
+from score_sde_analytic.likelihood import Chain, Part
 from score_sde_analytic.model import ScoreModel
 from score_sde_analytic.moments import Moments, estimate
 from score_sde_analytic.optimal import Objective, closed_form, entropic, refined
 from score_sde_analytic.schedule import Array, Schedule
+from score_sde_analytic.selection import PLAIN, Choice, HeldOut, jackknife_error
+from score_sde_analytic.selection import choose as choose_fit
 
 FROM_CURVE = {"closed_form": closed_form, "refined": refined, "entropic": entropic}
 SOURCES: tuple[Source, ...] = ("residual", "score")
+HANDCRAFTED: dict[str, IsotropicCovariance] = {"beta": Beta(), "beta_tilde": BetaTilde()}
+ALIASES = {"isotropic": "residual", "zero": "beta_tilde"}
 
 
 class Experiment:
@@ -112,13 +115,19 @@ class Experiment:
 
     @cached_property
     def recorders(self) -> dict[str, Recorder]:
-        """What the pass over the validation split keeps for covariances diagonal in a basis."""
-        names, train = self.config.covariance.bases, self.splits.train
-        statistics = {name: build.choose(build.STATISTICS, name, "statistic")() for name in self.config.covariance.statistics}
-        everywhere = {name: statistic for name, statistic in statistics.items() if not statistic.local}
+        """What the pass over the validation split keeps for covariances diagonal in a basis: all that any setting names."""
+        settings, train, config = self.config.covariance, self.splits.train, self.config
+        named = [settings.name, config.sample.grid_variance, config.evaluate.agreement[1]]
+        named = [name for name in (*named, *config.sample.variances, *config.evaluate.variances) if name]
+        pairs = [name.partition("|")[::2] for name in named if name.partition("|")[0] in build.BASES]
+        usual = build.default_structure(tuple(train.shape[1:])) if "auto" in named else ((), ())
+        bases = dict.fromkeys([*(settings.bases or usual[0]), *(basis for basis, _ in pairs)])
+        statistics = [*(settings.statistics or usual[1]), *(s for _, s in pairs if s)]
+        made = {name: build.choose(build.STATISTICS, name, "statistic")() for name in dict.fromkeys(statistics)}
+        everywhere = {name: statistic for name, statistic in made.items() if not statistic.local}
         return {
-            name: Recorder(build.basis(name, train, self.config.covariance), statistics if name == "pixel" else everywhere)
-            for name in names
+            name: Recorder(build.choose(build.BASES, name, "basis")(train, settings), made if name == "pixel" else everywhere)
+            for name in bases
         }
 
     def draws(self, basis: str) -> ResidualDraws:
@@ -127,29 +136,67 @@ class Experiment:
         if basis not in self.recorders:
             choices = ", ".join(self.recorders) or "none"
             raise ValueError(f"basis {basis!r} was not recorded (recorded: {choices}); add it to covariance.bases")
-        return self.recorders[basis].result(moments.log_snr)
+        if basis not in self._draws:
+            self._draws[basis] = self.recorders[basis].result(moments.log_snr)
+        return self._draws[basis]
 
-    @cached_property
-    def choices(self) -> dict[str, list[Choice]]:
-        """Per basis: settings of the conditional covariance in order of held-out cost."""
-        settings = self.config.covariance
-        return {
-            name: choose_fit(self.draws(name), settings.bins, settings.shrinkage, settings.smooth, steps=settings.steps)
-            for name in self.recorders
-        }
+    def choice(self, name: str) -> Choice:
+        """The settings of a covariance, "dct" or "dct|high_frequency", that are best by held-out bits."""
+        if name not in self._choices:
+            settings, (basis, _, statistic) = self.config.covariance, name.partition("|")
+            if statistic and statistic not in self.recorders[basis].statistics:
+                raise ValueError(f"statistic {statistic!r} was not recorded for {basis!r}; add it to covariance.statistics")
+            ranked = choose_fit(
+                self.draws(basis),
+                settings.bins,
+                settings.shrinkage,
+                settings.smooth,
+                [statistic] if statistic else [],
+                settings.steps,
+            )
+            self._choices[name] = next((c for c in ranked if c.statistic == (statistic or None)), PLAIN)
+        return self._choices[name]
 
     def diagonal(self, name: str) -> Diagonal:
         """A covariance diagonal in a basis: "dct", or conditioned, "dct|high_frequency", with the best held-out settings."""
         if name not in self._diagonals:
             basis, _, statistic = name.partition("|")
-            draws = self.draws(basis)
-            choice = next((c for c in self.choices[basis] if c.statistic == (statistic or None)), None)
-            if choice is None:
-                raise ValueError(f"statistic {statistic!r} was not recorded; add it to covariance.statistics")
-            spectrum = fit(draws, choice.statistic, choice.bins, choice.shrinkage, choice.smooth)
-            recorder = self.recorders[basis]
-            self._diagonals[name] = Diagonal(spectrum, recorder.basis, recorder.statistics.get(statistic))
+            draws, recorder, choice = self.draws(basis), self.recorders[basis], self.choice(name)
+            held_out = HeldOut(draws, choice)
+            found = Diagonal(choice.fit(draws), recorder.basis, recorder.statistics.get(statistic), held_out)
+            self._diagonals[name] = found
         return self._diagonals[name]
+
+    @cached_property
+    def structures(self) -> dict[str, Part]:
+        """Held-out nats per dimension that every recorded covariance saves over the isotropic one, best first.
+
+        In a chain of `covariance.steps` steps even in log-SNR over the knots; errors are paired, over groups of examples.
+        """
+        steps = self.config.covariance.steps
+        names = [name for basis, r in self.recorders.items() for name in (basis, *(f"{basis}|{s}" for s in r.statistics))]
+        if not names:
+            raise ValueError("no basis was recorded to choose from; set covariance.bases")
+
+        def cost(name: str) -> Array:
+            return HeldOut(self.draws(name.partition("|")[0]), self.choice(name)).chain(steps)
+
+        isotropic = HeldOut(self.draws(names[0]).pooled(), PLAIN).chain(steps)
+        saved = {name: isotropic - cost(name) for name in names}
+        parts = {name: Part(float(values[0]), jackknife_error(values)) for name, values in saved.items()}
+        return dict(sorted(parts.items(), key=lambda item: -item[1].value))
+
+    def resolve(self, name: str) -> str:
+        """The covariance that a setting means: "auto" and aliases spelt out, empty for config.covariance.name."""
+        name = name or self.config.covariance.name or "residual"
+        if name != "auto":
+            return ALIASES.get(name, name)
+        best, saved = next(iter(self.structures.items()))
+        return best if saved.value > 0.0 else "residual"
+
+    def variances(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Resolved names, and config.covariance.name among them."""
+        return tuple(dict.fromkeys(self.resolve(name) for name in (*names, "")))
 
     @cached_property
     def tweedie(self) -> Tweedie:
@@ -159,6 +206,14 @@ class Experiment:
 
     @cached_property
     def _diagonals(self) -> dict[str, Diagonal]:
+        return {}
+
+    @cached_property
+    def _choices(self) -> dict[str, Choice]:
+        return {}
+
+    @cached_property
+    def _draws(self) -> dict[str, ResidualDraws]:
         return {}
 
     @cached_property
@@ -204,19 +259,18 @@ class Experiment:
         return PchipInterpolator(knots, np.array(tables) @ histogram)(log_snr)
 
     def covariance(self, name: str) -> Covariance:
-        """A covariance by name: a scalar variance, or one diagonal in a recorded basis."""
-        if name.partition("|")[0] in self.recorders:
+        """A covariance by name, as in config.covariance.name."""
+        name = self.resolve(name)
+        if name.partition("|")[0] in build.BASES:
             return self.diagonal(name)
         if name == "tweedie":
             return self.tweedie
         if name in SOURCES:
             return Isotropic(self.curves[name])
-        handcrafted: dict[str, IsotropicCovariance] = {"beta": Beta(), "beta_tilde": BetaTilde()}
-        if name not in handcrafted:
-            raise ValueError(
-                f"unknown variance {name!r}; choose one of {', '.join([*handcrafted, *SOURCES, *self.recorders, 'tweedie'])}"
-            )
-        return handcrafted[name]
+        if name not in HANDCRAFTED:
+            choices = [*HANDCRAFTED, *ALIASES, *SOURCES, *build.BASES, "BASIS|STATISTIC", "tweedie", "auto"]
+            raise ValueError(f"unknown variance {name!r}; choose one of {', '.join(choices)}")
+        return HANDCRAFTED[name]
 
     @cached_property
     def _optimal(self) -> dict[str, dict[int, Grid]]:
@@ -244,6 +298,7 @@ class Experiment:
             return FROM_CURVE[name](self.schedule, self.moments_objective, steps)
         if name == "klub":
             return replace(self.grid("dp", "beta_tilde", steps), objective="KLUB: dp with beta_tilde")
+        variance = self.resolve(variance)
         covariance, price = self.covariance(variance), self.curves["residual"]
         if name != "dp":
             if name.removesuffix("_tuned") not in build.GRIDS:
@@ -311,7 +366,8 @@ def _plain(value: Any) -> Any:
 
 def markdown(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     """A small table for the terminal and for reports."""
-    lines = [list(header), *[[str(cell) for cell in row] for row in rows]]
+    # A covariance "pca|energy" would end the cell.
+    lines = [list(header), *[[str(cell).replace("|", " given ") for cell in row] for row in rows]]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join("| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines)

@@ -12,7 +12,7 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from runners import evaluate, grids
+from runners import covariances, evaluate, grids
 from runners.experiment import Experiment
 from score_sde_analytic.covariance import IsotropicCovariance
 from score_sde_analytic.files import save_arrays
@@ -47,7 +47,7 @@ def estimate(experiment: Experiment) -> list[Path]:
         f"Calibration: 1 - Lambda and R differ most at log-SNR {moments.log_snr[worst]:.1f},"
         f" by {difference[worst]:+.4f} ({size[worst]:+.1f} standard errors)."
     )
-    written += _overfitting(experiment)
+    written += [*_overfitting(experiment), *covariances.write(experiment)]
     written.append(figures.curve(work / "curve.png", moments, experiment.curves, experiment.bound))
     written.append(_variance_figure(experiment))
     return [*written, report]
@@ -81,7 +81,7 @@ def _variance_figure(experiment: Experiment) -> Path:
     """The paper's Figure 1 for an even grid of many steps."""
     steps = 25
     grid = experiment.grid("even", "residual", steps)
-    covariances = {name: experiment.covariance(name) for name in experiment.config.evaluate.variances}
+    covariances = {name: experiment.covariance(name) for name in experiment.variances(experiment.config.evaluate.variances)}
     scalar = {name: c for name, c in covariances.items() if isinstance(c, IsotropicCovariance)}
     return figures.variances(
         experiment.workdir / "variance.png", experiment.schedule, grid, experiment.curves["residual"], scalar
@@ -94,7 +94,7 @@ def sample(experiment: Experiment) -> list[Path]:
     calls: dict[str, float] = {}
     data, declared = experiment.splits.test[: settings.count], experiment.splits.data_range
     for grid in settings.grids:
-        sheets = {variance: _sheet(experiment, grid, variance, calls) for variance in settings.variances}
+        sheets = {variance: _sheet(experiment, grid, variance, calls) for variance in experiment.variances(settings.variances)}
         label = Path(grid).stem  # a saved grid is named by its file
         written.append(figures.samples(work / f"samples_{label}.png", sheets, data, declared))
         path = work / f"samples_{label}.safetensors"

@@ -7,7 +7,7 @@ from score_sde_analytic.covariance import Beta, BetaTilde, Covariance, Isotropic
 from score_sde_analytic.curve import NoiseCurve, residual_bound
 from score_sde_analytic.data import DataRange, DataStatistics
 from score_sde_analytic.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
-from score_sde_analytic.diagonal import Diagonal, Spectrum, choose, fit
+from score_sde_analytic.diagonal import Diagonal
 from score_sde_analytic.draws import Recorder, ResidualDraws
 from score_sde_analytic.dynamic import ShortestPaths, StepCosts, is_monge, monge_path, monge_paths, plain_paths, shortest_paths
 from score_sde_analytic.grid import Grid, even, even_log_snr, karras, optimal_paths, quadratic
@@ -37,6 +37,8 @@ from score_sde_analytic.noise import BatchNoise, SampleNoise
 from score_sde_analytic.optimal import Objective, budget_law, closed_form, entropic, refined, spread, steps_for
 from score_sde_analytic.samplers import Ancestral, Sampler, generate, run
 from score_sde_analytic.schedule import VE, CosineVP, Level, LinearVP, Schedule, SubVP, Tabulated
+from score_sde_analytic.selection import Choice, HeldOut, choose
+from score_sde_analytic.spectrum import Spectrum, fit
 
 __all__ = [
     "DCT",
@@ -52,6 +54,7 @@ __all__ = [
     "CategoricalDecoder",
     "Chain",
     "Channel",
+    "Choice",
     "ColourDCT",
     "Continuous",
     "ContinuousTime",
@@ -71,6 +74,7 @@ __all__ = [
     "GaussianMixture",
     "GradientEnergy",
     "Grid",
+    "HeldOut",
     "HighFrequency",
     "Hutchinson",
     "Isotropic",

@@ -6,6 +6,7 @@ Variances from R_k(lam, phi) = E[(U (eps - eps_hat))_k^2 | phi] are KL-optimal a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
+from score_sde_analytic.files import differences
 from score_sde_analytic.model import Prediction
 
 #: Added to energies before their logarithm, in squared data units.
@@ -82,6 +84,30 @@ class GradientEnergy(Statistic):
         energy = pad(across, (0, 1)) + pad(across, (1, 0)) + pad(down, (0, 0, 0, 1)) + pad(down, (0, 0, 1, 0))
         local = avg_pool2d(energy.mean(1, keepdim=True), self.window, 1, self.window // 2, count_include_pad=False)
         return (local[:, 0] + FLOOR).log()
+
+
+def from_config(config: Mapping[str, Any], statistic: Statistic | None = None) -> Statistic:
+    """The statistic with this `config()`.
+
+    Args:
+        statistic: the statistic itself, needed for one that is not built in.
+
+    Raises:
+        ValueError: one that is not built in was not passed, or the one passed has another config.
+    """
+    settings = dict(config)
+    built_in = {cls.__name__: cls for cls in (HighFrequency, Energy, MeanLevel, GradientEnergy)}.get(settings.pop("name", ""))
+    if statistic is None:
+        if built_in is None:
+            raise ValueError(f"the statistic {config.get('name')!r} is not built in; pass the object it was fitted with")
+        try:
+            return built_in(**settings)
+        except TypeError as error:
+            raise ValueError(f"the statistic {config!r} is of another version ({error}); fit it again") from error
+    lines = differences(statistic.config(), config)
+    if lines:
+        raise ValueError(f"the statistic is not the one it was saved as ({'; '.join(lines)}); use the one it was fitted with")
+    return statistic
 
 
 def _images(prediction: Prediction) -> Tensor:

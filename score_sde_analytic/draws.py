@@ -55,6 +55,12 @@ class ResidualDraws:
         phi = {name: v if v.shape[1] == 1 else v[:, labels] for name, v in self.phi.items()}
         return ResidualDraws(self.log_snr, self.knot, self.example, self.rms[:, labels], phi, self.sizes[labels])
 
+    def pooled(self) -> ResidualDraws:
+        """The draws with all coefficients under one label, and no statistics."""
+        power = self.rms.astype(np.float64) ** 2 @ (self.sizes / self.sizes.sum())
+        rms = np.sqrt(power)[:, None].astype(np.float16)
+        return ResidualDraws(self.log_snr, self.knot, self.example, rms, {}, np.array([self.sizes.sum()]))
+
     def take(self, rows: NDArray[np.bool_]) -> ResidualDraws:
         """Some of the draws."""
         phi = {name: values[rows] for name, values in self.phi.items()}

@@ -180,11 +180,15 @@ class Moments:
 
     def jackknife(self, statistic: Callable[[Moments], ArrayLike]) -> tuple[Any, Any]:
         """(value, standard error) of any statistic of the moments, delete-one-group."""
-        value = np.asarray(statistic(self))
+        return self.jackknife_by_group(lambda moments, group: statistic(moments))
+
+    def jackknife_by_group(self, statistic: Callable[[Moments, int | None], ArrayLike]) -> tuple[Any, Any]:
+        """`jackknife` of a statistic that looks at other records too, and so must know which group it is to leave out."""
+        value = np.asarray(statistic(self, None))
         occupied = np.flatnonzero(self.counts.any(1)).tolist()
         if len(occupied) < 2:  # one example says nothing about another
             return value, np.full_like(value, np.inf, dtype=np.float64)
-        replicates = np.stack([np.asarray(statistic(self.without(g))) for g in occupied])
+        replicates = np.stack([np.asarray(statistic(self.without(g), g)) for g in occupied])
         spread = ((replicates - replicates.mean(0)) ** 2).sum(0)
         return value, np.sqrt(spread * (len(occupied) - 1) / len(occupied))
 

@@ -10,7 +10,7 @@ import torch
 from score_sde_analytic.basis import DCT, Channel, Pixel, Scalar
 from score_sde_analytic.conditioning import FLOOR, Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic, checked
 from score_sde_analytic.decoder import GaussianDecoder
-from score_sde_analytic.diagonal import Diagonal, choose, fit
+from score_sde_analytic.diagonal import Diagonal
 from score_sde_analytic.draws import Recorder
 from score_sde_analytic.grid import even_log_snr
 from score_sde_analytic.likelihood import Chain, bits_per_dim
@@ -18,6 +18,8 @@ from score_sde_analytic.model import Prediction, ScoreModel
 from score_sde_analytic.moments import estimate
 from score_sde_analytic.samplers import Ancestral, generate
 from score_sde_analytic.schedule import LinearVP
+from score_sde_analytic.selection import choose
+from score_sde_analytic.spectrum import fit
 
 VP = LinearVP()
 IMAGES = [HighFrequency(), GradientEnergy(), GradientEnergy(window=5)]

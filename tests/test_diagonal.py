@@ -16,7 +16,7 @@ from score_sde_analytic.cost import Lattice, transition_costs
 from score_sde_analytic.covariance import Isotropic
 from score_sde_analytic.curve import NoiseCurve
 from score_sde_analytic.decoder import GaussianDecoder
-from score_sde_analytic.diagonal import Choice, Diagonal, Spectrum, choose, fit, price
+from score_sde_analytic.diagonal import Diagonal
 from score_sde_analytic.draws import Recorder, ResidualDraws
 from score_sde_analytic.dynamic import StepCosts, shortest_paths
 from score_sde_analytic.grid import even, even_log_snr, karras, optimal_paths, quadratic
@@ -27,6 +27,8 @@ from score_sde_analytic.model import Prediction, ScoreModel
 from score_sde_analytic.moments import estimate
 from score_sde_analytic.samplers import Ancestral, generate
 from score_sde_analytic.schedule import LinearVP
+from score_sde_analytic.selection import Choice, choose, price
+from score_sde_analytic.spectrum import Spectrum, fit
 
 BITS = 1.0 / math.log(2.0)
 VP = LinearVP()
@@ -701,10 +703,10 @@ def test_conditioning_lowers_the_measured_bound_as_predicted(scales):
 
 def test_choose_conditions_where_it_helps(scales):
     ranked = choose(scales[1], bins=(1, 4, 8), shrinkage=(0.0, 30.0))
-    assert len(ranked) == 1 + 2 + 1 + 1  # plain; bins, then shrinkage, then smoothness
+    assert len(ranked) == 1 + 2 + 1 + 1  # plain (one label: nothing to pool); bins, then shrinkage, then smoothness
     assert [c.cost for c in ranked] == sorted(c.cost for c in ranked)
     assert ranked[0].statistic == "energy"
-    assert ranked[-1] == Choice(None, 1, 0.0, False, ranked[-1].cost)
+    assert ranked[-1] == Choice(None, 1, 0.0, False, cost=ranked[-1].cost)
     assert ranked[0].cost < 0.95 * ranked[-1].cost
     assert [c.statistic for c in choose(scales[1], statistics=())] == [None]
 

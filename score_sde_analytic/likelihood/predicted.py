@@ -11,6 +11,7 @@ from score_sde_analytic.cost import Reconstruction, prior_cost, transition_costs
 from score_sde_analytic.curve import NoiseCurve
 from score_sde_analytic.data import DataRange, DataStatistics
 from score_sde_analytic.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
+from score_sde_analytic.diagonal import Diagonal
 from score_sde_analytic.likelihood.bound import BITS, Part, Predicted
 from score_sde_analytic.likelihood.chain import Chain
 from score_sde_analytic.likelihood.continuous import ContinuousTime
@@ -26,7 +27,8 @@ def predict(
 ) -> dict[str, Predicted]:
     """The bounds of chains (any grids), and of continuous time, from measured moments alone, with jackknife errors.
 
-    A chain is held fixed while the moments that price it vary, so the errors are those of the price.
+    A chain is held fixed while the moments that price it vary, so the errors are those of the price. A covariance diagonal in a
+    basis is priced by `Diagonal.held_out`; without it as fitted, which is low by the fit's own noise, and without errors.
 
     Args:
         moments: of the network on data like those to be coded, with their decoder table.
@@ -38,18 +40,18 @@ def predict(
     """
     lasts = [_Last(method, moments, schedule, statistics) for method in methods.values()]
 
-    def rows(m: Moments) -> list[Array]:
+    def rows(m: Moments, group: int | None) -> list[Array]:
         """Per method: transitions + reconstruction, transitions, reconstruction, then each step."""
         curve, table = NoiseCurve.fit(m), Reconstruction.of(m)
         found = []
         for method, last in zip(methods.values(), lasts, strict=True):
-            costs, end = _transitions(method, schedule, curve), last.nats(table)
+            costs, end = _transitions(method, schedule, curve, group), last.nats(table)
             found.append(np.concatenate([[costs.sum() + end, costs.sum(), end], costs]))
         return found
 
-    values, errors = (BITS * a for a in moments.jackknife(lambda m: np.concatenate(rows(m))))
+    values, errors = (BITS * a for a in moments.jackknife_by_group(lambda m, group: np.concatenate(rows(m, group))))
     prior = BITS * prior_cost(schedule, statistics.second_moment)
-    ends = np.cumsum([len(row) for row in rows(moments)])[:-1]
+    ends = np.cumsum([len(row) for row in rows(moments, None)])[:-1]
     found = {}
     for name, value, error in zip(methods, np.split(values, ends), np.split(errors, ends), strict=True):
         total, transitions, reconstruction = (Part(float(v), float(e)) for v, e in zip(value[:3], error[:3], strict=True))
@@ -59,10 +61,15 @@ def predict(
     return found
 
 
-def _transitions(method: Chain | ContinuousTime, schedule: Schedule, curve: NoiseCurve) -> Array:
-    """Nats per dimension of each transition, or of their limit (1,)."""
+def _transitions(method: Chain | ContinuousTime, schedule: Schedule, curve: NoiseCurve, group: int | None) -> Array:
+    """Nats per dimension of each transition, or of their limit (1,); without a group of examples."""
     if isinstance(method, Chain):
-        return transition_costs(schedule, curve, method.covariance, method.grid)
+        costs = transition_costs(schedule, curve, method.covariance, method.grid)
+        held_out = method.covariance.held_out if isinstance(method.covariance, Diagonal) else None
+        if held_out is not None:
+            lam = schedule.log_snr(np.array(method.grid.times[:-1]))
+            costs = costs + held_out.correction(lam[1:], lam[:-1], group)
+        return costs
     lam = np.linspace(*method.range(schedule), POINTS)
     return np.array([0.5 * simpson(curve.residual(lam), x=lam)])
 
