@@ -2,8 +2,9 @@
 
   python benchmarks/covariance_cost.py [--config digits_vp patches] [--steps 10] [--batch 64] [--repeats 10] [--output FILE.md]
 
-Shipped networks. CPU time; rows take turns within a round and a ratio is taken within its round, so that load on the machine cancels. A run
-of the sampler includes its plan and its noise, one generator per sample; the bare loop calls the network K times and nothing else.
+Shipped networks, CPU time. Rows take turns within a round and a ratio is taken within its round, so that load on the machine
+cancels. A run of the sampler includes its plan and its noise, one generator per sample; the bare loop calls the network K times
+and nothing else.
 """
 
 from __future__ import annotations

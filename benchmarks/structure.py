@@ -50,7 +50,9 @@ def table(experiment: Experiment, covariances: list[str], steps: list[int], twee
                 cells.append(f"{part.value:.3f} ± {part.stderr:.3f}{law}" if part else "-")
             if any(cell != "-" for cell in cells[2:]):
                 rows.append([grid, name, *cells])
-    head = f"Excess over continuous time ({np.mean(limit):.3f} ± {paired(limit).stderr:.3f} bits/dim), {len(limit)} test examples"
+    head = (
+        f"Excess over continuous time ({np.mean(limit):.3f} ± {paired(limit).stderr:.3f} bits/dim), {len(limit)} test examples"
+    )
     return f"{head}; in brackets I^2 / (4 (K - 1)):\n\n" + markdown(
         ["grid", "covariance", "I", "I^2 of residual", *[f"K = {k}" for k in steps]], rows
     )
