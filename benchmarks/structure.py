@@ -1,7 +1,7 @@
 """How much of the gap to infinitely many steps each covariance removes: predicted by the integral I, and measured.
 
-  python benchmarks/structure.py --config=digits_vp [--covariances scalar pixel pca ...] [--steps 5 10 25 100] [--log-snr-max 9]
-                                 [--examples 0] [--workdir DIR] [--output FILE.md]
+  python benchmarks/structure.py --config=digits_vp [--covariances scalar pixel pca ...] [--dp ...] [--steps 5 10 25 100]
+                                 [--tweedie 5 10] [--log-snr-max 9] [--examples 0] [--workdir DIR] [--output FILE.md]
 
 The density of x_{t_1} is bounded, with no last step, so that chains of all covariances, and continuous time, end at the same
 level and their difference is the transitions' alone. Excess is paired by example with common random numbers; bits/dim.
@@ -25,22 +25,20 @@ from score_sde_analytic.likelihood import BITS, ContinuousTime
 from score_sde_analytic.likelihood.bound import Part
 
 
-def table(experiment: Experiment, covariances: list[str], steps: list[int], tweedie: list[int]) -> str:
-    """One row per grid and covariance, one column per K."""
+def table(experiment: Experiment, names: dict[str, list[str]], steps: list[int], tweedie: list[int]) -> str:
+    """One row per grid and covariance, one column per K; `names` of the covariances on each grid."""
     t_1, decoder = experiment.first()
     methods = {"limit": ContinuousTime(t_1, decoder, 64, experiment.curves["residual"])}
-    for grid in ("even", "dp"):
+    for grid, covariances in names.items():
         for name in covariances:
             for k in tweedie if name == "tweedie" else steps:
-                if grid == "even" or name != "tweedie":
-                    chain = experiment.chain({"even": "log_snr"}.get(grid, grid), name, k)
-                    methods[f"{grid}/{name}/{k}"] = chain
+                methods[f"{grid}/{name}/{k}"] = experiment.chain({"even": "log_snr"}.get(grid, grid), name, k)
     found = measure(experiment, methods)
     limit = found.pop("limit").per_example
     excess = {name: paired(bound.per_example - limit) for name, bound in found.items()}
     scalar = integral(experiment, "residual")
     rows = []
-    for grid in ("even", "dp"):
+    for grid, covariances in names.items():
         for name in covariances:
             i = integral(experiment, name)
             cells = [f"{i:.3f}", f"{(i / scalar) ** 2:.2f}"] if i is not None else ["-", "-"]
@@ -48,8 +46,7 @@ def table(experiment: Experiment, covariances: list[str], steps: list[int], twee
                 part = excess.get(f"{grid}/{name}/{k}")
                 law = f" ({BITS * i**2 / (4 * (k - 1)):.3f})" if grid == "dp" and i is not None else ""
                 cells.append(f"{part.value:.3f} ± {part.stderr:.3f}{law}" if part else "-")
-            if any(cell != "-" for cell in cells[2:]):
-                rows.append([grid, name, *cells])
+            rows.append([grid, name, *cells])
     head = (
         f"Excess over continuous time ({np.mean(limit):.3f} ± {paired(limit).stderr:.3f} bits/dim), {len(limit)} test examples"
     )
@@ -78,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="digits_vp", help="name of a file in configs/")
     parser.add_argument("--covariances", nargs="+", default=["residual", "scalar|high_frequency", "dct", "pixel", "pca"])
+    parser.add_argument("--dp", nargs="*", help="of these, on their optimal grids; all when absent")
     parser.add_argument("--steps", nargs="+", type=int, default=[5, 10, 25, 100])
     parser.add_argument("--tweedie", nargs="*", type=int, default=[], help="K of the state-dependent covariance, even grids")
     parser.add_argument("--log-snr-max", type=float, default=9.0, help="log-SNR of the first time t_1")
@@ -94,7 +92,8 @@ def main() -> None:
     config.estimate.min_draws = config.estimate.max_draws = arguments.draws
     with tempfile.TemporaryDirectory() as scratch:
         experiment = Experiment(config, arguments.workdir or Path(scratch))
-        names = arguments.covariances + (["tweedie"] if arguments.tweedie else [])
+        names = {"even": arguments.covariances + (["tweedie"] if arguments.tweedie else [])}
+        names["dp"] = arguments.covariances if arguments.dp is None else arguments.dp
         text = table(experiment, names, arguments.steps, arguments.tweedie)
     print(text)
     if arguments.output:
