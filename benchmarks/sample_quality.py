@@ -1,7 +1,7 @@
 """Sample quality of reverse covariances at few steps: one table of distances, with errors, from the same noise for every row.
 
     python benchmarks/sample_quality.py --data digits [--count 2000] [--steps 5 10 25] [--variances NAME NAME@ETA ...]
-    python benchmarks/sample_quality.py --data patches --count 800
+    python benchmarks/sample_quality.py --data patches --count 500 --steps 5 10 --groups 10
 
 Grids are even in log-SNR; NAME@0 takes eta = 0 (beta_tilde@0 is DDIM), all others eta = 1. Covariances are fitted to the
 validation split. Moments, draws and samples stay in the workdir, so an interrupted run goes on.

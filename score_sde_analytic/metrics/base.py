@@ -94,7 +94,7 @@ class Distance(Metric):
     """A distance between summaries of the two sides, with the delete-group jackknife over both.
 
     Args:
-        groups: of the jackknife; the summary and the comparison are worked out 2 groups + 1 times.
+        groups: of the jackknife; there are 2 groups + 1 comparisons, and a `Reference` keeps groups + 1 summaries.
         seed: which examples make a group.
         level: of the interval.
     """
@@ -120,10 +120,9 @@ class Distance(Metric):
 
     def _measure(self, x: Tensor, reference: Reference) -> Measured:
         mine, theirs = self.summary(x), reference.once(self, self.summary)
+        parts = reference.once((self, "parts"), lambda y: without_groups(self.summary, y, self.groups, self.seed + 1))
         without_x = without_groups(lambda part: self.compare(self.summary(part), theirs), x, self.groups, self.seed)
-        without_y = without_groups(
-            lambda part: self.compare(mine, self.summary(part)), reference.values, self.groups, self.seed + 1
-        )
+        without_y = [self.compare(mine, part) for part in parts]
         return jackknife(self.compare(mine, theirs), without_x, without_y, correct=self.corrected, level=self.level)
 
 
