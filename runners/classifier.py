@@ -91,7 +91,8 @@ def fit(config: ConfigDict, x: Tensor, y: Tensor) -> Classifier:
         optimiser.zero_grad()
         value.backward()
         optimiser.step()
-    return net.eval()
+    net.eval().standardise(x)
+    return net
 
 
 def run(config: ConfigDict, workdir: Path) -> list[Path]:

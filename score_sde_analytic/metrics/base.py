@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from score_sde_analytic.data import as_dataset
 from score_sde_analytic.metrics.features import Features, extract
 from score_sde_analytic.metrics.measured import Measured, jackknife, without_groups
 
@@ -52,9 +53,7 @@ class Reference:
             ValueError: no data, NaN, or features of a wrong shape.
         """
         values = extract(features, data, batch_size, device, "the reference", progress)
-        first: Any = data[0]
-        example = first if isinstance(first, Tensor) else first[0]
-        return cls(values, features, tuple(example.shape))
+        return cls(values, features, _example_shape(data))
 
     def once(self, key: Hashable, make: Callable[[Tensor], Any]) -> Any:
         """make(values), worked out the first time this key is asked for."""
@@ -90,12 +89,12 @@ class Metric(ABC):
         """The metric of checked features on one device."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Distance(Metric):
     """A distance between summaries of the two sides, with the delete-group jackknife over both.
 
     Args:
-        groups: of the jackknife; the summary and the comparison are worked out 2 groups + 1 times.
+        groups: of the jackknife; there are 2 groups + 1 comparisons, and a `Reference` keeps groups + 1 summaries.
         seed: which examples make a group.
         level: of the interval.
     """
@@ -121,10 +120,9 @@ class Distance(Metric):
 
     def _measure(self, x: Tensor, reference: Reference) -> Measured:
         mine, theirs = self.summary(x), reference.once(self, self.summary)
+        parts = reference.once((self, "parts"), lambda y: without_groups(self.summary, y, self.groups, self.seed + 1))
         without_x = without_groups(lambda part: self.compare(self.summary(part), theirs), x, self.groups, self.seed)
-        without_y = without_groups(
-            lambda part: self.compare(mine, self.summary(part)), reference.values, self.groups, self.seed + 1
-        )
+        without_y = [self.compare(mine, part) for part in parts]
         return jackknife(self.compare(mine, theirs), without_x, without_y, correct=self.corrected, level=self.level)
 
 
@@ -137,6 +135,12 @@ def require_features(x: Tensor, what: str) -> None:
         raise ValueError(
             f"{bad} of {len(x)} feature vectors of {what} hold NaN or inf: the sampler diverged, or the data are damaged"
         )
+
+
+def _example_shape(data: Tensor | Dataset[Any]) -> tuple[int, ...]:
+    """Of the first example; items may be tensors or tuples that begin with one."""
+    first: Any = as_dataset(data)[0]
+    return tuple((first if isinstance(first, Tensor) else first[0]).shape)
 
 
 def evaluate(
@@ -167,8 +171,7 @@ def evaluate(
         raise ValueError("this Reference does not know its features; make it by Reference.of(data, features)")
     if features is not None and features.config() != known.config():
         raise ValueError(f"the reference is in features {known.name!r}, not {features.name!r}; make both by one map")
-    first: Any = samples[0]
-    shape = tuple((first if isinstance(first, Tensor) else first[0]).shape)
+    shape = _example_shape(samples)
     if shape != reference.shape:
         raise ValueError(f"a sample has shape {shape}, an example of the reference {reference.shape}; they must be equal")
     x = extract(known, samples, batch_size, reference.values.device, "the samples", progress)

@@ -113,7 +113,7 @@ def mixture_metrics(
     return (
         {"cross-entropy gap": cross_entropy_gap(x, draws, mixture, level)}
         | {"KL": kl_divergence(x, equal, mixture, **settings)}
-        | {"energy distance": EnergyDistance(level)(x, Reference(draws))}
+        | {"energy distance": EnergyDistance(level=level)(x, Reference(draws))}
         | {name: against_known(statistic, x, **settings) for name, statistic in statistics.items()}
         | {"mode distance": against_known(mode_distance, x, correct=False, **settings)}
     )

@@ -58,7 +58,8 @@ def frechet_distance(x: GaussianSummary, y: GaussianSummary) -> float:
 class Frechet(Distance):
     """The Frechet distance, corrected for its bias c/n + c'/m by the jackknife.
 
-    The correction needs more examples than features with spread; with fewer it removes a part of the bias only (docs/metrics.md).
+    The correction needs more examples than features with spread; with fewer it removes a part of the bias only
+    (docs/metrics.md).
     """
 
     def summary(self, x: Tensor) -> GaussianSummary:
@@ -70,7 +71,7 @@ class Frechet(Distance):
 
 @dataclass(frozen=True)
 class ExtrapolatedFrechet(Distance):
-    """FD_infinity: distances of parts of both sides, a straight line in 1/(share taken), read at 0 (Chong & Forsyth, CVPR 2020).
+    """FD_infinity: distances of parts of both sides, a line in 1/(share taken), read at 0 (Chong & Forsyth, CVPR 2020).
 
     Jackknifed as a whole, so its interval includes the scatter of the extrapolation; `Frechet` has the smaller error at
     1/points of the work. `plug_in` is the line's intercept too.

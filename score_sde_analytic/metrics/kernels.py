@@ -6,9 +6,9 @@
     GaussianMMD       k = exp(-||x - y||^2 / 2 h^2)          Gretton et al., JMLR 2012
     EnergyDistance    k = -||x - y||                         Szekely & Rizzo 2013; Sejdinovic et al. 2013
 
-D = 0 for equal distributions, and only for those with the last two; KID sees moments up to the third. `plug_in` is the V-statistic,
-which keeps the pairs of an example with itself and is never negative. Where P = Q the statistic is degenerate, and the
-jackknife's standard error is larger than the true one by about the square root of 2: intervals are wide there, never narrow.
+D = 0 for equal distributions, and only for those with the last two; KID sees moments up to the third. `plug_in` is the
+V-statistic, which keeps the pairs of an example with itself and is never negative. Where P = Q the statistic is degenerate,
+and the jackknife's standard error is larger than the true one by about the square root of 2: wide intervals, not narrow ones.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     return (x.square().sum(1)[:, None] + y.square().sum(1) - 2.0 * x @ y.T).clamp_min_(0.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Discrepancy(Metric):
     """D of a kernel.
 
@@ -101,8 +101,8 @@ class GaussianMMD(Discrepancy):
     """Squared maximum mean discrepancy of the Gaussian kernel, in [0, 2].
 
     Args:
-        bandwidth: h in units of the features; 0 for the median distance between two examples of the reference (of at most 2000),
-            which is then held fixed.
+        bandwidth: h in units of the features; 0 for the median distance between two examples of the reference (of at most
+            2000), which is then held fixed.
     """
 
     bandwidth: float = 0.0

@@ -3,7 +3,8 @@
 Delete-group jackknife of a statistic T(x, y) of two independent samples, each dealt into g groups at random:
 
     bias:      (g - 1) (mean_i T_(-i) - T), summed over the two samples
-    variance:  (g - 1)/g sum_i (T_(-i) - mean T_(-i))^2, summed over the two samples (Efron & Stein 1981: on average not too small)
+    variance:  (g - 1)/g sum_i (T_(-i) - mean T_(-i))^2, summed over the two samples; not too small on average
+               (Efron & Stein 1981)
     interval:  corrected value ± Student's quantile of g - 1 degrees of freedom * standard error
 
 Distances are biased upward at finite samples by c/n + c'/m: they see two samples of one distribution as different. The

@@ -80,7 +80,7 @@ class Recall(_Coverage):
 
 
 def entropy(x: Tensor, k: int = 5) -> float:
-    """Differential entropy of continuous samples (n, d) in nats (Kozachenko & Leonenko 1987; k-th neighbours: Kraskov et al. 2004).
+    """Differential entropy of continuous samples (n, d) in nats (Kozachenko & Leonenko 1987).
 
     Consistent; its bias fades as n^(-2/d) at best, so it is best used for differences between sets of equal size.
 
