@@ -122,6 +122,29 @@ def get_config() -> ConfigDict:
     flow.importance_samples = 1
     flow.examples_per_block = 100  # integrated together, with one step size
 
+    config.compare = compare = ConfigDict()  # --mode=compare: every solver on the same network
+    # "quick" (minutes) or "full"; what it says for a field that is 0, () or "" here: runners/compare.py, PRESETS.
+    compare.budget = "quick"
+    compare.solvers = ()  # names of runners/solvers.py; any covariance as "ancestral(NAME)" or "ancestral(NAME, eta=0.5)"
+    compare.calls = ()  # budgets K of network calls; every solver takes as many steps as fit
+    compare.grids = ()  # of all solvers: "log_snr", "dp", "karras", "even", "quadratic"; NAME_tuned has a first time of its own
+    compare.tolerances = ()  # of adaptive solvers, relative and absolute
+    compare.max_steps = 1000  # of adaptive solvers; a run that needs more is marked
+    compare.count = 0  # samples per cell
+    compare.batch_size = 500
+    compare.seed = 0
+    compare.log_snr_max = 0.0  # log-SNR of the first time t_1 of all solvers and grids; 0 for the best of infinitely many steps
+    compare.grid_variance = "residual"  # the variance for which "dp" is optimal
+    compare.bits = ""  # of chains with eta = 1: "predicted", "measured" on the test split, or "none"
+    compare.flow = False  # also the likelihood of adaptive probability flows, as config.evaluate.flow has it
+    compare.features = ""  # that images are compared in: "pixels", a basis, a classifier's name or folder; "" for the usual
+    compare.reference = ("validation", "test")  # splits that samples are compared with
+    compare.reference_examples = 4000  # at most
+    compare.groups = 10  # of the jackknife that gives distances their errors
+    compare.sheet = 24  # samples kept per cell
+    compare.paths = 10  # budget of the runs whose paths are recorded; 0 for none
+    compare.compile = ""  # mode of torch.compile: "default", "reduce-overhead" (CUDA graphs), ...; "" for none
+
     config.train = train = ConfigDict()
     train.steps = 8000
     train.batch_size = 64

@@ -134,8 +134,12 @@ def _patches(config: ConfigDict) -> Splits:
 
 
 def mixture(config: ConfigDict) -> GaussianMixture:
-    """Equal weights, means scale * N(0, I), one shared diagonal covariance of geometric spectrum."""
+    """Weights, means and standard deviations (k, d) as given; or equal weights, means scale * N(0, I), one shared diagonal
+    covariance of geometric spectrum.
+    """
     m = config.mixture
+    if "means" in m:
+        return GaussianMixture(m.weights, m.means, np.square(m.stds))
     means = m.scale * np.random.default_rng(m.seed).normal(size=(m.components, m.dim))
     return GaussianMixture(np.ones(m.components), means, np.geomspace(m.variance_max, m.variance_min, m.dim))
 

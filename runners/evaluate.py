@@ -69,7 +69,7 @@ def _chains(experiment: Experiment) -> list[Any]:
         # The convention fixes the first time, below t = 1, and the decoder.
         if settings.paper and k > 1 and settings.decoder == "gaussian"
     }
-    predicted = _predicted(experiment, {name: chain for name, chain in chains.items() if _in_table(experiment, chain)})
+    predicted = _predicted(experiment, {name: chain for name, chain in chains.items() if in_table(experiment, chain)})
     measured = measure(experiment, {name: chain for name, chain in chains.items() if _is_measured(name, settings)})
     content: dict[str, Any] = {
         "units": "bits/dim" if settings.decoder != "none" else "bits/dim of the density of x_{t_1}",
@@ -95,7 +95,7 @@ def _name(grid: str, variance: str, steps: int) -> str:
     return f"{grid}/{variance}/{steps}"
 
 
-def _in_table(experiment: Experiment, chain: Chain) -> bool:
+def in_table(experiment: Experiment, chain: Chain) -> bool:
     """Whether the chain can be priced: by its covariance, first time and decoder."""
     if not isinstance(chain.covariance, IsotropicCovariance | Diagonal):
         return False

@@ -42,10 +42,14 @@ ALIASES = {"isotropic": "residual", "zero": "beta_tilde"}
 
 
 class Experiment:
-    """Lazily built parts of one config + workdir."""
+    """Lazily built parts of one config + workdir.
 
-    def __init__(self, config: ConfigDict, workdir: Path) -> None:
-        self.config, self.workdir = config, workdir
+    Args:
+        covariances: recorded besides those that the config names, in a pass over the validation split of its own.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: Path, covariances: Iterable[str] = ()) -> None:
+        self.config, self.workdir, self._named = config, workdir, tuple(covariances)
         self.device = build.device(config)
 
     @cached_property
@@ -74,7 +78,7 @@ class Experiment:
 
     @cached_property
     def moments(self) -> Moments:
-        """Measured on the validation split, or continued from WORKDIR/moments.safetensors."""
+        """Measured on the validation split, or continued from the workdir."""
         settings, validation = self.config.estimate, self.splits.validation
         low, high = self.schedule.log_snr_range
         knots = np.linspace(max(settings.log_snr_min, low), min(settings.log_snr_max, high), settings.knots)
@@ -89,7 +93,7 @@ class Experiment:
             max_draws=settings.max_draws,
             batch_size=settings.batch_size,
             seed=self.config.seed,
-            path=self.workdir / "moments.safetensors",
+            path=self.workdir / ("moments_named.safetensors" if self._named else "moments.safetensors"),
             observers=self.recorders,
             device=self.device,
         )
@@ -116,9 +120,11 @@ class Experiment:
     @cached_property
     def recorders(self) -> dict[str, Recorder]:
         """What the pass over the validation split keeps for covariances diagonal in a basis: all that any setting names."""
-        settings, train, config = self.config.covariance, self.splits.train, self.config
+        settings, config = self.config.covariance, self.config
+        # A closed form is not trained on examples: any of its draws will do.
+        train = self.splits.train if self.splits.statistics is None else self.splits.validation
         named = [settings.name, config.sample.grid_variance, config.evaluate.agreement[1]]
-        named = [name for name in (*named, *config.sample.variances, *config.evaluate.variances) if name]
+        named = [name for name in (*named, *config.sample.variances, *config.evaluate.variances, *self._named) if name]
         pairs = [name.partition("|")[::2] for name in named if name.partition("|")[0] in build.BASES]
         usual = build.default_structure(tuple(train.shape[1:])) if "auto" in named else ((), ())
         bases = dict.fromkeys([*(settings.bases or usual[0]), *(basis for basis, _ in pairs)])
@@ -356,6 +362,15 @@ class Experiment:
         report[section] = content
         write_text(path, json.dumps(report, indent=1, default=_plain) + "\n")
         return path
+
+
+def calibration(moments: Moments) -> dict[str, Any]:
+    """Moments with their errors at every knot, and how far 1 - Lambda is from R."""
+    difference, size = moments.calibration()
+    knots = {name: getattr(moments, name) for name in ("noise_power", "cross", "residual")}
+    errors = {f"{name}_stderr": moments.stderr(name) for name in knots}
+    contrast = {"1-noise_power-residual": difference, "1-noise_power-residual_in_standard_errors": size}
+    return {"log_snr": moments.log_snr, "draws": moments.draws} | knots | errors | contrast
 
 
 def _plain(value: Any) -> Any:

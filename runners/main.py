@@ -9,6 +9,7 @@ Modes:
   grid      where to put the steps: every grid's predicted bits/dim for each K, step budgets, pictures
   sample    sample sheets for every variance and number of steps
   evaluate  bits/dim, predicted from the curve and measured on the test split
+  compare   every solver on the same network, by budgets of network calls: fidelity, bits/dim, time; tables and pictures
   train_classifier  train a classifier of the data (digits, mnist), whose features measure samples; writes WORKDIR/classifier
 
 All fields of a config are listed, with what they mean, in configs/default.py.
@@ -25,7 +26,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 FLAGS = flags.FLAGS
-MODES = ["demo", "train", "estimate", "grid", "sample", "evaluate", "train_classifier"]
+MODES = ["demo", "train", "estimate", "grid", "sample", "evaluate", "compare", "train_classifier"]
 
 
 def define_flags() -> None:

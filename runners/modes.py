@@ -12,8 +12,8 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from runners import covariances, evaluate, grids
-from runners.experiment import Experiment
+from runners import compare, covariances, evaluate, grids
+from runners.experiment import Experiment, calibration
 from score_sde_analytic.covariance import IsotropicCovariance
 from score_sde_analytic.files import save_arrays
 from score_sde_analytic.report import figures
@@ -27,11 +27,7 @@ def estimate(experiment: Experiment) -> list[Path]:
     for source, curve in experiment.curves.items():
         curve.save(work / f"curve_{source}.safetensors")
         written.append(work / f"curve_{source}.safetensors")
-    difference, size = moments.calibration()
-    calibration = {"1-noise_power-residual": difference, "1-noise_power-residual_in_standard_errors": size}
-    knots = {name: getattr(moments, name) for name in ("noise_power", "cross", "residual")}
-    errors = {f"{name}_stderr": moments.stderr(name) for name in knots}
-    table = {"log_snr": moments.log_snr, "draws": moments.draws} | knots | errors | calibration
+    table = calibration(moments)
     content = {
         "network_evaluations": moments.evaluations,
         "network_calls": experiment.model.calls,
@@ -41,6 +37,7 @@ def estimate(experiment: Experiment) -> list[Path]:
         "upper_bound_on_residual": experiment.bound(moments.log_snr),
     }
     report = experiment.record("moments", content)
+    difference, size = moments.calibration()
     worst = int(np.abs(difference).argmax())
     print(f"\nMoments: {moments.evaluations} network evaluations at {len(moments.log_snr)} noise levels.")
     print(
@@ -148,4 +145,5 @@ MODES = {
     "estimate": _mode(estimate),
     "sample": _mode(sample),
     "evaluate": _mode(evaluate.run),
+    "compare": _mode(compare.run),
 }

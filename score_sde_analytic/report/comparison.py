@@ -1,0 +1,159 @@
+"""Pictures of a comparison of solvers, from the content of compare.json: quality and bits/dim against calls, samples, paths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from torch import Tensor
+
+from score_sde_analytic.data import DataRange
+from score_sde_analytic.files import atomic
+from score_sde_analytic.report.figures import STYLE, _mosaic, _panel, _save
+
+#: A map of colours per family; its members differ in shade and marker.
+FAMILIES = {"analytic": "Blues", "ode": "Greens", "sde": "Oranges", "multistep": "Purples", "corrector": "Greys"}
+MARKERS = "osD^v<>PX*hd"
+Content = Mapping[str, Any]
+
+
+def styles(solvers: Sequence[Content]) -> dict[str, dict[str, Any]]:
+    """Colour and marker of every solver."""
+    found = {}
+    for family, name in FAMILIES.items():
+        members = [solver["name"] for solver in solvers if solver["family"] == family]
+        shades = plt.get_cmap(name)(np.linspace(0.9, 0.4, max(len(members), 2)))
+        for i, member in enumerate(members):
+            found[member] = {"color": shades[i], "marker": MARKERS[i % len(MARKERS)]}
+    return found
+
+
+def sheet(path: Path, x: Tensor, data: Tensor, declared: DataRange, columns: int = 8, scale: int = 4) -> Path:
+    """Samples as one picture: images in a mosaic, each pixel `scale` wide, or a scatter of the first two coordinates."""
+    if x.ndim == 4:
+        mosaic = np.kron(_mosaic(x, columns, declared), np.ones((scale, scale) + (1,) * (x.shape[1] > 1)))
+        with atomic(path) as temporary:
+            plt.imsave(temporary, mosaic, cmap="gray", vmin=0.0, vmax=1.0, format="png")
+        return path
+    figure, axis = plt.subplots(figsize=(2.4, 2.4), layout="constrained")
+    if x.shape[1] > 1:
+        _panel(axis, x, data, declared, columns)
+    else:
+        axis.hist(x[:, 0].numpy(), bins=20)
+    return _save(figure, path)
+
+
+def _cells(content: Content, solver: str, grid: str) -> list[Content]:
+    return [c for c in content["cells"] if (c["solver"], c["grid"], c["status"]) == (solver, grid, "ok")]
+
+
+def _grids(content: Content) -> list[str]:
+    return list(dict.fromkeys(cell["grid"] for cell in content["cells"] if cell["budget"]))
+
+
+@plt.rc_context(STYLE)
+def quality(path: Path, content: Content, metric: Content) -> Path:
+    """One metric against network calls, a panel per grid; adaptive solvers, which need none, are in every panel."""
+    grids = _grids(content)
+    figure, axes = plt.subplots(1, len(grids), figsize=(5.2 * len(grids) + 2.5, 5), layout="constrained", squeeze=False)
+    look, values = styles(content["solvers"]), []
+    for axis, grid in zip(axes[0], grids, strict=True):
+        for solver in content["solvers"]:
+            name = solver["name"]
+            cells = _cells(content, name, grid) or _cells(content, name, "interval")
+            points = [(c["calls"], c["metrics"][metric["name"]]) for c in cells]
+            known = [(calls, m["value"], m["stderr"] or 0.0) for calls, m in points if m["value"] is not None]
+            if known:
+                calls, value, error = np.array(sorted(known)).T
+                values += value.tolist()
+                axis.errorbar(calls, value, 2 * error, ms=4, lw=1, capsize=2, label=solver["label"], **look[name])
+        axis.set(title=f"grid {grid}", xlabel="network calls", xscale="log")
+        axis.set_xticks(content["budgets"], [str(k) for k in content["budgets"]])
+        axis.minorticks_off()
+    if values and metric["better"] == "lower":
+        smallest = min((v for v in values if v > 0), default=1.0)
+        for axis in axes[0]:  # distances with their bias removed may be negative
+            axis.set_yscale("symlog", linthresh=max(smallest, 1e-2 * max(np.median(values), smallest)))
+    axes[0][0].set_ylabel(f"{metric['label']} ({metric['better']} is better), ± 2 SE")
+    _legend(figure, axes[0])
+    return _save(figure, path)
+
+
+def _legend(figure: Any, axes: Sequence[Axes]) -> None:
+    """One legend for all panels."""
+    entries = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    if entries:
+        figure.legend(entries.values(), entries.keys(), loc="outside right upper", fontsize=7)
+
+
+@plt.rc_context(STYLE)
+def bits(path: Path, content: Content) -> Path | None:
+    """Bits/dim of the chains against K, a panel per grid; nothing where no solver has any."""
+    grids = [g for g in _grids(content) if any(c["bits"] for c in content["cells"] if c["grid"] == g)]
+    if not grids:
+        return None
+    figure, axes = plt.subplots(1, len(grids), figsize=(4.6 * len(grids) + 2, 4), layout="constrained", squeeze=False)
+    look = styles(content["solvers"])
+    for axis, grid in zip(axes[0], grids, strict=True):
+        for solver in content["solvers"]:
+            cells = [c for c in _cells(content, solver["name"], grid) if c["bits"] and c["bits"]["value"] is not None]
+            if cells:
+                calls, value = ([c["calls"] for c in cells], [c["bits"]["value"] for c in cells])
+                error = [2 * (c["bits"]["stderr"] or 0.0) for c in cells]
+                axis.errorbar(calls, value, error, lw=1, ms=4, capsize=2, label=solver["label"], **look[solver["name"]])
+        axis.set(title=f"grid {grid}", xlabel="network calls K", ylabel="bits/dim, ± 2 SE", xscale="log")
+        axis.set_xticks(content["budgets"], [str(k) for k in content["budgets"]])
+        axis.minorticks_off()
+    _legend(figure, axes[0])
+    return _save(figure, path)
+
+
+@plt.rc_context(STYLE | {"axes.grid": False})
+def sheets(path: Path, content: Content, folder: Path, grid: str) -> Path:
+    """Sample sheets side by side: a row per budget, a column per solver, the same seeds in all; failed cells say so."""
+    cells = {(c["solver"], c["budget"]): c for c in content["cells"] if c["budget"] and c["grid"] == grid}
+    names = [solver for solver in content["solvers"] if (solver["name"], content["budgets"][0]) in cells]
+    rows, size = content["budgets"], (1.7 * len(names), 1.3 * len(content["budgets"]) + 0.5)
+    figure, axes = plt.subplots(len(rows), len(names), figsize=size, layout="constrained", squeeze=False)
+    for column, solver in enumerate(names):
+        axes[0][column].set_title(solver["label"], fontsize=7)
+        for row, budget in enumerate(rows):
+            axis, cell = axes[row][column], cells[solver["name"], budget]
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if column == 0:
+                axis.set_ylabel(f"K = {budget}")
+            if cell["sheet"] is None:
+                axis.text(0.5, 0.5, "failed", ha="center", va="center", transform=axis.transAxes, fontsize=7)
+            else:
+                axis.imshow(plt.imread(folder / cell["sheet"]), cmap="gray", interpolation="nearest")
+    return _save(figure, path)
+
+
+@plt.rc_context(STYLE | {"axes.grid": False})
+def paths(path: Path, content: Content, columns: int = 6) -> Path:
+    """The way of every sample from noise (grey) to data (black), a panel per solver, over the data's density if known."""
+    found = content["paths"]
+    labels = {solver["name"]: solver["label"] for solver in content["solvers"]}
+    rows = -(-len(found["solvers"]) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.3 * columns, 2.4 * rows), layout="constrained", squeeze=False)
+    for axis in axes.flat[len(found["solvers"]) :]:
+        axis.set_visible(False)
+    for axis, (name, way) in zip(axes.flat, found["solvers"].items(), strict=False):
+        if found.get("density"):
+            density = found["density"]
+            axis.contourf(density["x"], density["y"], density["values"], levels=12, cmap="Blues", alpha=0.7)
+        states = np.array(way["states"])
+        axis.add_collection(LineCollection(list(states.transpose(1, 0, 2)), colors="0.45", linewidths=0.4))
+        axis.scatter(*states[-1].T, s=4, color="black", zorder=3)
+        axis.set_title(labels[name], fontsize=8)
+        axis.autoscale_view()
+        axis.tick_params(labelsize=6)
+    figure.supxlabel(found["axes"][0], fontsize=8)
+    figure.supylabel(found["axes"][1], fontsize=8)
+    return _save(figure, path)
