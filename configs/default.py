@@ -139,7 +139,7 @@ def get_config() -> ConfigDict:
     compare.flow = False  # also the likelihood of adaptive probability flows, as config.evaluate.flow has it
     compare.features = ""  # that images are compared in: "pixels", a basis, a classifier's name or folder; "" for the usual
     compare.reference = ("validation", "test")  # splits that samples are compared with
-    compare.reference_examples = 4000  # at most
+    compare.reference_examples = 0  # at most so many of them; draws of a mixture
     compare.groups = 10  # of the jackknife that gives distances their errors
     compare.sheet = 24  # samples kept per cell
     compare.paths = 10  # budget of the runs whose paths are recorded; 0 for none

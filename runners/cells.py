@@ -117,7 +117,7 @@ class Bench:
     def cell(self, job: Job) -> dict[str, Any]:
         """The finished cell, read where it was kept."""
         failed: BaseException | None = None
-        base = {"solver": job.solver, "grid": job.grid, "budget": job.budget, "tolerance": job.tolerance}
+        base: dict[str, Any] = {"solver": job.solver, "grid": job.grid, "budget": job.budget, "tolerance": job.tolerance}
         path = self.folder / f"{job.stem}-failed.json"
         try:
             sampler, grid = self.planned(job)

@@ -8,6 +8,7 @@ WORKDIR/compare/cells; a run that was interrupted goes on, and a cell that fails
 from __future__ import annotations
 
 import json
+import math
 import platform
 import shlex
 import sys
@@ -58,6 +59,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "grids": ("log_snr", "dp"),
         "tolerances": (1e-2,),
         "count": 300,
+        "reference_examples": 1000,
         "bits": "predicted",
     },
     "full": {
@@ -73,6 +75,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "grids": ("log_snr", "dp"),
         "tolerances": (1e-1, 1e-2, 1e-3),
         "count": 2000,
+        "reference_examples": 4000,
         "bits": "measured",
     },
 }
@@ -99,8 +102,8 @@ def run(experiment: Experiment) -> list[Path]:
     work = Comparison(experiment, settings)
     work.check()
     folder = experiment.workdir / "compare"
-    content = work.content(work.cells())
-    write_text(folder / "compare.json", json.dumps(content, indent=1, default=_plain, allow_nan=False) + "\n")
+    content = plain(work.content(work.cells()))
+    write_text(folder / "compare.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
     text = tables.text(content)
     print("\n" + tables.summary(content))
     write_text(folder / "compare.md", text + "\n")
@@ -209,7 +212,7 @@ class Comparison:
     @cached_property
     def bench(self) -> Bench:
         experiment, settings = self.experiment, self.settings
-        marks = fidelity.of(experiment)
+        marks = fidelity.of(experiment, settings)
         evaluation = experiment.config.evaluate
         identity = {
             "model": experiment.model.fingerprint(),
@@ -259,7 +262,7 @@ class Comparison:
                 "range": [declared.lo, declared.hi],
             },
             "command": shlex.join(["python", "-m", "runners.main", *sys.argv[1:]]),
-            "config": json.loads(experiment.config.to_json_best_effort()) | {"compare": _listed(settings.to_dict())},
+            "config": experiment.config.to_dict() | {"compare": settings.to_dict()},
             "versions": _versions(),
             "seed": settings.seed,
             "model": experiment.model.fingerprint(),
@@ -304,22 +307,20 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _listed(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Data that JSON has: arrays and tuples as lists, numbers that are not finite as None."""
     if isinstance(value, Mapping):
-        return {name: _listed(item) for name, item in value.items()}
-    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _plain(value: Any) -> Any:
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} does not belong in a report")
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _pictures(content: Mapping[str, Any], folder: Path) -> list[Path]:
-    found: list[Path | None] = [
-        comparison.quality(folder / f"{metric['name']}.png", content, metric) for metric in content["metrics"]
-    ]
+    main = content["metrics"][0]
+    found: list[Path | None] = [comparison.quality(folder / f"{main['name']}.png", content, main)]
     found.append(comparison.bits(folder / "bits.png", content))
     grids = dict.fromkeys(cell["grid"] for cell in content["cells"] if cell["budget"])
     found += [comparison.sheets(folder / f"samples_{grid}.png", content, folder, grid) for grid in grids]

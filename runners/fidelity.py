@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from ml_collections import ConfigDict
 from torch import Tensor
 
 from runners import build
@@ -84,15 +85,16 @@ def features(experiment: Experiment, name: str) -> Features:
     return ClassifierFeatures.load(name)
 
 
-def of(experiment: Experiment) -> Fidelity:
-    """The metrics of the experiment's data."""
-    return _mixture(experiment) if experiment.config.data.name == "mixture" else _images(experiment)
+def of(experiment: Experiment, settings: ConfigDict) -> Fidelity:
+    """The metrics of the experiment's data; settings: config.compare, complete."""
+    make = _mixture if experiment.config.data.name == "mixture" else _images
+    return make(experiment, settings)
 
 
-def _images(experiment: Experiment) -> Fidelity:
-    settings, splits = experiment.config.compare, experiment.splits
+def _images(experiment: Experiment, settings: ConfigDict) -> Fidelity:
+    splits = experiment.splits
     found, declared = features(experiment, settings.features), splits.data_range
-    data = torch.cat([getattr(splits, part) for part in settings.reference])[: settings.reference_examples or None]
+    data = torch.cat([getattr(splits, part) for part in settings.reference])[: settings.reference_examples]
     metrics: dict[str, tuple[Column, Metric]] = {
         "frechet": (
             Column("frechet", "Frechet distance", "lower", "", f"of Gaussians fitted to {found.name}, bias removed"),
@@ -147,8 +149,8 @@ MIXTURE = {
 }
 
 
-def _mixture(experiment: Experiment) -> Fidelity:
-    settings, exact = experiment.config.compare, build.mixture(experiment.config)
+def _mixture(experiment: Experiment, settings: ConfigDict) -> Fidelity:
+    exact = build.mixture(experiment.config)
     options = {"count": settings.reference_examples, "seed": experiment.config.seed, "groups": settings.groups}
 
     def measure(x: Tensor) -> dict[str, Measured]:

@@ -32,8 +32,8 @@ def _preface(content: Content) -> str:
     return (
         f"{content['count']} samples per cell, seed {content['seed']}, the same noise at the start of all; reference:"
         f" {content['data']['reference_examples']} examples. A column K holds the largest number of steps that at most K"
-        f" network calls allow. Every grid begins at t = 1 and ends at the same first time, log-SNR {content['first_log_snr']:.2f}"
-        " (those named *_tuned at their own), from where each solver steps to the data by x0_hat."
+        " network calls allow. Every grid begins at t = 1 and ends at the same first time, log-SNR"
+        f" {content['first_log_snr']:.2f} (those named *_tuned at their own), from where solvers step to the data by x0_hat."
         f" Grids: {grids}. Errors are standard errors. Time: {content['clock']}, {content['device']}; ratio: to as many bare"
         " network calls on the same batch."
     )

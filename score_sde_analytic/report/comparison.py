@@ -10,11 +10,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from score_sde_analytic.data import DataRange
 from score_sde_analytic.files import atomic
-from score_sde_analytic.report.figures import STYLE, _mosaic, _panel, _save
+from score_sde_analytic.report.figures import STYLE, _mosaic, _save
 
 #: A map of colours per family; its members differ in shade and marker.
 FAMILIES = {"analytic": "Blues", "ode": "Greens", "sde": "Oranges", "multistep": "Purples", "corrector": "Greys"}
@@ -34,18 +35,26 @@ def styles(solvers: Sequence[Content]) -> dict[str, dict[str, Any]]:
 
 
 def sheet(path: Path, x: Tensor, data: Tensor, declared: DataRange, columns: int = 8, scale: int = 4) -> Path:
-    """Samples as one picture: images in a mosaic, each pixel `scale` wide, or a scatter of the first two coordinates."""
+    """Samples as one picture: images in a mosaic, each pixel `scale` wide, or points in the range of the data."""
     if x.ndim == 4:
-        mosaic = np.kron(_mosaic(x, columns, declared), np.ones((scale, scale) + (1,) * (x.shape[1] > 1)))
-        with atomic(path) as temporary:
-            plt.imsave(temporary, mosaic, cmap="gray", vmin=0.0, vmax=1.0, format="png")
-        return path
-    figure, axis = plt.subplots(figsize=(2.4, 2.4), layout="constrained")
-    if x.shape[1] > 1:
-        _panel(axis, x, data, declared, columns)
+        pixels = np.kron(_mosaic(x, columns, declared), np.ones((scale, scale) + (1,) * (x.shape[1] > 1)))
     else:
-        axis.hist(x[:, 0].numpy(), bins=20)
-    return _save(figure, path)
+        pixels = _points(x[:, :2].double().numpy(), data[:, :2].double().numpy())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as temporary:
+        plt.imsave(temporary, pixels, cmap="gray", vmin=0.0, vmax=1.0, format="png")
+    return path
+
+
+def _points(x: np.ndarray, data: np.ndarray, side: int = 160) -> np.ndarray:
+    """Dots where the points are, (side, side), the second coordinate upwards; of one coordinate, along a line."""
+    low, high = data.min(0), data.max(0)
+    place = np.round((x - low) / (high - low) * 0.9 * side + 0.05 * side).astype(int)
+    place = np.column_stack([place, np.full(len(place), side // 2)])[:, :2]
+    picture = np.ones((side, side))
+    for right, up in place[((place >= 1) & (place < side - 1)).all(1)]:
+        picture[side - 1 - up - 1 : side - 1 - up + 1, right - 1 : right + 1] = 0.0
+    return picture
 
 
 def _cells(content: Content, solver: str, grid: str) -> list[Content]:
@@ -60,7 +69,7 @@ def _grids(content: Content) -> list[str]:
 def quality(path: Path, content: Content, metric: Content) -> Path:
     """One metric against network calls, a panel per grid; adaptive solvers, which need none, are in every panel."""
     grids = _grids(content)
-    figure, axes = plt.subplots(1, len(grids), figsize=(5.2 * len(grids) + 2.5, 5), layout="constrained", squeeze=False)
+    figure, axes = _panels(len(grids))
     look, values = styles(content["solvers"]), []
     for axis, grid in zip(axes[0], grids, strict=True):
         for solver in content["solvers"]:
@@ -84,11 +93,19 @@ def quality(path: Path, content: Content, metric: Content) -> Path:
     return _save(figure, path)
 
 
-def _legend(figure: Any, axes: Sequence[Axes]) -> None:
+def _panels(count: int) -> tuple[Figure, np.ndarray]:
+    """A row of panels with room for a legend at the right."""
+    width = 4.4 * count + 2.4
+    figure, axes = plt.subplots(1, count, figsize=(width, 4.6), squeeze=False)
+    figure.subplots_adjust(left=0.7 / width, right=1.0 - 2.4 / width, bottom=0.11, top=0.92, wspace=0.22)
+    return figure, axes
+
+
+def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
     """One legend for all panels."""
     entries = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     if entries:
-        figure.legend(entries.values(), entries.keys(), loc="outside right upper", fontsize=7)
+        figure.legend(entries.values(), entries.keys(), loc="upper right", fontsize=7)
 
 
 @plt.rc_context(STYLE)
@@ -97,7 +114,7 @@ def bits(path: Path, content: Content) -> Path | None:
     grids = [g for g in _grids(content) if any(c["bits"] for c in content["cells"] if c["grid"] == g)]
     if not grids:
         return None
-    figure, axes = plt.subplots(1, len(grids), figsize=(4.6 * len(grids) + 2, 4), layout="constrained", squeeze=False)
+    figure, axes = _panels(len(grids))
     look = styles(content["solvers"])
     for axis, grid in zip(axes[0], grids, strict=True):
         for solver in content["solvers"]:
@@ -118,8 +135,9 @@ def sheets(path: Path, content: Content, folder: Path, grid: str) -> Path:
     """Sample sheets side by side: a row per budget, a column per solver, the same seeds in all; failed cells say so."""
     cells = {(c["solver"], c["budget"]): c for c in content["cells"] if c["budget"] and c["grid"] == grid}
     names = [solver for solver in content["solvers"] if (solver["name"], content["budgets"][0]) in cells]
-    rows, size = content["budgets"], (1.7 * len(names), 1.3 * len(content["budgets"]) + 0.5)
-    figure, axes = plt.subplots(len(rows), len(names), figsize=size, layout="constrained", squeeze=False)
+    rows, size = content["budgets"], (1.7 * len(names) + 0.4, 1.5 * len(content["budgets"]) + 0.4)
+    figure, axes = plt.subplots(len(rows), len(names), figsize=size, squeeze=False)
+    figure.subplots_adjust(left=0.4 / size[0], right=0.99, bottom=0.02, top=1.0 - 0.4 / size[1], wspace=0.05, hspace=0.05)
     for column, solver in enumerate(names):
         axes[0][column].set_title(solver["label"], fontsize=7)
         for row, budget in enumerate(rows):
@@ -141,7 +159,8 @@ def paths(path: Path, content: Content, columns: int = 6) -> Path:
     found = content["paths"]
     labels = {solver["name"]: solver["label"] for solver in content["solvers"]}
     rows = -(-len(found["solvers"]) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(2.3 * columns, 2.4 * rows), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.3 * columns, 2.4 * rows), squeeze=False)
+    figure.subplots_adjust(left=0.07, right=0.99, bottom=0.25 / rows, top=1.0 - 0.15 / rows, wspace=0.25, hspace=0.3)
     for axis in axes.flat[len(found["solvers"]) :]:
         axis.set_visible(False)
     for axis, (name, way) in zip(axes.flat, found["solvers"].items(), strict=False):
