@@ -161,7 +161,7 @@ class Bench:
             "seconds_per_sample": seconds,
             "ratio_to_bare": ratio,
         }
-        kept, declared = x[: self.settings.sheet].cpu(), self.experiment.splits.data_range
+        kept, declared = x[: shown(self.settings.sheet, x)].cpu(), self.experiment.splits.data_range
         save_arrays(path.with_suffix(".safetensors"), {"samples": kept.numpy()}, {"kind": "samples"})
         comparison.sheet(path.with_suffix(".png"), kept, self.experiment.splits.test, declared)
         return result | {"sheet": f"{self.folder.name}/{path.with_suffix('.png').name}"}
@@ -225,6 +225,11 @@ class Bench:
             rest = flow.importance_samples, sampler.variable, flow.examples_per_block
             return Flow(t_1, entry, divergence, sampler.solver, *rest)
         return None
+
+
+def shown(sheet: int, x: Tensor) -> int:
+    """Samples that are kept to be looked at: points are smaller than images."""
+    return sheet if x.ndim == 4 else 20 * sheet
 
 
 def finite(value: float) -> float | None:

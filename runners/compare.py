@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from runners import build, fidelity, paths, solvers, tables
-from runners.cells import Bench, Job
+from runners.cells import Bench, Job, shown
 from runners.experiment import Experiment, calibration
 from score_sde_analytic.cost import Lattice
 from score_sde_analytic.files import write_text
@@ -108,8 +108,8 @@ def run(experiment: Experiment) -> list[Path]:
     print("\n" + tables.summary(content))
     write_text(folder / "compare.md", text + "\n")
     written = [folder / "compare.json", folder / "compare.md", *_pictures(content, folder), *_page(content, folder)]
-    shown = {name: content[name] for name in ("budgets", "grids", "first_log_snr", "cells", "count")}
-    return [*written, folder / "cells", experiment.record("compare", shown)]
+    brief = {name: content[name] for name in ("budgets", "grids", "first_log_snr", "cells", "count")}
+    return [*written, folder / "cells", experiment.record("compare", brief)]
 
 
 def resolved(config: ConfigDict) -> ConfigDict:
@@ -250,7 +250,7 @@ class Comparison:
         """All that compare.json holds."""
         experiment, settings = self.experiment, self.settings
         declared, test = experiment.splits.data_range, experiment.splits.test
-        sheet = comparison.sheet(self.folder / "data.png", test[: settings.sheet], test, declared)
+        sheet = comparison.sheet(self.folder / "data.png", test[: shown(settings.sheet, test)], test, declared)
         used = dict.fromkeys(cell["grid"] for cell in cells)
         return {
             "title": f"Solvers on {experiment.config.data.name}",

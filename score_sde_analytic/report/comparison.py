@@ -70,7 +70,7 @@ def quality(path: Path, content: Content, metric: Content) -> Path:
     """One metric against network calls, a panel per grid; adaptive solvers, which need none, are in every panel."""
     grids = _grids(content)
     figure, axes = _panels(len(grids))
-    look, values = styles(content["solvers"]), []
+    look, errors = styles(content["solvers"]), []
     for axis, grid in zip(axes[0], grids, strict=True):
         for solver in content["solvers"]:
             name = solver["name"]
@@ -79,15 +79,14 @@ def quality(path: Path, content: Content, metric: Content) -> Path:
             known = [(calls, m["value"], m["stderr"] or 0.0) for calls, m in points if m["value"] is not None]
             if known:
                 calls, value, error = np.array(sorted(known)).T
-                values += value.tolist()
+                errors += error.tolist()
                 axis.errorbar(calls, value, 2 * error, ms=4, lw=1, capsize=2, label=solver["label"], **look[name])
         axis.set(title=f"grid {grid}", xlabel="network calls", xscale="log")
         axis.set_xticks(content["budgets"], [str(k) for k in content["budgets"]])
         axis.minorticks_off()
-    if values and metric["better"] == "lower":
-        smallest = min((v for v in values if v > 0), default=1.0)
-        for axis in axes[0]:  # distances with their bias removed may be negative
-            axis.set_yscale("symlog", linthresh=max(smallest, 1e-2 * max(np.median(values), smallest)))
+    if errors and metric["better"] == "lower":
+        for axis in axes[0]:  # logarithmic down to the noise: distances with their bias removed may be negative
+            axis.set_yscale("symlog", linthresh=max(float(np.median(errors)), 1e-12))
     axes[0][0].set_ylabel(f"{metric['label']} ({metric['better']} is better), ± 2 SE")
     _legend(figure, axes[0])
     return _save(figure, path)
@@ -142,14 +141,14 @@ def sheets(path: Path, content: Content, folder: Path, grid: str) -> Path:
         axes[0][column].set_title(solver["label"], fontsize=7)
         for row, budget in enumerate(rows):
             axis, cell = axes[row][column], cells[solver["name"], budget]
-            axis.set_xticks([])
-            axis.set_yticks([])
             if column == 0:
                 axis.set_ylabel(f"K = {budget}")
             if cell["sheet"] is None:
                 axis.text(0.5, 0.5, "failed", ha="center", va="center", transform=axis.transAxes, fontsize=7)
             else:
                 axis.imshow(plt.imread(folder / cell["sheet"]), cmap="gray", interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
     return _save(figure, path)
 
 
@@ -166,12 +165,17 @@ def paths(path: Path, content: Content, columns: int = 6) -> Path:
     for axis, (name, way) in zip(axes.flat, found["solvers"].items(), strict=False):
         if found.get("density"):
             density = found["density"]
-            axis.contourf(density["x"], density["y"], density["values"], levels=12, cmap="Blues", alpha=0.7)
+            # The square root shows wide modes beside narrow ones.
+            ends = (density["x"][0], density["x"][-1], density["y"][0], density["y"][-1])
+            axis.imshow(np.sqrt(density["values"]), cmap="Blues", origin="lower", extent=ends, aspect="auto")
         states = np.array(way["states"])
         axis.add_collection(LineCollection(list(states.transpose(1, 0, 2)), colors="0.45", linewidths=0.4))
         axis.scatter(*states[-1].T, s=4, color="black", zorder=3)
         axis.set_title(labels[name], fontsize=8)
         axis.autoscale_view()
+        if found.get("density"):  # whatever goes astray
+            axis.set_xlim(2 * density["x"][0], 2 * density["x"][-1])
+            axis.set_ylim(2 * density["y"][0], 2 * density["y"][-1])
         axis.tick_params(labelsize=6)
     figure.supxlabel(found["axes"][0], fontsize=8)
     figure.supylabel(found["axes"][1], fontsize=8)
