@@ -60,7 +60,7 @@ def timed(work: Callable[[], T], device: torch.device) -> tuple[T, float]:
 
 @torch.no_grad()
 def bare_seconds(model: ScoreModel, like: Tensor, calls: int) -> float:
-    """Time of one network call on a batch like this, without anything around it; the median of `calls` after a first one."""
+    """Time of one network call on a batch like this, without anything around it; the median of so many after a first one."""
     level = model.schedule.level(0.5)
     labels = torch.full((len(like),), float(model.times.label(level)), dtype=torch.float32, device=like.device)
     if isinstance(model.times.label(level), int):
@@ -174,7 +174,7 @@ class Bench:
         rule = getattr(sampler, "covariance", None)
         before = model.evaluations, getattr(rule, "products", 0)
         like = torch.zeros(options["batch_size"], *test.shape[1:], device=experiment.device, dtype=test.dtype)
-        bare = bare_seconds(model, like, 5) / len(like)
+        bare = bare_seconds(model, like, 2) / len(like)
         x, seconds = timed(
             lambda: generate(sampler, grid, tuple(test.shape[1:]), settings.count, settings.seed, **options), experiment.device
         )

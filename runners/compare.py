@@ -58,7 +58,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "calls": (5, 10, 25),
         "grids": ("log_snr", "dp"),
         "tolerances": (1e-2,),
-        "count": 300,
+        "count": 200,
         "reference_examples": 1000,
         "bits": "predicted",
     },
