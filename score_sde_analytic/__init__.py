@@ -37,6 +37,7 @@ from score_sde_analytic.noise import BatchNoise, SampleNoise
 from score_sde_analytic.optimal import Objective, budget_law, closed_form, entropic, refined, spread, steps_for
 from score_sde_analytic.samplers import (
     AdaptiveSDE,
+    AnalyticMultistep,
     Ancestral,
     AnnealedLangevin,
     DPMSolverPP,
@@ -60,6 +61,7 @@ __all__ = [
     "VE",
     "Adaptive",
     "AdaptiveSDE",
+    "AnalyticMultistep",
     "Ancestral",
     "AnnealedLangevin",
     "Basis",
