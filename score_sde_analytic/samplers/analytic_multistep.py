@@ -14,8 +14,8 @@ What the slope is. x0_hat is a martingale along the true reverse chain. The SDE 
     E d x0_hat = (1 - eta^2) / 2 [sigma (eps_hat . grad) x0_hat - sigma^2 Laplacian x0_hat] dlam = (1 - eta^2) d x0_hat_flow
 
 (1 - eta^2) times the drift along the probability flow through the same point. At eta = 0 the difference D is that slope, and
-kappa = 1 is the multistep solver DPM-Solver++(2M), "heun" type. At eta = 1 there is no drift: the mean is exact without D, which
-is nothing but noise that the chain has drawn before, and what the step lacks is Cov(x_0 | x_t).
+kappa = 1 is the multistep solver DPM-Solver++(2M), "heun" type. At eta = 1 there is no drift: the mean is exact without D,
+which is but noise that the chain drew before, and what the step lacks is Cov(x_0 | x_t).
 
 Extrapolation and covariance do the same work, and must not both do all of it. To second order in h the law of x_s is right
 whenever their shares, kappa and 1 - kappa, add up to one: for kappa = 0 because the two moments of x_s given x_t are exact, for
