@@ -190,14 +190,14 @@ def test_stochastic_solvers_converge_on_every_schedule(schedule, name):
 @pytest.mark.parametrize("method", ["euler", "srk"])
 def test_adaptive_sde_has_the_law_of_the_data(method):
     """Mean and variance of 300 samples: five standard errors, false alarm 1e-6, beyond the solver's tolerance."""
-    sampler = ReverseSDE(GAUSSIAN.score_model(LinearVP()), method, AdaptiveSDE(0.05, 0.05), per_sample=False)
+    sampler = ReverseSDE(GAUSSIAN.score_model(LinearVP()), method, AdaptiveSDE(0.1, 0.1), per_sample=False)
     plan, n = sampler.plan(Grid((1.0, 0.2, 0.0))), 300
     noise = package.base.SampleNoise(0, range(n))
     x = carry(sampler, plan, noise.draw(torch.empty(n, 1, dtype=torch.float64)).clone(), noise)
     end = plan[-1].t
     expected = end.alpha**2 * VARIANCE + end.sigma**2
-    assert float(x.mean()) == pytest.approx(end.alpha * MEAN, abs=5 * math.sqrt(expected / n) + 0.02)
-    assert float(x.var()) == pytest.approx(expected, rel=5 * math.sqrt(2 / n) + 0.04)
+    assert float(x.mean()) == pytest.approx(end.alpha * MEAN, abs=5 * math.sqrt(expected / n) + 0.03)
+    assert float(x.var()) == pytest.approx(expected, rel=5 * math.sqrt(2 / n) + 0.08)
 
 
 # --- published updates --------------------------------------------------------------------------------------------------

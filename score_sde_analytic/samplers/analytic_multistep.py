@@ -91,7 +91,8 @@ class AnalyticMultistep(Sampler[MultistepStep]):
         covariances = self.covariance.steps(shared, [step.t for step in steps])
         past = [steps[0].t] + [step.t for step in steps[:-1]]
         slopes = [share * _slope(step, r, self.eta) for share, step, r in zip(shares, steps, past, strict=True)]
-        return [MultistepStep(step.t, step.s, *parts) for step, *parts in zip(steps, ks, covariances, slopes, strict=True)]
+        parts = zip(steps, ks, covariances, slopes, strict=True)
+        return [MultistepStep(step.t, step.s, kernel, covariance, slope) for step, kernel, covariance, slope in parts]
 
     def init(self, plan: Sequence[MultistepStep], x: Tensor) -> Tensor | None:
         return None
