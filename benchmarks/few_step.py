@@ -5,7 +5,7 @@
 
 Every cell is `AnalyticMultistep(model, covariance, eta, kappa)` on a grid even in log-SNR, from the same noise. A mixture is
 judged by the energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| to exact samples, in thousandths, with the standard error over
-seeds (without bias: it may be negative); images by the Frechet distance of their pixels' means and covariances to others.
+seeds (without bias: it may be negative; the exact samples are the same in all cells and seeds); images by the Frechet distance of their pixels' means and covariances to others.
 """
 
 from __future__ import annotations
@@ -104,10 +104,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as workdir:
         experiment = Experiment(config, Path(workdir))
         common = args.samples, args.seeds, args.log_snr
-        text = "\n".join(table(experiment, args.covariances, steps, *common) for steps in args.steps)
-    print(text)
-    if args.output:
-        write_text(args.output, text + "\n")
+        text = ""
+        for steps in args.steps:
+            found = table(experiment, args.covariances, steps, *common)
+            print(found)
+            text += found + "\n"
+            if args.output:
+                write_text(args.output, text)
 
 
 if __name__ == "__main__":
