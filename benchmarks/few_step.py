@@ -5,7 +5,8 @@
 
 Every cell is `AnalyticMultistep(model, covariance, eta, kappa)` on a grid even in log-SNR, from the same noise. A mixture is
 judged by the energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| to exact samples, in thousandths, with the standard error over
-seeds (without bias: it may be negative; the exact samples are the same in all cells and seeds); images by the Frechet distance of their pixels' means and covariances to others.
+seeds (without bias: it may be negative; the exact samples are the same in all cells and seeds); images by the Frechet
+distance of their pixels' means and covariances to validation and test data.
 """
 
 from __future__ import annotations
