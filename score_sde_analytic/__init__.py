@@ -37,6 +37,7 @@ from score_sde_analytic.noise import BatchNoise, SampleNoise
 from score_sde_analytic.optimal import Objective, budget_law, closed_form, entropic, refined, spread, steps_for
 from score_sde_analytic.samplers import (
     AdaptiveSDE,
+    AnalyticMultistep,
     Ancestral,
     AnnealedLangevin,
     DPMSolverPP,
@@ -62,6 +63,7 @@ __all__ = [
     "VE",
     "Adaptive",
     "AdaptiveSDE",
+    "AnalyticMultistep",
     "Ancestral",
     "AnnealedLangevin",
     "Basis",

@@ -1,5 +1,6 @@
 """Samplers: one interface, one loop."""
 
+from score_sde_analytic.samplers.analytic_multistep import AnalyticMultistep
 from score_sde_analytic.samplers.ancestral import Ancestral
 from score_sde_analytic.samplers.base import Sampler, Step, generate, run
 from score_sde_analytic.samplers.corrector import (
@@ -16,6 +17,7 @@ from score_sde_analytic.samplers.reverse_sde import AdaptiveSDE, ReverseSDE
 
 __all__ = [
     "AdaptiveSDE",
+    "AnalyticMultistep",
     "Ancestral",
     "AnnealedLangevin",
     "DPMSolverPP",

@@ -129,9 +129,13 @@ class _SDE:
     def __init__(self, model: ScoreModel, clock: Clock, start: float, sign: float, like: Tensor) -> None:
         self.model, self.clock, self.start, self.sign, self.like = model, clock, start, sign, like
         self._last: tuple[float, Tensor, Tensor] | None = None
+        self._recent: tuple[float, Coefficients] | None = None
 
     def _at(self, tau: Tensor) -> Coefficients:
-        return self.clock.at(self.model.schedule, self.start + self.sign * float(tau))
+        s = self.start + self.sign * float(tau)
+        if self._recent is None or self._recent[0] != s:  # drift and noise are asked for in turn
+            self._recent = s, self.clock.at(self.model.schedule, s)
+        return self._recent[1]
 
     def f(self, tau: Tensor, y: Tensor) -> Tensor:
         if self._last is None or self._last[0] != float(tau) or self._last[1] is not y:
