@@ -175,11 +175,13 @@ BASES: dict[str, Callable[[Tensor, ConfigDict], Basis]] = {
 }
 
 
-def default_structure(shape: tuple[int, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(bases, statistics) that are worth trying for examples of this shape."""
+def default_structure(train: Tensor) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(bases, statistics) that are worth trying on data like these."""
+    shape = tuple(train.shape[1:])
+    principal = ("pca",) if len(train) > train[0].numel() else ()
     if len(shape) < 3:
-        return ("scalar", "pixel", "pca"), ("energy",)
-    return ("scalar", "pixel", "colour_dct" if shape[0] > 1 else "dct", "pca"), ("high_frequency",)
+        return ("scalar", "pixel", *principal), ("energy",)
+    return ("scalar", "pixel", "colour_dct" if shape[0] > 1 else "dct", *principal), ("high_frequency",)
 
 
 def entry(settings: ConfigDict, decoder: Decoder) -> Entry:

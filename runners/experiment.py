@@ -120,7 +120,7 @@ class Experiment:
         named = [settings.name, config.sample.grid_variance, config.evaluate.agreement[1]]
         named = [name for name in (*named, *config.sample.variances, *config.evaluate.variances) if name]
         pairs = [name.partition("|")[::2] for name in named if name.partition("|")[0] in build.BASES]
-        usual = build.default_structure(tuple(train.shape[1:])) if "auto" in named else ((), ())
+        usual = build.default_structure(train) if "auto" in named else ((), ())
         bases = dict.fromkeys([*(settings.bases or usual[0]), *(basis for basis, _ in pairs)])
         statistics = [*(settings.statistics or usual[1]), *(s for _, s in pairs if s)]
         made = {name: build.choose(build.STATISTICS, name, "statistic")() for name in dict.fromkeys(statistics)}
