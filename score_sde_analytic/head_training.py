@@ -6,12 +6,12 @@ Scores of an R for a target T with E[T | x_t] = R_i(x_t), all minimised by the c
     likelihood  log R + T / R                                       of a Gaussian (or any gamma law): free of scale
     step        log(1 + R e) + e (T - R) / (1 + R e),  e = exp(h) - 1
 
-"step" is twice the KL divergence of a reverse step of h in log-SNR, so bits themselves; it tends to "mse" (over e^2 / 2) for small h and
-to "likelihood" for large ones. h is drawn log-uniformly. T is (eps - eps_hat)^2 (NPR), eps^2 (SN, which has no step of its own: "step"
-stands for "likelihood" there) or 1 - sigma v (J^T v), v = +-1 (OCM; it may be negative).
+"step" is twice the KL divergence of a reverse step of h in log-SNR, so bits themselves; it tends to "mse" (times e^2 / 2) for
+small h and to "likelihood" for large ones. h is drawn log-uniformly. T is (eps - eps_hat)^2 (NPR), eps^2 (SN, which has no step
+of its own: "step" stands for "likelihood" there) or 1 - sigma v (J^T v), v = +-1 (OCM; it may be negative).
 
-Interpolated: the transitions of the variational bound of a chain of N steps, the mean detached (L_vlb of Nichol & Dhariwal, 2021), here
-an unbiased estimate from lam uniform: each t with its s one step of the chain earlier, weighted by N dt/dlam.
+Interpolated: the transitions of the variational bound of a chain of N steps, the mean detached (L_vlb of Nichol & Dhariwal,
+2021), here an unbiased estimate from lam uniform: each t with its s one step of the chain earlier, weighted by N dt/dlam.
 """
 
 from __future__ import annotations
@@ -27,8 +27,17 @@ import torch
 from torch import Tensor, nn
 
 from score_sde_analytic.gaussian import diagonal_kl, expand
-from score_sde_analytic.heads import HEADS, SN, Head, LearnedDiagonal, RangeHead, hats, identity_of, range_excess
-from score_sde_analytic.heads import Interpolated as InterpolatedCovariance
+from score_sde_analytic.heads import (
+    HEADS,
+    SN,
+    Head,
+    Interpolated,
+    LearnedDiagonal,
+    RangeHead,
+    hats,
+    identity_of,
+    range_excess,
+)
 from score_sde_analytic.kernel import Kernel, reverse_kernel
 from score_sde_analytic.model import Prediction, ScoreModel
 from score_sde_analytic.noise import stream_seed
@@ -291,31 +300,37 @@ def held_out_draws(
 
 @torch.no_grad()
 def transition_bits(
-    covariances: Mapping[str, LearnedDiagonal | InterpolatedCovariance],
+    covariances: Mapping[str, LearnedDiagonal | Interpolated],
     draws: Sequence[Draw],
     schedule: Schedule,
-    span: float,
+    log_snr: tuple[float, float],
     steps: int = 10,
 ) -> dict[str, float]:
-    """Bits/dim of the transitions of a chain of even steps over `span` in log-SNR, estimated from draws with log-SNR uniform."""
-    top, sums, count = schedule.log_snr_range[1], dict.fromkeys(covariances, 0.0), 0
+    """Bits/dim of the transitions of a chain of `steps` calls even in log-SNR, estimated from draws with log-SNR uniform.
+
+    Args:
+        log_snr: (lo, hi) where the chain's first and last noisy states are; draws outside [lo, hi - h] do not count.
+
+    Raises:
+        ValueError: fewer than two steps, or no draw within.
+    """
+    if steps < 2:
+        raise ValueError(f"a chain has transitions from two steps on, got {steps}")
+    (low, high), sums, count = log_snr, dict.fromkeys(covariances, 0.0), 0
+    h = (high - low) / (steps - 1)
     for batch in draws:
         level, x_0 = batch.prediction.level, batch.x_0
-        log_snr = np.asarray(level.log_snr.cpu())
-        s = schedule.time(np.minimum(log_snr + span / steps, top))
-        kernel = _kernel(schedule, s, np.asarray(level.t.cpu()), x_0.device)
+        lam, t = np.asarray(level.log_snr.cpu()), np.asarray(level.t.cpu())
+        inside = (lam >= low) & (lam <= high - h)
+        kernel = _kernel(schedule, schedule.time(np.where(inside, lam + h, np.inf)), t, x_0.device)
         square = expand(kernel.b**2, x_0.double()) * (x_0 - batch.prediction.x_0).double().square()
         for name, covariance in covariances.items():
-            excess = _excess(covariance, kernel, batch.prediction)
-            sums[name] += float(diagonal_kl(square, expand(kernel.rho2, square), excess).sum())
-        count += len(x_0)
-    return {name: steps * value / count / math.log(2.0) for name, value in sums.items()}
-
-
-def _excess(covariance: LearnedDiagonal | InterpolatedCovariance, kernel: Kernel, prediction: Prediction) -> Tensor:
-    if isinstance(covariance, InterpolatedCovariance):
-        return range_excess(kernel.beta, kernel.rho2, covariance.range(prediction))
-    return covariance.excess(kernel, prediction)
+            kl = diagonal_kl(square, expand(kernel.rho2, square), covariance.excess(kernel, batch.prediction))
+            sums[name] += float(kl[torch.from_numpy(inside).to(kl.device)].sum())
+        count += int(inside.sum())
+    if not count:
+        raise ValueError(f"no draw has a log-SNR in [{low:.4g}, {high - h:.4g}]; widen the recipe's log_snr")
+    return {name: (steps - 1) * value / count / math.log(2.0) for name, value in sums.items()}
 
 
 def calibrate(head: Head, draws: Sequence[Draw], recipe: Recipe, schedule: Schedule, knots: int = 10) -> tuple[float, float]:
@@ -336,7 +351,9 @@ def calibrate(head: Head, draws: Sequence[Draw], recipe: Recipe, schedule: Sched
     places = torch.linspace(*recipe.log_snr, knots, dtype=torch.float64, device=draws[0].x_0.device)
     shift = torch.zeros_like(places, requires_grad=True)
     with torch.no_grad():
-        parts = [(hats(d.prediction.level.log_snr, places), head.decode(head.output(d.prediction), d.prediction)) for d in draws]
+        parts = [
+            (hats(d.prediction.level.log_snr, places), head.decode(head.output(d.prediction), d.prediction)) for d in draws
+        ]
 
     def objective() -> Tensor:
         scores = [
@@ -351,11 +368,11 @@ def calibrate(head: Head, draws: Sequence[Draw], recipe: Recipe, schedule: Sched
     def closure() -> Tensor:
         optimiser.zero_grad()
         value = objective() + RIDGE * shift.square().mean()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     with torch.enable_grad():
-        optimiser.step(closure)  # type: ignore[arg-type]
+        optimiser.step(closure)
     head.set_calibration(places, shift.detach())
     return before, float(objective().detach())
 

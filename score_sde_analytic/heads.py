@@ -3,17 +3,19 @@
     Sigma = diag(rho^2 + b^2 exp(-lam_t) R_i(x_t)),   R_i(x_t) = E[(eps - eps_hat)_i^2 | x_t]                (LearnedDiagonal)
 
 NPR   g = E[(eps - eps_hat)_i^2 | x_t] by regression: R = g. Optimal for whatever mean the network has.
-SN    h = E[eps_i^2 | x_t] by regression: R = max(h - eps_hat_i^2, 0). Right only if eps_hat = E[eps | x_t]; where R is small, at both
-      ends of the noise levels, it is the difference of two large numbers. (Both: Bao et al., ICML 2022.)
-OCM   R = 1 - sigma_t d eps_hat_i / d x_i, the diagonal of Cov(eps | x_t) that the network itself believes in, regressed by Rademacher
-      probes: v * (J^T v) has the mean diag J (Ou et al., ICLR 2025). It knows nothing of the mean's errors, until calibrated.
+SN    h = E[eps_i^2 | x_t] by regression: R = max(h - eps_hat_i^2, 0). Right only if eps_hat = E[eps | x_t]; and where R is small,
+      at both ends of the noise levels, it is the difference of two large numbers. (Both: Bao et al., ICML 2022.)
+OCM   R = 1 - sigma_t d eps_hat_i / d x_i, the diagonal of Cov(eps | x_t) that the network itself believes in, regressed by
+      Rademacher probes: v * (J^T v) has the mean diag J (Ou et al., ICLR 2025). It knows nothing of the mean's errors, until
+      it is calibrated.
 
     log Sigma_i = u_i log beta + (1 - u_i) log beta_tilde,   u = (v + 1)/2,   eta = 1 only                      (Interpolated)
 
-with v an output of the network itself, or of a head, and beta, beta_tilde of the step at hand (Nichol & Dhariwal, ICML 2021, eq. 15).
+with v an output of the network itself, or of a head, and beta, beta_tilde of the step at hand (Nichol & Dhariwal, ICML 2021,
+eq. 15).
 
-NPR and OCM output y with R = sigmoid(lam - y): R stays within (0, 1) and y varies slowly though R is about exp(lam) where noise is large.
-Calibration adds a shift, linear between knots in log-SNR, to log(R / (1 - R)), or to v.
+NPR and OCM output y with R = sigmoid(lam - y): R stays within (0, 1), and y varies slowly though R is about exp(lam) where noise is
+large. Calibration adds a shift, linear between knots in log-SNR, to log(R / (1 - R)), or to v.
 """
 
 from __future__ import annotations
@@ -48,8 +50,8 @@ FREQUENCIES = (0.5, 1.0, 2.0, 4.0, 8.0)
 class HeadNet(nn.Module):
     """A small residual network on [features, x_t, eps_hat, eps_hat^2] at one log-SNR per sample.
 
-    Convolutions of width 3 for images (C, H, W), full layers for vectors (d,); the log-SNR scales and shifts every block, and a learned
-    map tells the places of an image apart (digits have dead borders).
+    Convolutions of width 3 for images (C, H, W), full layers for vectors (d,); the log-SNR scales and shifts every block, and a
+    learned map tells the places of an image apart (digits have dead borders).
 
     Args:
         shape: of an example, (C, H, W) or (d,).
@@ -155,8 +157,8 @@ class Head(nn.Module, ABC):
         if features and (extra is None or extra.shape[1] != features or extra.shape[2:] != x_t.shape[2:]):
             found = "none" if extra is None else f"extra output of shape {tuple(extra.shape[1:])}"
             raise ValueError(
-                f"the {self.kind} head reads {features} channels of the network's features and the model gives {found}: build the"
-                " ScoreModel with WithFeatures(net)"
+                f"the {self.kind} head reads {features} channels of the network's features and the model gives {found}:"
+                " build the ScoreModel with WithFeatures(net)"
             )
         x = x_t / expand((level.alpha**2 + level.sigma**2) ** 0.5, x_t)
         parts = [x, prediction.eps, prediction.eps.square()]
@@ -258,7 +260,7 @@ def hats(log_snr: Tensor, knots: Tensor) -> Tensor:
 
 
 def identity_of(model: ScoreModel) -> dict[str, Any]:
-    """What a head depends on: the network, how it is read and clamped; the schedule only where the network's labels follow it."""
+    """What a head depends on: the network, how it is read and clamped; and the schedule, where the network's labels follow it."""
     identity = model.fingerprint()
     if isinstance(model.times, LogSNR | Sigma) and model.coordinates != "schedule":
         del identity["schedule"]
@@ -373,7 +375,7 @@ class Interpolated(Covariance):
     @torch.no_grad()
     def excess(self, kernel: Kernel, prediction: Prediction) -> Tensor:
         """var - beta_tilde of every coordinate, float64, (batch, *dims); negative where u < 0."""
-        if kernel.rho2 == 0.0:
+        if isinstance(kernel.rho2, float) and kernel.rho2 == 0.0:
             raise ValueError("at s = 0 beta_tilde is 0 and there is nothing to interpolate: end with final='mean'")
         return range_excess(kernel.beta, kernel.rho2, self.range(prediction))
 
@@ -384,4 +386,11 @@ class Interpolated(Covariance):
 def range_excess(beta: Any, rho2: Any, v: Tensor) -> Tensor:
     """var - rho^2 = rho^2 ((beta / rho^2)^u - 1), u = (v + 1)/2."""
     ratio = torch.log(torch.as_tensor(beta / rho2, dtype=torch.float64, device=v.device))
-    return expand(torch.as_tensor(rho2, dtype=torch.float64, device=v.device), v) * torch.expm1(0.5 * (v + 1.0) * expand(ratio, v))
+    return expand(torch.as_tensor(rho2, dtype=torch.float64, device=v.device), v) * torch.expm1(
+        0.5 * (v + 1.0) * expand(ratio, v)
+    )
+
+
+def covariance_of(head: Head) -> LearnedDiagonal | Interpolated:
+    """The covariance that a head gives."""
+    return Interpolated(head) if isinstance(head, RangeHead) else LearnedDiagonal(head)  # type: ignore[arg-type]

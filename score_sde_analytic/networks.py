@@ -102,7 +102,9 @@ class WithFeatures(Wrapper):
         try:
             module = net.get_submodule(layer)
         except AttributeError as error:
-            raise ValueError(f"the network has no layer {layer!r}; name its last layer, as in WithFeatures(net, 'out')") from error
+            raise ValueError(
+                f"the network has no layer {layer!r}; name its last layer, as in WithFeatures(net, 'out')"
+            ) from error
         module.register_forward_pre_hook(self._capture)
 
     def _capture(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
