@@ -126,7 +126,7 @@ def get_config() -> ConfigDict:
     head.hidden = 32
     head.blocks = 2
     head.position = True  # tells the pixels apart; False for images of any size
-    head.steps = 4000
+    head.steps = 1500
     head.batch_size = 64
     head.learning_rate = 2e-3
     head.warmup = 100

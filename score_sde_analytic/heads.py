@@ -3,8 +3,8 @@
     Sigma = diag(rho^2 + b^2 exp(-lam_t) R_i(x_t)),   R_i(x_t) = E[(eps - eps_hat)_i^2 | x_t]                (LearnedDiagonal)
 
 NPR   g = E[(eps - eps_hat)_i^2 | x_t] by regression: R = g. Optimal for whatever mean the network has.
-SN    h = E[eps_i^2 | x_t] by regression: R = max(h - eps_hat_i^2, 0). Right only if eps_hat = E[eps | x_t]; and where R is small,
-      at both ends of the noise levels, it is the difference of two large numbers. (Both: Bao et al., ICML 2022.)
+SN    h = E[eps_i^2 | x_t] by regression: R = max(h - eps_hat_i^2, 0). Right only if eps_hat = E[eps | x_t]; and where R is
+      small, at both ends of the noise levels, it is the difference of two large numbers. (Both: Bao et al., ICML 2022.)
 OCM   R = 1 - sigma_t d eps_hat_i / d x_i, the diagonal of Cov(eps | x_t) that the network itself believes in, regressed by
       Rademacher probes: v * (J^T v) has the mean diag J (Ou et al., ICLR 2025). It knows nothing of the mean's errors, until
       it is calibrated.
@@ -14,8 +14,8 @@ OCM   R = 1 - sigma_t d eps_hat_i / d x_i, the diagonal of Cov(eps | x_t) that t
 with v an output of the network itself, or of a head, and beta, beta_tilde of the step at hand (Nichol & Dhariwal, ICML 2021,
 eq. 15).
 
-NPR and OCM output y with R = sigmoid(lam - y): R stays within (0, 1), and y varies slowly though R is about exp(lam) where noise is
-large. Calibration adds a shift, linear between knots in log-SNR, to log(R / (1 - R)), or to v.
+NPR and OCM output y with R = sigmoid(lam - y): R stays within (0, 1), and y varies slowly though R is about exp(lam) where noise
+is large. Calibration adds a shift, linear between knots in log-SNR, to log(R / (1 - R)), or to v.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ def hats(log_snr: Tensor, knots: Tensor) -> Tensor:
 
 
 def identity_of(model: ScoreModel) -> dict[str, Any]:
-    """What a head depends on: the network, how it is read and clamped; and the schedule, where the network's labels follow it."""
+    """What a head depends on: the network, how it is read and clamped; the schedule where the network's labels follow it."""
     identity = model.fingerprint()
     if isinstance(model.times, LogSNR | Sigma) and model.coordinates != "schedule":
         del identity["schedule"]
