@@ -31,6 +31,8 @@ from score_sde_analytic.head_training import (
 from score_sde_analytic.heads import Head, covariance_of
 
 CHECKPOINT = "head_state.pt"
+#: Settings that training does not depend on.
+AFTERWARDS = ("calibrate", "calibrate_knots", "held_out_draws")
 #: Steps of the chain, even in log-SNR, whose held-out bits are reported.
 REPORTED_STEPS = 10
 
@@ -60,15 +62,22 @@ def run(config: ConfigDict, workdir: Path) -> list[Path]:
     experiment = Experiment(config, workdir)
     how = recipe(config)
     trainer = _trainer(experiment, how)
-    identity = {"model": experiment.model.fingerprint(), "head": config.head.to_dict(), "data": config.data.to_dict()}
-    for part, name in (("head", "checkpoint_seconds"), ("head", "path"), ("data", "directory")):  # where and when, not what
-        del identity[part][name]
-    identity |= {"seed": config.seed}
+    identity = {"model": experiment.model.fingerprint()} | _settings(config)
+    for name in AFTERWARDS:
+        del identity["head"][name]
     checkpoint = workdir / CHECKPOINT
     if checkpoint.exists():
         trainer.restore(_read(checkpoint, identity, experiment.device))
     _train(trainer, checkpoint, identity, config.head.checkpoint_seconds)
     return [*_finish(experiment, trainer, how), checkpoint]
+
+
+def _settings(config: ConfigDict) -> dict[str, Any]:
+    """What was trained on what."""
+    settings = {"head": config.head.to_dict(), "data": config.data.to_dict(), "seed": config.seed}
+    for part, name in (("head", "checkpoint_seconds"), ("head", "path"), ("data", "directory")):  # where and when, not what
+        del settings[part][name]
+    return settings
 
 
 def _trainer(experiment: Experiment, how: Recipe) -> HeadTrainer:
@@ -140,9 +149,7 @@ def _finish(experiment: Experiment, trainer: HeadTrainer, how: Recipe) -> list[P
         bits["calibrated"] = _bits(experiment, trainer.heads, held_out)
     for name, head in trainer.heads.items():
         facts = {"held_out_transition_bits": {"steps": REPORTED_STEPS} | {key: found[name] for key, found in bits.items()}}
-        settings = {"head": config.head.to_dict(), "data": config.data.to_dict(), "seed": config.seed}
-        del settings["head"]["path"], settings["head"]["checkpoint_seconds"], settings["data"]["directory"]
-        written += head.save(target, {"trained": settings, "schedule": experiment.schedule.config()} | facts)
+        written += head.save(target, {"trained": _settings(config), "schedule": experiment.schedule.config()} | facts)
     rows = [
         [name, sum(p.numel() for p in head.parameters()), *(f"{found[name]:.4f}" for found in bits.values())]
         for name, head in trainer.heads.items()

@@ -309,8 +309,8 @@ def transition_bits(
     """Bits/dim of the transitions of a chain of `steps` calls even in log-SNR, estimated from draws with log-SNR uniform.
 
     Args:
-        log_snr: (lo, hi) where the chain's first and last noisy states are. Its h = (hi - lo) / (steps - 1), and its transitions
-            stand for starts from lo to hi - h/2 (midpoint rule; below lo they cost next to nothing).
+        log_snr: (lo, hi) where the chain's first and last noisy states are. Its h = (hi - lo) / (steps - 1), and its
+            transitions stand for starts from lo to hi - h/2 (midpoint rule; below lo they cost next to nothing).
 
     Raises:
         ValueError: fewer than two steps, or no draw within.

@@ -14,8 +14,8 @@ OCM   R = 1 - sigma_t d eps_hat_i / d x_i, the diagonal of Cov(eps | x_t) that t
 with v an output of the network itself, or of a head, and beta, beta_tilde of the step at hand (Nichol & Dhariwal, ICML 2021,
 eq. 15).
 
-NPR and OCM output y with R = sigmoid(lam - y): R stays within (0, 1), and y varies slowly though R is about exp(lam) where noise
-is large. Calibration adds a shift, linear between knots in log-SNR, to log(R / (1 - R)), or to v.
+NPR and OCM output y with R = sigmoid(lam - y): R stays within (0, 1), and y varies slowly though R is about exp(lam) where
+noise is large. Calibration adds a shift, linear between knots in log-SNR, to log(R / (1 - R)), or to v.
 """
 
 from __future__ import annotations
@@ -152,7 +152,8 @@ class Head(nn.Module, ABC):
     def _inputs(self, prediction: Prediction) -> Tensor:
         x_t, level, extra = prediction.x_t, prediction.level, prediction.extra
         shape, features = tuple(self.settings["shape"]), self.settings.get("features", 0)
-        if tuple(x_t.shape[1:]) != shape:
+        fixed = len(shape) if self.net.position is not None or len(shape) == 1 else 1
+        if x_t.ndim != len(shape) + 1 or tuple(x_t.shape[1 : fixed + 1]) != shape[:fixed]:
             raise ValueError(f"this head is for data of shape {shape}, not {tuple(x_t.shape[1:])}")
         if features and (extra is None or extra.shape[1] != features or extra.shape[2:] != x_t.shape[2:]):
             found = "none" if extra is None else f"extra output of shape {tuple(extra.shape[1:])}"

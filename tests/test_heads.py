@@ -180,7 +180,7 @@ def test_step_score_is_twice_the_kl_of_a_step():
 
 @pytest.mark.parametrize("chain", ["even", "log_snr"])
 def test_interpolated_loss_is_the_bound_of_the_chain(chain):
-    """The mean over lam of the weighted terms is N times the integral over the phase-averaged chain, by quadrature for one state."""
+    """The mean over lam of the weighted terms is the phase-averaged sum over the chain's steps, by quadrature for one state."""
     recipe = Recipe(log_snr=(-8.0, 8.0), chain_steps=20, chain=chain)
     times = np.linspace(0.08, LINEAR.time(-8.0), 2001) if chain == "even" else LINEAR.time(np.linspace(-8.0, 7.0, 2001))
     level = LINEAR.level(times)
@@ -404,6 +404,8 @@ def test_missing_features_are_an_error(model, heads):
         heads["npr"].residual(prediction)
     with pytest.raises(ValueError, match="LearnedRange"):
         Interpolated().range(prediction)
+    anywhere = rough_head("npr", model, position=False)
+    assert anywhere.residual(model(torch.zeros(1, 1, 5, 7), 0.5)).shape == (1, 1, 5, 7)
     with pytest.raises(ValueError, match="for data of shape"):
         heads["npr"].residual(model(torch.zeros(1, 1, 5, 5), 0.5))
 
