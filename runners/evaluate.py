@@ -30,8 +30,8 @@ from score_sde_analytic.likelihood.chain import paper_chain
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.report import figures
 
-#: (better, worse) as the theory has it for an accurate network; beta against beta-tilde depends on schedule and grid, and a learned
-#: diagonal against principal components on the data.
+#: (better, worse) as the theory has it for an accurate network; beta against beta-tilde depends on schedule and grid, and a
+#: learned diagonal against principal components on the data.
 BETTER = [
     ("residual", "score"),
     ("residual", "beta"),
