@@ -24,8 +24,10 @@ from score_sde_analytic.grid import Grid
 from score_sde_analytic.likelihood.flow import FIXED, Adaptive, Diffused, Direct, Entry, ExactTrace, Fixed, Hutchinson, Uniform
 from score_sde_analytic.mixture import GaussianMixture
 from score_sde_analytic.model import Continuous, LogSNR, OneBased, ScoreModel, Sigma, Times, ZeroBased
-from score_sde_analytic.networks import load_unet
+from score_sde_analytic.networks import LearnedRange, WithFeatures, load_unet
 from score_sde_analytic.schedule import VE, CosineVP, LinearVP, Schedule, SubVP, Tabulated
+
+ASSETS = Path(score_sde_analytic.__file__).parent / "assets"
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear_vp": LinearVP,
@@ -217,8 +219,16 @@ def network_directory(config: ConfigDict, workdir: Path) -> Path:
     """config.network.path: empty for the one trained in workdir, a directory, or the name of a shipped network."""
     if not config.network.path:
         return workdir / "network"
-    shipped = Path(score_sde_analytic.__file__).parent / "assets" / config.network.path
+    shipped = ASSETS / config.network.path
     return shipped if shipped.is_dir() else Path(config.network.path)
+
+
+def head_directory(config: ConfigDict, workdir: Path, kind: str) -> Path:
+    """Where the head of this kind is: config.head.path, else WORKDIR/heads, else among those shipped with the network."""
+    if config.head.path:
+        return Path(config.head.path)
+    own, shipped = workdir / "heads", ASSETS / str(config.network.path or "none").replace("_unet", "_heads")
+    return shipped if (shipped / f"{kind}.json").is_file() and not (own / f"{kind}.json").is_file() else own
 
 
 def model(config: ConfigDict, workdir: Path, target: torch.device) -> ScoreModel:
@@ -227,8 +237,10 @@ def model(config: ConfigDict, workdir: Path, target: torch.device) -> ScoreModel
         exact = mixture(config).to(target)
         return exact.score_model(schedule(config))
     net, wiring = load_unet(network_directory(config, workdir))
+    settings: Any = net.config
+    learned_range = settings.out_channels == 2 * settings.in_channels
     return ScoreModel(
-        net.to(target),
+        (LearnedRange if learned_range else WithFeatures)(net.to(target)),
         schedule(config),
         predicts=wiring["predicts"],
         times=construct(TIMES, wiring["times"], "network time label"),

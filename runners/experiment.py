@@ -26,10 +26,12 @@ from score_sde_analytic.diagonal import Diagonal
 from score_sde_analytic.draws import Recorder, ResidualDraws
 from score_sde_analytic.files import write_text
 from score_sde_analytic.grid import Grid
+from score_sde_analytic.heads import HEADS, Interpolated, covariance_of, load_head
 from score_sde_analytic.jacobian import Tweedie
 from score_sde_analytic.likelihood import Chain, Part
 from score_sde_analytic.model import ScoreModel
 from score_sde_analytic.moments import Moments, estimate
+from score_sde_analytic.networks import LearnedRange
 from score_sde_analytic.optimal import Objective, closed_form, entropic, refined
 from score_sde_analytic.schedule import Array, Schedule
 from score_sde_analytic.selection import PLAIN, Choice, HeldOut, jackknife_error
@@ -204,6 +206,25 @@ class Experiment:
         settings = self.config.covariance
         return Tweedie(self.model, settings.products, two_sided=settings.two_sided)
 
+    def learned(self, name: str) -> Covariance:
+        """A head's covariance: "npr", or as it was before calibration, "npr|uncalibrated"."""
+        if name not in self._learned:
+            kind, _, suffix = name.partition("|")
+            if suffix not in ("", "uncalibrated"):
+                raise ValueError(f"unknown variance {name!r}; a head is {kind!r} or '{kind}|uncalibrated'")
+            if kind == "interpolated" and isinstance(self.model.net, LearnedRange):
+                self._learned[name] = Interpolated()  # the network's own
+                return self._learned[name]
+            head = load_head(build.head_directory(self.config, self.workdir, kind), kind, self.model).to(self.device)
+            if suffix:
+                head.set_calibration(head.knots[:0], head.shift[:0])
+            self._learned[name] = covariance_of(head)
+        return self._learned[name]
+
+    @cached_property
+    def _learned(self) -> dict[str, Covariance]:
+        return {}
+
     @cached_property
     def _diagonals(self) -> dict[str, Diagonal]:
         return {}
@@ -265,10 +286,12 @@ class Experiment:
             return self.diagonal(name)
         if name == "tweedie":
             return self.tweedie
+        if name.partition("|")[0] in HEADS:
+            return self.learned(name)
         if name in SOURCES:
             return Isotropic(self.curves[name])
         if name not in HANDCRAFTED:
-            choices = [*HANDCRAFTED, *ALIASES, *SOURCES, *build.BASES, "BASIS|STATISTIC", "tweedie", "auto"]
+            choices = [*HANDCRAFTED, *ALIASES, *SOURCES, *build.BASES, "BASIS|STATISTIC", "tweedie", *HEADS, "auto"]
             raise ValueError(f"unknown variance {name!r}; choose one of {', '.join(choices)}")
         return HANDCRAFTED[name]
 

@@ -11,6 +11,7 @@ from score_sde_analytic.diagonal import Diagonal
 from score_sde_analytic.draws import Recorder, ResidualDraws
 from score_sde_analytic.dynamic import ShortestPaths, StepCosts, is_monge, monge_path, monge_paths, plain_paths, shortest_paths
 from score_sde_analytic.grid import Grid, even, even_log_snr, karras, optimal_paths, quadratic
+from score_sde_analytic.heads import Interpolated, LearnedDiagonal, covariance_of, load_head
 from score_sde_analytic.jacobian import Tweedie
 from score_sde_analytic.kernel import Kernel, reverse_kernel
 from score_sde_analytic.likelihood import (
@@ -33,6 +34,7 @@ from score_sde_analytic.likelihood import (
 from score_sde_analytic.mixture import GaussianMixture
 from score_sde_analytic.model import Continuous, LogSNR, OneBased, Prediction, ScoreModel, Sigma, ZeroBased
 from score_sde_analytic.moments import Moments, estimate
+from score_sde_analytic.networks import LearnedRange, WithFeatures
 from score_sde_analytic.noise import BatchNoise, SampleNoise
 from score_sde_analytic.optimal import Objective, budget_law, closed_form, entropic, refined, spread, steps_for
 from score_sde_analytic.samplers import Ancestral, Sampler, generate, run
@@ -77,9 +79,12 @@ __all__ = [
     "HeldOut",
     "HighFrequency",
     "Hutchinson",
+    "Interpolated",
     "Isotropic",
     "Kernel",
     "Lattice",
+    "LearnedDiagonal",
+    "LearnedRange",
     "Level",
     "LinearVP",
     "LogSNR",
@@ -110,11 +115,13 @@ __all__ = [
     "Tabulated",
     "Tweedie",
     "Uniform",
+    "WithFeatures",
     "ZeroBased",
     "bits_per_dim",
     "budget_law",
     "choose",
     "closed_form",
+    "covariance_of",
     "entropic",
     "estimate",
     "even",
@@ -123,6 +130,7 @@ __all__ = [
     "generate",
     "is_monge",
     "karras",
+    "load_head",
     "monge_path",
     "monge_paths",
     "optimal_paths",
