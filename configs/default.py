@@ -168,4 +168,15 @@ def get_config() -> ConfigDict:
             "dropout": 0.1,
         }
     )
+
+    config.classifier = classifier = ConfigDict()  # --mode=train_classifier: its features measure sample quality
+    classifier.steps = 2000
+    classifier.batch_size = 64
+    classifier.learning_rate = 2e-3
+    classifier.warmup = 50
+    classifier.weight_decay = 1e-2
+    classifier.shift = 1  # images are moved by up to so many pixels in training
+    classifier.channels = (16, 32)  # one block per entry, each halves the image
+    classifier.features = 32
+    classifier.dropout = 0.2
     return config

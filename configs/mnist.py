@@ -24,4 +24,7 @@ def get_config() -> ConfigDict:
     config.train.unet.block_out_channels = (32, 64, 64)
     config.train.unet.down_block_types = ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D")
     config.train.unet.up_block_types = ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D")
+    config.classifier.shift = 2
+    config.classifier.channels = (16, 32, 64)
+    config.classifier.features = 64
     return config

@@ -1,4 +1,4 @@
-"""32x32 colour patches. The shipped network, trained on 16x16, is convolutional and serves as is; --mode=train makes another."""
+"""32x32 colour patches. The shipped network, trained on 16x16, is convolutional and serves as is; --mode=train makes one."""
 
 from ml_collections import ConfigDict
 

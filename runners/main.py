@@ -10,6 +10,7 @@ Modes:
   grid      where to put the steps: every grid's predicted bits/dim for each K, step budgets, pictures
   sample    sample sheets for every variance and number of steps
   evaluate  bits/dim, predicted from the curve and measured on the test split
+  train_classifier  train a classifier of the data (digits, mnist), whose features measure samples; writes WORKDIR/classifier
 
 All fields of a config are listed, with what they mean, in configs/default.py.
 Every mode continues what an interrupted run left in the workdir, writes report.json and names its outputs.
@@ -25,7 +26,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 FLAGS = flags.FLAGS
-MODES = ["demo", "train", "train_head", "estimate", "grid", "sample", "evaluate"]
+MODES = ["demo", "train", "train_head", "train_classifier", "estimate", "grid", "sample", "evaluate"]
 
 
 def define_flags() -> None:
@@ -37,7 +38,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
-    from runners import modes, train, train_head  # after flags are parsed: --help stays fast
+    from runners import classifier, modes, train, train_head  # after flags are parsed: --help stays fast
 
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}; settings are given as --config.FIELD=VALUE")
@@ -45,7 +46,8 @@ def main(argv: list[str]) -> None:
     file = config_flags.get_config_filename(FLAGS["config"])
     workdir = Path(FLAGS.workdir or Path("results") / Path(file.partition(":")[0]).stem)
     workdir.mkdir(parents=True, exist_ok=True)
-    run = {**modes.MODES, "train": train.run, "train_head": train_head.run}[FLAGS.mode]
+    trainers = {"train": train.run, "train_head": train_head.run, "train_classifier": classifier.run}
+    run = {**modes.MODES, **trainers}[FLAGS.mode]
     written = run(FLAGS.config, workdir)
     print("\nWritten:")
     for path in dict.fromkeys(written):

@@ -277,15 +277,57 @@ def read_idx_images(path: str | Path) -> NDArray[np.int64]:
         ValueError: not an IDX image file, or truncated.
     """
     file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"no IDX file at {file}; set data.directory to the folder that holds it")
-    try:
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        magic, count, height, width = struct.unpack(">IIII", content[:16])
-    except (OSError, EOFError, zlib.error, struct.error) as error:
-        raise ValueError(f"{file} is damaged ({error}); copy it again") from error
+    content = _idx_content(file)
+    magic, count, height, width = _idx_header(file, content, 4)
     if magic != 0x803:
         raise ValueError(f"{file} is not an IDX image file (magic {magic:#x}, expected 0x803)")
     if len(content) != 16 + count * height * width:
         raise ValueError(f"{file} is truncated: {len(content) - 16} bytes for {count} images of {height}x{width}")
     return np.frombuffer(content, np.uint8, offset=16).astype(np.int64).reshape(count, 1, height, width)
+
+
+def digit_labels() -> NDArray[np.int64]:
+    """The class 0..9 of every image of `digits`, (1797,).
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError("the digits need scikit-learn: pip install 'score_sde_analytic[images]'") from error
+    return load_digits().target.astype(np.int64)
+
+
+def read_idx_labels(path: str | Path) -> NDArray[np.int64]:
+    """Labels of an IDX file, optionally gzipped (MNIST's format): integers of shape (n,).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not an IDX label file, or truncated.
+    """
+    content = _idx_content(Path(path))
+    magic, count = _idx_header(Path(path), content, 2)
+    if magic != 0x801:
+        raise ValueError(f"{path} is not an IDX label file (magic {magic:#x}, expected 0x801)")
+    if len(content) != 8 + count:
+        raise ValueError(f"{path} is truncated: {len(content) - 8} bytes for {count} labels")
+    return np.frombuffer(content, np.uint8, offset=8).astype(np.int64)
+
+
+def _idx_content(file: Path) -> bytes:
+    """The bytes of an IDX file, unpacked."""
+    if not file.is_file():
+        raise FileNotFoundError(f"no IDX file at {file}; set data.directory to the folder that holds it")
+    try:
+        return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{file} is damaged ({error}); copy it again") from error
+
+
+def _idx_header(file: Path, content: bytes, words: int) -> tuple[int, ...]:
+    """The first big-endian 32-bit words."""
+    try:
+        return struct.unpack(f">{words}I", content[: 4 * words])
+    except struct.error as error:
+        raise ValueError(f"{file} is damaged ({error}); copy it again") from error

@@ -111,12 +111,21 @@ class GaussianMixture(nn.Module):
         r = (level.alpha / level.sigma) ** 2 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
         return float(r.mean()), float(r.std()) / math.sqrt(count)
 
-    def statistics(self) -> DataStatistics:
-        """Exact mean, second moment and covariance eigenvalues."""
+    def responsibilities(self, x_t: Float[Tensor, "n d"], level: Level) -> Float[Tensor, "n k"]:
+        """Probability of every component given x_t."""
+        return self._coordinates(x_t, level)[2].softmax(-1)
+
+    def moments(self) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+        """(E x_0, Cov(x_0)), exact."""
         mean = self.weights @ self.means
         within = torch.einsum("k,kij,kj,klj->il", self.weights, self.basis, self.eigenvalues, self.basis)
         spread = self.means - mean
         covariance = within + torch.einsum("k,ki,kj->ij", self.weights, spread, spread)
+        return mean, covariance
+
+    def statistics(self) -> DataStatistics:
+        """Exact mean, second moment and covariance eigenvalues."""
+        mean, covariance = self.moments()
         second = float(covariance.trace() + mean.square().sum()) / self.dim
         return DataStatistics(0, mean, second, torch.linalg.eigvalsh(covariance).clamp_min(0).numpy(), digest_of(self))
 

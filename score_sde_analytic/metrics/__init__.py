@@ -1,0 +1,49 @@
+"""How far samples are from data: distances between features, with standard errors and intervals."""
+
+from score_sde_analytic.metrics.base import Distance, Metric, Reference, evaluate
+from score_sde_analytic.metrics.classifier import Classifier, ClassifierFeatures, load_classifier, save_classifier
+from score_sde_analytic.metrics.exact import cross_entropy_gap, kl_divergence, mixture_metrics, mode_proportions
+from score_sde_analytic.metrics.external import CleanFIDFeatures, TorchFidelityFeatures
+from score_sde_analytic.metrics.features import Coefficients, Features, ModuleFeatures, Pixels, extract
+from score_sde_analytic.metrics.frechet import ExtrapolatedFrechet, Frechet, GaussianSummary, frechet_distance
+from score_sde_analytic.metrics.kernels import KID, Discrepancy, EnergyDistance, GaussianMMD
+from score_sde_analytic.metrics.measured import Measured, jackknife
+from score_sde_analytic.metrics.neighbours import Precision, Recall, entropy
+from score_sde_analytic.metrics.transport import SlicedWasserstein, wasserstein_1d
+
+__all__ = [
+    "KID",
+    "Classifier",
+    "ClassifierFeatures",
+    "CleanFIDFeatures",
+    "Coefficients",
+    "Discrepancy",
+    "Distance",
+    "EnergyDistance",
+    "ExtrapolatedFrechet",
+    "Features",
+    "Frechet",
+    "GaussianMMD",
+    "GaussianSummary",
+    "Measured",
+    "Metric",
+    "ModuleFeatures",
+    "Pixels",
+    "Precision",
+    "Recall",
+    "Reference",
+    "SlicedWasserstein",
+    "TorchFidelityFeatures",
+    "cross_entropy_gap",
+    "entropy",
+    "evaluate",
+    "extract",
+    "frechet_distance",
+    "jackknife",
+    "kl_divergence",
+    "load_classifier",
+    "mixture_metrics",
+    "mode_proportions",
+    "save_classifier",
+    "wasserstein_1d",
+]

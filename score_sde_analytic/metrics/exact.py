@@ -1,0 +1,119 @@
+"""Samples against a Gaussian mixture, whose density, moments and modes are known.
+
+cross-entropy gap   E_p[-log q] - H(q): how much less likely samples are than data; 0 for p = q, negative for samples that
+                    crowd into the modes
+KL(p || q)          by nearest neighbours, with exact draws for the reference (neighbours.py)
+energy distance     to exact draws
+Frechet             to the exact mean and covariance: no error from the reference
+mean, covariance    ||m - m'||^2 and ||C - C'||_F^2, bias removed
+proportions         E_p[r_k(x)] of the posterior probability r_k of each mode, which is the weight w_k for p = q
+mode distance       1/2 sum_k |E_p[r_k] - w_k|, total variation
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from score_sde_analytic.metrics.base import Reference, require_features
+from score_sde_analytic.metrics.frechet import GaussianSummary, frechet_distance, sample_moments
+from score_sde_analytic.metrics.kernels import EnergyDistance
+from score_sde_analytic.metrics.measured import Measured, jackknife, mean_difference, without_groups
+from score_sde_analytic.metrics.neighbours import entropy
+from score_sde_analytic.mixture import GaussianMixture
+from score_sde_analytic.schedule import Level
+
+DATA = Level(0.0, 1.0, 0.0, math.inf)
+
+
+def cross_entropy_gap(samples: Tensor, draws: Tensor, mixture: GaussianMixture, level: float = 0.95) -> Measured:
+    """E_p[-log q] - E_q[-log q] in nats, with exact draws for the second."""
+    return mean_difference(-mixture.log_density(samples, DATA), -mixture.log_density(draws, DATA), level)
+
+
+def kl_divergence(
+    samples: Tensor, draws: Tensor, mixture: GaussianMixture, k: int = 5, groups: int = 20, seed: int = 0, level: float = 0.95
+) -> Measured:
+    """KL(p || q) in nats of the samples' density p from the mixture's, by the delete-group jackknife over both.
+
+    Args:
+        draws: exact, as many as samples.
+        k: which nearest neighbour measures entropy.
+    """
+
+    def above_zero(x: Tensor) -> float:
+        return float(-mixture.log_density(x, DATA).mean()) - entropy(x, k)
+
+    other = above_zero(draws)
+    without_x = [value - other for value in without_groups(above_zero, samples, groups, seed)]
+    value = above_zero(samples)
+    without_y = [value - zero for zero in without_groups(above_zero, draws, groups, seed + 1)]
+    # Fewer examples make both entropies larger by as much: the jackknife's bias would be noise.
+    return jackknife(value - other, without_x, without_y, correct=False, level=level)
+
+
+def mode_proportions(samples: Tensor, mixture: GaussianMixture, level: float = 0.95) -> list[Measured]:
+    """E_p[r_k] of every component, to be compared with its weight."""
+    zero = samples.new_zeros(2, dtype=torch.float64)
+    return [mean_difference(share, zero.to(share), level) for share in mixture.responsibilities(samples, DATA).T]
+
+
+def against_known(
+    statistic: Callable[[Tensor], float],
+    samples: Tensor,
+    groups: int = 20,
+    seed: int = 0,
+    level: float = 0.95,
+    correct: bool = True,
+) -> Measured:
+    """A statistic of the samples alone, by the delete-group jackknife."""
+    replicates = without_groups(statistic, samples, groups, seed)
+    return jackknife(statistic(samples), replicates, correct=correct, level=level)
+
+
+def mixture_metrics(
+    samples: Tensor, mixture: GaussianMixture, count: int = 0, seed: int = 0, groups: int = 20, level: float = 0.95
+) -> dict[str, Measured]:
+    """Everything above but the single proportions.
+
+    Args:
+        samples: (n, d).
+        count: exact draws to compare with, where that is more than there are samples.
+        seed: of the draws and the jackknife's groups.
+
+    Raises:
+        ValueError: NaN, another dimension, or too few samples.
+    """
+    require_features(samples, "the samples")
+    if samples.shape[1] != mixture.dim:
+        raise ValueError(f"the samples have dimension {samples.shape[1]}, the mixture {mixture.dim}")
+    x = samples.double()
+    draws = mixture.sample(max(count, len(x)), seed + 1).to(x.device)
+    equal = draws[: len(x)]
+    mean, covariance = mixture.moments()
+    known = GaussianSummary.of(mean, covariance)
+    weights = mixture.weights
+
+    def frechet(part: Tensor) -> float:
+        return frechet_distance(GaussianSummary.of(*sample_moments(part)), known)
+
+    def mode_distance(part: Tensor) -> float:
+        return float(0.5 * (mixture.responsibilities(part, DATA).mean(0) - weights).abs().sum())
+
+    statistics: dict[str, Callable[[Tensor], float]] = {
+        "Frechet": frechet,
+        "mean": lambda part: float((part.mean(0) - mean).square().sum()),
+        "covariance": lambda part: float((sample_moments(part)[1] - covariance).square().sum()),
+    }
+    settings: dict[str, Any] = {"groups": groups, "seed": seed, "level": level}
+    return (
+        {"cross-entropy gap": cross_entropy_gap(x, draws, mixture, level)}
+        | {"KL": kl_divergence(x, equal, mixture, **settings)}
+        | {"energy distance": EnergyDistance(level=level)(x, Reference(draws))}
+        | {name: against_known(statistic, x, **settings) for name, statistic in statistics.items()}
+        | {"mode distance": against_known(mode_distance, x, correct=False, **settings)}
+    )

@@ -1,0 +1,192 @@
+"""What samples are compared in: maps from data to feature vectors, float64.
+
+Pixels                 the data themselves
+Coefficients(basis)    U x of an orthonormal basis, as the colour x DCT coefficients of patches
+ModuleFeatures(net)    the output of a network: an nn.Module, or a TorchScript file
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from score_sde_analytic.basis import Basis
+from score_sde_analytic.data import DataRange, as_dataset, batches
+from score_sde_analytic.model import digest_of
+
+
+class Features(ABC):
+    """A map from data to feature vectors.
+
+    Everything new features need:
+
+        class Contrast(Features):
+            name = "contrast"
+            def __call__(self, x):
+                return x.double().flatten(1).std(1, keepdim=True)
+            def config(self):
+                return {"name": self.name}
+    """
+
+    name: str
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """Features (batch, n) in float64 of a batch in data units, (batch, *dims); each row depends on its example only.
+
+        Raises:
+            ValueError: examples of a shape that does not fit.
+        """
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Plain data that identify the map."""
+
+
+class Pixels(Features):
+    """The coordinates of an example, flattened."""
+
+    name = "pixels"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.double().flatten(1)
+
+    def config(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+
+class Coefficients(Features):
+    """The coefficients U x of a basis, flattened; distances that no rotation changes are those of pixels."""
+
+    def __init__(self, basis: Basis) -> None:
+        self.basis, self.name = basis, f"{type(basis).__name__} coefficients"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.basis.forward(x.double()).flatten(1)
+
+    def config(self) -> dict[str, Any]:
+        return {"name": self.name, "basis": self.basis.config()}
+
+
+class ModuleFeatures(Features):
+    """The output of a network, flattened to (batch, n).
+
+    Args:
+        module: takes (batch, *dims); put into eval mode here.
+        name: for tables.
+        prepare: what the network is fed, from data units; as they are where not given. Part of the features' identity only
+            by its name.
+        dtype: of the computation; float64 makes features independent of the batch size to fifteen digits.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        name: str = "module features",
+        prepare: Callable[[Tensor], Tensor] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.module, self.name, self.prepare, self.dtype = module.eval().to(dtype), name, prepare, dtype
+
+    @classmethod
+    def load(cls, path: str | Path, name: str = "", **settings: Any) -> ModuleFeatures:
+        """From a TorchScript file (`torch.jit.save`), as feature networks are often published. It holds a programme: load
+        files that you trust.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: the file is not TorchScript.
+        """
+        file = Path(path)
+        if not file.is_file():
+            raise FileNotFoundError(f"no TorchScript file at {file}; save a network there with torch.jit.save")
+        try:
+            module = torch.jit.load(str(file), map_location="cpu")
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"{file} is damaged or not a TorchScript file ({reason}); write it with torch.jit.save") from error
+        return cls(module, name or file.stem, **settings)
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Tensor:
+        self.module.to(x.device)
+        fed = x.to(self.dtype) if self.prepare is None else self.prepare(x)
+        found = self.module(fed)
+        if not isinstance(found, Tensor) or len(found) != len(x):
+            what = f"a tensor of {len(found)} rows" if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"the network of {self.name!r} gave {what} for {len(x)} examples; it must give (batch, n)")
+        return found.double().flatten(1)
+
+    def config(self) -> dict[str, Any]:
+        prepare = getattr(self.prepare, "__qualname__", type(self.prepare).__name__)
+        return {"name": self.name, "network": digest_of(self.module), "prepare": prepare, "dtype": str(self.dtype)}
+
+
+class BytePixels:
+    """Data in a declared range as the 8-bit RGB values that published feature networks were trained on.
+
+    uint8 = round(255 (x - lo) / (hi - lo)), clipped; one channel is repeated three times.
+    """
+
+    def __init__(self, data_range: DataRange) -> None:
+        self.data_range = data_range
+        self.__qualname__ = f"BytePixels({data_range})"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or x.shape[1] not in (1, 3):
+            raise ValueError(f"need images (batch, 1 or 3, height, width), got {tuple(x.shape)}")
+        lo, hi = self.data_range.lo, self.data_range.hi
+        integers = (255.0 * (x.double() - lo) / (hi - lo)).round().clamp(0, 255).to(torch.uint8)
+        return integers.expand(-1, 3, -1, -1)
+
+
+@torch.no_grad()
+def extract(
+    features: Features,
+    data: Tensor | Dataset[Any],
+    batch_size: int = 500,
+    device: torch.device | str = "cpu",
+    what: str = "the data",
+    progress: bool = False,
+) -> Tensor:
+    """Features of all examples, (count, n) float64 on the device, in the order of the data.
+
+    Args:
+        data: examples in data units, a tensor (count, *dims) or a map-style data set.
+        what: how errors call the data.
+
+    Raises:
+        ValueError: no data, data or features that hold NaN or inf, or features of a wrong shape.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be positive, got {batch_size}")
+    if isinstance(data, Tensor) and not data.is_floating_point():
+        raise ValueError(f"{what} are {data.dtype}; give floating-point values (DataRange.encode converts integers)")
+    dataset, parts = as_dataset(data), []
+    count: int = len(dataset)  # type: ignore[arg-type]
+    with tqdm(total=count, desc=f"features of {what}", unit="example", disable=not progress, leave=False) as bar:
+        for start, x in zip(range(0, count, batch_size), batches(dataset, range(count), batch_size), strict=True):
+            rows = f"{what}, examples {start}..{start + len(x) - 1},"
+            if not torch.isfinite(x).all():
+                raise ValueError(f"{rows} hold NaN or inf: the sampler diverged, or the data are damaged")
+            found = features(x.to(device))
+            if found.ndim != 2 or len(found) != len(x):
+                raise ValueError(f"{features.name!r} gave shape {tuple(found.shape)} for {len(x)} examples; need ({len(x)}, n)")
+            if not torch.isfinite(found).all():
+                raise ValueError(f"{features.name!r} of {rows} hold NaN or inf; check the feature network and the data range")
+            parts.append(found.double())
+            bar.update(len(x))
+    return torch.cat(parts)
+
+
+def fingerprint(features: Features) -> str:
+    """A short name for the map, equal for equal `config()`."""
+    return hashlib.sha256(repr(sorted(features.config().items())).encode()).hexdigest()[:16]

@@ -1,0 +1,95 @@
+"""What nearest neighbours tell: precision, recall (Kynkaanniemi et al., NeurIPS 2019) and entropy.
+
+    manifold(Y) = union of balls around each y, as wide as the distance to its k-th nearest neighbour in Y
+    precision = share of samples in manifold(reference),      recall = share of the reference in manifold(samples)
+
+    H(P) ~ psi(n) - psi(k) + log V_d + d/n sum_i log rho_i,      V_d the volume of the unit ball
+
+where rho_i is the distance of x_i to its k-th nearest neighbour among the others.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from scipy.special import digamma
+from torch import Tensor
+
+from score_sde_analytic.metrics.base import Metric, Reference
+from score_sde_analytic.metrics.kernels import ROWS, squared_distances
+from score_sde_analytic.metrics.measured import Measured, proportion
+
+
+def nearest(x: Tensor, k: int) -> Tensor:
+    """Squared distance of every row of (n, d) to its k-th nearest among the others, (n,)."""
+    found = []
+    for start in range(0, len(x), ROWS):
+        block = squared_distances(x[start : start + ROWS], x)
+        block.diagonal(start).fill_(torch.inf)
+        found.append(block.kthvalue(k, dim=1).values)
+    return torch.cat(found)
+
+
+def covered(points: Tensor, centres: Tensor, radii2: Tensor) -> Tensor:
+    """Which of the points (n, d) lie in a ball around one of the centres (m, d), (n,) of bool; radii squared, (m,)."""
+    return torch.cat([(squared_distances(rows, centres) <= radii2).any(1) for rows in points.split(ROWS)])
+
+
+@dataclass(frozen=True)
+class _Coverage(Metric):
+    """A share of points in a manifold of balls.
+
+    The interval is Wilson's for the points that are tested, with the balls held fixed: they are part of what is measured.
+    Balls shrink as their number grows, so values compare only at equal numbers of samples and of reference examples.
+
+    Args:
+        k: the ball of an example reaches its k-th nearest neighbour.
+        level: of the interval.
+    """
+
+    k: int = 3
+    level: float = 0.95
+
+    @property
+    def least(self) -> int:  # type: ignore[override]
+        if self.k < 1:
+            raise ValueError(f"k must be at least 1, got {self.k}")
+        return self.k + 1
+
+    def _share(self, points: Tensor, centres: Tensor, radii2: Tensor) -> Measured:
+        return proportion(int(covered(points, centres, radii2).sum()), len(points), self.level)
+
+
+class Precision(_Coverage):
+    """Share of samples in the manifold of the reference: are samples like data?"""
+
+    def _measure(self, x: Tensor, reference: Reference) -> Measured:
+        centre = reference.once("centre", lambda v: v.mean(0))
+        radii2 = reference.once(("radii", self.k), lambda v: nearest(v - centre, self.k))
+        return self._share(x - centre, reference.values - centre, radii2)
+
+
+class Recall(_Coverage):
+    """Share of the reference in the manifold of the samples: are data like samples?"""
+
+    def _measure(self, x: Tensor, reference: Reference) -> Measured:
+        centre = reference.once("centre", lambda v: v.mean(0))
+        return self._share(reference.values - centre, x - centre, nearest(x - centre, self.k))
+
+
+def entropy(x: Tensor, k: int = 5) -> float:
+    """Differential entropy of continuous samples (n, d) in nats (Kozachenko & Leonenko 1987).
+
+    Consistent; its bias fades as n^(-2/d) at best, so it is best used for differences between sets of equal size.
+
+    Raises:
+        ValueError: examples repeat, so that they have no density.
+    """
+    n, d = x.shape
+    distances2 = nearest(x - x.mean(0), k)
+    if not (distances2 > 0).all():
+        raise ValueError(f"more than {k} examples are equal: data with repeated values have no differential entropy")
+    log_ball = 0.5 * d * math.log(math.pi) - math.lgamma(0.5 * d + 1.0)
+    return float(digamma(n) - digamma(k) + log_ball + 0.5 * d * distances2.log().mean())
