@@ -87,8 +87,8 @@ def digits() -> None:
 
 def colour_patches() -> None:
     splits = build.splits(patches.get_config())
-    x, y = splits.train[:2000], splits.train[2000:6000]
-    rows = {"train, others": x, "validation tiles": splits.validation[:2000], "test tiles": splits.test[:2000]}
+    x, y = splits.train[:1000], splits.train[1000:3000]
+    rows = {"train, others": x, "validation tiles": splits.validation[:1000], "test tiles": splits.test[:1000]}
     rows |= {f"train, noise {level:g}": noisy(x, level) for level in (0.05, 0.1, 0.2)}
     rows |= {f"train, blur {level:g}": blurred(x, level) for level in (0.5, 1.0)}
     features = Coefficients(ColourDCT.of(splits.train))
@@ -99,14 +99,14 @@ def size() -> None:
     """Real against real: the distance is 0, whatever is read is bias and chance."""
     train = build.splits(patches.get_config()).train
     features = Coefficients(ColourDCT.of(train))
-    reference = Reference.of(train[:4000], features)
+    reference = Reference.of(train[:2000], features)
     rows: list[Iterable[str]] = []
-    for count in (250, 500, 1000, 2000, 4000):
-        x = train[4000 : 4000 + count]
+    for count in (250, 500, 1000, 2000):
+        x = train[2000 : 2000 + count]
         plain = evaluate({"Frechet": Frechet(groups=GROUPS)}, x, reference)["Frechet"]
         line = evaluate({"line": ExtrapolatedFrechet(groups=2)}, x, reference)["line"]
         rows.append([str(count), f"{plain.plug_in:.3f}", str(plain), f"{line.value:.3f}"])
-    print("\nFrechet distance between training patches and 4,000 other training patches, 768 colour x DCT coefficients\n")
+    print("\nFrechet distance between training patches and 2,000 other training patches, 768 colour x DCT coefficients\n")
     print(markdown(["n", "uncorrected", "jackknife", "extrapolated"], rows), flush=True)
 
 
