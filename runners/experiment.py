@@ -323,6 +323,9 @@ class Experiment:
             return replace(self.grid("dp", "beta_tilde", steps), objective="KLUB: dp with beta_tilde")
         variance = self.resolve(variance)
         covariance, price = self.covariance(variance), self.curves["residual"]
+        if not isinstance(covariance, IsotropicCovariance | Diagonal) and (name == "dp" or name.endswith("_tuned")):
+            choices = ", ".join([*FROM_CURVE, *build.GRIDS])
+            raise ValueError(f"no curve prices the variance {variance!r}, as grid {name!r} needs; choose one of {choices}")
         if name != "dp":
             if name.removesuffix("_tuned") not in build.GRIDS:
                 choices = ", ".join(["dp", "klub", *FROM_CURVE, *build.GRIDS])

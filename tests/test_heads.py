@@ -512,6 +512,10 @@ def test_runner_trains_resumes_and_uses_heads(tmp_path, monkeypatch, capsys):
     assert all("measured" in cells[f"log_snr/{kind}/3"] for kind in HEADS)
     assert cells["log_snr/npr/3"]["measured"]["total"] != cells["log_snr/npr|uncalibrated/3"]["measured"]["total"]
 
+    for grid in ("dp", "even_tuned"):
+        with pytest.raises(ValueError, match="no curve prices the variance 'npr'"):
+            experiment.grid(grid, "npr", 3)
+
     config.head.hidden = 12
     with pytest.raises(ValueError, match="another training run"):
         train_head.run(config, whole)
