@@ -227,8 +227,11 @@ def head_directory(config: ConfigDict, workdir: Path, kind: str) -> Path:
     """Where the head of this kind is: config.head.path, else WORKDIR/heads, else among those shipped with the network."""
     if config.head.path:
         return Path(config.head.path)
-    own, shipped = workdir / "heads", ASSETS / str(config.network.path or "none").replace("_unet", "_heads")
-    return shipped if (shipped / f"{kind}.json").is_file() and not (own / f"{kind}.json").is_file() else own
+    own = workdir / "heads"
+    if config.data.name == "mixture" or not config.network.path or (own / f"{kind}.json").is_file():
+        return own
+    shipped = ASSETS / config.network.path.replace("_unet", "_heads")
+    return shipped if (shipped / f"{kind}.json").is_file() else own
 
 
 def model(config: ConfigDict, workdir: Path, target: torch.device) -> ScoreModel:
