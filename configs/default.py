@@ -145,6 +145,30 @@ def get_config() -> ConfigDict:
     compare.paths = 10  # budget of the runs whose paths are recorded; 0 for none
     compare.compile = ""  # mode of torch.compile: "default", "reduce-overhead" (CUDA graphs), ...; "" for none
 
+    config.head = head = ConfigDict()
+    # Covariance heads on the frozen network (--mode=train_head). Their kinds are variances then, as in sample.variances;
+    # "npr|uncalibrated" is one without its shift.
+    head.kinds = ("npr", "sn", "ocm", "interpolated")
+    head.path = config_dict.placeholder(str)  # where heads are read from; else WORKDIR/heads, or those shipped with the network
+    head.architecture = "features"  # on the input of the network's last layer, or a "separate" network
+    head.hidden = 32
+    head.blocks = 2
+    head.position = True  # tells the pixels apart; False for images of any size
+    head.steps = 1500
+    head.batch_size = 64
+    head.learning_rate = 2e-3
+    head.warmup = 100
+    head.weight_decay = 1e-4
+    head.log_snr = (-10.2, 10.2)  # training noise levels, uniform in log-SNR
+    head.loss = "step"  # bits of a step, "likelihood" of residuals, or "mse" as in the papers
+    head.step = (0.3, 6.0)  # shortest and longest step in log-SNR of the loss "step"
+    head.chain = "even"  # whose bound the interpolated head minimises: steps even in t (the paper), or in "log_snr"
+    head.chain_steps = 1000
+    head.calibrate = True  # shift the logits on the validation split, linear between knots in log-SNR
+    head.calibrate_knots = 10
+    head.held_out_draws = 8  # noisy states per validation example
+    head.checkpoint_seconds = 60.0
+
     config.train = train = ConfigDict()
     train.steps = 8000
     train.batch_size = 64

@@ -24,9 +24,11 @@ from score_sde_analytic.grid import Grid
 from score_sde_analytic.likelihood.flow import Diffused, Direct, Entry, ExactTrace, Hutchinson, Uniform
 from score_sde_analytic.mixture import GaussianMixture
 from score_sde_analytic.model import Continuous, LogSNR, OneBased, ScoreModel, Sigma, Times, ZeroBased
-from score_sde_analytic.networks import load_unet
+from score_sde_analytic.networks import LearnedRange, WithFeatures, load_unet
 from score_sde_analytic.schedule import VE, CosineVP, LinearVP, Schedule, SubVP, Tabulated
 from score_sde_analytic.solvers import FIXED, Adaptive, Fixed
+
+ASSETS = Path(score_sde_analytic.__file__).parent / "assets"
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear_vp": LinearVP,
@@ -180,11 +182,13 @@ BASES: dict[str, Callable[[Tensor, ConfigDict], Basis]] = {
 }
 
 
-def default_structure(shape: tuple[int, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(bases, statistics) that are worth trying for examples of this shape."""
+def default_structure(train: Tensor) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(bases, statistics) that are worth trying on data like these."""
+    shape = tuple(train.shape[1:])
+    principal = ("pca",) if len(train) > train[0].numel() else ()
     if len(shape) < 3:
-        return ("scalar", "pixel", "pca"), ("energy",)
-    return ("scalar", "pixel", "colour_dct" if shape[0] > 1 else "dct", "pca"), ("high_frequency",)
+        return ("scalar", "pixel", *principal), ("energy",)
+    return ("scalar", "pixel", "colour_dct" if shape[0] > 1 else "dct", *principal), ("high_frequency",)
 
 
 def entry(settings: ConfigDict, decoder: Decoder) -> Entry:
@@ -220,8 +224,19 @@ def network_directory(config: ConfigDict, workdir: Path) -> Path:
     """config.network.path: empty for the one trained in workdir, a directory, or the name of a shipped network."""
     if not config.network.path:
         return workdir / "network"
-    shipped = Path(score_sde_analytic.__file__).parent / "assets" / config.network.path
+    shipped = ASSETS / config.network.path
     return shipped if shipped.is_dir() else Path(config.network.path)
+
+
+def head_directory(config: ConfigDict, workdir: Path, kind: str) -> Path:
+    """Where the head of this kind is: config.head.path, else WORKDIR/heads, else among those shipped with the network."""
+    if config.head.path:
+        return Path(config.head.path)
+    own = workdir / "heads"
+    if config.data.name == "mixture" or not config.network.path or (own / f"{kind}.json").is_file():
+        return own
+    shipped = ASSETS / config.network.path.replace("_unet", "_heads")
+    return shipped if (shipped / f"{kind}.json").is_file() else own
 
 
 def model(config: ConfigDict, workdir: Path, target: torch.device) -> ScoreModel:
@@ -230,8 +245,10 @@ def model(config: ConfigDict, workdir: Path, target: torch.device) -> ScoreModel
         exact = mixture(config).to(target)
         return exact.score_model(schedule(config))
     net, wiring = load_unet(network_directory(config, workdir))
+    settings: Any = net.config
+    learned_range = settings.out_channels == 2 * settings.in_channels
     return ScoreModel(
-        net.to(target),
+        (LearnedRange if learned_range else WithFeatures)(net.to(target)),
         schedule(config),
         predicts=wiring["predicts"],
         times=construct(TIMES, wiring["times"], "network time label"),

@@ -30,7 +30,8 @@ from score_sde_analytic.likelihood.chain import paper_chain
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.report import figures
 
-#: (better, worse) as the theory has it for an accurate network; beta against beta-tilde depends on schedule and grid.
+#: (better, worse) as the theory has it for an accurate network; beta against beta-tilde depends on schedule and grid, and a
+#: learned diagonal against principal components on the data.
 BETTER = [
     ("residual", "score"),
     ("residual", "beta"),
@@ -38,6 +39,7 @@ BETTER = [
     ("score", "beta"),
     ("score", "beta_tilde"),
     ("beta", "beta_tilde"),
+    *(("npr", other) for other in ("residual", "pixel", "pca", "npr|uncalibrated", "sn", "ocm", "interpolated")),
 ]
 
 

@@ -26,10 +26,12 @@ from score_sde_analytic.diagonal import Diagonal
 from score_sde_analytic.draws import Recorder, ResidualDraws
 from score_sde_analytic.files import write_text
 from score_sde_analytic.grid import Grid
+from score_sde_analytic.heads import HEADS, Interpolated, covariance_of, load_head
 from score_sde_analytic.jacobian import Tweedie
 from score_sde_analytic.likelihood import Chain, Part
 from score_sde_analytic.model import ScoreModel
 from score_sde_analytic.moments import Moments, estimate
+from score_sde_analytic.networks import LearnedRange
 from score_sde_analytic.optimal import Objective, closed_form, entropic, refined
 from score_sde_analytic.schedule import Array, Schedule
 from score_sde_analytic.selection import PLAIN, Choice, HeldOut, jackknife_error
@@ -126,7 +128,7 @@ class Experiment:
         named = [settings.name, config.sample.grid_variance, config.evaluate.agreement[1]]
         named = [name for name in (*named, *config.sample.variances, *config.evaluate.variances, *self._named) if name]
         pairs = [name.partition("|")[::2] for name in named if name.partition("|")[0] in build.BASES]
-        usual = build.default_structure(tuple(train.shape[1:])) if "auto" in named else ((), ())
+        usual = build.default_structure(train) if "auto" in named else ((), ())
         bases = dict.fromkeys([*(settings.bases or usual[0]), *(basis for basis, _ in pairs)])
         statistics = [*(settings.statistics or usual[1]), *(s for _, s in pairs if s)]
         made = {name: build.choose(build.STATISTICS, name, "statistic")() for name in dict.fromkeys(statistics)}
@@ -210,6 +212,25 @@ class Experiment:
         settings = self.config.covariance
         return Tweedie(self.model, settings.products, two_sided=settings.two_sided)
 
+    def learned(self, name: str) -> Covariance:
+        """A head's covariance: "npr", or as it was before calibration, "npr|uncalibrated"."""
+        if name not in self._learned:
+            kind, _, suffix = name.partition("|")
+            if suffix not in ("", "uncalibrated"):
+                raise ValueError(f"unknown variance {name!r}; a head is {kind!r} or '{kind}|uncalibrated'")
+            if kind == "interpolated" and isinstance(self.model.net, LearnedRange):
+                self._learned[name] = Interpolated()  # the network's own
+                return self._learned[name]
+            head = load_head(build.head_directory(self.config, self.workdir, kind), kind, self.model).to(self.device)
+            if suffix:
+                head.set_calibration(head.knots[:0], head.shift[:0])
+            self._learned[name] = covariance_of(head)
+        return self._learned[name]
+
+    @cached_property
+    def _learned(self) -> dict[str, Covariance]:
+        return {}
+
     @cached_property
     def _diagonals(self) -> dict[str, Diagonal]:
         return {}
@@ -271,10 +292,12 @@ class Experiment:
             return self.diagonal(name)
         if name == "tweedie":
             return self.tweedie
+        if name.partition("|")[0] in HEADS:
+            return self.learned(name)
         if name in SOURCES:
             return Isotropic(self.curves[name])
         if name not in HANDCRAFTED:
-            choices = [*HANDCRAFTED, *ALIASES, *SOURCES, *build.BASES, "BASIS|STATISTIC", "tweedie", "auto"]
+            choices = [*HANDCRAFTED, *ALIASES, *SOURCES, *build.BASES, "BASIS|STATISTIC", "tweedie", *HEADS, "auto"]
             raise ValueError(f"unknown variance {name!r}; choose one of {', '.join(choices)}")
         return HANDCRAFTED[name]
 
@@ -306,6 +329,9 @@ class Experiment:
             return replace(self.grid("dp", "beta_tilde", steps), objective="KLUB: dp with beta_tilde")
         variance = self.resolve(variance)
         covariance, price = self.covariance(variance), self.curves["residual"]
+        if not isinstance(covariance, IsotropicCovariance | Diagonal) and (name == "dp" or name.endswith("_tuned")):
+            choices = ", ".join([*FROM_CURVE, *build.GRIDS])
+            raise ValueError(f"no curve prices the variance {variance!r}, as grid {name!r} needs; choose one of {choices}")
         if name != "dp":
             if name.removesuffix("_tuned") not in build.GRIDS:
                 choices = ", ".join(["dp", "klub", *FROM_CURVE, *build.GRIDS])

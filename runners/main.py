@@ -5,6 +5,7 @@
 Modes:
   demo      estimate, then sample and evaluate, then report (the default)
   train     train a UNet2DModel on the training split; writes WORKDIR/network
+  train_head  heads that tell the reverse covariance of every state, on the frozen network; writes WORKDIR/heads
   estimate  one Monte Carlo pass over the validation split: moments, noise curves, calibration
   grid      where to put the steps: every grid's predicted bits/dim for each K, step budgets, pictures
   sample    sample sheets for every variance and number of steps
@@ -26,7 +27,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 FLAGS = flags.FLAGS
-MODES = ["demo", "train", "estimate", "grid", "sample", "evaluate", "compare", "train_classifier"]
+MODES = ["demo", "train", "train_head", "train_classifier", "estimate", "grid", "sample", "evaluate", "compare"]
 
 
 def define_flags() -> None:
@@ -38,7 +39,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
-    from runners import classifier, modes, train  # after flags are parsed: --help stays fast
+    from runners import classifier, modes, train, train_head  # after flags are parsed: --help stays fast
 
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}; settings are given as --config.FIELD=VALUE")
@@ -46,7 +47,8 @@ def main(argv: list[str]) -> None:
     file = config_flags.get_config_filename(FLAGS["config"])
     workdir = Path(FLAGS.workdir or Path("results") / Path(file.partition(":")[0]).stem)
     workdir.mkdir(parents=True, exist_ok=True)
-    run = {**modes.MODES, "train": train.run, "train_classifier": classifier.run}[FLAGS.mode]
+    trainers = {"train": train.run, "train_head": train_head.run, "train_classifier": classifier.run}
+    run = {**modes.MODES, **trainers}[FLAGS.mode]
     written = run(FLAGS.config, workdir)
     print("\nWritten:")
     for path in dict.fromkeys(written):

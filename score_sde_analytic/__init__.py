@@ -11,6 +11,7 @@ from score_sde_analytic.diagonal import Diagonal
 from score_sde_analytic.draws import Recorder, ResidualDraws
 from score_sde_analytic.dynamic import ShortestPaths, StepCosts, is_monge, monge_path, monge_paths, plain_paths, shortest_paths
 from score_sde_analytic.grid import Grid, even, even_log_snr, karras, optimal_paths, quadratic
+from score_sde_analytic.heads import Interpolated, LearnedDiagonal, covariance_of, load_head
 from score_sde_analytic.jacobian import Tweedie
 from score_sde_analytic.kernel import Kernel, reverse_kernel
 from score_sde_analytic.likelihood import (
@@ -47,12 +48,12 @@ from score_sde_analytic.metrics import (
     Reference,
     SlicedWasserstein,
     TorchFidelityFeatures,
-    evaluate,
     mixture_metrics,
 )
 from score_sde_analytic.mixture import GaussianMixture
 from score_sde_analytic.model import Continuous, LogSNR, OneBased, Prediction, ScoreModel, Sigma, ZeroBased
 from score_sde_analytic.moments import Moments, estimate
+from score_sde_analytic.networks import LearnedRange, WithFeatures
 from score_sde_analytic.noise import BatchNoise, SampleNoise
 from score_sde_analytic.optimal import Objective, budget_law, closed_form, entropic, refined, spread, steps_for
 from score_sde_analytic.samplers import (
@@ -127,10 +128,13 @@ __all__ = [
     "Heun",
     "HighFrequency",
     "Hutchinson",
+    "Interpolated",
     "Isotropic",
     "Kernel",
     "Langevin",
     "Lattice",
+    "LearnedDiagonal",
+    "LearnedRange",
     "Level",
     "LinearVP",
     "LogSNR",
@@ -175,20 +179,22 @@ __all__ = [
     "Tweedie",
     "UniPC",
     "Uniform",
+    "WithFeatures",
     "ZeroBased",
     "bits_per_dim",
     "budget_law",
     "choose",
     "closed_form",
+    "covariance_of",
     "entropic",
     "estimate",
-    "evaluate",
     "even",
     "even_log_snr",
     "fit",
     "generate",
     "is_monge",
     "karras",
+    "load_head",
     "mixture_metrics",
     "monge_path",
     "monge_paths",

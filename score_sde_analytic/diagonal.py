@@ -25,6 +25,7 @@ from score_sde_analytic.basis import Basis
 from score_sde_analytic.conditioning import Statistic, checked
 from score_sde_analytic.covariance import Covariance, StepCovariance
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
+from score_sde_analytic.gaussian import diagonal_kl
 from score_sde_analytic.kernel import Kernel
 from score_sde_analytic.model import Prediction
 from score_sde_analytic.schedule import Level
@@ -103,9 +104,7 @@ class DiagonalStep:
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Tensor) -> Tensor:
         excess = self._variances(prediction)
         square = kernel.b**2 * self.basis.forward((x_0 - prediction.x_0).double()).square()
-        # log1p keeps tiny steps exact.
-        cost = torch.log1p(excess / kernel.rho2) + (square - excess) / (kernel.rho2 + excess)
-        return 0.5 * cost.flatten(1).mean(1)
+        return diagonal_kl(square, kernel.rho2, excess)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Gaussian algebra shared by every layer: broadcasting per-sample scalars, KL divergence, discretised mass.
 
 KL(N(m_q, v_q I) || N(m_p, v_p I)) / d = 1/2 [log(v_p / v_q) + (v_q + ||m_q - m_p||^2 / d) / v_p - 1]
+KL(N(m_q, v_q I) || N(m_p, diag v_p)) / d = mean_i of the same
 """
 
 from __future__ import annotations
@@ -48,6 +49,17 @@ def normal_kl(square_error: Tensor, var_q: Tensor | float, var_p: Tensor | float
     """
     var_q, var_p = (torch.as_tensor(v, dtype=torch.float64) for v in (var_q, var_p))
     return 0.5 * (torch.log(var_p / var_q) + (var_q + square_error) / var_p - 1.0)
+
+
+def diagonal_kl(square_error: Tensor, var_q: Tensor | float, excess: Tensor) -> Tensor:
+    """KL(N(m_q, var_q I) || N(m_p, diag(var_q + excess))) in nats per dimension, (batch,); exact where excess is tiny.
+
+    Args:
+        square_error: (m_q - m_p)^2 of every coordinate, (batch, *dims).
+        excess: of the variances, broadcastable to it, > -var_q.
+    """
+    cost = torch.log1p(excess / var_q) + (square_error - excess) / (var_q + excess)
+    return 0.5 * cost.flatten(1).mean(1)
 
 
 def _log_interval(lower: Tensor, upper: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
@@ -37,12 +37,14 @@ class Prediction:
         level: its noise level.
         value: what is known, in the units of `kind`.
         kind: "eps" or "x_0".
+        extra: what else the network returned (features, or a learned variance), (batch, ..), or None.
     """
 
     x_t: Tensor
     level: Level
     value: Tensor
     kind: Literal["eps", "x_0"]
+    extra: Tensor | None = None
 
     @cached_property
     def x_0(self) -> Tensor:
@@ -77,7 +79,7 @@ class Prediction:
 
     def clamp(self, lo: float, hi: float) -> Prediction:
         """The prediction with x_0 confined to [lo, hi]; every view follows."""
-        return Prediction(self.x_t, self.level, self.x_0.clamp(lo, hi), "x_0")
+        return Prediction(self.x_t, self.level, self.x_0.clamp(lo, hi), "x_0", self.extra)
 
 
 class Times(Protocol):
@@ -161,7 +163,7 @@ class ScoreModel:
 
     Args:
         net: called as `net(x, labels)` (bind conditions beforehand, as with functools.partial); returns a tensor, or an
-            object with `.sample` as diffusers' networks do.
+            object with `.sample` as diffusers' networks do, whose `.extra`, if it has one, predictions carry along.
         schedule: the forward process of x_t. It may differ from the one the network was trained with if `times` and
             `coordinates` speak the network's language (a network fed log-SNR in "vp" coordinates serves every schedule).
         predicts: what the network outputs: "eps", "x_0", "v" or "score".
@@ -221,9 +223,11 @@ class ScoreModel:
         x = x_t if isinstance(norm, float) and norm == 1.0 else x_t / expand(norm, x_t)
         self.calls += 1
         self.evaluations += len(x_t)
-        out = self.net(x, self._labels(level, x))
-        out = self._checked(getattr(out, "sample", out), x_t)
+        answer = self.net(x, self._labels(level, x))
+        out = self._checked(getattr(answer, "sample", answer), x_t)
         prediction = self._read(out, x, x_t, level, norm)
+        if (extra := getattr(answer, "extra", None)) is not None:
+            prediction = replace(prediction, extra=extra)
         return prediction if self.clamp is None else prediction.clamp(*self.clamp)
 
     def _read(self, out: Tensor, x: Tensor, x_t: Tensor, level: Level, norm: Number) -> Prediction:
@@ -258,7 +262,7 @@ class ScoreModel:
         if out.shape != x_t.shape:
             raise RuntimeError(
                 f"the network returned shape {tuple(out.shape)} for input {tuple(x_t.shape)}; a network that also outputs"
-                " a variance must be wrapped to return the mean's channels only"
+                " a variance must be wrapped to return the mean's channels as its sample (LearnedRange does)"
             )
         if torch.is_grad_enabled() and x_t.requires_grad and not out.requires_grad:
             raise RuntimeError(
@@ -294,8 +298,23 @@ class ScoreModel:
         }
 
 
+class Wrapper(nn.Module):
+    """A network whose answers are read in another way; its identity is that of the network.
+
+    Attributes:
+        wrapped: the network.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.wrapped = net
+        self.train(net.training)
+
+
 def digest_of(net: nn.Module) -> str:
-    """sha256 of names, dtypes, shapes and bytes of all parameters and buffers."""
+    """sha256 of names, dtypes, shapes and bytes of all parameters and buffers; wrappers do not count."""
+    while isinstance(net, Wrapper):
+        net = net.wrapped
     sha = hashlib.sha256()
     for name, value in sorted(net.state_dict().items()):
         sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

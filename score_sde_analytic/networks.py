@@ -2,6 +2,9 @@
 
 A network directory holds config.json and diffusion_pytorch_model.safetensors, plus `score_model.json`, which says how
 the network is fed and read (predicts, times, coordinates) and how it was trained.
+
+Wrappers let a network return more than its prediction: `WithFeatures` the features it read it from, `LearnedRange` the variance
+channels of improved DDPM.
 """
 
 from __future__ import annotations
@@ -9,13 +12,16 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from score_sde_analytic.files import write_text
+from score_sde_analytic.model import Wrapper
 
 WIRING = "score_model.json"
 
@@ -61,6 +67,76 @@ def load_unet(directory: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     if missing:
         raise ValueError(f"{folder / WIRING} lacks {', '.join(sorted(missing))}: it must say how the network is fed and read")
     return net.eval(), wiring
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a network returns besides its prediction.
+
+    Attributes:
+        sample: the prediction, (batch, *dims).
+        extra: features, or a learned variance, (batch, ..).
+    """
+
+    sample: Tensor
+    extra: Tensor
+
+
+class WithFeatures(Wrapper):
+    """The network, returning also what its last layer reads: `Output(sample, extra=features)`.
+
+    Calls from several threads do not meet, and nothing is kept between calls.
+
+    Args:
+        net: called as `net(x, labels)`.
+        layer: name of the last layer, whose first input is taken.
+
+    Raises:
+        ValueError: the network has no such layer.
+    """
+
+    def __init__(self, net: nn.Module, layer: str = "conv_out") -> None:
+        super().__init__(net)
+        self.layer = layer
+        self._captured: dict[int, Tensor | None] = {}  # one entry per thread inside `forward`
+        try:
+            module = net.get_submodule(layer)
+        except AttributeError as error:
+            raise ValueError(
+                f"the network has no layer {layer!r}; name its last layer, as in WithFeatures(net, 'out')"
+            ) from error
+        module.register_forward_pre_hook(self._capture)
+
+    def _capture(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if (thread := threading.get_ident()) in self._captured:  # else the network was called without this wrapper
+            self._captured[thread] = inputs[0]
+
+    def forward(self, x: Tensor, labels: Tensor) -> Output:
+        """Raises RuntimeError where the network did not call the layer."""
+        thread = threading.get_ident()
+        self._captured[thread] = None
+        try:
+            out = self.wrapped(x, labels)
+        finally:
+            features = self._captured.pop(thread)
+        if features is None:
+            raise RuntimeError(f"the network did not call its layer {self.layer!r}: there are no features to return")
+        return Output(getattr(out, "sample", out), features)
+
+
+class LearnedRange(Wrapper):
+    """A network of 2C output channels, mean and variance: `Output(sample=mean, extra=v)` (Nichol & Dhariwal, 2021)."""
+
+    def forward(self, x: Tensor, labels: Tensor) -> Output:
+        """Raises RuntimeError unless the network returns twice its input's channels."""
+        out = self.wrapped(x, labels)
+        out = getattr(out, "sample", out)
+        if out.shape[1] != 2 * x.shape[1] or out.shape[2:] != x.shape[2:]:
+            raise RuntimeError(
+                f"the network returned shape {tuple(out.shape)} for input {tuple(x.shape)}, not twice its channels: it has no"
+                " learned variance; use it without LearnedRange"
+            )
+        return Output(*out.chunk(2, 1))
 
 
 def _unet_class() -> Any:
