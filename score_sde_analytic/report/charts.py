@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -78,20 +78,30 @@ def _frame(points: Sequence[Point], label: str, budgets: Sequence[int]) -> Frame
     log_x = min(calls) > 0 and max(calls) > 4 * min(calls)
     x = Scale.over(calls, LEFT, WIDTH - RIGHT, log_x)
     y = Scale.over(ends, svg.HEIGHT - BOTTOM, TOP, log)
+    label = f"{label}, log scale" if log else label
     return Frame(x, y, "network calls per sample", label, x_ticks=[b for b in budgets if x.low <= b <= x.high] or None)
 
 
 def _groups(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """Rows by family, a large family in several parts."""
+    """Rows by family; a large family in several parts, each with all grids of its solvers where they fit."""
     groups = []
     for family, name in FAMILIES.items():
-        members = [row for row in rows if row.family == family]
-        parts = math.ceil(len(members) / CROWD)
-        size = math.ceil(len(members) / parts) if parts else 1
-        for part in range(parts):
-            title = f"{name} ({part + 1} of {parts})" if parts > 1 else name
-            groups.append((title[:1].upper() + title[1:], members[part * size : (part + 1) * size]))
+        parts = _parts([row for row in rows if row.family == family])
+        for number, part in enumerate(parts, 1):
+            title = f"{name} ({number} of {len(parts)})" if len(parts) > 1 else name
+            groups.append((title[:1].upper() + title[1:], part))
     return groups
+
+
+def _parts(rows: Sequence[Row]) -> list[list[Row]]:
+    parts: list[list[Row]] = []
+    for _, found in groupby(rows, key=lambda row: row.solver):
+        grids = list(found)
+        if parts and len(parts[-1]) + len(grids) <= CROWD:
+            parts[-1] += grids
+        else:
+            parts += [grids[i : i + CROWD] for i in range(0, len(grids), CROWD)]
+    return parts
 
 
 def _panel(title: str, members: Sequence[Row], points: Mapping[Row, Sequence[Point]], frame: Frame) -> Panel:
@@ -101,7 +111,10 @@ def _panel(title: str, members: Sequence[Row], points: Mapping[Row, Sequence[Poi
     lines = [svg.draw(frame, one) for one in series]
     label = f"{frame.y_label} against {frame.x_label}: {title or 'all solvers'}"
     chart = svg.picture(frame.axes(), context, *lines, svg.end_keys(frame, series), label=label)
-    return Panel(title, chart, series, "Grey: the other families." if others else "")
+    notes = ["Grey: the other solvers."] if others else []
+    if frame.y.log and any(p.y <= 0 for one in series for p in one.drawable):
+        notes.append("Values at or below zero lie on the lower edge.")
+    return Panel(title, chart, series, " ".join(notes))
 
 
 def _series(row: Row, index: int, points: Sequence[Point]) -> Series:
@@ -253,7 +266,7 @@ def _pixel_chart(
     frame: Frame, xs: Sequence[float], states: np.ndarray, labels: Sequence[str], name: str
 ) -> tuple[Markup, list[Series]]:
     series = [
-        Series(labels[j], [Point(x, v) for x, v in zip(xs, states[:, j], strict=True)], f"series-{j + 1}", "abcdef"[j])
+        Series(labels[j], [Point(x, v) for x, v in zip(xs, states[:, j], strict=True)], f"series-{j + 1}", "abcdef"[j], marker="")
         for j in range(states.shape[1])
     ]
     lines = [_bare_line(frame, one) for one in series]

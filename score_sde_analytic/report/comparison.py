@@ -102,10 +102,12 @@ def with_error(value: float, stderr: float) -> str:
 
 
 def joined(names: Sequence[str], most: int = 3) -> str:
-    """An English list, cut short: "a, b, c and 2 others"."""
+    """An English list, cut short: "a, b, c and 2 others"; with semicolons where a name has a comma."""
     shown, rest = list(names[:most]), len(names) - most
     if rest > 0:
         shown.append(f"{rest} other{'s' if rest > 1 else ''}")
+    if any("," in name for name in shown[:-1]):
+        return "; ".join(shown)
     return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
 
 
@@ -133,7 +135,7 @@ class Metric:
 
 
 #: Bits/dim compare like a metric.
-BITS = Metric("bits", "Bits/dim", unit="bits/dim")
+BITS = Metric("bits", "Bits/dim")
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class Row:
 
     @property
     def title(self) -> str:
-        return f"{self.label}, {self.grid}" if self.grid else self.label
+        return f"{self.label} · {self.grid}" if self.grid else self.label
 
 
 @dataclass(frozen=True)
@@ -283,7 +285,7 @@ def _finding(ranking: Ranking, metric: Metric) -> str:
         return f"{named}, the best of {ranking.candidates}; no other interval reaches its."
     others = joined([cell.row.title for cell in ranking.ties])
     extreme = "lowest" if metric.lower else "highest"
-    return f"no winner. {named} is {extreme}, but overlaps the interval{'s' if len(ranking.ties) > 1 else ''} of {others}."
+    return f"No winner. {named} is {extreme}, but overlaps the interval{'s' if len(ranking.ties) > 1 else ''} of {others}."
 
 
 def conclusion(comparison: Comparison, metric: Metric) -> str:

@@ -127,6 +127,7 @@ def write(path: str | Path, content: Mapping[str, Any], folder: str | Path) -> P
     Args:
         content: title, data, command, config, versions, seed, model, count, device, created, metrics, budgets, solvers,
             cells, calibration, paths, data_sheet: plain numbers, strings, lists and mappings. None and NaN mean unknown.
+            A density's values are rows of equal y. Intervals are of 95 %.
         folder: what the paths of sample sheets (PNG) in the content are relative to.
 
     Raises:
@@ -198,9 +199,11 @@ def _summary(content: Mapping[str, Any], comparison: Comparison, first: Metric |
         return "There are no measurements in this report."
     solvers = len({row.solver for row in comparison.rows})
     grids = len({row.grid for row in comparison.rows})
-    budgets = joined(["adaptive steps" if b is None else str(b) for b in comparison.budgets], 99)
-    count = f", {content['count']:,} samples each" if isinstance(content.get("count"), int) else ""
-    text = f"{_plural(solvers, 'solver')} on {_plural(grids, 'time grid')}, with {budgets} network calls per sample{count}."
+    fixed = joined([str(b) for b in comparison.budgets if b is not None], 99)
+    budgets = [f"with {fixed} network calls per sample"] if fixed else []
+    budgets += ["with adaptive steps"] if None in comparison.budgets else []
+    count = f"; {content['count']:,} samples each" if isinstance(content.get("count"), int) else ""
+    text = f"{_plural(solvers, 'solver')} on {_plural(grids, 'time grid')}, {' and '.join(budgets)}{count}."
     if first:
         text += " " + conclusion(comparison, first)
     failed = len(comparison.failures)
@@ -278,8 +281,7 @@ def _cost(comparison: Comparison) -> Table | None:
     def entry(cell: Cell) -> Entry | None:
         if cell.failed or not math.isfinite(cell.seconds):
             return None
-        ratio = f"× {plain(cell.ratio)} bare calls" if math.isfinite(cell.ratio) else ""
-        return Entry(_seconds(cell.seconds), "; ".join(filter(None, (ratio, cell.effort))))
+        return Entry(_seconds(cell.seconds), f"× {plain(cell.ratio)}" if math.isfinite(cell.ratio) else "")
 
     table = _table(comparison, "Cost", "Seconds per sample", entry)
     return table if table.rows else None

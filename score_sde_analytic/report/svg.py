@@ -18,7 +18,7 @@ LEFT, RIGHT, TOP, BOTTOM = 48.0, 24.0, 24.0, 36.0
 #: Least distance of two labels, one above the other.
 LINE = 12.0
 
-MARKERS = ("circle", "square", "triangle", "diamond", "plus", "cross")
+MARKERS = ("circle", "square", "triangle", "diamond", "down", "cross")
 DASHES = ("", "6 3", "2 2.5", "8 3 2 3", "10 4", "1 3")
 
 
@@ -82,7 +82,7 @@ class Scale:
 
 def tick_label(value: float) -> str:
     """A tick in few characters: 10⁻³, 2×10⁵, 0.25."""
-    if value and not 1e-3 <= abs(value) < 1e5:
+    if value and not 1e-4 <= abs(value) < 1e5:
         exponent = math.floor(math.log10(abs(value)) + 1e-9)
         mantissa = f"{value / 10.0**exponent:.3g}"
         return ("" if mantissa == "1" else f"{mantissa}×") + f"10{superscript(exponent)}"
@@ -107,7 +107,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one colour (a class of the style sheet), marker and dash; `key` names the line at its right end."""
+    """Points of one colour (a class of the style sheet), marker (if any) and dash; `key` names the line at its right end."""
 
     label: str
     points: Sequence[Point]
@@ -179,7 +179,7 @@ def marker(shape: str, x: float, y: float, size: float = 3.6) -> str:
         "triangle": f"M{x:.1f},{y - 1.2 * size:.1f}l{1.15 * size:.1f},{2 * size:.1f}h-{2.3 * size:.1f}z",
         "diamond": f"M{x:.1f},{y - 1.35 * size:.1f}l{1.35 * size:.1f},{1.35 * size:.1f}l-{1.35 * size:.1f},"
         f"{1.35 * size:.1f}l-{1.35 * size:.1f},-{1.35 * size:.1f}z",
-        "plus": f"M{x - size:.1f},{y:.1f}h{d}M{x:.1f},{y - size:.1f}v{d}",
+        "down": f"M{x:.1f},{y + 1.2 * size:.1f}l{1.15 * size:.1f},-{2 * size:.1f}h-{2.3 * size:.1f}z",
         "cross": f"M{x - size:.1f},{y - size:.1f}l{d},{d}m0,-{d}l-{d},{d}",
     }
     return shapes[shape]
@@ -244,5 +244,5 @@ def spread(heights: Sequence[float], top: float, bottom: float, least: float = L
 def swatch(series: Series) -> Markup:
     """The line and marker of a series, for its legend."""
     line = tag("path", d="M1,7H31", class_="line", stroke_dasharray=series.dash or None) if series.line else Markup("")
-    mark = tag("path", d=marker(series.marker, 16, 7), class_="mark")
+    mark = tag("path", d=marker(series.marker, 16, 7), class_="mark") if series.marker else Markup("")
     return tag("svg", tag("g", line, mark, class_=series.colour), viewBox="0 0 32 14", class_="swatch", aria_hidden="true")
