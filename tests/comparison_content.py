@@ -90,12 +90,16 @@ def _cells(solver: tuple, grid: str, folder: Path, rng: np.random.Generator) -> 
     found = []
     for budget in BUDGETS:
         if name == "pc" and budget == 5:
-            reason = "RuntimeError: 312 of 2000 feature vectors hold NaN or inf: the sampler diverged; lower the corrector's snr"
-            found.append({"solver": name, "grid": grid, "budget": 5, "steps": 2, "calls": 4, "status": "failed", "reason": reason})
+            reason = (
+                "RuntimeError: 312 of 2000 feature vectors hold NaN or inf: the sampler diverged; lower the corrector's snr"
+            )
+            found.append(
+                {"solver": name, "grid": grid, "budget": 5, "steps": 2, "calls": 4, "status": "failed", "reason": reason}
+            )
             continue
         steps = budget // twice
         floor = 0.4 if family != "ode" else 0.42
-        value = floor + better * scale * steps ** -order * (1.0 + 0.05 * rng.normal())
+        value = floor + better * scale * steps**-order * (1.0 + 0.05 * rng.normal())
         found.append(_cell(name, grid, budget, steps, steps * twice, value, family, folder, rng))
     return found
 
@@ -121,7 +125,9 @@ def _cell(
             "mmd": {"value": kernel + spread * rng.normal(), "stderr": spread},
             "coverage": {"value": math.nan if name == "heun" and budget == 5 else covered, "stderr": 0.006},
         },
-        "bits": {"value": 1.7 + 0.2 * value / math.sqrt(calls), "stderr": 0.02, "kind": "bound"} if family == "analytic" else None,
+        "bits": {"value": 1.7 + 0.2 * value / math.sqrt(calls), "stderr": 0.02, "kind": "bound"}
+        if family == "analytic"
+        else None,
         "seconds_per_sample": 2.1e-4 * calls * (1.1 if family == "analytic" else 1.3),
         "ratio_to_bare": (1.1 if family == "analytic" else 1.3) + 0.3 / calls,
         "sheet": sheet,

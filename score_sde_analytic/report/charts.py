@@ -188,9 +188,10 @@ def _contours(density: Mapping[str, Any] | None, frame: Frame) -> Markup:
     """Regions of the highest density that hold 30, 60, 90 and 99 % of the mass, one shade upon the other."""
     if not density:
         return Markup("")
-    values = np.nan_to_num(np.array([floats(row) for row in density["values"]]), nan=0.0)
+    values = np.nan_to_num(np.array([floats(row) for row in density["values"]]), nan=0.0, posinf=0.0, neginf=0.0)
     x, y = floats(density["x"]), floats(density["y"])
-    if values.shape != (len(y), len(x)) or min(values.shape) < 2 or not values.max() > 0:
+    placed = values.shape == (len(y), len(x)) and bool(np.isfinite([*x, *y]).all())
+    if not placed or min(values.shape) < 2 or not values.max() > 0:
         return Markup("")
     ordered = np.sort(values.ravel())[::-1]
     mass = np.cumsum(ordered) / ordered.sum()
@@ -266,7 +267,9 @@ def _pixel_chart(
     frame: Frame, xs: Sequence[float], states: np.ndarray, labels: Sequence[str], name: str
 ) -> tuple[Markup, list[Series]]:
     series = [
-        Series(labels[j], [Point(x, v) for x, v in zip(xs, states[:, j], strict=True)], f"series-{j + 1}", "abcdef"[j], marker="")
+        Series(
+            labels[j], [Point(x, v) for x, v in zip(xs, states[:, j], strict=True)], f"series-{j + 1}", "abcdef"[j], marker=""
+        )
         for j in range(states.shape[1])
     ]
     lines = [_bare_line(frame, one) for one in series]

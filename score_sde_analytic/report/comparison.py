@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 #: Half the width of a 95 % interval of a normal estimate, in standard errors.
 Z = 1.959964
 
@@ -33,7 +35,11 @@ def as_float(value: Any) -> float:
 
 
 def floats(values: Iterable[Any] | None) -> list[float]:
-    return [as_float(value) for value in values or ()]
+    found = list(values or ())
+    try:
+        return np.array(found, dtype=np.float64).tolist()
+    except (TypeError, ValueError):
+        return [as_float(value) for value in found]
 
 
 @dataclass(frozen=True)

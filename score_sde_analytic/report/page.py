@@ -13,6 +13,7 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +143,13 @@ def write(path: str | Path, content: Mapping[str, Any], folder: str | Path) -> P
 
 def render(content: Mapping[str, Any], folder: Path) -> str:
     """The page as text: the same for the same content."""
+    return _environment().get_template("page.html").render(_view(content, folder), swatch=svg.swatch, families=FAMILIES)
+
+
+@cache
+def _environment() -> Environment:
     loader = PackageLoader("score_sde_analytic.report", "templates")
-    page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return page.get_template("page.html").render(_view(content, folder), swatch=svg.swatch, families=FAMILIES)
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 def _view(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -25,8 +25,9 @@ DASHES = ("", "6 3", "2 2.5", "8 3 2 3", "10 4", "1 3")
 def tag(name: str, *children: object, **attributes: object) -> Markup:
     """An element; children and attributes are escaped unless they are markup, numbers rounded, None left out."""
     items = ((key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None)
-    head = Markup("").join(Markup(' {}="{}"').format(key, _short(value)) for key, value in items)
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), head, Markup("").join(escape(child) for child in children))
+    head = "".join(f' {key}="{escape(_short(value))}"' for key, value in items)
+    body = "".join(escape(child) for child in children)
+    return Markup(f"<{name}{head}>{body}</{name}>")  # every part is escaped
 
 
 def _short(value: object) -> object:
