@@ -179,7 +179,7 @@ def _pixels(rng: np.random.Generator) -> dict[str, Any]:
 
 def _points(rng: np.random.Generator) -> dict[str, Any]:
     means = 1.6 * np.array([[math.cos(a), math.sin(a)] for a in np.arange(8) * math.pi / 4])
-    axis = np.linspace(-2.4, 2.4, 70)
+    axis = np.linspace(-2.4, 2.4, 48)
     grid = np.stack(np.meshgrid(axis, axis), -1)
     values = np.exp(-((grid[..., None, :] - means) ** 2).sum(-1) / (2 * 0.03)).sum(-1)
     start = rng.normal(size=(24, 2))

@@ -229,7 +229,7 @@ def test_failed_cells_give_their_reason():
     assert "2 of 3 runs failed" in parsed.text
 
 
-def test_sheets_that_cannot_be_shown_are_named(folder, tmp_path, monkeypatch):
+def test_sheets_that_cannot_be_shown_are_named(folder, tmp_path):
     made_up(folder)
     (tmp_path / "not.png").write_text("text")
     outside = rendered(small(cell("a", sheet="../data.png"), cell("b", sheet="gone.png"), cell("c", sheet="not.png")), tmp_path)
@@ -237,7 +237,6 @@ def test_sheets_that_cannot_be_shown_are_named(folder, tmp_path, monkeypatch):
     assert "gone.png is missing" in outside.text
     assert "not.png is not a PNG" in outside.text
     assert "3 sheets not shown" in outside.text
-    monkeypatch.setattr(page, "MOST_SHEETS", 1)
     large = page.Album(folder, room=10)
     assert large.sheet("data.png") is None
     assert "too large" in large.notes[0]
@@ -468,6 +467,14 @@ def test_paths_of_broken_solvers_are_left_out():
     assert "nan" not in panel.chart
     lines = re.findall(r'<path d="([^"]*)" class="line"', panel.chart) + re.findall(r'" d="([^"]*)" class="line"', panel.chart)
     assert sorted(line.count("M") for line in lines) == [1, 2]
+
+
+@pytest.mark.parametrize("axis", [{"times": [1, 0.5, 0]}, {"times": [1, 0.5, 0], "log_snr": [-5, 0, math.inf]}])
+def test_pixel_paths_run_from_left_to_right(axis):
+    data = {"kind": "pixels", "solvers": {"a": axis | {"states": [[0.0], [1.0], [3.0]]}}}
+    (panel,) = charts.paths(data, {}, {})
+    start, middle, end = map(float, re.search(r' d="M([\d.]+),[\d.]+L([\d.]+),[\d.]+L([\d.]+),', panel.chart).groups())
+    assert svg.LEFT < start < middle < end < svg.WIDTH - svg.RIGHT
 
 
 def test_a_path_that_leaves_the_window_is_cut_off_not_bent():

@@ -105,7 +105,8 @@ def _parts(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _panel(title: str, members: Sequence[Row], points: Mapping[Row, Sequence[Point]], frame: Frame) -> Panel:
-    series = [_series(row, index, points[row]) for index, row in enumerate(members)]
+    before = [sum(other.family == row.family for other in members[:index]) for index, row in enumerate(members)]
+    series = [_series(row, index, before[index], points[row]) for index, row in enumerate(members)]
     others = [tuple((p.x, p.y) for p in points[row] if not p.hollow) for row in points if row not in members]
     context = svg.tag("path", d="".join(svg.polyline(frame.x, frame.y, line) for line in others), class_="context")
     lines = [svg.draw(frame, one) for one in series]
@@ -117,9 +118,9 @@ def _panel(title: str, members: Sequence[Row], points: Mapping[Row, Sequence[Poi
     return Panel(title, chart, series, " ".join(notes))
 
 
-def _series(row: Row, index: int, points: Sequence[Point]) -> Series:
-    """The index sets the key, the marker, the dash and, every other time, a shade of the family's colour."""
-    colour = f"family-{row.family}" + (" shade" if index % 2 else "")
+def _series(row: Row, index: int, before: int, points: Sequence[Point]) -> Series:
+    """The index sets the key, the marker and the dash; `before`, how many of its family precede, the shade of its colour."""
+    colour = f"family-{row.family}" + (" shade" if before % 2 else "")
     ordered = sorted(points, key=lambda p: p.x)
     return Series(row.title, ordered, colour, "abcdefghij"[index % 10], svg.MARKERS[index % 6], svg.DASHES[index % 6])
 
@@ -245,7 +246,8 @@ def _pixel_panels(data: Mapping[str, Any], solvers: Mapping[str, Any], families:
         return []
     labels = [*map(str, data.get("axes") or ())] + [f"pixel {i + 1}" for i in range(CROWD)]
     over = "log-SNR" if any(one.get("log_snr") for one in solvers.values()) else "time"
-    x = Scale.over((v for xs, _ in found.values() for v in xs), LEFT, WIDTH - RIGHT, margin=0.02)
+    ends = (LEFT, WIDTH - RIGHT) if over == "log-SNR" else (WIDTH - RIGHT, LEFT)  # noise on the left: time runs down
+    x = Scale.over((v for xs, _ in found.values() for v in xs), *ends, margin=0.02)
     inside = np.concatenate([array.ravel() for _, array in found.values()])
     inside = inside[np.isfinite(inside)]
     low, high = np.quantile(inside, [0.002, 0.998]) if inside.size else (-1.0, 1.0)

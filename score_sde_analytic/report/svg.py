@@ -218,7 +218,7 @@ def draw(frame: Frame, series: Series) -> Markup:
 
 def end_keys(frame: Frame, series: Sequence[Series]) -> Markup:
     """The key of each series beside its last point, moved apart where they would meet, with a thin leader."""
-    ends = [(max(s.drawable, key=lambda p: p.x), s) for s in series if s.drawable]
+    ends = [(max(s.drawable, key=lambda p: frame.x(p.x)), s) for s in series if s.drawable]
     ends.sort(key=lambda end: frame.y(end[0].y))
     heights = spread([frame.y(point.y) for point, _ in ends], TOP, frame.bottom)
     parts = []
