@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from comparison_content import content as made_up
 from score_sde_analytic.report import charts, page, svg
-from score_sde_analytic.report.comparison import (
+from score_sde_analytic.report.results import (
     Comparison,
     Estimate,
     Metric,

@@ -13,7 +13,7 @@ from contourpy import ContourGenerator, FillType, contour_generator
 from markupsafe import Markup
 
 from score_sde_analytic.report import svg
-from score_sde_analytic.report.comparison import FAMILIES, Cell, Comparison, Metric, Row, as_float, floats, plain
+from score_sde_analytic.report.results import FAMILIES, Cell, Comparison, Metric, Row, as_float, floats, plain
 from score_sde_analytic.report.svg import BOTTOM, LEFT, RIGHT, TOP, WIDTH, Frame, Point, Scale, Series
 
 #: Series a single panel can hold; with more, each family has panels of its own.

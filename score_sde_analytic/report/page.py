@@ -21,7 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from score_sde_analytic.files import atomic
 from score_sde_analytic.report import charts, svg
-from score_sde_analytic.report.comparison import (
+from score_sde_analytic.report.results import (
     BITS,
     FAMILIES,
     Cell,

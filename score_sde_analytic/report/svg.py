@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from score_sde_analytic.report.comparison import superscript
+from score_sde_analytic.report.results import superscript
 
 WIDTH, HEIGHT = 360.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 48.0, 24.0, 24.0, 36.0
