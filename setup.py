@@ -20,7 +20,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["score_sde_analytic", "score_sde_analytic.*", "runners", "configs"]),
-    package_data={"score_sde_analytic": ["assets/*/*", "py.typed"]},
+    package_data={"score_sde_analytic": ["assets/*/*", "report/templates/*", "py.typed"]},
     install_requires=[
         "torch>=2.4",
         "numpy>=1.26",
@@ -31,6 +31,8 @@ setup(
         "absl-py>=2.0",
         "ml-collections>=1.0",
         "matplotlib>=3.8",
+        "contourpy>=1.0.7",
+        "jinja2>=3.1",
     ],
     extras_require={
         "images": IMAGES,

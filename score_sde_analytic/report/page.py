@@ -1,0 +1,351 @@
+"""The report of a comparison of solvers: one HTML file that needs nothing else, not even a network.
+
+    write("results/compare/report.html", content, folder="results/compare")
+
+`content` is plain data, as JSON would hold it; every part may be missing. The page says less then, but stays whole.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from score_sde_analytic.files import atomic
+from score_sde_analytic.report import charts, svg
+from score_sde_analytic.report.results import (
+    BITS,
+    FAMILIES,
+    Cell,
+    Comparison,
+    Estimate,
+    Metric,
+    Ranking,
+    Row,
+    conclusion,
+    findings,
+    floats,
+    joined,
+    plain,
+)
+
+#: Bytes of sample sheets, as base64, that a page may carry; the sheets of further budgets are only named.
+MOST_SHEETS = 4_000_000
+#: Width of a sheet on the page, in CSS pixels: small sheets are enlarged by a whole number.
+SHEET_WIDTH = 176
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell of a table as the page shows it."""
+
+    text: str = ""
+    small: str = ""
+    mark: str = ""
+    reason: str = ""
+    sheet: Sheet | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.mark == "failed"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A picture as a data URI, with its size on the page."""
+
+    uri: str
+    width: int
+    height: int
+    enlarged: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a solver on a grid, a column per budget; a cell of the data is an `Entry`, several may meet in one place."""
+
+    title: str
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[Row, Sequence[Sequence[Entry]]]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A table and the pictures of the same numbers."""
+
+    table: Table
+    panels: Sequence[charts.Panel] = ()
+    about: str = ""
+
+
+@dataclass
+class Album:
+    """Reads sheets from a folder until the page would grow too large."""
+
+    folder: Path
+    room: int = MOST_SHEETS
+    notes: list[str] = field(default_factory=list)
+
+    def sheet(self, name: str) -> Sheet | None:
+        """The sheet, or None with a note of what is wrong with it."""
+        path = self.folder / name
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            return self._without(name, "lies outside the folder of the report")
+        if not path.is_file():
+            return self._without(name, "is missing")
+        data = path.read_bytes()
+        if not data.startswith(PNG) or len(data) < 24:
+            return self._without(name, "is not a PNG file")
+        text = base64.b64encode(data).decode()
+        if len(text) > self.room:
+            return self._without(name, "would make the page too large")
+        self.room -= len(text)
+        width, height = struct.unpack(">II", data[16:24])
+        scale = max(1, SHEET_WIDTH // max(width, 1))
+        if width > 2 * SHEET_WIDTH:
+            return Sheet(f"data:image/png;base64,{text}", 2 * SHEET_WIDTH, round(2 * SHEET_WIDTH * height / width), False)
+        return Sheet(f"data:image/png;base64,{text}", scale * width, scale * height, True)
+
+    def _without(self, name: str, why: str) -> Sheet | None:
+        self.notes.append(f"{name} {why}")
+        return None
+
+
+def write(path: str | Path, content: Mapping[str, Any], folder: str | Path) -> Path:
+    """Write the report; the file is whole or absent.
+
+    Args:
+        content: title, data, command, config, versions, seed, model, count, device, created, metrics, budgets, solvers,
+            cells, calibration, paths, data_sheet: plain numbers, strings, lists and mappings. None and NaN mean unknown.
+            A density's values are rows of equal y. Intervals are of 95 %.
+        folder: what the paths of sample sheets (PNG) in the content are relative to.
+
+    Raises:
+        KeyError: a solver or a metric without a name, a cell without a solver.
+    """
+    target = Path(path)
+    text = render(content, Path(folder))
+    with atomic(target) as temporary:
+        temporary.write_bytes(text.encode())
+    return target
+
+
+def render(content: Mapping[str, Any], folder: Path) -> str:
+    """The page as text: the same for the same content."""
+    return _environment().get_template("page.html").render(_view(content, folder), swatch=svg.swatch, families=FAMILIES)
+
+
+@cache
+def _environment() -> Environment:
+    loader = PackageLoader("score_sde_analytic.report", "templates")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def _view(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Everything the template shows, worked out."""
+    comparison = Comparison.of(content)
+    first = comparison.metrics[0] if comparison.metrics else None
+    album = Album(folder)
+    return {
+        "title": str(content.get("title") or "Comparison of solvers"),
+        "subject": _subject(content),
+        "summary": _summary(content, comparison, first),
+        "findings": findings(comparison, first) if first else [],
+        "metric": first,
+        "results": [_result(comparison, metric) for metric in comparison.metrics],
+        "bits": _bits(comparison),
+        "cost": _cost(comparison),
+        "overhead": charts.overhead(comparison),
+        "data_sheet": album.sheet(str(content["data_sheet"])) if content.get("data_sheet") else None,
+        "sheets": _sheets(comparison, album),
+        "sheet_notes": album.notes,
+        "paths": _paths(content),
+        "paths_kind": (content.get("paths") or {}).get("kind"),
+        "calibration": charts.calibration(content.get("calibration") or {}),
+        "outside": charts.outside(content.get("calibration") or {}),
+        "facts": _facts(content),
+        "command": str(content.get("command") or ""),
+        "config": _pretty(content.get("config")),
+        "failures": comparison.failures,
+        "solvers": [_described(solver) for solver in content.get("solvers") or ()],
+        "metrics": comparison.metrics,
+    }
+
+
+def _subject(content: Mapping[str, Any]) -> str:
+    """The data in one line."""
+    data = content.get("data") or {}
+    parts = [str(data["name"])] if data.get("name") else []
+    if data.get("shape"):
+        parts.append("shape " + " × ".join(map(str, data["shape"])))
+    if ends := floats(data.get("range")):
+        parts.append("values in [" + ", ".join(f"{v:g}".replace("-", "−") for v in ends) + "]")
+    parts += [f"{data[key]:,} {what}" for key, what in _COUNTS.items() if isinstance(data.get(key), int)]
+    return "; ".join(parts)
+
+
+_COUNTS = {"test_examples": "test examples", "reference_examples": "reference examples"}
+
+
+def _summary(content: Mapping[str, Any], comparison: Comparison, first: Metric | None) -> str:
+    """What was compared, who wins, what failed."""
+    if not comparison.cells:
+        return "There are no measurements in this report."
+    solvers = len({row.solver for row in comparison.rows})
+    grids = len({row.grid for row in comparison.rows})
+    fixed = joined([str(b) for b in comparison.budgets if b is not None], 99)
+    budgets = [f"with {fixed} network calls per sample"] if fixed else []
+    budgets += ["with adaptive steps"] if None in comparison.budgets else []
+    count = f"; {content['count']:,} samples each" if isinstance(content.get("count"), int) else ""
+    text = f"{_plural(solvers, 'solver')} on {_plural(grids, 'time grid')}, {' and '.join(budgets)}{count}."
+    if first:
+        text += " " + conclusion(comparison, first)
+    failed = len(comparison.failures)
+    if failed:
+        text += f" {failed} of {_plural(len(comparison.cells), 'run')} failed; the reasons are listed below."
+    return text
+
+
+def _plural(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+
+def _table(comparison: Comparison, title: str, caption: str, entry: Any) -> Table:
+    """A table whose cells are entry(cell); rows and columns without any entry are left out."""
+    found = {(cell.row, cell.budget): True for cell in comparison.cells if entry(cell) is not None}
+    budgets = [budget for budget in comparison.budgets if any(key[1] == budget for key in found)]
+    rows = []
+    for row in comparison.rows:
+        if any(key[0] == row for key in found):
+            places = [[entry(cell) for cell in comparison.at(row, budget)] for budget in budgets]
+            rows.append((row, [[one for one in place if one is not None] for place in places]))
+    return Table(title, caption, ["adaptive" if b is None else f"K = {b}" for b in budgets], rows)
+
+
+def _result(comparison: Comparison, metric: Metric) -> Result:
+    rankings = {budget: comparison.ranking(metric, budget) for budget in comparison.budgets}
+
+    def entry(cell: Cell) -> Entry | None:
+        return _scored(cell, cell.estimate(metric), rankings[cell.budget])
+
+    table = _table(comparison, metric.label, f"{metric.title}, {metric.direction}", entry)
+    return Result(table, charts.against_calls(comparison, metric), metric.about)
+
+
+def _bits(comparison: Comparison) -> Result | None:
+    if not any(cell.bits for cell in comparison.cells):
+        return None
+    rankings = {budget: comparison.ranking(BITS, budget) for budget in comparison.budgets}
+
+    def entry(cell: Cell) -> Entry | None:
+        return _scored(cell, cell.bits, rankings[cell.budget], cell.bits.kind) if cell.bits and not cell.failed else None
+
+    table = _table(comparison, "Bits/dim", "Bits/dim, lower is better", entry)
+    return Result(table, charts.against_calls(comparison, BITS))
+
+
+def _scored(cell: Cell, estimate: Estimate | None, ranking: Ranking | None, small: str = "") -> Entry | None:
+    if cell.failed:
+        return Entry(mark="failed", reason=cell.reason or "no reason given", small=cell.effort)
+    if estimate is None:
+        return None
+    over = cell.budget is not None and not cell.within_budget
+    notes = [note for note in (cell.effort, "over the budget, not ranked" if over else "", small) if note]
+    return Entry(_shown(estimate), "; ".join(notes), _mark(cell, ranking))
+
+
+def _shown(estimate: Estimate) -> str:
+    if estimate.known and not math.isfinite(estimate.stderr) and math.isfinite(estimate.low + estimate.high):
+        return f"{plain(estimate.value, 4)} [{plain(estimate.low)}, {plain(estimate.high)}]"
+    return str(estimate)
+
+
+def _mark(cell: Cell, ranking: Ranking | None) -> str:
+    if ranking is None or ranking.candidates < 2:
+        return ""
+    if cell is ranking.best:
+        return "best" if ranking.clear else "lead"
+    return "tie" if any(cell is tie for tie in ranking.ties) else ""
+
+
+def _cost(comparison: Comparison) -> Table | None:
+    def entry(cell: Cell) -> Entry | None:
+        if cell.failed or not math.isfinite(cell.seconds):
+            return None
+        return Entry(_seconds(cell.seconds), f"× {plain(cell.ratio)}" if math.isfinite(cell.ratio) else "")
+
+    table = _table(comparison, "Cost", "Seconds per sample", entry)
+    return table if table.rows else None
+
+
+def _seconds(value: float) -> str:
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if value >= size:
+            return f"{plain(value / size)} {unit}"
+    return f"{plain(value)} s"
+
+
+def _sheets(comparison: Comparison, album: Album) -> Table | None:
+    """The sheets of whole budgets, smallest first, so that those of one budget can be compared."""
+    order = sorted((cell for cell in comparison.cells if cell.sheet and not cell.failed), key=lambda c: c.budget or math.inf)
+    sheets = {id(cell): album.sheet(cell.sheet) for cell in order}
+
+    def entry(cell: Cell) -> Entry | None:
+        sheet = sheets.get(id(cell))
+        where = "adaptive" if cell.budget is None else f"K = {cell.budget}"
+        return Entry(f"{cell.row.title}, {where}", cell.effort, sheet=sheet) if sheet else None
+
+    table = _table(comparison, "Samples", "Samples from the same seeds", entry)
+    return table if table.rows else None
+
+
+# --- the rest -------------------------------------------------------------------------------------------------------
+
+
+def _paths(content: Mapping[str, Any]) -> list[charts.Panel]:
+    solvers = content.get("solvers") or ()
+    names = {str(s["name"]): str(s.get("label") or s["name"]) for s in solvers}
+    families = {str(s["name"]): str(s["family"]) for s in solvers if s.get("family") in FAMILIES}
+    return charts.paths(content.get("paths") or {}, names, families)
+
+
+def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Provenance, one line each."""
+    facts = [(key, content.get(name)) for key, name in _FACTS.items()]
+    for name in ("data", "model", "versions"):
+        facts += [(f"{name}: {key}", value) for key, value in (content.get(name) or {}).items()]
+    return [
+        (key, value if isinstance(value, str) else json.dumps(value, default=str)) for key, value in facts if value is not None
+    ]
+
+
+_FACTS = {"date": "created", "seed": "seed", "samples per cell": "count", "device": "device"}
+
+
+def _pretty(config: Any) -> str:
+    return json.dumps(config, indent=2, default=str, ensure_ascii=False) if config else ""
+
+
+def _described(solver: Mapping[str, Any]) -> dict[str, str]:
+    family = str(solver.get("family"))
+    return {
+        "label": str(solver.get("label") or solver["name"]),
+        "family": family if family in FAMILIES else "other",
+        "order": str(solver.get("order") or ""),
+        "noise": {True: "no", False: "yes"}.get(solver.get("deterministic"), ""),  # type: ignore[arg-type]
+        "about": str(solver.get("about") or ""),
+    }

@@ -1,0 +1,310 @@
+"""The plain data of a comparison of solvers, read into rows, cells and estimates; and which differences the data can tell.
+
+An estimate is better than another when their 95 % intervals do not overlap: a cautious rule, since two estimates may
+differ significantly while their intervals still touch, and the only one that errors of unknown correlation allow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+#: Half the width of a 95 % interval of a normal estimate, in standard errors.
+Z = 1.959964
+
+FAMILIES = {
+    "analytic": "analytic variance",
+    "ode": "probability-flow ODE",
+    "sde": "reverse SDE",
+    "multistep": "multistep",
+    "corrector": "predictor-corrector",
+    "other": "other",
+}
+
+
+def as_float(value: Any) -> float:
+    """A number of the data; NaN for what is missing (None) or is no number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def floats(values: Iterable[Any] | None) -> list[float]:
+    found = list(values or ())
+    try:
+        return np.array(found, dtype=np.float64).tolist()
+    except (TypeError, ValueError):
+        return [as_float(value) for value in found]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its standard error and 95 % interval; NaN where unknown."""
+
+    value: float
+    stderr: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    kind: str = ""
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any] | None) -> Estimate | None:
+        if not data:
+            return None
+        numbers = {name: as_float(data.get(name)) for name in ("value", "stderr", "low", "high")}
+        return cls(**numbers, kind=str(data.get("kind") or ""))
+
+    @property
+    def known(self) -> bool:
+        return math.isfinite(self.value)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The given 95 % interval, else value ± 1.96 standard errors, else the whole line: nothing is known to differ."""
+        reach = Z * self.stderr if math.isfinite(self.stderr) else math.inf
+        low = self.low if math.isfinite(self.low) else self.value - reach
+        high = self.high if math.isfinite(self.high) else self.value + reach
+        return low, high
+
+    def overlaps(self, other: Estimate) -> bool:
+        (low, high), (other_low, other_high) = self.interval, other.interval
+        return low <= other_high and other_low <= high
+
+    def __str__(self) -> str:
+        return with_error(self.value, self.stderr)
+
+
+def superscript(number: int) -> str:
+    return str(number).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def plain(value: float, digits: int = 3) -> str:
+    """A number to some significant digits, with a power of ten where it has many zeros."""
+    if not math.isfinite(value):
+        return {math.inf: "∞", -math.inf: "−∞"}.get(value, "not a number")
+    exponent = math.floor(math.log10(abs(value))) if value else 0
+    if -4 < exponent < 6:
+        return f"{value:.{max(0, digits - 1 - exponent)}f}".replace("-", "−")
+    return f"{value / 10.0**exponent:.{digits - 1}f} × 10{superscript(exponent)}".replace("-", "−")
+
+
+def with_error(value: float, stderr: float) -> str:
+    """`value ± stderr`, rounded to two significant digits of the error: the digits that mean something."""
+    if not (math.isfinite(value) and math.isfinite(stderr) and stderr >= 0):
+        return plain(value, 4)
+    if stderr == 0:
+        return f"{plain(value, 4)} ± 0"
+    size = max(abs(value), stderr)
+    exponent = math.floor(math.log10(size))
+    scale = 0 if -4 < exponent < 6 else exponent
+    decimals = max(0, 1 - math.floor(math.log10(stderr)) + scale)
+    text = f"{value / 10.0**scale:.{decimals}f} ± {stderr / 10.0**scale:.{decimals}f}".replace("-", "−")
+    return f"({text}) × 10{superscript(scale)}" if scale else text
+
+
+def joined(names: Sequence[str], most: int = 3) -> str:
+    """An English list, cut short: "a, b, c and 2 others"; with semicolons where a name has a comma."""
+    shown, rest = list(names[:most]), len(names) - most
+    if rest > 0:
+        shown.append(f"{rest} other{'s' if rest > 1 else ''}")
+    if any("," in name for name in shown[:-1]):
+        return "; ".join(shown)
+    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
+
+
+@dataclass(frozen=True)
+class Metric:
+    name: str
+    label: str
+    lower: bool = True
+    unit: str = ""
+    about: str = ""
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Metric:
+        name = str(data["name"])
+        lower = data.get("better", "lower") != "higher"
+        return cls(name, str(data.get("label") or name), lower, str(data.get("unit") or ""), str(data.get("about") or ""))
+
+    @property
+    def direction(self) -> str:
+        return "lower is better" if self.lower else "higher is better"
+
+    @property
+    def title(self) -> str:
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+
+#: Bits/dim compare like a metric.
+BITS = Metric("bits", "Bits/dim")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A solver on a grid: one line of the tables, one series of the pictures."""
+
+    solver: str
+    grid: str
+    label: str
+    family: str = "other"
+
+    @property
+    def title(self) -> str:
+        return f"{self.label} · {self.grid}" if self.grid else self.label
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row at one budget; `budget` None chose its own steps."""
+
+    row: Row
+    budget: int | None
+    steps: float = math.nan
+    calls: float = math.nan
+    failed: bool = False
+    reason: str = ""
+    metrics: Mapping[str, Estimate | None] = field(default_factory=dict)
+    bits: Estimate | None = None
+    seconds: float = math.nan
+    ratio: float = math.nan
+    sheet: str = ""
+
+    def estimate(self, metric: Metric) -> Estimate | None:
+        return self.bits if metric is BITS else self.metrics.get(metric.name)
+
+    @property
+    def within_budget(self) -> bool:
+        return self.budget is not None and not self.calls > self.budget
+
+    @property
+    def effort(self) -> str:
+        """The network calls, and the steps where these are another number."""
+        if not math.isfinite(self.calls):
+            return ""
+        text = f"{self.calls:.4g} call{'' if self.calls == 1 else 's'}"
+        return text if not math.isfinite(self.steps) or self.steps == self.calls else f"{text}, {self.steps:.4g} steps"
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The best cell of a column, and the others that the data cannot tell from it."""
+
+    best: Cell
+    ties: tuple[Cell, ...]
+    candidates: int
+
+    @property
+    def clear(self) -> bool:
+        return not self.ties and self.candidates > 1
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the tables and pictures of the report are made from."""
+
+    metrics: tuple[Metric, ...]
+    rows: tuple[Row, ...]
+    budgets: tuple[int | None, ...]
+    cells: tuple[Cell, ...]
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Comparison:
+        """Read the report's content; rows come in the order of the solvers, then of the cells."""
+        solvers = {str(data["name"]): data for data in content.get("solvers") or ()}
+        cells = tuple(_cell(data, solvers) for data in content.get("cells") or ())
+        order = {name: index for index, name in enumerate(solvers)}
+        rows = sorted(dict.fromkeys(cell.row for cell in cells), key=lambda row: order.get(row.solver, len(order)))
+        budgets: list[int | None] = [*sorted({*map(int, content.get("budgets") or ())} | {c.budget for c in cells if c.budget})]
+        if any(cell.budget is None for cell in cells):
+            budgets.append(None)
+        return cls(tuple(Metric.of(data) for data in content.get("metrics") or ()), tuple(rows), tuple(budgets), cells)
+
+    def at(self, row: Row, budget: int | None) -> list[Cell]:
+        return [cell for cell in self.cells if cell.row == row and cell.budget == budget]
+
+    def of_row(self, row: Row) -> list[Cell]:
+        return [cell for cell in self.cells if cell.row == row]
+
+    @property
+    def failures(self) -> list[Cell]:
+        return [cell for cell in self.cells if cell.failed]
+
+    def values(self, metric: Metric) -> Iterator[tuple[Cell, Estimate]]:
+        """Cells that have a value of this metric."""
+        for cell in self.cells:
+            estimate = cell.estimate(metric)
+            if not cell.failed and estimate is not None and estimate.known:
+                yield cell, estimate
+
+    def ranking(self, metric: Metric, budget: int | None) -> Ranking | None:
+        """The best within a budget. None without a candidate, for adaptive solvers, or where bounds of several kinds meet."""
+        found = [(cell, e) for cell, e in self.values(metric) if cell.budget == budget and cell.within_budget]
+        if not found or len({estimate.kind for _, estimate in found}) > 1:
+            return None
+        best, top = min(found, key=lambda pair: pair[1].value if metric.lower else -pair[1].value)
+        ties = tuple(cell for cell, estimate in found if cell is not best and estimate.overlaps(top))
+        return Ranking(best, ties, len(found))
+
+
+def _cell(data: Mapping[str, Any], solvers: Mapping[str, Mapping[str, Any]]) -> Cell:
+    name = str(data["solver"])
+    solver = solvers.get(name, {})
+    family = str(solver.get("family"))
+    row = Row(name, str(data.get("grid") or ""), str(solver.get("label") or name), family if family in FAMILIES else "other")
+    budget = data.get("budget")
+    return Cell(
+        row=row,
+        budget=None if budget is None else int(budget),
+        steps=as_float(data.get("steps")),
+        calls=as_float(data.get("calls")),
+        failed=data.get("status", "ok") != "ok",
+        reason=str(data.get("reason") or ""),
+        metrics={str(key): Estimate.of(value) for key, value in (data.get("metrics") or {}).items()},
+        bits=Estimate.of(data.get("bits")),
+        seconds=as_float(data.get("seconds_per_sample")),
+        ratio=as_float(data.get("ratio_to_bare")),
+        sheet=str(data.get("sheet") or ""),
+    )
+
+
+def findings(comparison: Comparison, metric: Metric) -> list[tuple[int, str]]:
+    """One sentence per budget: the best solver with its error, or that none can be named."""
+    lines = []
+    for budget in comparison.budgets:
+        ranking = comparison.ranking(metric, budget)
+        if budget is not None and ranking is not None:
+            lines.append((budget, _finding(ranking, metric)))
+    return lines
+
+
+def _finding(ranking: Ranking, metric: Metric) -> str:
+    estimate = ranking.best.estimate(metric)
+    named = f"{ranking.best.row.title}: {estimate}"
+    if ranking.candidates == 1:
+        return f"{named}; nothing to compare it with."
+    if ranking.clear:
+        return f"{named}, the best of {ranking.candidates}; no other interval reaches its."
+    others = joined([cell.row.title for cell in ranking.ties])
+    extreme = "lowest" if metric.lower else "highest"
+    return f"No winner. {named} is {extreme}, but overlaps the interval{'s' if len(ranking.ties) > 1 else ''} of {others}."
+
+
+def conclusion(comparison: Comparison, metric: Metric) -> str:
+    """The findings in one or two sentences: who wins at which budgets, and where nobody does."""
+    winners: dict[str, list[str]] = {}
+    open_at: list[str] = []
+    for budget in comparison.budgets:
+        ranking = comparison.ranking(metric, budget)
+        if ranking is not None and ranking.candidates > 1:
+            (winners.setdefault(ranking.best.row.title, []) if ranking.clear else open_at).append(str(budget))
+    parts = [f"{name} is best at {joined(budgets, 99)} network calls" for name, budgets in winners.items()]
+    if open_at:
+        parts.append(f"at {joined(open_at, 99)} calls the intervals of the best overlap and no winner can be named")
+    if not parts:
+        return f"No budget has two solvers with a value of {metric.label}, so none can be called best."
+    return f"By {metric.label} ({metric.direction}), {'; '.join(parts)}."
