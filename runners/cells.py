@@ -26,7 +26,7 @@ from score_sde_analytic.likelihood import Chain, Flow, Method, predict
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.model import ScoreModel
 from score_sde_analytic.report import comparison
-from score_sde_analytic.samplers import Ancestral, ProbabilityFlow, Sampler, generate
+from score_sde_analytic.samplers import Ancestral, PredictorCorrector, ProbabilityFlow, Sampler, generate
 from score_sde_analytic.solvers import Adaptive
 
 T = TypeVar("T")
@@ -69,13 +69,13 @@ def bare_seconds(model: ScoreModel, like: Tensor, calls: int) -> float:
     return float(np.median(seconds[1:]))
 
 
-def settings_of(value: Any, grid: Grid, model: ScoreModel) -> list[Any]:
-    """Fingerprints of the covariances of a sampler, its parts included."""
-    parts = [getattr(value, "predictor", None)] if not isinstance(value, Ancestral) else []
-    found = [mark for part in parts if part is not None for mark in settings_of(part, grid, model)]
-    if isinstance(value, Ancestral):
+def settings_of(sampler: Any, grid: Grid, model: ScoreModel) -> list[Any]:
+    """Fingerprints of the covariances of a sampler and of its predictor."""
+    found = settings_of(sampler.predictor, grid, model) if isinstance(sampler, PredictorCorrector) else []
+    covariance = getattr(sampler, "covariance", None)
+    if covariance is not None:
         levels = grid.levels(model.schedule)
-        found.append(value.covariance.fingerprint(kernels(levels, value.eta), levels[:-1]))
+        found.append(covariance.fingerprint(kernels(levels, getattr(sampler, "eta", 1.0)), levels[:-1]))
     return found
 
 

@@ -33,7 +33,7 @@ from score_sde_analytic.files import write_text
 from score_sde_analytic.grid import Grid
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.model import ScoreModel
-from score_sde_analytic.report import comparison
+from score_sde_analytic.report import comparison, page
 from score_sde_analytic.samplers import Sampler
 
 #: What config.compare.budget stands for, field by field.
@@ -46,6 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "ancestral(auto)",
             "ddim",
             "analytic_ddim",
+            "analytic_multistep",
             "ode_rk4",
             "ode_dopri5",
             "heun",
@@ -70,6 +71,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "ancestral(residual, eta=0.5)",
             "ancestral(auto, eta=0.5)",
             "ancestral(auto, eta=0)",
+            "multistep(auto)",
         ),
         "calls": (5, 10, 25, 50),
         "grids": ("log_snr", "dp"),
@@ -107,7 +109,9 @@ def run(experiment: Experiment) -> list[Path]:
     text = tables.text(content)
     print("\n" + tables.summary(content))
     write_text(folder / "compare.md", text + "\n")
-    written = [folder / "compare.json", folder / "compare.md", *_pictures(content, folder), *_page(content, folder)]
+    written = [folder / "compare.json", folder / "compare.md", *_pictures(content, folder)]
+    page.write(folder / "compare.html", content, folder)
+    written.append(folder / "compare.html")
     brief = {name: content[name] for name in ("budgets", "grids", "first_log_snr", "cells", "count")}
     return [*written, folder / "cells", experiment.record("compare", brief)]
 
@@ -327,12 +331,3 @@ def _pictures(content: Mapping[str, Any], folder: Path) -> list[Path]:
     if content["paths"] and content["paths"]["solvers"]:
         found.append(comparison.paths(folder / "paths.png", content))
     return [path for path in found if path is not None]
-
-
-def _page(content: Mapping[str, Any], folder: Path) -> list[Path]:
-    """The HTML page, where the package has one."""
-    try:
-        from score_sde_analytic.report import page  # type: ignore[attr-defined]
-    except ImportError:
-        return []
-    return [page.write(folder / "compare.html", content, folder)]

@@ -1,10 +1,12 @@
 """The solvers that --mode=compare knows, by name: one entry each, made from an experiment's model and covariances.
 
-Any covariance of the experiment is a solver too: "ancestral(pca)", "ancestral(dct|high_frequency)", "ancestral(auto, eta=0.5)".
+Any covariance of the experiment is a solver too: "ancestral(pca)", "ancestral(dct|high_frequency)", "ancestral(auto, eta=0.5)",
+"multistep(pca)".
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from score_sde_analytic.grid import Grid, even
 from score_sde_analytic.jacobian import Tweedie
 from score_sde_analytic.samplers import (
     AdaptiveSDE,
+    AnalyticMultistep,
     Ancestral,
     AnnealedLangevin,
     DPMSolverPP,
@@ -68,6 +71,10 @@ def _ancestral(covariance: str, eta: float = 1.0) -> Callable[[Experiment], Ance
     return make
 
 
+def _multistep(covariance: str, eta: float = math.sqrt(0.5)) -> Make:
+    return lambda experiment: AnalyticMultistep(experiment.model, experiment.covariance(covariance), eta)
+
+
 def _corrected(predictor: Make, corrector: Langevin | AnnealedLangevin) -> Make:
     return lambda experiment: PredictorCorrector(predictor(experiment), corrector)
 
@@ -100,6 +107,9 @@ SOLVERS: dict[str, Solver] = {
     "ddim": Solver("DDIM", "analytic", "eta = 0, no noise", _ancestral("beta_tilde", 0.0), "1", deterministic=True),
     "analytic_ddpm": Solver("Analytic-DPM", "analytic", "ancestral, optimal scalar variance", _ancestral("residual"), "1"),
     "analytic_ddim": Solver("Analytic-DDIM", "analytic", "eta = 0, optimal scalar variance", _ancestral("residual", 0.0), "1"),
+    "analytic_multistep": Solver(
+        "analytic multistep", "multistep", "extrapolation and optimal scalar variance share the work", _multistep("residual")
+    ),
     "ode_euler": Solver("PF-ODE, Euler", "ode", "in log-SNR", _ode("euler"), "1", deterministic=True),
     "ode_midpoint": Solver("PF-ODE, midpoint", "ode", "in log-SNR, 2 calls a step", _ode("midpoint"), "2", deterministic=True),
     "ode_rk4": Solver("PF-ODE, RK4", "ode", "in log-SNR, 4 calls a step", _ode("rk4"), "4", deterministic=True),
@@ -143,24 +153,30 @@ SOLVERS: dict[str, Solver] = {
     ),
 }
 
-_ANCESTRAL = re.compile(r"ancestral\((?P<covariance>[^(),\s]+)(?:,\s*eta=(?P<eta>[0-9.]+))?\)")
+#: Families with a covariance: name -> (label, what it is, (covariance, eta if given) -> make, order).
+FAMILIES: dict[str, tuple[Family, str, Callable[..., Make], str | None]] = {
+    "ancestral": ("analytic", "analytic family", _ancestral, "1"),
+    "multistep": ("multistep", "extrapolation and covariance share the work", _multistep, None),
+}
+_NAMED = re.compile(r"(?P<family>ancestral|multistep)\((?P<covariance>[^(),\s]+)(?:,\s*eta=(?P<eta>[0-9.]+))?\)")
 
 
 def solver(name: str) -> Solver:
-    """The entry of a name, or of "ancestral(COVARIANCE)" and "ancestral(COVARIANCE, eta=NUMBER)".
+    """The entry of a name, or of "ancestral(COVARIANCE)", "ancestral(COVARIANCE, eta=NUMBER)", and so for "multistep".
 
     Raises:
         ValueError: an unknown name.
     """
     if name in SOLVERS:
         return SOLVERS[name]
-    match = _ANCESTRAL.fullmatch(name)
+    match = _NAMED.fullmatch(name)
     if match is None:
-        choices = ", ".join([*SOLVERS, "ancestral(COVARIANCE)", "ancestral(COVARIANCE, eta=NUMBER)"])
+        choices = ", ".join([*SOLVERS, "ancestral(COVARIANCE)", "ancestral(COVARIANCE, eta=NUMBER)", "multistep(COVARIANCE)"])
         raise ValueError(f"unknown solver {name!r}; choose one of {choices}")
-    covariance, eta = match["covariance"], float(match["eta"] or 1.0)
-    label = f"ancestral, {covariance.replace('|', ' given ')}" + (f", eta = {eta:g}" if eta != 1.0 else "")
-    return Solver(label, "analytic", "analytic family", _ancestral(covariance, eta), "1", covariance=covariance)
+    family, about, make, order = FAMILIES[match["family"]]
+    covariance, eta = match["covariance"], () if match["eta"] is None else (float(match["eta"]),)
+    label = f"{match['family']}, {covariance.replace('|', ' given ')}" + "".join(f", eta = {value:g}" for value in eta)
+    return Solver(label, family, about, make(covariance, *eta), order, covariance=covariance)
 
 
 def covariances(names: Iterable[str]) -> tuple[str, ...]:

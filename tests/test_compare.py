@@ -35,7 +35,7 @@ def small(**changed):
     config.estimate.min_draws = config.estimate.max_draws = 200
     config.estimate.batch_size = 100
     for name, value in {
-        "solvers": (*solvers.SOLVERS, "ancestral(pca)", "ancestral(residual, eta=0.5)"),
+        "solvers": (*solvers.SOLVERS, "ancestral(pca)", "ancestral(residual, eta=0.5)", "multistep(pca)"),
         "calls": (3, 6),
         "grids": ("log_snr",),
         "tolerances": (0.1,),
@@ -321,6 +321,8 @@ def test_vector_products_are_counted(planar, table):
 def test_names_of_covariances_are_solvers():
     assert solvers.solver("ancestral(dct|high_frequency, eta=0.5)").covariance == "dct|high_frequency"
     assert solvers.covariances(["ddim", "ancestral(pca)", "ancestral(pca, eta=0)", "heun"]) == ("pca",)
+    assert solvers.solver("multistep(npr)").family == "multistep"
+    assert "eta = 0," in solvers.solver("ancestral(pca, eta=0)").label + ","
     with pytest.raises(ValueError, match=r"unknown solver 'ancestral\(\)'; choose one of ddpm_beta, .*ancestral\(COVARIANCE\)"):
         solvers.solver("ancestral()")
 
