@@ -123,8 +123,9 @@ class Bench:
             sampler, grid = self.planned(job)
             base |= {"steps": job.budget and grid.steps, "calls": solvers.cost(sampler, grid), "times": list(grid.times)}
             path = self.folder / f"{job.stem}-{self._digest(sampler, grid)}.json"
-            if path.exists():
-                return json.loads(path.read_text())
+            kept = self._kept(path)
+            if kept is not None:
+                return kept
             content = base | self._measured(sampler, grid, path)
         except FAILURES as error:
             failed = error
@@ -132,6 +133,14 @@ class Bench:
         if not isinstance(failed, PASSING) and "-failed" not in path.name:
             write_text(path, json.dumps(content, indent=1) + "\n")
         return content
+
+    def _kept(self, path: Path) -> dict[str, Any] | None:
+        """A cell that was finished before, if its files are whole."""
+        try:
+            content = json.loads(path.read_text())
+            return content if content["sheet"] is None or (self.folder.parent / content["sheet"]).exists() else None
+        except (OSError, ValueError, KeyError):
+            return None
 
     def planned(self, job: Job) -> tuple[Sampler[Any], Grid]:
         """The sampler and its grid, of as many steps as the budget lets it take."""

@@ -29,12 +29,13 @@ from runners import build, fidelity, paths, solvers, tables
 from runners.cells import Bench, Job, shown
 from runners.experiment import Experiment, calibration
 from score_sde_analytic.cost import Lattice
+from score_sde_analytic.covariance import BetaTilde
 from score_sde_analytic.files import write_text
 from score_sde_analytic.grid import Grid
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.model import ScoreModel
 from score_sde_analytic.report import comparison, page
-from score_sde_analytic.samplers import Sampler
+from score_sde_analytic.samplers import Ancestral, Sampler, generate
 
 #: What config.compare.budget stands for, field by field.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -232,11 +233,20 @@ class Comparison:
     def cells(self) -> list[dict[str, Any]]:
         """Every cell, measured or found where it was kept."""
         found, jobs = [], self.jobs()
+        if self.settings.compile:
+            self._warm()
         with tqdm(jobs, desc="compare", unit="cell") as bar:
             for job in bar:
                 bar.set_postfix_str(job.title)
                 found.append(self.bench.cell(job))
         return found
+
+    def _warm(self) -> None:
+        """Let the compiler see every shape before a clock runs."""
+        experiment, settings, test = self.experiment, self.settings, self.experiment.splits.test
+        sampler, grid = Ancestral(experiment.model, BetaTilde()), self.grid("log_snr", 2)
+        options = {"batch_size": min(settings.batch_size, settings.count), "device": experiment.device, "dtype": test.dtype}
+        generate(sampler, grid, tuple(test.shape[1:]), settings.count, **options)
 
     def _paths(self) -> dict[str, Any] | None:
         if not self.settings.paths:
@@ -255,7 +265,7 @@ class Comparison:
         experiment, settings = self.experiment, self.settings
         declared, test = experiment.splits.data_range, experiment.splits.test
         sheet = comparison.sheet(self.folder / "data.png", test[: shown(settings.sheet, test)], test, declared)
-        used = dict.fromkeys(cell["grid"] for cell in cells)
+        used, contrast = dict.fromkeys(cell["grid"] for cell in cells), experiment.moments.calibration()
         return {
             "title": f"Solvers on {experiment.config.data.name}",
             "data": {
@@ -281,7 +291,8 @@ class Comparison:
             "first_log_snr": float(experiment.schedule.log_snr(self.first)),
             "solvers": [_described(name, experiment) for name in settings.solvers],
             "cells": cells,
-            "calibration": calibration(experiment.moments),
+            "calibration": calibration(experiment.moments)
+            | dict(zip(("difference", "in_standard_errors"), contrast, strict=True)),
             "paths": self._paths(),
             "data_sheet": sheet.name,
         }

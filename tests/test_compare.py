@@ -138,6 +138,25 @@ def test_bits_belong_to_chains(whole):
         assert by["analytic_ddpm", k]["value"] < min(by["ddpm_beta", k]["value"], by["ddpm_beta_tilde", k]["value"])
 
 
+def test_bits_are_measured_where_asked(whole, tmp_path, plain):
+    """Two chains and a flow; measured and predicted differ beyond 5 standard errors with probability 6e-7 each."""
+    _, _, before = whole
+    config = small(solvers=("ddpm_beta", "analytic_ddpm", "ode_dopri5"), calls=(6,), bits="measured", flow=True, paths=0)
+    content = run(config, tmp_path)
+    assert content["paths"] is None
+    found = {cell["solver"]: cell["bits"] for cell in content["cells"]}
+    assert {name: part["kind"] for name, part in found.items()} == {
+        "ddpm_beta": "measured",
+        "analytic_ddpm": "measured",
+        "ode_dopri5": "flow",
+    }
+    for name in ("ddpm_beta", "analytic_ddpm"):
+        predicted = next(c["bits"] for c in before["cells"] if (c["solver"], c["grid"], c["budget"]) == (name, "log_snr", 6))
+        error = math.hypot(predicted["stderr"], found[name]["stderr"])
+        assert abs(predicted["value"] - found[name]["value"]) < 5 * error
+    assert found["ode_dopri5"]["value"] < found["analytic_ddpm"]["value"]  # the flow of an exact score is the data's density
+
+
 def test_paths_begin_together_and_end_in_the_data(whole):
     config, _, content = whole
     ways = content["paths"]["solvers"]
@@ -201,6 +220,13 @@ def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path, monkeypatch, pl
     monkeypatch.setattr(cells.Bench, "_measured", lambda self, *args: calls.append(args) or measured(self, *args))
     assert untimed(run(config, tmp_path / "parts")) == expected
     assert len(calls) == len(expected["cells"]) - 3
+
+    calls.clear()
+    kept = tmp_path / "parts" / "compare" / "cells"
+    next(kept.glob("ddpm_beta*.png")).unlink()
+    next(kept.glob("heun*.json")).write_text('{"status": ')
+    assert untimed(run(config, tmp_path / "parts")) == expected
+    assert len(calls) == 2
 
 
 class Broken(Ancestral):

@@ -86,7 +86,9 @@ def quality(path: Path, content: Content, metric: Content) -> Path:
         axis.minorticks_off()
     if errors and metric["better"] == "lower":
         for axis in axes[0]:  # logarithmic down to the noise: distances with their bias removed may be negative
-            axis.set_yscale("symlog", linthresh=max(float(np.median(errors)), 1e-12))
+            noise = max(float(np.median(errors)), 1e-12)
+            axis.set_yscale("symlog", linthresh=noise)
+            axis.set_ylim(bottom=-3.0 * noise)
     axes[0][0].set_ylabel(f"{metric['label']} ({metric['better']} is better), ± 2 SE")
     _legend(figure, axes[0])
     return _save(figure, path)
@@ -134,7 +136,9 @@ def sheets(path: Path, content: Content, folder: Path, grid: str) -> Path:
     """Sample sheets side by side: a row per budget, a column per solver, the same seeds in all; failed cells say so."""
     cells = {(c["solver"], c["budget"]): c for c in content["cells"] if c["budget"] and c["grid"] == grid}
     names = [solver for solver in content["solvers"] if (solver["name"], content["budgets"][0]) in cells]
-    rows, size = content["budgets"], (1.7 * len(names) + 0.4, 1.5 * len(content["budgets"]) + 0.4)
+    rows, pictures = content["budgets"], [plt.imread(folder / c["sheet"]) for c in cells.values() if c["sheet"]]
+    height, width = pictures[0].shape[:2] if pictures else (1, 1)
+    size = (1.7 * len(names) + 0.4, 1.7 * height / width * len(rows) + 0.4)
     figure, axes = plt.subplots(len(rows), len(names), figsize=size, squeeze=False)
     figure.subplots_adjust(left=0.4 / size[0], right=0.99, bottom=0.02, top=1.0 - 0.4 / size[1], wspace=0.05, hspace=0.05)
     for column, solver in enumerate(names):
