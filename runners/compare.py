@@ -12,7 +12,7 @@ import math
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -96,10 +96,7 @@ ABOUT_GRIDS = {
 def run(experiment: Experiment) -> list[Path]:
     """Measure all cells that are not there yet; write tables, pictures and compare.json; returns their paths."""
     settings = resolved(experiment.config)
-    named = solvers.covariances(settings.solvers)
-    recorded = [name for name in named if name == "auto" or name.partition("|")[0] in build.BASES]
-    if recorded:
-        experiment = Experiment(experiment.config, experiment.workdir, recorded)
+    experiment = recording(experiment, solvers.covariances(settings.solvers))
     if settings.compile:
         experiment.model = compiled(experiment.model, settings.compile)
     work = Comparison(experiment, settings)
@@ -115,6 +112,14 @@ def run(experiment: Experiment) -> list[Path]:
     written.append(folder / "compare.html")
     brief = {name: content[name] for name in ("budgets", "grids", "first_log_snr", "cells", "count")}
     return [*written, folder / "cells", experiment.record("compare", brief)]
+
+
+def recording(experiment: Experiment, covariances: Iterable[str]) -> Experiment:
+    """The experiment, or one whose pass over the validation split records what these covariances need besides."""
+    named = [name for name in covariances if name == "auto" or name.partition("|")[0] in build.BASES]
+    other = Experiment(experiment.config, experiment.workdir, named)
+    kept, needed = ({name: r.config() for name, r in e.recorders.items()} for e in (experiment, other))
+    return experiment if kept == needed else other
 
 
 def resolved(config: ConfigDict) -> ConfigDict:

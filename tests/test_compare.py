@@ -379,6 +379,16 @@ def test_bad_settings_are_refused_before_the_work(tmp_path):
             run(small(**changed), tmp_path)
 
 
+def test_one_pass_serves_all_where_it_records_enough(tmp_path):
+    config = small()
+    experiment = Experiment(config, tmp_path)
+    assert compare.recording(experiment, ()) is experiment
+    assert set(compare.recording(experiment, ("pca", "tweedie")).recorders) == {"pca"}
+    config.covariance.bases = ("pca",)
+    experiment = Experiment(config, tmp_path)
+    assert compare.recording(experiment, ("pca",)) is experiment
+
+
 def test_grids_share_their_first_time(tmp_path):
     config = small()
     work = compare.Comparison(Experiment(config, tmp_path), compare.resolved(config))
