@@ -7,7 +7,7 @@ PIP_FLAGS = --quiet --disable-pip-version-check --constraint constraints.txt
 .venv/installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install $(PIP_FLAGS) torch==2.13.0
-	.venv/bin/pip install $(PIP_FLAGS) --editable '.[images,grids,ode]'
+	.venv/bin/pip install $(PIP_FLAGS) --editable '.[images,grids,ode,sde]'
 	touch $@
 
 .venv-test/installed: setup.py constraints.txt

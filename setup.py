@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 
 GRIDS = ["numba>=0.60"]
 ODE = ["torchdiffeq>=0.2.3"]
+SDE = ["torchsde>=0.2.6"]
 FIDELITY = ["torch-fidelity>=0.4", "clean-fid>=0.1.35", "torchvision"]  # the Inception features of published tables
 IMAGES = ["diffusers>=0.30", "scikit-learn>=1.3"]
 TEST = ["pytest>=8", "pytest-cov>=5", "pytest-xdist>=3.5", "hypothesis>=6.100", "beartype>=0.18", "ruff>=0.6", "mypy>=1.11"]
@@ -31,5 +32,12 @@ setup(
         "ml-collections>=1.0",
         "matplotlib>=3.8",
     ],
-    extras_require={"images": IMAGES, "grids": GRIDS, "fidelity": FIDELITY, "ode": ODE, "test": IMAGES + GRIDS + ODE + TEST},
+    extras_require={
+        "images": IMAGES,
+        "grids": GRIDS,
+        "ode": ODE,
+        "sde": SDE,
+        "fidelity": FIDELITY,
+        "test": IMAGES + GRIDS + ODE + SDE + TEST,
+    },
 )

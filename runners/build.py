@@ -21,11 +21,12 @@ from score_sde_analytic.conditioning import Energy, GradientEnergy, HighFrequenc
 from score_sde_analytic.data import DataRange, DataStatistics
 from score_sde_analytic.decoder import Decoder
 from score_sde_analytic.grid import Grid
-from score_sde_analytic.likelihood.flow import FIXED, Adaptive, Diffused, Direct, Entry, ExactTrace, Fixed, Hutchinson, Uniform
+from score_sde_analytic.likelihood.flow import Diffused, Direct, Entry, ExactTrace, Hutchinson, Uniform
 from score_sde_analytic.mixture import GaussianMixture
 from score_sde_analytic.model import Continuous, LogSNR, OneBased, ScoreModel, Sigma, Times, ZeroBased
 from score_sde_analytic.networks import LearnedRange, WithFeatures, load_unet
 from score_sde_analytic.schedule import VE, CosineVP, LinearVP, Schedule, SubVP, Tabulated
+from score_sde_analytic.solvers import FIXED, Adaptive, Fixed
 
 ASSETS = Path(score_sde_analytic.__file__).parent / "assets"
 

@@ -1,10 +1,16 @@
-"""The probability-flow ODE of a score model, in time or in log-SNR, and its divergence.
+"""The probability-flow ODE and the reverse SDE of a score model, in one of three variables, and the ODE's divergence.
 
     in time      dx/dt   = f x + g^2 / (2 sigma) eps_hat(x, t)
     in log-SNR   du/dlam = w u / 2 - sqrt(w) eps_hat / 2,     u = x / sqrt(alpha^2 + sigma^2),   w = 1 / (1 + e^lam)
+    in VE        du/ds   = eps_hat,                           u = x / alpha,   s = sigma / alpha
 
 Its marginals are those of the diffusion (Song et al., ICLR 2021, eq. 13). In log-SNR and variance-preserving coordinates u, the
-field is the same for every schedule and of order one everywhere.
+field is the same for every schedule and of order one everywhere; in VE coordinates Euler's method is DDIM. With twice the gain
+and the noise whose score that pays for,
+
+    du = (drift u + 2 gain eps_hat) ds + sqrt(noise) dW,     noise = 2 |gain| sigma / scale
+
+(g^2 in time, w in log-SNR, 2 s in VE) it is the reverse SDE (eq. 6 there), s running from the prior to the data.
 """
 
 from __future__ import annotations
@@ -31,6 +37,11 @@ class Coefficients:
     drift: float
     gain: float
 
+    @property
+    def noise(self) -> float:
+        """d Var u / d|s| of the reverse SDE's noise."""
+        return 2.0 * abs(self.gain) * self.level.sigma / self.scale
+
 
 class Clock(ABC):
     """The variable s that an ODE is integrated in, with its coordinates u = x / scale.
@@ -45,8 +56,12 @@ class Clock(ABC):
     def at(self, schedule: Schedule, s: float) -> Coefficients: ...
 
     @abstractmethod
+    def value(self, level: Level) -> float:
+        """s at a noise level."""
+
     def span(self, schedule: Schedule, t_min: float) -> tuple[float, float]:
         """(s at t_min, s at t = 1)."""
+        return self.value(schedule.level(t_min)), self.value(schedule.level(1.0))
 
     @abstractmethod
     def first_step(self, schedule: Schedule, t_min: float) -> float:
@@ -67,8 +82,8 @@ class LogSNRClock(Clock):
         sigma2 = 1.0 / (1.0 + math.exp(s))
         return Coefficients(level, math.hypot(level.alpha, level.sigma), 0.5 * sigma2, -0.5 * math.sqrt(sigma2))
 
-    def span(self, schedule: Schedule, t_min: float) -> tuple[float, float]:
-        return float(schedule.log_snr(t_min)), float(schedule.log_snr(1.0))
+    def value(self, level: Level) -> float:
+        return float(level.log_snr)
 
     def first_step(self, schedule: Schedule, t_min: float) -> float:
         return 0.1
@@ -81,11 +96,29 @@ class TimeClock(Clock):
         level = schedule.level(s)
         return Coefficients(level, 1.0, schedule.drift(s), 0.5 * schedule.diffusion(s) ** 2 / level.sigma)
 
-    def span(self, schedule: Schedule, t_min: float) -> tuple[float, float]:
-        return t_min, 1.0
+    def value(self, level: Level) -> float:
+        return float(level.t)
 
     def first_step(self, schedule: Schedule, t_min: float) -> float:
         return min(t_min, 0.01)
+
+
+class VEClock(Clock):
+    """s = sigma / alpha, u = x / alpha."""
+
+    def at(self, schedule: Schedule, s: float) -> Coefficients:
+        low, high = schedule.log_snr_range
+        level = schedule.level_at(min(max(-2.0 * math.log(s), low), high))
+        return Coefficients(level, level.alpha, 0.0, 1.0)
+
+    def value(self, level: Level) -> float:
+        return float(level.sigma / level.alpha)
+
+    def first_step(self, schedule: Schedule, t_min: float) -> float:
+        return self.value(schedule.level(t_min))
+
+
+CLOCKS: dict[str, Clock] = {"log_snr": LogSNRClock(), "t": TimeClock(), "ve": VEClock()}
 
 
 def velocity(model: ScoreModel, c: Coefficients, u: Tensor, dtype: torch.dtype, rows: int) -> Tensor:

@@ -4,8 +4,9 @@ from score_sde_analytic.likelihood.bound import BITS, Bound, Part, Predicted
 from score_sde_analytic.likelihood.chain import Chain, paper_chain
 from score_sde_analytic.likelihood.continuous import ContinuousTime
 from score_sde_analytic.likelihood.evaluation import Method, bits_per_dim
-from score_sde_analytic.likelihood.flow import Adaptive, Diffused, Direct, ExactTrace, Fixed, Flow, Hutchinson, Uniform
+from score_sde_analytic.likelihood.flow import Diffused, Direct, ExactTrace, Flow, Hutchinson, Uniform
 from score_sde_analytic.likelihood.predicted import predict
+from score_sde_analytic.solvers import Adaptive, Fixed
 
 __all__ = [
     "BITS",

@@ -31,114 +31,8 @@ from score_sde_analytic.likelihood.evaluation import Batch, Method, Terms
 from score_sde_analytic.model import ScoreModel
 from score_sde_analytic.noise import SampleNoise
 from score_sde_analytic.schedule import Level
-from score_sde_analytic.sde import Clock, LogSNRClock, Probes, TimeClock, eps_and_divergence, one_hot_probes, velocity
-
-CLOCKS: dict[str, Clock] = {"log_snr": LogSNRClock(), "t": TimeClock()}
-
-
-# --- ODE solvers --------------------------------------------------------------------------------------------------------
-
-#: Solvers of torchdiffeq by kind; one of the other kind would ignore its settings (rk4 would take a single step).
-ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
-FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4")
-
-
-def _require_known(method: str, known: tuple[str, ...], kind: str) -> None:
-    if method not in known:
-        raise ValueError(f"{kind} knows no solver {method!r}; choose one of {', '.join(known)}")
-
-
-@dataclass(frozen=True)
-class Adaptive:
-    """An embedded Runge-Kutta pair of torchdiffeq: "dopri5", "dopri8", "bosh3", "fehlberg2" or "adaptive_heun".
-
-    A step is accepted when the largest error of any sample (root mean square over its dimensions, or of its log-density per
-    dimension) is within atol + rtol |value|.
-    """
-
-    rtol: float = 1e-4
-    atol: float = 1e-4
-    method: str = "dopri5"
-    max_steps: int = 10_000
-
-    def __post_init__(self) -> None:
-        if not (self.rtol > 0 and self.atol > 0 and self.max_steps > 0):
-            raise ValueError(f"rtol, atol and max_steps must be positive, got {self.rtol}, {self.atol}, {self.max_steps}")
-        _require_known(self.method, ADAPTIVE, "Adaptive")
-
-    def options(self, first_step: float, max_step: float, end: Tensor) -> dict[str, Any]:
-        # step_t makes the solver land on the end point; left alone it would step past it, where there is no schedule.
-        steps = {"first_step": first_step, "max_step": max_step, "step_t": end[None], "max_num_steps": self.max_steps}
-        return steps | {"norm": _largest_error}
-
-    @property
-    def tolerances(self) -> dict[str, float]:
-        return {"rtol": self.rtol, "atol": self.atol}
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """So many even steps of torchdiffeq's "euler", "midpoint", "heun2", "heun3" or "rk4"."""
-
-    steps: int = 50
-    method: str = "rk4"
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        _require_known(self.method, FIXED, "Fixed")
-
-    def options(self, first_step: float, max_step: float, end: Tensor) -> dict[str, Any]:
-        return {"grid_constructor": lambda f, y, t: torch.linspace(t[0], t[-1], self.steps + 1, dtype=t.dtype, device=t.device)}
-
-    @property
-    def tolerances(self) -> dict[str, float]:
-        return {}
-
-
-def _largest_error(state: tuple[Tensor, ...]) -> Tensor:
-    """The largest error of any sample, so that no sample hides behind the others."""
-    return torch.stack([mean_square(part.reshape(len(part), -1)).max() for part in state]).max().sqrt()
-
-
-def _integrate(
-    field: Callable[[Tensor, Any], Any],
-    state: Any,
-    span: tuple[float, float],
-    solver: Adaptive | Fixed,
-    first_step: float,
-    max_step: float,
-) -> Any:
-    """The state at the end of the span.
-
-    Raises:
-        ImportError: torchdiffeq is absent.
-        RuntimeError: the solver gave up; the message says why.
-    """
-    try:
-        from torchdiffeq import odeint
-    except ImportError as error:
-        raise ImportError("the probability-flow ODE needs torchdiffeq: pip install 'score_sde_analytic[ode]'") from error
-    t = torch.tensor(span, dtype=torch.float64, device=state[0].device)
-    options = solver.options(min(first_step, abs(span[1] - span[0])), max_step, t[1])
-    try:
-        solution = odeint(field, state, t, method=solver.method, options=options, **solver.tolerances)
-    except AssertionError as error:
-        raise RuntimeError(_reason(str(error), solver)) from error
-    return tuple(part[-1] for part in solution)
-
-
-def _reason(message: str, solver: Adaptive | Fixed) -> str:
-    if "max_num_steps" in message:
-        limit = getattr(solver, "max_steps", None)
-        return f"{solver.method} reached its limit of {limit} steps; loosen rtol and atol, raise max_steps or t_min"
-    if "underflow" in message:
-        return (
-            f"{solver.method} needs steps too small to represent: the field is discontinuous (a clamped network?) or the"
-            " tolerances are below the network's precision; loosen rtol and atol"
-        )
-    return f"{solver.method} met a state with NaN or inf: the flow diverged; raise t_min or check the network ({message[:80]})"
-
+from score_sde_analytic.sde import CLOCKS, Probes, eps_and_divergence, one_hot_probes, velocity
+from score_sde_analytic.solvers import Adaptive, Fixed, integrate
 
 # --- divergence ---------------------------------------------------------------------------------------------------------
 
@@ -245,7 +139,7 @@ class Flow(Method):
         divergence: `ExactTrace()` or `Hutchinson(...)`.
         solver: `Adaptive(rtol, atol)` or `Fixed(steps)`.
         importance_samples: k of the importance-weighted bound, for discrete data or `Diffused`.
-        variable: integrate in "log_snr" (the same flow for every schedule) or "t".
+        variable: integrate in "log_snr" (the same flow for every schedule), "t" or "ve" (sigma / alpha).
         examples_per_block: an adaptive solver chooses one step for all samples of a solve; blocks of examples, the same
             whatever the batch size, keep the result independent of it.
     """
@@ -253,9 +147,9 @@ class Flow(Method):
     t_min: float = 1e-5
     entry: Entry = Direct()
     divergence: ExactTrace | Hutchinson = Hutchinson()
-    solver: Adaptive | Fixed = Adaptive()
+    solver: Adaptive | Fixed = field(default_factory=Adaptive)
     importance_samples: int = 1
-    variable: Literal["log_snr", "t"] = "log_snr"
+    variable: Literal["log_snr", "t", "ve"] = "log_snr"
     examples_per_block: int = field(default=100)
 
     def __post_init__(self) -> None:
@@ -407,7 +301,7 @@ class _Path:
             return c.drift * state[0] + c.gain * eps, c.drift + c.gain * c.scale * divergence / dim
 
         state = (x_t / first.scale, torch.zeros(len(x_t), dtype=torch.float64, device=x_t.device))
-        u, volume = _integrate(field, state, (start, end), self.flow.solver, self._first_step(), self.clock.max_step)
+        u, volume = integrate(field, state, (start, end), self.flow.solver, self._first_step(), self.clock.max_step)
         # log det of the change of coordinates at both ends.
         return last.scale * u, -volume - math.log(last.scale / first.scale)
 
@@ -422,7 +316,7 @@ class _Path:
             return (velocity(self.model, c, state[0], self.dtype, self.rows),)
 
         steps = self._first_step(), self.clock.max_step
-        return last.scale * _integrate(field, (x / first.scale,), span, self.flow.solver, *steps)[0]
+        return last.scale * integrate(field, (x / first.scale,), span, self.flow.solver, *steps)[0]
 
     def _span(self) -> tuple[float, float]:
         return self.clock.span(self.model.schedule, self.flow.t_min)

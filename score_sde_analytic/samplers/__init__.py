@@ -1,6 +1,36 @@
 """Samplers: one interface, one loop."""
 
+from score_sde_analytic.samplers.analytic_multistep import AnalyticMultistep
 from score_sde_analytic.samplers.ancestral import Ancestral
 from score_sde_analytic.samplers.base import Sampler, Step, generate, run
+from score_sde_analytic.samplers.corrector import (
+    AnnealedLangevin,
+    EulerMaruyama,
+    Langevin,
+    PredictorCorrector,
+    ReverseDiffusion,
+)
+from score_sde_analytic.samplers.heun import Heun
+from score_sde_analytic.samplers.multistep import DPMSolverPP, UniPC
+from score_sde_analytic.samplers.ode import ProbabilityFlow
+from score_sde_analytic.samplers.reverse_sde import AdaptiveSDE, ReverseSDE
 
-__all__ = ["Ancestral", "Sampler", "Step", "generate", "run"]
+__all__ = [
+    "AdaptiveSDE",
+    "AnalyticMultistep",
+    "Ancestral",
+    "AnnealedLangevin",
+    "DPMSolverPP",
+    "EulerMaruyama",
+    "Heun",
+    "Langevin",
+    "PredictorCorrector",
+    "ProbabilityFlow",
+    "ReverseDiffusion",
+    "ReverseSDE",
+    "Sampler",
+    "Step",
+    "UniPC",
+    "generate",
+    "run",
+]

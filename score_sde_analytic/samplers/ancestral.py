@@ -8,16 +8,25 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from score_sde_analytic.covariance import Beta, Covariance, IsotropicStep
+from score_sde_analytic.covariance import Beta, Covariance, IsotropicStep, StepCovariance
 from score_sde_analytic.grid import Grid
-from score_sde_analytic.kernel import kernels
+from score_sde_analytic.kernel import Kernel, kernels
 from score_sde_analytic.model import ScoreModel
 from score_sde_analytic.noise import Noise
 from score_sde_analytic.samplers.base import Sampler, Step
 
 
+@dataclass(frozen=True, slots=True)
+class KernelStep(Step):
+    """A step by a reverse kernel."""
+
+    kernel: Kernel
+    covariance: StepCovariance
+    noisy: bool
+
+
 @dataclass(frozen=True)
-class Ancestral(Sampler):
+class Ancestral(Sampler[KernelStep]):
     """Exactly K network calls on a grid of K steps; any strictly ordered real grid, any schedule.
 
     Args:
@@ -49,11 +58,14 @@ class Ancestral(Sampler):
         if not self.clip >= 0.0:
             raise ValueError(f"clip must not be negative, got {self.clip}")
 
-    def plan(self, grid: Grid) -> list[Step]:
+    def calls(self, grid: Grid) -> int:
+        return grid.steps
+
+    def plan(self, grid: Grid) -> list[KernelStep]:
         levels = grid.levels(self.model.schedule)
         ks = kernels(levels, self.eta)
         covariances = self.covariance.steps(ks, levels[:-1])
-        steps = [Step(t, s, k, c, True) for t, s, k, c in zip(levels[:-1], levels[1:], ks, covariances, strict=True)]
+        steps = [KernelStep(t, s, k, c, True) for t, s, k, c in zip(levels[:-1], levels[1:], ks, covariances, strict=True)]
         if self.clip > 0.0 and len(steps) > 1:
             steps[-2] = replace(steps[-2], covariance=self._clipped(steps[-2].covariance))
         if self.final == "mean":
@@ -65,7 +77,7 @@ class Ancestral(Sampler):
             raise ValueError("the last-step noise clip is defined for isotropic covariances; set clip=0")
         return IsotropicStep(min(covariance.variance, self.clip**2 * math.pi / 2))
 
-    def step(self, x_t: Tensor, step: Step, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+    def step(self, x_t: Tensor, step: KernelStep, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         prediction = self.model.predict(x_t, step.t)
         x_s = prediction.combine(step.kernel.a, step.kernel.b)
         if step.noisy:

@@ -1,19 +1,23 @@
-"""The sampler interface and the only sampling loop."""
+"""The sampler interface and the only sampling loop.
+
+A sampler is a rule x_t -> x_s along the steps of a plan. Every run starts from N(0, prior_variance I) drawn from the noise of
+its samples, so that equal seeds give equal starts to all samplers, and ends in data by x0_hat at the grid's last noisy time
+(one call, counted) unless the sampler says otherwise.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import Field, dataclass, fields, is_dataclass
+from itertools import pairwise
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from score_sde_analytic.covariance import StepCovariance
 from score_sde_analytic.grid import Grid
-from score_sde_analytic.kernel import Kernel
 from score_sde_analytic.model import ScoreModel
 from score_sde_analytic.noise import Noise, SampleNoise
 from score_sde_analytic.schedule import Level, Schedule
@@ -21,47 +25,103 @@ from score_sde_analytic.schedule import Level, Schedule
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step from level t to level s, with its coefficients as Python floats."""
+    """One step from level t to level s; samplers extend it by their coefficients, as Python floats."""
 
     t: Level
     s: Level
-    kernel: Kernel
-    covariance: StepCovariance
-    noisy: bool
+
+    @property
+    def last(self) -> bool:
+        """Whether it ends in the data, at time 0."""
+        return self.s.sigma == 0.0
 
 
-class Sampler(ABC):
+S = TypeVar("S", bound=Step)
+
+
+class Sampler(ABC, Generic[S]):
     """A rule x_t -> x_s; state is passed along, never stored, so one sampler serves many runs at once."""
 
     model: ScoreModel
 
+    @property
+    def name(self) -> str:
+        """A label for tables and messages: the class with the settings that are not at their defaults."""
+        return _label(self)
+
+    def config(self) -> dict[str, Any]:
+        """The sampler's settings as plain data, its model apart; a covariance is known by its class."""
+        return _plain(self)
+
     @abstractmethod
-    def plan(self, grid: Grid) -> list[Step]:
+    def calls(self, grid: Grid) -> int | None:
+        """Network calls of a run on this grid; None where the solver decides as it goes."""
+
+    @abstractmethod
+    def plan(self, grid: Grid) -> Sequence[S]:
         """Everything about the steps that does not depend on x."""
 
-    def init(self, x: Tensor) -> Any:
+    def init(self, plan: Sequence[S], x: Tensor) -> Any:
         """State before the first step."""
         return None
 
     @abstractmethod
-    def step(self, x_t: Tensor, step: Step, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+    def step(self, x_t: Tensor, step: S, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         """(x_s, next state)."""
+
+
+def _settings(value: Any) -> list[Field[Any]]:
+    return [f for f in fields(value) if f.init and f.name != "model"] if is_dataclass(value) else []
+
+
+def _is_composite(value: Any) -> bool:
+    """Whether plain data can tell it: a part of a sampler, or settings such as a solver's tolerances."""
+    return isinstance(value, Sampler) or (
+        is_dataclass(value) and all(isinstance(getattr(value, f.name), bool | int | float | str) for f in _settings(value))
+    )
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if not _is_composite(value):
+        return type(value).__name__
+    return {"name": type(value).__name__} | {f.name: _plain(getattr(value, f.name)) for f in _settings(value)}
+
+
+def _label(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if value is None or isinstance(value, bool | int | str):
+        return str(value)
+    if not _is_composite(value):
+        return type(value).__name__
+    changed = [f"{f.name}={_label(v)}" for f in _settings(value) if (v := getattr(value, f.name)) != f.default]
+    return f"{type(value).__name__}({', '.join(changed)})"
+
+
+def intervals(schedule: Schedule, grid: Grid) -> list[Step]:
+    """The grid's steps, the last of them to the data."""
+    return [Step(t, s) for t, s in pairwise(grid.levels(schedule))]
 
 
 @torch.no_grad()
 def run(
-    sampler: Sampler, plan: Sequence[Step], x: Tensor, noise: Noise, progress: bool = False, desc: str = "sample"
+    sampler: Sampler[S], plan: Sequence[S], x: Tensor, noise: Noise, progress: bool = False, desc: str = "sample"
 ) -> Tensor:
     """Carry x, a draw of x_T, through all steps to data.
 
     Raises:
         RuntimeError: the result is not finite.
     """
-    state = sampler.init(x)
+    state = sampler.init(plan, x)
     for step in tqdm(plan, desc=desc, unit="step", leave=False, disable=not progress):
         x, state = sampler.step(x, step, state, noise)
     if not torch.isfinite(x).all():
-        raise RuntimeError("the samples hold NaN or inf: the network diverged on this grid; clamp x_0 or use more steps")
+        raise RuntimeError(
+            f"the samples of {sampler.name} hold NaN or inf: it diverged on this grid; use more steps, a grid that takes"
+            " smaller ones where the samples grew, or clamp x_0"
+        )
     return x
 
 
@@ -71,7 +131,7 @@ def prior_sample(schedule: Schedule, noise: Noise, like: Tensor) -> Tensor:
 
 
 def generate(
-    sampler: Sampler,
+    sampler: Sampler[S],
     grid: Grid,
     shape: Sequence[int],
     count: int,

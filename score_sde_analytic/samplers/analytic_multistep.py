@@ -1,0 +1,117 @@
+"""Between DDIM's second-order ODE solver and the ancestral chain: one family in eta, analytic noise throughout.
+
+    x_s = a x_t + b x0_hat + kappa c D + Sigma^{1/2} z,    D = (x0_hat(x_t) - x0_hat(x_r)) / (lam_t - lam_r),   r before t
+    Sigma = rho^2 I + (1 - kappa) b^2 Cov(x_0 | x_t)
+    c = alpha_s (h - (1 - exp(-q h)) / q),   q = (1 + eta_h^2) / 2,   eta_h^2 = -log(1 - eta^2 w) / h
+
+a, b, rho^2, h, w are the kernel's (`kernel.py`). c is exact for x0_hat linear in log-SNR: with y = x / sigma the SDE of noise
+scale eta_h is dy = [-eta_h^2 y + (1 + eta_h^2) e^{lam/2} x0_hat] dlam / 2 + eta_h dW. A step of it with x0_hat held constant is
+the kernel's, and the linear part of x0_hat adds c times its slope.
+
+What the slope is. x0_hat is a martingale along the true reverse chain. The SDE of scale eta differs from it in drift by
+(1 - eta^2) sigma eps_hat / 2 dlam and in noise, so by Ito's formula
+
+    E d x0_hat = (1 - eta^2) / 2 [sigma (eps_hat . grad) x0_hat - sigma^2 Laplacian x0_hat] dlam = (1 - eta^2) d x0_hat_flow
+
+(1 - eta^2) times the drift along the probability flow through the same point. At eta = 0 the difference D is that slope, and
+kappa = 1 is the multistep solver DPM-Solver++(2M), "heun" type. At eta = 1 there is no drift: the mean is exact without D,
+which is but noise that the chain drew before, and what the step lacks is Cov(x_0 | x_t).
+
+Extrapolation and covariance do the same work, and must not both do all of it. To second order in h the law of x_s is right
+whenever their shares, kappa and 1 - kappa, add up to one: for kappa = 0 because the two moments of x_s given x_t are exact, for
+kappa = 1 because D is correlated with the state (so SDE-DPM-Solver++(2M) has weak order two without a covariance). The default
+kappa = 1 - eta^2 is the drift's share: the ends of the family are the multistep solver and the analytic chain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from score_sde_analytic.covariance import Beta, Covariance, StepCovariance
+from score_sde_analytic.gaussian import axpy
+from score_sde_analytic.grid import Grid
+from score_sde_analytic.kernel import Kernel, kernels
+from score_sde_analytic.model import ScoreModel
+from score_sde_analytic.noise import Noise
+from score_sde_analytic.samplers.base import Sampler, Step, intervals
+from score_sde_analytic.schedule import Level
+
+
+@dataclass(frozen=True, slots=True)
+class MultistepStep(Step):
+    """A kernel step with `slope`, the weight of x0_hat's last change."""
+
+    kernel: Kernel
+    covariance: StepCovariance
+    slope: float
+
+
+@dataclass(frozen=True)
+class AnalyticMultistep(Sampler[MultistepStep]):
+    """K network calls on K steps; the first step has no past and is `Ancestral`'s, the last gives x0_hat.
+
+    Args:
+        model: the score model.
+        covariance: of x_0 given x_t, as for `Ancestral`; `BetaTilde` has none.
+        eta: 1 for the chain, 0 for the flow; the default shares by halves, the best of few steps (docs/solvers.md).
+        kappa: share of the extrapolation; None for 1 - eta^2.
+
+    Raises:
+        ValueError: eta or kappa outside [0, 1], or `Beta`, which is no posterior covariance.
+    """
+
+    model: ScoreModel
+    covariance: Covariance
+    eta: float = math.sqrt(0.5)
+    kappa: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.eta <= 1.0:
+            raise ValueError(f"eta must lie in [0, 1], got {self.eta}")
+        if self.kappa is not None and not 0.0 <= self.kappa <= 1.0:
+            raise ValueError(f"kappa must lie in [0, 1], or be None for 1 - eta^2, got {self.kappa}")
+        if isinstance(self.covariance, Beta):
+            raise ValueError("beta holds no posterior covariance to share with the extrapolation; use Isotropic or BetaTilde")
+
+    def calls(self, grid: Grid) -> int:
+        return grid.steps
+
+    def plan(self, grid: Grid) -> list[MultistepStep]:
+        steps = intervals(self.model.schedule, grid)
+        kappa = 1.0 - self.eta**2 if self.kappa is None else self.kappa
+        shares = [0.0] + [kappa] * (len(steps) - 1)
+        ks = kernels([step.t for step in steps] + [steps[-1].s], self.eta)
+        # Every posterior covariance enters its step as b^2 times itself.
+        shared = [replace(k, b=k.b * math.sqrt(1.0 - share)) for k, share in zip(ks, shares, strict=True)]
+        covariances = self.covariance.steps(shared, [step.t for step in steps])
+        past = [steps[0].t] + [step.t for step in steps[:-1]]
+        slopes = [share * _slope(step, r, self.eta) for share, step, r in zip(shares, steps, past, strict=True)]
+        parts = zip(steps, ks, covariances, slopes, strict=True)
+        return [MultistepStep(step.t, step.s, kernel, covariance, slope) for step, kernel, covariance, slope in parts]
+
+    def init(self, plan: Sequence[MultistepStep], x: Tensor) -> Tensor | None:
+        return None
+
+    def step(self, x_t: Tensor, step: MultistepStep, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+        prediction = self.model.predict(x_t, step.t)
+        if step.last:
+            return prediction.x_0, None
+        mean = prediction.combine(step.kernel.a, step.kernel.b)
+        if state is not None and step.slope > 0.0:
+            mean = axpy(mean, prediction.x_0 - state, step.slope)
+        return step.covariance.add_noise(mean, prediction, noise.draw(x_t)), prediction.x_0
+
+
+def _slope(step: Step, past: Level, eta: float) -> float:
+    """c / (lam_t - lam_r); 0 for the first step and the one to the data."""
+    h = step.s.log_snr - step.t.log_snr
+    if step.last or past.log_snr == step.t.log_snr:
+        return 0.0
+    scale2 = -math.log1p(eta**2 * math.expm1(-h)) / h
+    q = 0.5 * (1.0 + scale2)
+    return float(step.s.alpha * (h + math.expm1(-q * h) / q) / (step.t.log_snr - past.log_snr))

@@ -1,0 +1,87 @@
+"""The probability-flow ODE as a sampler, by torchdiffeq's solvers, in any of three variables (`sde.py`).
+
+Fixed steps follow the grid: one step of the solver from each time to the next, down to t_1. Adaptive solvers take the grid's
+first time and t_1 as their interval and choose steps themselves. Either ends in data by x0_hat at t_1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from score_sde_analytic.grid import Grid
+from score_sde_analytic.model import ScoreModel
+from score_sde_analytic.noise import Noise
+from score_sde_analytic.samplers.base import Sampler, Step, intervals
+from score_sde_analytic.sde import CLOCKS, velocity
+from score_sde_analytic.solvers import FIXED, Adaptive, Fixed, integrate
+
+Variable = Literal["log_snr", "t", "ve"]
+#: Evaluations of the field per step.
+STAGES = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}
+
+
+def whole(steps: list[Step]) -> list[Step]:
+    """The interval of an adaptive solver, and the step to the data."""
+    return steps if len(steps) < 2 else [Step(steps[0].t, steps[-1].t), steps[-1]]
+
+
+def check_variable(variable: str) -> None:
+    if variable not in get_args(Variable):
+        raise ValueError(f"variable must be one of {', '.join(get_args(Variable))}, got {variable!r}")
+
+
+@dataclass(frozen=True)
+class ProbabilityFlow(Sampler[Step]):
+    """dx/dt = f x - g^2 score / 2 (Song et al., ICLR 2021, eq. 13). Needs the extra "ode".
+
+    On K steps a fixed solver of m stages makes m (K - 1) + 1 network calls. Euler's method in "ve" is DDIM.
+
+    Args:
+        model: the score model.
+        solver: torchdiffeq's "euler", "midpoint", "heun2", "heun3" or "rk4", one step per interval of the grid; or
+            `Adaptive(rtol, atol)`.
+        variable: integrate in "log_snr" (alike for every schedule), "t", or "ve" (sigma / alpha).
+        per_sample: an adaptive solver chooses steps for each sample alone, in network calls of one sample, so that a sample
+            does not depend on its batch. False: one sequence of steps for the batch, fewer and larger calls.
+    """
+
+    model: ScoreModel
+    solver: str | Adaptive = "euler"
+    variable: Variable = "log_snr"
+    per_sample: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.solver, Adaptive) and self.solver not in FIXED:
+            raise ValueError(f"solver must be Adaptive(...) or one of {', '.join(FIXED)}, got {self.solver!r}")
+        check_variable(self.variable)
+
+    def calls(self, grid: Grid) -> int | None:
+        return None if isinstance(self.solver, Adaptive) else STAGES[self.solver] * (grid.steps - 1) + 1
+
+    def plan(self, grid: Grid) -> list[Step]:
+        steps = intervals(self.model.schedule, grid)
+        return whole(steps) if isinstance(self.solver, Adaptive) else steps
+
+    def step(self, x_t: Tensor, step: Step, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+        if step.last:
+            return self.model.predict(x_t, step.t).x_0, state
+        rows = 1 if isinstance(self.solver, Adaptive) and self.per_sample else len(x_t)
+        return torch.cat([self._solve(part, step) for part in x_t.split(rows)]), state
+
+    def _solve(self, x_t: Tensor, step: Step) -> Tensor:
+        clock, schedule = CLOCKS[self.variable], self.model.schedule
+        span = clock.value(step.t), clock.value(step.s)
+        first, last = (clock.at(schedule, s) for s in span)
+
+        def field(s: Tensor, u: tuple[Tensor]) -> tuple[Tensor]:
+            return (velocity(self.model, clock.at(schedule, float(s)), u[0], x_t.dtype, len(x_t)),)
+
+        solver = self.solver if isinstance(self.solver, Adaptive) else Fixed(1, self.solver)
+        # From the prior down, the field is of order one over a tenth of the interval.
+        first_step = 0.1 * abs(span[1] - span[0])
+        u = integrate(field, (x_t.double() / first.scale,), span, solver, first_step, clock.max_step)[0]
+        return (last.scale * u).to(x_t.dtype)

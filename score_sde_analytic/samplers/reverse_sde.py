@@ -1,0 +1,206 @@
+"""The reverse SDE as a sampler, by torchsde's solvers, in any of three variables (`sde.py`).
+
+    du = (drift u + 2 gain eps_hat) ds + sqrt(noise) dW,   in tau = +-s, which increases from the prior to the data
+
+The noise depends on time alone ("additive"). Fixed steps follow the grid, one interval at a time, and draw the increments of
+the Brownian motion from the samples' own noise; adaptive solvers query a Brownian path of each sample, whose seed is drawn
+from that noise. Either ends in data by x0_hat at t_1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from score_sde_analytic.grid import Grid
+from score_sde_analytic.model import ScoreModel
+from score_sde_analytic.noise import Noise, stream_seed
+from score_sde_analytic.samplers.base import Sampler, Step, intervals
+from score_sde_analytic.samplers.ode import Variable, check_variable, whole
+from score_sde_analytic.sde import CLOCKS, Clock, Coefficients, velocity
+
+#: Evaluations of the drift per step.
+STAGES = {"euler": 1, "milstein": 1, "srk": 2}
+
+
+@dataclass(frozen=True)
+class AdaptiveSDE:
+    """torchsde's step-size control: a full step against two halves, accepted when they differ by at most atol + rtol |u|.
+
+    Args:
+        first_step: first step, as a share of the interval.
+        min_step: the shortest, as a share of the interval; errors are accepted there.
+    """
+
+    rtol: float = 1e-2
+    atol: float = 1e-2
+    first_step: float = 0.02
+    min_step: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if not (self.rtol >= 0 and self.atol > 0):
+            raise ValueError(f"need rtol >= 0 and atol > 0, got {self.rtol} and {self.atol}")
+        if not 0.0 < self.min_step <= self.first_step <= 1.0:
+            raise ValueError(f"need 0 < min_step <= first_step <= 1, got {self.min_step} and {self.first_step}")
+
+
+@dataclass(frozen=True)
+class ReverseSDE(Sampler[Step]):
+    """dx = [f x - g^2 score] dt + g dw, backwards (Song et al., ICLR 2021, eq. 6). Needs the extra "sde".
+
+    On K steps a fixed solver of m stages makes m (K - 1) + 1 network calls.
+
+    Args:
+        model: the score model.
+        solver: torchsde's "euler", "milstein" (the same numbers: its correction vanishes for additive noise) or "srk"
+            (Roessler's SRA1, two stages).
+        adaptive: None for the grid's steps, or step-size control.
+        variable: integrate in "log_snr" (alike for every schedule), "t", or "ve" (sigma / alpha).
+        per_sample: an adaptive solver chooses steps for each sample alone, in network calls of one sample, so that a sample
+            does not depend on its batch. False: one sequence of steps for the batch, fewer and larger calls.
+    """
+
+    model: ScoreModel
+    solver: Literal["euler", "milstein", "srk"] = "euler"
+    adaptive: AdaptiveSDE | None = None
+    variable: Variable = "log_snr"
+    per_sample: bool = True
+
+    def __post_init__(self) -> None:
+        if self.solver not in STAGES:
+            raise ValueError(f"solver must be one of {', '.join(STAGES)}, got {self.solver!r}")
+        check_variable(self.variable)
+
+    def calls(self, grid: Grid) -> int | None:
+        return STAGES[self.solver] * (grid.steps - 1) + 1 if self.adaptive is None else None
+
+    def plan(self, grid: Grid) -> list[Step]:
+        steps = intervals(self.model.schedule, grid)
+        return steps if self.adaptive is None else whole(steps)
+
+    def step(self, x_t: Tensor, step: Step, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+        if step.last:
+            return self.model.predict(x_t, step.t).x_0, state
+        if self.adaptive is None:
+            return self._solve(x_t, step, partial(_Increments, noise)), state
+        # Four draws whatever the dimension and precision of x: 200 bits and more.
+        entropy = noise.draw(torch.empty(len(x_t), 4, dtype=torch.float64, device=x_t.device))
+        seeds = [stream_seed(*row) for row in entropy.cpu().view(torch.int64).tolist()]
+        rows = 1 if self.per_sample else len(x_t)
+        blocks = [slice(i, i + rows) for i in range(0, len(x_t), rows)]
+        return torch.cat([self._solve(x_t[block], step, partial(_Paths, seeds[block])) for block in blocks]), state
+
+    def _solve(self, x_t: Tensor, step: Step, motion: Motion) -> Tensor:
+        clock, schedule = CLOCKS[self.variable], self.model.schedule
+        start, end = clock.value(step.t), clock.value(step.s)
+        first, last, length = clock.at(schedule, start), clock.at(schedule, end), abs(end - start)
+        sde = _SDE(self.model, clock, start, math.copysign(1.0, end - start), x_t)
+        y = (x_t.double() / first.scale).reshape(len(x_t), -1)
+        ts = torch.tensor([0.0, length], dtype=torch.float64, device=y.device)
+        try:
+            y = _torchsde().sdeint(sde, y, ts, bm=motion(x_t, length), method=self.solver, **self._steps(length))[-1]
+        except AssertionError as error:
+            raise RuntimeError(f"{self.name} met NaN in its estimate of the error: it diverged; take smaller steps") from error
+        return (last.scale * y).reshape(x_t.shape).to(x_t.dtype)
+
+    def _steps(self, length: float) -> dict[str, Any]:
+        if self.adaptive is None:
+            return {"dt": length}
+        a = self.adaptive
+        sizes = {"dt": a.first_step * length, "dt_min": a.min_step * length}
+        return sizes | {"adaptive": True, "rtol": a.rtol, "atol": a.atol}
+
+
+class _SDE:
+    """The reverse SDE in torchsde's terms, tau from 0 and states (batch, d), float64.
+
+    torchsde evaluates the drift once more when it checks its arguments, and SRA1 asks for its first stage twice: the last
+    evaluation is kept, so that no network call is paid twice.
+    """
+
+    noise_type, sde_type = "additive", "ito"
+
+    def __init__(self, model: ScoreModel, clock: Clock, start: float, sign: float, like: Tensor) -> None:
+        self.model, self.clock, self.start, self.sign, self.like = model, clock, start, sign, like
+        self._last: tuple[float, Tensor, Tensor] | None = None
+        self._recent: tuple[float, Coefficients] | None = None
+
+    def _at(self, tau: Tensor) -> Coefficients:
+        s = self.start + self.sign * float(tau)
+        if self._recent is None or self._recent[0] != s:  # drift and noise are asked for in turn
+            self._recent = s, self.clock.at(self.model.schedule, s)
+        return self._recent[1]
+
+    def f(self, tau: Tensor, y: Tensor) -> Tensor:
+        if self._last is None or self._last[0] != float(tau) or self._last[1] is not y:
+            c = self._at(tau)
+            reverse = replace(c, gain=2.0 * c.gain)
+            u = y.reshape(self.like.shape)
+            drift = self.sign * velocity(self.model, reverse, u, self.like.dtype, len(u))
+            self._last = float(tau), y, drift.reshape(y.shape)
+        return self._last[2]
+
+    def g_prod(self, tau: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        return math.sqrt(self._at(tau).noise) * v
+
+
+class _Motion:
+    """What torchsde asks of a Brownian motion in `d` dimensions."""
+
+    levy_area_approximation = "space-time"
+
+    def __init__(self, like: Tensor) -> None:
+        self.shape = (len(like), like[0].numel())
+
+
+class _Increments(_Motion):
+    """Fresh increments of one interval that is never divided.
+
+    W ~ N(0, h),   U = integral of W = h (W / 2 + H),   H ~ N(0, h / 12) independent of W
+    """
+
+    def __init__(self, noise: Noise, like: Tensor, length: float) -> None:
+        super().__init__(like)
+        self._noise, self._like, self._length = noise, like, length
+
+    def _draw(self) -> Tensor:
+        return self._noise.draw(self._like).double().reshape(self.shape)
+
+    def __call__(self, start: Tensor, end: Tensor, return_U: bool = False) -> Any:  # noqa: N803
+        w = math.sqrt(self._length) * self._draw()
+        if not return_U:
+            return w
+        return w, self._length * (0.5 * w + math.sqrt(self._length / 12.0) * self._draw())
+
+
+class _Paths(_Motion):
+    """One Brownian path per sample, each from its own seed, to be divided at will."""
+
+    def __init__(self, seeds: Sequence[int], like: Tensor, length: float) -> None:
+        super().__init__(like)
+        make = _torchsde().BrownianInterval
+        options = {"size": (1, self.shape[1]), "dtype": torch.float64, "device": like.device}
+        area = {"levy_area_approximation": self.levy_area_approximation}
+        self._paths = [make(0.0, length, entropy=seed, **options, **area) for seed in seeds]
+
+    def __call__(self, start: Tensor, end: Tensor, return_U: bool = False) -> Any:  # noqa: N803
+        parts = [path(start, end, return_U=return_U) for path in self._paths]
+        return tuple(map(torch.cat, zip(*parts, strict=True))) if return_U else torch.cat(parts)
+
+
+#: (like, length) -> the Brownian motion of an interval.
+Motion = Callable[[Tensor, float], _Motion]
+
+
+def _torchsde() -> Any:
+    try:
+        import torchsde
+    except ImportError as error:
+        raise ImportError("the reverse SDE needs torchsde: pip install 'score_sde_analytic[sde]'") from error
+    return torchsde
