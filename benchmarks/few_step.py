@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.linalg import sqrtm
 from torch import Tensor
 from tqdm import tqdm
 
 from runners.experiment import Experiment, markdown
 from score_sde_analytic.files import write_text
 from score_sde_analytic.grid import even_log_snr
+from score_sde_analytic.metrics import EnergyDistance, Frechet, Reference
 from score_sde_analytic.samplers import AnalyticMultistep, generate
 
 ETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -39,30 +39,13 @@ SHARES: dict[str, Callable[[float], float]] = {
 }
 
 
-def mean_distance(x: Tensor, y: Tensor | None = None) -> float:
-    """E|X - Y|, or E|X - X'| over distinct pairs."""
-    n, other = len(x), x if y is None else y
-    total = sum(float(torch.cdist(part, other).sum()) for part in x.split(500))
-    return total / (n * (n - 1) if y is None else n * len(other))
-
-
-def frechet(x: Tensor, mean: np.ndarray, covariance: np.ndarray) -> float:
-    """|m - m'|^2 + tr(S + S' - 2 (S S')^{1/2})."""
-    flat = x.double().flatten(1).numpy()
-    own = np.cov(flat.T)
-    root = np.trace(np.real(sqrtm(own @ covariance)))
-    return float(((flat.mean(0) - mean) ** 2).sum() + np.trace(own) + np.trace(covariance) - 2.0 * root)
-
-
 def judge(experiment: Experiment, samples: int) -> Callable[[Tensor], float]:
     """A distance of samples to the data."""
     if experiment.config.data.name == "mixture":
-        exact = experiment.model.net.sample(samples, seed=10_001).float()
-        own = mean_distance(exact)
-        return lambda x: 1000.0 * (2.0 * mean_distance(x.float(), exact) - mean_distance(x.float()) - own)
-    real = torch.cat([experiment.splits.validation, experiment.splits.test]).double().flatten(1).numpy()
-    mean, covariance = real.mean(0), np.cov(real.T)
-    return lambda x: frechet(x, mean, covariance)
+        exact = Reference(experiment.model.net.sample(samples, seed=10_001).double())
+        return lambda x: 1000.0 * EnergyDistance()(x, exact).value
+    real = Reference(torch.cat([experiment.splits.validation, experiment.splits.test]).double().flatten(1))
+    return lambda x: Frechet()(x.flatten(1), real).plug_in
 
 
 def cell(values: list[float]) -> str:
@@ -71,12 +54,14 @@ def cell(values: list[float]) -> str:
     return f"{np.mean(values):.2f} ± {np.std(values, ddof=1) / math.sqrt(len(values)):.2f}"
 
 
-def table(experiment: Experiment, covariances: list[str], steps: int, samples: int, seeds: int, log_snr: float) -> str:
+def table(
+    experiment: Experiment, covariances: list[str], etas: list[float], steps: int, samples: int, seeds: int, log_snr: float
+) -> str:
     """Rows of covariance and eta; columns of shares."""
     model, distance = experiment.model, judge(experiment, samples)
     grid = even_log_snr(model.schedule, steps, float(model.schedule.time(log_snr)))
     shape, rows = tuple(experiment.splits.test.shape[1:]), []
-    cases = [(name, eta) for name in covariances for eta in ETAS]
+    cases = [(name, eta) for name in covariances for eta in etas]
     for name, eta in tqdm(cases, desc=f"K={steps}"):
         found: dict[float, str] = {}
         for share in {f(eta) for f in SHARES.values()}:
@@ -91,6 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="mixture", help="module of configs/")
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 25])
+    parser.add_argument("--etas", type=float, nargs="+", default=ETAS)
     parser.add_argument("--samples", type=int, default=6000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--covariances", nargs="+", default=["beta_tilde", "residual", "pca", "pca|energy"])
@@ -107,7 +93,7 @@ def main() -> None:
         common = args.samples, args.seeds, args.log_snr
         text = ""
         for steps in args.steps:
-            found = table(experiment, args.covariances, steps, *common)
+            found = table(experiment, args.covariances, args.etas, steps, *common)
             print(found)
             text += found + "\n"
             if args.output:

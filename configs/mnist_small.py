@@ -1,0 +1,17 @@
+"""MNIST with the small shipped network: --config.data.directory=FOLDER with the IDX files."""
+
+from ml_collections import ConfigDict
+
+from configs.mnist import get_config as mnist
+
+
+def get_config() -> ConfigDict:
+    config = mnist()
+    config.threads = 1
+    config.network.path = "mnist_unet"
+    config.train.steps = 2000
+    config.train.batch_size = 32
+    config.train.learning_rate = 2e-3
+    config.train.unet.block_out_channels = (16, 32, 32)
+    config.train.unet.dropout = 0.0
+    return config
