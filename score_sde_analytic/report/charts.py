@@ -139,7 +139,7 @@ def paths(data: Mapping[str, Any], names: Mapping[str, str], families: Mapping[s
 
 
 def _states(data: Mapping[str, Any]) -> np.ndarray | None:
-    """States as an array, (steps + 1, n, 2) or (steps + 1, n), thinned to what a panel can show."""
+    """States as an array, (steps + 1, n, 2) or (steps + 1, n, pixels), thinned to what a panel can show."""
     rows = data.get("states")
     try:
         states = np.array(rows, dtype=np.float64)
@@ -241,7 +241,7 @@ def _open_line(xs: np.ndarray, ys: np.ndarray) -> str:
 
 def _pixel_panels(data: Mapping[str, Any], solvers: Mapping[str, Any], families: Mapping[str, str]) -> list[Panel]:
     found = {name: (_abscissa(one), array) for name, one in solvers.items() if (array := _states(one)) is not None}
-    found = {name: (x[: len(a)], a[:, :CROWD]) for name, (x, a) in found.items() if a.ndim == 2 and len(x) >= len(a)}
+    found = {name: (x, _by_pixel(array)) for name, (x, array) in found.items() if array.ndim <= 3 and len(x) == len(array)}
     if not found:
         return []
     labels = [*map(str, data.get("axes") or ())] + [f"pixel {i + 1}" for i in range(CROWD)]
@@ -253,6 +253,11 @@ def _pixel_panels(data: Mapping[str, Any], solvers: Mapping[str, Any], families:
     low, high = np.quantile(inside, [0.002, 0.998]) if inside.size else (-1.0, 1.0)
     frame = Frame(x, Scale.over([low, high], svg.HEIGHT - BOTTOM, TOP), over, "pixel value")
     return [Panel(name, *_pixel_chart(frame, xs, array, labels, name)) for name, (xs, array) in found.items()]
+
+
+def _by_pixel(states: np.ndarray) -> np.ndarray:
+    """(steps + 1, images, pixels); states without an axis of images are of one."""
+    return (states if states.ndim == 3 else states[:, None])[..., :CROWD]
 
 
 def _abscissa(data: Mapping[str, Any]) -> list[float]:
@@ -268,20 +273,21 @@ def _abscissa(data: Mapping[str, Any]) -> list[float]:
 def _pixel_chart(
     frame: Frame, xs: Sequence[float], states: np.ndarray, labels: Sequence[str], name: str
 ) -> tuple[Markup, list[Series]]:
-    series = [
-        Series(
-            labels[j], [Point(x, v) for x, v in zip(xs, states[:, j], strict=True)], f"series-{j + 1}", "abcdef"[j], marker=""
-        )
-        for j in range(states.shape[1])
-    ]
-    lines = [_bare_line(frame, one) for one in series]
+    _, images, pixels = states.shape
+    series, lines = [], []
+    for j in range(pixels):
+        ways = [[Point(x, v) for x, v in zip(xs, states[:, i, j], strict=True)] for i in range(images)]
+        key = "abcdef"[j] if images == 1 else ""  # the lines of several images have no common end to put it at
+        series.append(Series(labels[j], ways[0], f"series-{j + 1}", key, marker=""))
+        lines += [_bare_line(frame, replace(series[-1], points=way)) for way in ways]
     label = f"Paths of {len(series)} pixels of {name} over {frame.x_label}"
-    return svg.picture(frame.axes(), *lines, svg.end_keys(frame, series), label=label), series
+    ends = svg.end_keys(frame, [one for one in series if one.key])
+    return svg.picture(frame.axes(), *lines, ends, label=label), series
 
 
 def _bare_line(frame: Frame, series: Series) -> Markup:
     line = svg.polyline(frame.x, frame.y, [(p.x, p.y) for p in series.points])
-    return svg.tag("g", svg.tag("path", svg.tag("title", series.label), d=line, class_="line"), class_=series.colour)
+    return svg.tag("g", svg.tag("path", svg.tag("title", series.label), d=line, class_="line thin"), class_=series.colour)
 
 
 # --- calibration ----------------------------------------------------------------------------------------------------
