@@ -447,7 +447,23 @@ def test_values_below_zero_on_a_log_axis_are_explained():
     comparison = Comparison.of(small(*[cell("a", 5 * 2**i, v, 0.02) for i, v in enumerate(values)]))
     (panel,) = charts.against_calls(comparison, comparison.metrics[0])
     assert "log scale" in panel.chart
-    assert "below zero" in panel.note
+    assert "lower edge" in panel.note
+
+
+@pytest.mark.parametrize(
+    ("values", "log"),
+    [
+        ([9.0, 1.0, 0.1], True),
+        ([9.0, 0.1, -0.03], True),
+        ([9.0, 0.1, -5.0], False),
+        ([9.0, 8.0, 7.0], False),
+        ([-1.0, -9.0], False),
+    ],
+)
+def test_an_axis_is_logarithmic_where_values_spread_widely_and_none_is_far_below_zero(values, log):
+    comparison = Comparison.of(small(*[cell("a", 5 * 2**i, v, 0.02) for i, v in enumerate(values)]))
+    (panel,) = charts.against_calls(comparison, comparison.metrics[0])
+    assert ("log scale" in panel.chart) == log
 
 
 def test_calibration_counts_what_lies_outside():
@@ -455,6 +471,9 @@ def test_calibration_counts_what_lies_outside():
     assert charts.outside(data) == (2, 3)
     panels = charts.calibration(data)
     assert [panel.title for panel in panels] == ["Their difference ± 2 standard errors", "In standard errors"]
+    table = {"log_snr": [0, 1], "1-noise_power-residual": [0.1, 0.3], "1-noise_power-residual_in_standard_errors": [1, 3]}
+    assert charts.outside(table) == (1, 2)
+    assert len(charts.calibration(table)) == 2
     assert charts.outside({"in_standard_errors": [1.0, -2.5, None]}) == (1, 2)
     assert charts.calibration({}) == []
 

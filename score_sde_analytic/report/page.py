@@ -264,12 +264,16 @@ def _bits(comparison: Comparison) -> Result | None:
 
 def _scored(cell: Cell, estimate: Estimate | None, ranking: Ranking | None, small: str = "") -> Entry | None:
     if cell.failed:
-        return Entry(mark="failed", reason=cell.reason or "no reason given", small=cell.effort)
+        return _failed(cell)
     if estimate is None:
         return None
     over = cell.budget is not None and not cell.within_budget
     notes = [note for note in (cell.effort, "over the budget, not ranked" if over else "", small) if note]
     return Entry(_shown(estimate), "; ".join(notes), _mark(cell, ranking))
+
+
+def _failed(cell: Cell) -> Entry:
+    return Entry(mark="failed", reason=cell.reason or "no reason given")
 
 
 def _shown(estimate: Estimate) -> str:
@@ -309,6 +313,8 @@ def _sheets(comparison: Comparison, album: Album) -> Table | None:
     sheets = {id(cell): album.sheet(cell.sheet) for cell in order}
 
     def entry(cell: Cell) -> Entry | None:
+        if cell.failed and any(sheets.values()):
+            return _failed(cell)
         sheet = sheets.get(id(cell))
         where = "adaptive" if cell.budget is None else f"K = {cell.budget}"
         return Entry(f"{cell.row.title}, {where}", cell.effort, sheet=sheet) if sheet else None
