@@ -246,7 +246,7 @@ def test_a_small_sheet_is_enlarged_by_a_whole_number(folder):
     made_up(folder)
     sheet = page.Album(folder).sheet("data.png")
     assert sheet is not None
-    assert (sheet.width, sheet.height, sheet.enlarged) == (3 * 46, 3 * 46, True)
+    assert (sheet.width, sheet.height, sheet.enlarged) == (4 * 46, 4 * 46, True)
 
 
 # --- what is called best --------------------------------------------------------------------------------------------
@@ -447,7 +447,23 @@ def test_values_below_zero_on_a_log_axis_are_explained():
     comparison = Comparison.of(small(*[cell("a", 5 * 2**i, v, 0.02) for i, v in enumerate(values)]))
     (panel,) = charts.against_calls(comparison, comparison.metrics[0])
     assert "log scale" in panel.chart
-    assert "below zero" in panel.note
+    assert "lower edge" in panel.note
+
+
+@pytest.mark.parametrize(
+    ("values", "log"),
+    [
+        ([9.0, 1.0, 0.1], True),
+        ([9.0, 0.1, -0.03], True),
+        ([9.0, 0.1, -5.0], False),
+        ([9.0, 8.0, 7.0], False),
+        ([-1.0, -9.0], False),
+    ],
+)
+def test_an_axis_is_logarithmic_where_values_spread_widely_and_none_is_far_below_zero(values, log):
+    comparison = Comparison.of(small(*[cell("a", 5 * 2**i, v, 0.02) for i, v in enumerate(values)]))
+    (panel,) = charts.against_calls(comparison, comparison.metrics[0])
+    assert ("log scale" in panel.chart) == log
 
 
 def test_calibration_counts_what_lies_outside():
@@ -455,6 +471,9 @@ def test_calibration_counts_what_lies_outside():
     assert charts.outside(data) == (2, 3)
     panels = charts.calibration(data)
     assert [panel.title for panel in panels] == ["Their difference ± 2 standard errors", "In standard errors"]
+    table = {"log_snr": [0, 1], "1-noise_power-residual": [0.1, 0.3], "1-noise_power-residual_in_standard_errors": [1, 3]}
+    assert charts.outside(table) == (1, 2)
+    assert len(charts.calibration(table)) == 2
     assert charts.outside({"in_standard_errors": [1.0, -2.5, None]}) == (1, 2)
     assert charts.calibration({}) == []
 
@@ -465,7 +484,9 @@ def test_paths_of_broken_solvers_are_left_out():
     (panel,) = charts.paths(data, {"good": "Good"}, {})
     assert panel.title == "Good"
     assert "nan" not in panel.chart
-    lines = re.findall(r'<path d="([^"]*)" class="line"', panel.chart) + re.findall(r'" d="([^"]*)" class="line"', panel.chart)
+    lines = re.findall(r'<path d="([^"]*)" class="line thin"', panel.chart) + re.findall(
+        r'" d="([^"]*)" class="line thin"', panel.chart
+    )
     assert sorted(line.count("M") for line in lines) == [1, 2]
 
 
@@ -475,6 +496,25 @@ def test_pixel_paths_run_from_left_to_right(axis):
     (panel,) = charts.paths(data, {}, {})
     start, middle, end = map(float, re.search(r' d="M([\d.]+),[\d.]+L([\d.]+),[\d.]+L([\d.]+),', panel.chart).groups())
     assert svg.LEFT < start < middle < end < svg.WIDTH - svg.RIGHT
+
+
+def test_two_pixels_of_several_images_share_a_colour_each():
+    states = np.random.default_rng(0).normal(size=(4, 5, 2)).tolist()
+    one = {"times": [1, 0.7, 0.3, 0], "log_snr": [-5, 0, 5, None], "states": states}
+    (panel,) = charts.paths({"kind": "pixels", "axes": ["left", "right"], "solvers": {"a": one}}, {}, {})
+    assert [series.label for series in panel.legend] == ["left", "right"]
+    assert [panel.chart.count(f'class="series-{i}"') for i in (1, 2, 3)] == [5, 5, 0]
+
+
+def test_notes_of_the_runner_are_on_the_page():
+    more = {
+        "grids": {"dp": "optimal by dynamic programming"},
+        "clock": "CPU time",
+        "paths": {"kind": "points", "solvers": {"b": {"states": [[[0.0, 0.0]], [[1.0, 1.0]]]}}, "failed": {"a": "diverged"}},
+    }
+    parsed = rendered(small(cell("a", None, calls=50.5, tolerance=1e-3), **more))
+    for said in ("optimal by dynamic programming", "CPU time", "No paths of a: diverged", "50.5 calls, tolerance 0.001"):
+        assert said in parsed.text
 
 
 def test_a_path_that_leaves_the_window_is_cut_off_not_bent():

@@ -71,15 +71,25 @@ def _point(cell: Cell, value: Any) -> Point:
 def _frame(points: Sequence[Point], label: str, budgets: Sequence[int]) -> Frame:
     calls = [p.x for p in points]
     ends = [v for p in points for v in (p.y, p.low, p.high) if math.isfinite(v)]
-    positive = sorted(p.y for p in points if p.y > 0)
-    log = len(positive) >= 0.8 * len(points) and positive[-1] > WIDE * positive[0]
-    if log:  # an interval that reaches zero must not stretch the axis
-        ends = [max(v, positive[0] / 3) for v in ends]
+    floor = _floor(points)
+    log = floor is not None
+    if floor is not None:  # what may be zero must not stretch the axis
+        ends = [max(v, floor / 3) for v in ends]
     log_x = min(calls) > 0 and max(calls) > 4 * min(calls)
     x = Scale.over(calls, LEFT, WIDTH - RIGHT, log_x)
     y = Scale.over(ends, svg.HEIGHT - BOTTOM, TOP, log)
     label = f"{label}, log scale" if log else label
-    return Frame(x, y, "network calls per sample", label, x_ticks=[b for b in budgets if x.low <= b <= x.high] or None)
+    beyond = [tick for tick in x.ticks() if tick > 1.2 * max(budgets, default=0)]
+    ticks = [float(b) for b in budgets if x.low <= b <= x.high]
+    return Frame(x, y, "network calls per sample", label, x_ticks=[*ticks, *beyond])
+
+
+def _floor(points: Sequence[Point]) -> float | None:
+    """The least value that is surely positive, if a logarithmic axis suits: values spread widely, none is far below zero."""
+    surely = [p.y for p in points if p.y > 0 and not p.low <= 0]
+    if not surely or min(p.y for p in points) < -0.02 * max(surely) or max(surely) <= WIDE * min(surely):
+        return None
+    return min(surely)
 
 
 def _groups(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
@@ -95,12 +105,13 @@ def _groups(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 def _parts(rows: Sequence[Row]) -> list[list[Row]]:
     parts: list[list[Row]] = []
+    most = math.ceil(len(rows) / math.ceil(len(rows) / CROWD)) if rows else CROWD
     for _, found in groupby(rows, key=lambda row: row.solver):
         grids = list(found)
-        if parts and len(parts[-1]) + len(grids) <= CROWD:
+        if parts and len(parts[-1]) + len(grids) <= most:
             parts[-1] += grids
         else:
-            parts += [grids[i : i + CROWD] for i in range(0, len(grids), CROWD)]
+            parts += [grids[i : i + most] for i in range(0, len(grids), most)]
     return parts
 
 
@@ -113,8 +124,8 @@ def _panel(title: str, members: Sequence[Row], points: Mapping[Row, Sequence[Poi
     label = f"{frame.y_label} against {frame.x_label}: {title or 'all solvers'}"
     chart = svg.picture(frame.axes(), context, *lines, svg.end_keys(frame, series), label=label)
     notes = ["Grey: the other solvers."] if others else []
-    if frame.y.log and any(p.y <= 0 for one in series for p in one.drawable):
-        notes.append("Values at or below zero lie on the lower edge.")
+    if any(p.y < frame.y.low for one in series for p in one.drawable):
+        notes.append("Values below the axis, zero and less among them, lie on its lower edge.")
     return Panel(title, chart, series, " ".join(notes))
 
 
@@ -139,7 +150,7 @@ def paths(data: Mapping[str, Any], names: Mapping[str, str], families: Mapping[s
 
 
 def _states(data: Mapping[str, Any]) -> np.ndarray | None:
-    """States as an array, (steps + 1, n, 2) or (steps + 1, n), thinned to what a panel can show."""
+    """States as an array, (steps + 1, n, 2) or (steps + 1, n, pixels), thinned to what a panel can show."""
     rows = data.get("states")
     try:
         states = np.array(rows, dtype=np.float64)
@@ -241,7 +252,7 @@ def _open_line(xs: np.ndarray, ys: np.ndarray) -> str:
 
 def _pixel_panels(data: Mapping[str, Any], solvers: Mapping[str, Any], families: Mapping[str, str]) -> list[Panel]:
     found = {name: (_abscissa(one), array) for name, one in solvers.items() if (array := _states(one)) is not None}
-    found = {name: (x[: len(a)], a[:, :CROWD]) for name, (x, a) in found.items() if a.ndim == 2 and len(x) >= len(a)}
+    found = {name: (x, _by_pixel(array)) for name, (x, array) in found.items() if array.ndim <= 3 and len(x) == len(array)}
     if not found:
         return []
     labels = [*map(str, data.get("axes") or ())] + [f"pixel {i + 1}" for i in range(CROWD)]
@@ -253,6 +264,11 @@ def _pixel_panels(data: Mapping[str, Any], solvers: Mapping[str, Any], families:
     low, high = np.quantile(inside, [0.002, 0.998]) if inside.size else (-1.0, 1.0)
     frame = Frame(x, Scale.over([low, high], svg.HEIGHT - BOTTOM, TOP), over, "pixel value")
     return [Panel(name, *_pixel_chart(frame, xs, array, labels, name)) for name, (xs, array) in found.items()]
+
+
+def _by_pixel(states: np.ndarray) -> np.ndarray:
+    """(steps + 1, images, pixels); states without an axis of images are of one."""
+    return (states if states.ndim == 3 else states[:, None])[..., :CROWD]
 
 
 def _abscissa(data: Mapping[str, Any]) -> list[float]:
@@ -268,20 +284,21 @@ def _abscissa(data: Mapping[str, Any]) -> list[float]:
 def _pixel_chart(
     frame: Frame, xs: Sequence[float], states: np.ndarray, labels: Sequence[str], name: str
 ) -> tuple[Markup, list[Series]]:
-    series = [
-        Series(
-            labels[j], [Point(x, v) for x, v in zip(xs, states[:, j], strict=True)], f"series-{j + 1}", "abcdef"[j], marker=""
-        )
-        for j in range(states.shape[1])
-    ]
-    lines = [_bare_line(frame, one) for one in series]
+    _, images, pixels = states.shape
+    series, lines = [], []
+    for j in range(pixels):
+        ways = [[Point(x, v) for x, v in zip(xs, states[:, i, j], strict=True)] for i in range(images)]
+        key = "abcdef"[j] if images == 1 else ""  # the lines of several images have no common end to put it at
+        series.append(Series(labels[j], ways[0], f"series-{j + 1}", key, marker=""))
+        lines += [_bare_line(frame, replace(series[-1], points=way)) for way in ways]
     label = f"Paths of {len(series)} pixels of {name} over {frame.x_label}"
-    return svg.picture(frame.axes(), *lines, svg.end_keys(frame, series), label=label), series
+    ends = svg.end_keys(frame, [one for one in series if one.key])
+    return svg.picture(frame.axes(), *lines, ends, label=label), series
 
 
 def _bare_line(frame: Frame, series: Series) -> Markup:
     line = svg.polyline(frame.x, frame.y, [(p.x, p.y) for p in series.points])
-    return svg.tag("g", svg.tag("path", svg.tag("title", series.label), d=line, class_="line"), class_=series.colour)
+    return svg.tag("g", svg.tag("path", svg.tag("title", series.label), d=line, class_="line thin"), class_=series.colour)
 
 
 # --- calibration ----------------------------------------------------------------------------------------------------
@@ -290,7 +307,7 @@ def _bare_line(frame: Frame, series: Series) -> Markup:
 def calibration(data: Mapping[str, Any]) -> list[Panel]:
     """1 - Lambda - R with errors, the same in standard errors, and the two sides; over log-SNR."""
     x = floats(data.get("log_snr"))
-    difference, sizes = floats(data.get("difference")), floats(data.get("in_standard_errors"))
+    difference, sizes = _named(data, "difference"), _named(data, "in_standard_errors")
     errors = floats(data.get("stderr")) or _errors(difference, sizes)
     if errors and difference and not sizes:
         sizes = [d / e if e > 0 else math.nan for d, e in zip(difference, errors, strict=False)]
@@ -312,11 +329,17 @@ def _errors(difference: Sequence[float], sizes: Sequence[float]) -> list[float]:
     return [abs(d / s) if s else math.nan for d, s in zip(difference, sizes, strict=False)]
 
 
+def _named(data: Mapping[str, Any], name: str) -> list[float]:
+    """Numbers by the report's name, or by the name of the estimate mode's table."""
+    table = {"difference": "1-noise_power-residual", "in_standard_errors": "1-noise_power-residual_in_standard_errors"}
+    return floats(data.get(name) or data.get(table[name]))
+
+
 def outside(data: Mapping[str, Any]) -> tuple[int, int]:
     """How many knots differ by more than two standard errors, and of how many."""
-    sizes = floats(data.get("in_standard_errors"))
+    sizes = _named(data, "in_standard_errors")
     if not sizes:
-        pairs = zip(floats(data.get("difference")), floats(data.get("stderr")), strict=False)
+        pairs = zip(_named(data, "difference"), floats(data.get("stderr")), strict=False)
         sizes = [d / e if e > 0 else math.nan for d, e in pairs]
     known = [size for size in sizes if math.isfinite(size)]
     return sum(abs(size) > 2 for size in known), len(known)

@@ -39,8 +39,8 @@ from score_sde_analytic.report.results import (
 
 #: Bytes of sample sheets, as base64, that a page may carry; the sheets of further budgets are only named.
 MOST_SHEETS = 4_000_000
-#: Width of a sheet on the page, in CSS pixels: small sheets are enlarged by a whole number.
-SHEET_WIDTH = 176
+#: Width of a sheet on the page, in CSS pixels: small sheets are enlarged by a whole number, large ones reduced.
+SHEET_WIDTH = 192
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -113,9 +113,10 @@ class Album:
         self.room -= len(text)
         width, height = struct.unpack(">II", data[16:24])
         scale = max(1, SHEET_WIDTH // max(width, 1))
-        if width > 2 * SHEET_WIDTH:
-            return Sheet(f"data:image/png;base64,{text}", 2 * SHEET_WIDTH, round(2 * SHEET_WIDTH * height / width), False)
-        return Sheet(f"data:image/png;base64,{text}", scale * width, scale * height, True)
+        uri = f"data:image/png;base64,{text}"
+        if width > SHEET_WIDTH:
+            return Sheet(uri, SHEET_WIDTH, round(SHEET_WIDTH * height / width), False)
+        return Sheet(uri, scale * width, scale * height, True)
 
     def _without(self, name: str, why: str) -> Sheet | None:
         self.notes.append(f"{name} {why}")
@@ -128,7 +129,8 @@ def write(path: str | Path, content: Mapping[str, Any], folder: str | Path) -> P
     Args:
         content: title, data, command, config, versions, seed, model, count, device, created, metrics, budgets, solvers,
             cells, calibration, paths, data_sheet: plain numbers, strings, lists and mappings. None and NaN mean unknown.
-            A density's values are rows of equal y. Intervals are of 95 %.
+            A density's values are rows of equal y. Optional besides: grids (name -> about), clock, first_log_snr, the tolerance
+            of a cell, paths.failed (name -> reason). Intervals are of 95 %.
         folder: what the paths of sample sheets (PNG) in the content are relative to.
 
     Raises:
@@ -171,6 +173,7 @@ def _view(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "sheets": _sheets(comparison, album),
         "sheet_notes": album.notes,
         "paths": _paths(content),
+        "lost_paths": _lost_paths(content),
         "paths_kind": (content.get("paths") or {}).get("kind"),
         "calibration": charts.calibration(content.get("calibration") or {}),
         "outside": charts.outside(content.get("calibration") or {}),
@@ -180,6 +183,7 @@ def _view(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "failures": comparison.failures,
         "solvers": [_described(solver) for solver in content.get("solvers") or ()],
         "metrics": comparison.metrics,
+        "grids": content.get("grids") or {},
     }
 
 
@@ -260,12 +264,16 @@ def _bits(comparison: Comparison) -> Result | None:
 
 def _scored(cell: Cell, estimate: Estimate | None, ranking: Ranking | None, small: str = "") -> Entry | None:
     if cell.failed:
-        return Entry(mark="failed", reason=cell.reason or "no reason given", small=cell.effort)
+        return _failed(cell)
     if estimate is None:
         return None
     over = cell.budget is not None and not cell.within_budget
     notes = [note for note in (cell.effort, "over the budget, not ranked" if over else "", small) if note]
     return Entry(_shown(estimate), "; ".join(notes), _mark(cell, ranking))
+
+
+def _failed(cell: Cell) -> Entry:
+    return Entry(mark="failed", reason=cell.reason or "no reason given")
 
 
 def _shown(estimate: Estimate) -> str:
@@ -305,6 +313,8 @@ def _sheets(comparison: Comparison, album: Album) -> Table | None:
     sheets = {id(cell): album.sheet(cell.sheet) for cell in order}
 
     def entry(cell: Cell) -> Entry | None:
+        if cell.failed and any(sheets.values()):
+            return _failed(cell)
         sheet = sheets.get(id(cell))
         where = "adaptive" if cell.budget is None else f"K = {cell.budget}"
         return Entry(f"{cell.row.title}, {where}", cell.effort, sheet=sheet) if sheet else None
@@ -323,6 +333,13 @@ def _paths(content: Mapping[str, Any]) -> list[charts.Panel]:
     return charts.paths(content.get("paths") or {}, names, families)
 
 
+def _lost_paths(content: Mapping[str, Any]) -> list[str]:
+    """Solvers whose paths could not be recorded, with the reason."""
+    labels = {str(s["name"]): str(s.get("label") or s["name"]) for s in content.get("solvers") or ()}
+    failed = (content.get("paths") or {}).get("failed") or {}
+    return [f"{labels.get(name, name)}: {reason}" for name, reason in failed.items()]
+
+
 def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Provenance, one line each."""
     facts = [(key, content.get(name)) for key, name in _FACTS.items()]
@@ -333,7 +350,14 @@ def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-_FACTS = {"date": "created", "seed": "seed", "samples per cell": "count", "device": "device"}
+_FACTS = {
+    "date": "created",
+    "seed": "seed",
+    "samples per cell": "count",
+    "device": "device",
+    "clock": "clock",
+    "log-SNR at the first grid time": "first_log_snr",
+}
 
 
 def _pretty(config: Any) -> str:

@@ -166,6 +166,7 @@ class Cell:
     budget: int | None
     steps: float = math.nan
     calls: float = math.nan
+    tolerance: float = math.nan
     failed: bool = False
     reason: str = ""
     metrics: Mapping[str, Estimate | None] = field(default_factory=dict)
@@ -183,11 +184,11 @@ class Cell:
 
     @property
     def effort(self) -> str:
-        """The network calls, and the steps where these are another number."""
-        if not math.isfinite(self.calls):
-            return ""
-        text = f"{self.calls:.4g} call{'' if self.calls == 1 else 's'}"
-        return text if not math.isfinite(self.steps) or self.steps == self.calls else f"{text}, {self.steps:.4g} steps"
+        """The network calls, the steps where these are another number, and the tolerance of an adaptive solver."""
+        parts = [f"{self.calls:.4g} call{'' if self.calls == 1 else 's'}"] if math.isfinite(self.calls) else []
+        parts += [f"{self.steps:.4g} steps"] if math.isfinite(self.steps) and self.steps != self.calls else []
+        parts += [f"tolerance {self.tolerance:g}"] if math.isfinite(self.tolerance) else []
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -262,6 +263,7 @@ def _cell(data: Mapping[str, Any], solvers: Mapping[str, Mapping[str, Any]]) -> 
         budget=None if budget is None else int(budget),
         steps=as_float(data.get("steps")),
         calls=as_float(data.get("calls")),
+        tolerance=as_float(data.get("tolerance")),
         failed=data.get("status", "ok") != "ok",
         reason=str(data.get("reason") or ""),
         metrics={str(key): Estimate.of(value) for key, value in (data.get("metrics") or {}).items()},
