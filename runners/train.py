@@ -128,5 +128,6 @@ def run(config: ConfigDict, workdir: Path) -> list[Path]:
     ema = trainer.ema.module.eval().cpu()
     target = workdir / "network"
     recipe = {"steps": trainer.step, "seed": config.seed, "train": config.train.to_dict(), "data": config.data.to_dict()}
+    del recipe["data"]["directory"]  # of this machine
     save_unet(ema, target, wiring(config.train) | {"recipe": recipe, "fingerprint": digest_of(ema)})
     return [target, checkpoint]
