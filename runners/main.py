@@ -3,18 +3,18 @@
   python -m runners.main --config=configs/digits_vp.py --workdir=results/digits_vp [--mode=MODE] [--config.FIELD=VALUE ...]
 
 Modes:
-  demo      estimate, then sample and evaluate, then report (the default)
-  train     train a UNet2DModel on the training split; writes WORKDIR/network
-  train_head  heads that tell the reverse covariance of every state, on the frozen network; writes WORKDIR/heads
-  estimate  one Monte Carlo pass over the validation split: moments, noise curves, calibration
-  grid      where to put the steps: every grid's predicted bits/dim for each K, step budgets, pictures
-  sample    sample sheets for every variance and number of steps
-  evaluate  bits/dim, predicted from the curve and measured on the test split
-  compare   every solver on the same network, by budgets of network calls: fidelity, bits/dim, time; tables and pictures
-  train_classifier  train a classifier of the data (digits, mnist), whose features measure samples; writes WORKDIR/classifier
+  demo              estimate, then sample and evaluate, then report (the default)
+  estimate          one Monte Carlo pass over the validation split: moments, noise curves, calibration, which covariance is best
+  grid              where to put the steps: every grid's predicted bits/dim for each K, step budgets, pictures
+  sample            sample sheets for every variance and number of steps
+  evaluate          bits/dim, predicted from the curve and measured on the test split
+  compare           every solver on the same network, by budgets of network calls: fidelity, bits/dim, time; one HTML page
+  train             train a UNet2DModel on the training split; writes WORKDIR/network
+  train_head        heads that tell the reverse covariance of every state, on the frozen network; writes WORKDIR/heads
+  train_classifier  a classifier of the data (digits, mnist) whose features measure samples; writes WORKDIR/classifier
 
 All fields of a config are listed, with what they mean, in configs/default.py.
-Every mode continues what an interrupted run left in the workdir, writes report.json and names its outputs.
+Long modes continue what an interrupted run left in the workdir (sample and train_classifier begin again); all name their outputs.
 """
 
 from __future__ import annotations
