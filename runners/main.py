@@ -14,7 +14,7 @@ Modes:
   train_classifier  a classifier of the data (digits, mnist) whose features measure samples; writes WORKDIR/classifier
 
 All fields of a config are listed, with what they mean, in configs/default.py.
-Long modes continue what an interrupted run left in the workdir; sample and train_classifier begin again. All name their outputs.
+Long modes continue what an interrupted run left in the workdir; sample and train_classifier begin anew. All name their outputs.
 """
 
 from __future__ import annotations
