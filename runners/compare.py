@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from runners import build, fidelity, paths, solvers, tables
 from runners.cells import Bench, Job, shown
-from runners.experiment import Experiment, calibration
+from runners.experiment import FROM_CURVE, Experiment, calibration
 from score_sde_analytic.cost import Lattice
 from score_sde_analytic.covariance import BetaTilde
 from score_sde_analytic.files import write_text
@@ -137,7 +137,20 @@ def resolved(config: ConfigDict) -> ConfigDict:
         raise ValueError("compare.calls, compare.tolerances must be positive and compare.count at least 4")
     if settings.bits not in ("predicted", "measured", "none"):
         raise ValueError(f"compare.bits must be 'predicted', 'measured' or 'none', got {settings.bits!r}")
+    _check_names(settings)
     return settings
+
+
+def _check_names(settings: ConfigDict) -> None:
+    """Refuse what does not exist before the network is asked anything."""
+    for name in (*solvers.covariances(settings.solvers), settings.grid_variance):
+        Experiment.check_covariance(name)
+    for name in settings.grids:
+        if not name.endswith(".json"):
+            build.choose({"dp": 0, "klub": 0, **build.GRIDS, **FROM_CURVE}, name.removesuffix("_tuned"), "grid")
+    for name in settings.reference:
+        build.choose({"train": 0, "validation": 0, "test": 0}, name, "split of compare.reference")
+    fidelity.check_features(settings.features)
 
 
 def compiled(model: ScoreModel, mode: str) -> ScoreModel:
@@ -210,7 +223,7 @@ class Comparison:
     def jobs(self) -> list[Job]:
         """All cells, in the order of the table."""
         found = []
-        for name in self.settings.solvers:
+        for name in dict.fromkeys(self.settings.solvers):
             entry = solvers.solver(name)
             grids = dict.fromkeys([*self.settings.grids, *([entry.grid] if entry.grid else [])])
             if entry.adaptive:

@@ -29,6 +29,7 @@ from score_sde_analytic.grid import Grid
 from score_sde_analytic.heads import HEADS, Interpolated, covariance_of, load_head
 from score_sde_analytic.jacobian import Tweedie
 from score_sde_analytic.likelihood import Chain, Part
+from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.model import ScoreModel
 from score_sde_analytic.moments import Moments, estimate
 from score_sde_analytic.networks import LearnedRange
@@ -78,6 +79,14 @@ class Experiment:
         """The test examples that bounds are measured on."""
         return self.splits.test[: self.config.evaluate.examples or None]
 
+    @property
+    def moments_path(self) -> Path:
+        """A file of its own for every set of recorded bases and statistics, which are part of a pass."""
+        if not self.recorders:
+            return self.workdir / "moments.safetensors"
+        recorded = digest({name: recorder.config() for name, recorder in self.recorders.items()})
+        return self.workdir / f"moments_{recorded[:8]}.safetensors"
+
     @cached_property
     def moments(self) -> Moments:
         """Measured on the validation split, or continued from the workdir."""
@@ -95,7 +104,7 @@ class Experiment:
             max_draws=settings.max_draws,
             batch_size=settings.batch_size,
             seed=self.config.seed,
-            path=self.workdir / ("moments_named.safetensors" if self._named else "moments.safetensors"),
+            path=self.moments_path,
             observers=self.recorders,
             device=self.device,
         )
@@ -151,7 +160,11 @@ class Experiment:
     def choice(self, name: str) -> Choice:
         """The settings of a covariance, "dct" or "dct|high_frequency", that are best by held-out bits."""
         if name not in self._choices:
-            settings, (basis, _, statistic) = self.config.covariance, name.partition("|")
+            settings, (basis, bar, statistic) = self.config.covariance, name.partition("|")
+            if bar and not statistic:
+                raise ValueError(f"{name!r} names no statistic; write {basis!r}, or '{basis}|high_frequency'")
+            if statistic and max(settings.bins) < 2:
+                raise ValueError(f"{name!r} needs bins to condition on: covariance.bins must hold a number above 1")
             if statistic and statistic not in self.recorders[basis].statistics:
                 raise ValueError(f"statistic {statistic!r} was not recorded for {basis!r}; add it to covariance.statistics")
             ranked = choose_fit(
@@ -285,6 +298,20 @@ class Experiment:
         tables = [CategoricalDecoder.table(self.schedule.level_at(lam), self.splits.data_range) for lam in knots]
         return PchipInterpolator(knots, np.array(tables) @ histogram)(log_snr)
 
+    @staticmethod
+    def check_covariance(name: str) -> None:
+        """Refuse a name that no covariance has, before any work is done for it.
+
+        Raises:
+            ValueError: an unknown covariance, basis or statistic.
+        """
+        base, bar, given = ALIASES.get(name, name).partition("|")
+        if base in build.BASES and bar:
+            build.choose(build.STATISTICS, given, "statistic")
+        if base not in {*HANDCRAFTED, *SOURCES, *build.BASES, *HEADS, "tweedie", "auto"}:
+            choices = [*HANDCRAFTED, *ALIASES, *SOURCES, *build.BASES, "BASIS|STATISTIC", "tweedie", *HEADS, "auto"]
+            raise ValueError(f"unknown variance {name!r}; choose one of {', '.join(choices)}")
+
     def covariance(self, name: str) -> Covariance:
         """A covariance by name, as in config.covariance.name."""
         name = self.resolve(name)
@@ -296,9 +323,7 @@ class Experiment:
             return self.learned(name)
         if name in SOURCES:
             return Isotropic(self.curves[name])
-        if name not in HANDCRAFTED:
-            choices = [*HANDCRAFTED, *ALIASES, *SOURCES, *build.BASES, "BASIS|STATISTIC", "tweedie", *HEADS, "auto"]
-            raise ValueError(f"unknown variance {name!r}; choose one of {', '.join(choices)}")
+        self.check_covariance(name)
         return HANDCRAFTED[name]
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,6 +84,19 @@ def features(experiment: Experiment, name: str) -> Features:
     if name in build.BASES:
         return Coefficients(build.BASES[name](experiment.splits.train, config.covariance))
     return ClassifierFeatures.load(name)
+
+
+def check_features(name: str) -> None:
+    """Refuse features that do not exist.
+
+    Raises:
+        ValueError: neither "pixels" nor a basis nor a classifier's name or folder.
+    """
+    if name and name != "pixels" and name not in build.BASES and not (Path(name).is_dir() or (build.ASSETS / name).is_dir()):
+        shipped = ", ".join(sorted(CLASSIFIERS.values()))
+        raise ValueError(
+            f"unknown features {name!r}; choose pixels, {', '.join(build.BASES)}, {shipped}, or a classifier's folder"
+        )
 
 
 def of(experiment: Experiment, settings: ConfigDict) -> Fidelity:

@@ -23,7 +23,7 @@ from score_sde_analytic.samplers import Ancestral, generate
 def estimate(experiment: Experiment) -> list[Path]:
     """Moments -> curves, calibration report and the pictures of both."""
     work, moments = experiment.workdir, experiment.moments
-    written = [work / "moments.safetensors"]
+    written = [experiment.moments_path]
     for source, curve in experiment.curves.items():
         curve.save(work / f"curve_{source}.safetensors")
         written.append(work / f"curve_{source}.safetensors")

@@ -124,14 +124,16 @@ SOLVERS: dict[str, Solver] = {
     ),
     "dpmpp_1": Solver("DPM-Solver++ 1", "multistep", "the DDIM step", _of_model(DPMSolverPP, order=1), "1", True),
     "dpmpp_2": Solver("DPM-Solver++ 2M", "multistep", "extrapolates x_0", _of_model(DPMSolverPP, order=2), "2", True),
-    "dpmpp_3": Solver("DPM-Solver++ 3M", "multistep", "extrapolates x_0", _of_model(DPMSolverPP, order=3), "3", True),
+    "dpmpp_3": Solver("DPM-Solver++ 3M", "multistep", "extrapolates x_0", _of_model(DPMSolverPP, order=3), "2", True),
     "sde_dpmpp_2": Solver(
         "SDE-DPM-Solver++ 2M", "multistep", "with noise", _of_model(DPMSolverPP, order=2, noisy=True), "2 (mean)"
     ),
     "unipc_2": Solver("UniPC 2", "multistep", "predictor and corrector share calls", _of_model(UniPC, order=2), "3", True),
-    "unipc_3": Solver("UniPC 3", "multistep", "predictor and corrector share calls", _of_model(UniPC, order=3), "4", True),
+    "unipc_3": Solver(
+        "UniPC 3", "multistep", "predictor and corrector share calls", _of_model(UniPC, order=3), "3 or more", True
+    ),
     "sde_euler": Solver("reverse SDE, Euler", "sde", "torchsde, in log-SNR", _sde("euler"), "1"),
-    "sde_srk": Solver("reverse SDE, SRK", "sde", "torchsde's SRA1, in log-SNR, 2 calls a step", _sde("srk"), "1.5 (strong)"),
+    "sde_srk": Solver("reverse SDE, SRK", "sde", "torchsde's SRA1, in log-SNR, 2 calls a step", _sde("srk"), "2"),
     "sde_euler_t": Solver("reverse SDE, Euler in t", "sde", "torchsde, in time", _sde("euler", "t"), "1"),
     "sde_adaptive": Solver("reverse SDE, adaptive Euler", "sde", f"torchsde; {_BATCH}", _adaptive_sde, "1", adaptive=True),
     "euler_maruyama": Solver("Euler-Maruyama", "sde", "score SDE's predictor, in time", _of_model(EulerMaruyama), "1"),
@@ -158,7 +160,7 @@ FAMILIES: dict[str, tuple[Family, str, Callable[..., Make], str | None]] = {
     "ancestral": ("analytic", "analytic family", _ancestral, "1"),
     "multistep": ("multistep", "extrapolation and covariance share the work", _multistep, None),
 }
-_NAMED = re.compile(r"(?P<family>ancestral|multistep)\((?P<covariance>[^(),\s]+)(?:,\s*eta=(?P<eta>[0-9.]+))?\)")
+_NAMED = re.compile(r"(?P<family>ancestral|multistep)\((?P<covariance>[^(),\s]+)(?:,\s*eta=(?P<eta>[0-9]*\.?[0-9]+))?\)")
 
 
 def solver(name: str) -> Solver:
@@ -175,6 +177,8 @@ def solver(name: str) -> Solver:
         raise ValueError(f"unknown solver {name!r}; choose one of {choices}")
     family, about, make, order = FAMILIES[match["family"]]
     covariance, eta = match["covariance"], () if match["eta"] is None else (float(match["eta"]),)
+    if eta and eta[0] > 1.0:
+        raise ValueError(f"eta of {name!r} must lie in [0, 1]")
     label = f"{match['family']}, {covariance.replace('|', ' given ')}" + "".join(f", eta = {value:g}" for value in eta)
     return Solver(label, family, about, make(covariance, *eta), order, covariance=covariance)
 

@@ -336,7 +336,7 @@ def from_config(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], bas
             raise ValueError(f"the basis {name} lacks {', '.join(missing)}; the file is of another version: fit it again")
         named = {k: config[k] for k in built_in._settings} | {k: arrays[k] for k in built_in._arrays}
         basis = built_in(**named)
-    lines = differences(json.loads(json.dumps(basis.config())), json.loads(json.dumps(dict(config))))
+    lines = differences(json.loads(json.dumps(dict(config))), json.loads(json.dumps(basis.config())))
     if lines:
         raise ValueError(f"the basis is not the one it was saved as ({'; '.join(lines)}); use the one it was fitted with")
     return basis

@@ -104,7 +104,7 @@ def from_config(config: Mapping[str, Any], statistic: Statistic | None = None) -
             return built_in(**settings)
         except TypeError as error:
             raise ValueError(f"the statistic {config!r} is of another version ({error}); fit it again") from error
-    lines = differences(statistic.config(), config)
+    lines = differences(config, statistic.config())
     if lines:
         raise ValueError(f"the statistic is not the one it was saved as ({'; '.join(lines)}); use the one it was fitted with")
     return statistic

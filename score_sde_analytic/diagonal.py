@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from score_sde_analytic import basis as bases
@@ -28,8 +29,8 @@ from score_sde_analytic.files import load_arrays, require_match, save_arrays
 from score_sde_analytic.gaussian import diagonal_kl
 from score_sde_analytic.kernel import Kernel
 from score_sde_analytic.model import Prediction
-from score_sde_analytic.schedule import Level
-from score_sde_analytic.spectrum import Spectrum
+from score_sde_analytic.schedule import Array, Level
+from score_sde_analytic.spectrum import Correction, Spectrum
 
 if TYPE_CHECKING:
     from score_sde_analytic.selection import HeldOut
@@ -75,6 +76,7 @@ class DiagonalStep:
     table: LevelTable
     basis: Basis
     statistic: Statistic | None
+    sizes: Array
     labels: dict[Any, Tensor] = field(default_factory=dict, repr=False, compare=False)  # found so far; one for all steps
 
     def _variances(self, prediction: Prediction) -> Tensor:
@@ -85,8 +87,21 @@ class DiagonalStep:
         excess = self.kernel.b**2 * math.exp(-table.log_snr) * table.residual(phi)
         key = tuple(x.shape[1:]), x.device
         if key not in self.labels:
-            self.labels[key] = torch.from_numpy(self.basis.labels(key[0]).ravel()).to(x.device)
+            self.labels[key] = torch.from_numpy(self._checked_labels(key[0])).to(x.device)
         return excess[:, self.labels[key]].reshape(-1, *x.shape[1:])
+
+    def _checked_labels(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
+        """The curve of every coefficient of an example of this shape."""
+        labels = self.basis.labels(shape)
+        if not np.array_equal(np.bincount(labels.ravel()), self.sizes):
+            raise ValueError(
+                f"the curves were fitted in another basis or to another shape: {int(self.sizes.sum())} coefficients in"
+                f" {len(self.sizes)} curves; {type(self.basis).__name__} has {labels.size} in {labels.max() + 1} for {shape}"
+            )
+        per_pixel = isinstance(self.basis, bases.PixelChannel) and np.array_equal(labels, bases.Pixel().labels(shape))
+        if self.statistic is not None and self.statistic.local and not per_pixel:
+            raise ValueError(f"{type(self.statistic).__name__} is per pixel: it needs the basis Pixel")
+        return labels.ravel()
 
     def _on(self, device: torch.device) -> LevelTable:
         if self.table.y.device == device:
@@ -115,13 +130,14 @@ class Diagonal(Covariance):
         spectrum: R_k(lam, phi).
         basis: U.
         statistic: phi, or None.
-        held_out: the fit judged on draws that it never saw, from which `predict` prices it; None prices it as fitted.
+        held_out: the fit judged on draws that it never saw, or what that found, from which `predict` prices it; None prices it
+            as fitted.
     """
 
     spectrum: Spectrum
     basis: Basis
     statistic: Statistic | None = None
-    held_out: HeldOut | None = field(default=None, repr=False, compare=False)
+    held_out: HeldOut | Correction | None = field(default=None, repr=False, compare=False)
     _labels: dict[Any, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -130,7 +146,7 @@ class Diagonal(Covariance):
 
     def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
         tables = [LevelTable.of(self.spectrum, level.log_snr) for level in levels]
-        parts = self.basis, self.statistic, self._labels
+        parts = self.basis, self.statistic, self.spectrum.sizes, self._labels
         return [DiagonalStep(k, table, *parts) for k, table in zip(kernels, tables, strict=True)]
 
     def fingerprint(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> dict[str, Any]:
@@ -139,12 +155,19 @@ class Diagonal(Covariance):
         statistic = None if self.statistic is None else self.statistic.config()
         return {"spectrum": sha.hexdigest()[:16], "smooth": s.smooth, "basis": self.basis.config(), "statistic": statistic}
 
+    @property
+    def correction(self) -> Correction | None:
+        """What held-out data add to the price of a step; worked out when first asked for."""
+        return self.held_out if isinstance(self.held_out, Correction | None) else self.held_out.correction
+
     def save(self, path: str | Path, fingerprint: Mapping[str, Any] | None = None) -> None:
-        """Write curves, basis and statistic as safetensors, with the fingerprint of the model they were measured on."""
+        """Write curves, basis, statistic and held-out price as safetensors, with the fingerprint of the measured model."""
         s, mass = self.spectrum, self.spectrum.mass
         arrays = {"log_snr": s.log_snr, "y": s.y, "quantiles": s.quantiles, "sizes": s.sizes}
         if mass is not None:  # shares are those of states for all labels alike, but for local statistics
             arrays["mass"] = mass[..., :1] if np.all(mass == mass[..., :1]) else mass
+        if self.correction is not None:
+            arrays["correction"] = self.correction.table
         arrays |= {f"basis.{name}": values for name, values in bases.to_arrays(self.basis).items()}
         metadata = {
             "kind": KIND,
@@ -183,4 +206,5 @@ class Diagonal(Covariance):
             spectrum,
             bases.from_config(metadata["basis"], own, basis),
             None if described is None else conditioning.from_config(described, statistic),
+            Correction(log_snr, arrays["correction"]) if "correction" in arrays else None,
         )

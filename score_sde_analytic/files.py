@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -39,7 +40,8 @@ def write_text(path: str | Path, text: str) -> None:
 
 def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
     """Write arrays and JSON-able metadata as one safetensors file."""
-    payload = serialise({k: np.ascontiguousarray(v) for k, v in arrays.items()}, {"json": json.dumps(metadata)})
+    whole = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+    payload = serialise(whole, {"json": json.dumps(metadata), "sha256": _digest(whole)})
     with atomic(path) as temporary:
         temporary.write_bytes(payload)
 
@@ -59,16 +61,28 @@ def load_arrays(path: str | Path, kind: str, names: Iterable[str] = ()) -> tuple
         raise FileNotFoundError(f"no {kind} file at {path}; check the path or run the estimate mode to create it")
     try:
         with safe_open(str(path), framework="numpy") as file:
-            metadata = json.loads((file.metadata() or {}).get("json", "{}"))
+            head = file.metadata() or {}
+            metadata = json.loads(head.get("json", "{}"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, json.JSONDecodeError, OSError, ValueError) as error:
         raise ValueError(f"{path} is truncated or not a safetensors file ({error}); delete it and measure again") from error
+    if head.get("sha256", _digest(arrays)) != _digest(arrays):
+        raise ValueError(f"{path} is damaged: its contents are not those that were written; delete it and measure again")
     if metadata.get("kind") != kind:
         raise ValueError(f"{path} holds {metadata.get('kind')!r}, not {kind!r}; pass a {kind} file")
     missing = sorted(set(names) - set(arrays))
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; it is of another version: delete it and measure again")
     return arrays, metadata
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """sha256 of the bytes of all arrays, by name."""
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        sha.update(name.encode())
+        sha.update(np.ascontiguousarray(arrays[name]).data)
+    return sha.hexdigest()
 
 
 def differences(found: Mapping[str, Any], expected: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -35,7 +35,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from score_sde_analytic.covariance import Covariance, StepCovariance
-from score_sde_analytic.files import atomic, require_match, write_text
+from score_sde_analytic.files import atomic, differences, write_text
 from score_sde_analytic.gaussian import diagonal_kl, expand
 from score_sde_analytic.kernel import Kernel
 from score_sde_analytic.model import LogSNR, Prediction, ScoreModel, Sigma, digest_of
@@ -292,7 +292,12 @@ def load_head(directory: str | Path, kind: str, model: ScoreModel) -> Head:
         raise ValueError(f"cannot read the {kind} head in {directory} ({reason}); restore it or train it again") from error
     if digest_of(head) != found.get("weights"):
         raise ValueError(f"{weights} and {config.name} do not belong together; restore them or train the head again")
-    require_match(config, found["network"], identity_of(model))
+    lines = differences(found["network"], json.loads(json.dumps(identity_of(model))))
+    if lines:
+        raise ValueError(
+            f"the {kind} head in {directory} belongs to another network ({'; '.join(lines)}); train heads for this one"
+            " (--mode=train_head), or name their folder (head.path)"
+        )
     return head.eval().requires_grad_(False)
 
 

@@ -17,16 +17,12 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
-from scipy.interpolate import PchipInterpolator
 
 from score_sde_analytic.diagonal import LevelTable
 from score_sde_analytic.draws import ResidualDraws
 from score_sde_analytic.schedule import Array
-from score_sde_analytic.spectrum import Spectrum, fit
+from score_sde_analytic.spectrum import STEPS, Correction, Spectrum, fit
 
-#: Steps in log-SNR at which fits are priced; the correction per unit of step is smooth in between.
-STEPS = np.geomspace(0.02, 40.0, 14)
 #: Groups of examples for standard errors, as of `moments.estimate`.
 GROUPS = 32
 
@@ -107,8 +103,10 @@ class HeldOut:
     def _sums(self, steps: Sequence[float]) -> tuple[Array, Array]:
         """(cost of each step summed over the draws of each group, (steps, groups, m); their number, (groups, m))."""
         draws, group = self._draws, self._draws.example % self._folds
+        if len(np.unique(group)) < 2:
+            raise ValueError("cross-fitting needs two folds with examples in them: record more examples, or take more folds")
         sums, counts = np.zeros((len(steps), GROUPS, len(self.log_snr))), np.zeros((GROUPS, len(self.log_snr)))
-        for fold in range(self._folds):
+        for fold in np.unique(group):
             spectrum, rest = self.choice.fit(draws.take(group != fold)), draws.take(group == fold)
             for m in range(len(self.log_snr)):
                 knot = _Knot.of(spectrum, rest, self.choice.statistic, m)
@@ -125,29 +123,15 @@ class HeldOut:
         return np.trapezoid(per_step, self.log_snr, axis=1) * steps / span
 
     @cached_property
-    def _table(self) -> PchipInterpolator:
-        """(held-out cost - cost as fitted to everything) per unit of step, by log step, (1 + groups, m)."""
+    def correction(self) -> Correction:
+        """What held-out data add to the price of a step as fitted to everything."""
         whole = self.choice.fit(self._draws)
         sums, counts = self._sums(STEPS.tolist())
         rows = []
         for step, total in zip(STEPS, sums, strict=True):
             fitted = np.array([whole.step_nats(lam + step, lam) for lam in self.log_snr])
             rows.append((_leave_out(total, counts) - fitted) / step)
-        return PchipInterpolator(np.log(STEPS), np.array(rows))
-
-    def correction(self, log_snr_s: ArrayLike, log_snr_t: ArrayLike, group: int | None = None) -> Array:
-        """What held-out data add to `Spectrum.step_nats` of steps from t to s, nats per dimension, (n,).
-
-        Args:
-            group: leave out these examples, for jackknife errors.
-        """
-        s, t = np.atleast_1d(np.asarray(log_snr_s, dtype=np.float64)), np.atleast_1d(np.asarray(log_snr_t, dtype=np.float64))
-        row = 0 if group is None else 1 + group
-        out = np.empty(len(s))
-        for i, (lam, step) in enumerate(zip(t, s - t, strict=True)):
-            per_unit = self._table(np.log(np.clip(step, STEPS[0], STEPS[-1])))[row]
-            out[i] = step * np.interp(lam, self.log_snr, per_unit)
-        return out
+        return Correction(self.log_snr, np.array(rows))
 
 
 def _leave_out(sums: Array, counts: Array) -> Array:
@@ -185,6 +169,8 @@ def choose(
     """
     if len(draws.log_snr) < 2:
         raise ValueError("the cost of a chain needs draws at two knots or more")
+    if steps < 1 or not shrinkage:
+        raise ValueError(f"need a chain of at least one step and some shrinkage to try, got {steps} and {tuple(shrinkage)}")
     draws = draws.some_labels(labels)
 
     def priced(candidates: Iterable[Choice]) -> list[Choice]:

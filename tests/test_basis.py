@@ -393,7 +393,7 @@ def test_other_bases_are_not_taken_for_the_saved_one():
         from_config(config, to_arrays(two))
     with pytest.raises(ValueError, match="not the one it was saved as"):
         from_config(config, {}, two)
-    with pytest.raises(ValueError, match="name: file has 'Haar', expected 'PCA'"):
+    with pytest.raises(ValueError, match="name: file has 'PCA', expected 'Haar'"):
         from_config(config, {}, Haar())
     with pytest.raises(ValueError, match="not orthonormal"):
         from_config(config, {"components": 2 * one.components})

@@ -1,7 +1,7 @@
 """Fits are judged by draws they never saw, chosen by them, priced by them, and kept in files that say what they are."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from scipy.special import expit
 from configs import mixture as mixture_config
 from runners import modes
 from runners.experiment import Experiment
-from score_sde_analytic.basis import PCA, Basis, Pixel, PixelChannel
+from score_sde_analytic.basis import DCT, PCA, Basis, Pixel, PixelChannel, Scalar
 from score_sde_analytic.conditioning import Energy, GradientEnergy, HighFrequency, Statistic
 from score_sde_analytic.curve import NoiseCurve
 from score_sde_analytic.decoder import NoDecoder
@@ -26,8 +26,8 @@ from score_sde_analytic.model import Prediction
 from score_sde_analytic.moments import estimate
 from score_sde_analytic.optimal import spread
 from score_sde_analytic.schedule import LinearVP
-from score_sde_analytic.selection import GROUPS, STEPS, Choice, HeldOut, choose, held_out_cost, jackknife_error, price
-from score_sde_analytic.spectrum import fit
+from score_sde_analytic.selection import GROUPS, Choice, HeldOut, choose, held_out_cost, jackknife_error, price
+from score_sde_analytic.spectrum import STEPS, fit
 
 VP = LinearVP()
 PLAIN, POOLED = Choice(None, 1, 0.0, False), Choice(None, 1, 0.0, False, pooled=True)
@@ -218,7 +218,7 @@ SAVED = {
     "plain": (Pixel(), None),
     "given": (Pixel(), HighFrequency()),
     "local": (Pixel(), GradientEnergy(5)),
-    "pca": (PCA(AXES[:7]), Energy()),
+    "pca": (PCA(AXES), Energy()),
 }
 
 
@@ -235,6 +235,27 @@ def test_a_saved_covariance_is_the_same(name, tmp_path):
     assert loaded.fingerprint([kernel], [t]) == original.fingerprint([kernel], [t])
     if original.spectrum.mass is not None:
         np.testing.assert_array_equal(loaded.spectrum.mass, original.spectrum.mass)
+
+
+def test_a_saved_covariance_keeps_its_held_out_price(tmp_path):
+    draws = chi_squares(TRUTH, 60, 0)
+    original = Diagonal(fit(draws), PixelChannel(), None, HeldOut(draws, PLAIN))
+    original.save(tmp_path / "c.safetensors")
+    loaded = Diagonal.load(tmp_path / "c.safetensors")
+    for group in (None, 3):
+        prices = [c.correction(np.array([1.5, 9.0]), np.array([-2.0, 1.5]), group) for c in (original, loaded)]
+        np.testing.assert_array_equal(*prices)
+    assert np.all(prices[0] != 0.0)
+
+
+def test_a_flipped_byte_is_found(tmp_path):
+    path = tmp_path / "c.safetensors"
+    diagonal(Pixel(), None).save(path)
+    damaged = bytearray(path.read_bytes())
+    damaged[-100] ^= 255
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match="is damaged"):
+        Diagonal.load(path)
 
 
 def test_files_of_something_else_are_refused(tmp_path):
@@ -260,6 +281,19 @@ def test_own_bases_and_statistics_are_passed_again(tmp_path):
         Diagonal.load(path, basis=Mirrored(), statistic=Energy())
     loaded = Diagonal.load(path, basis=Mirrored(), statistic=Doubled())
     assert isinstance(loaded.basis, Mirrored)
+
+
+def test_curves_of_another_basis_or_shape_are_refused():
+    s, t = VP.level(0.3), VP.level(0.7)
+    x = torch.zeros(2, 1, 4, 4)
+    for wrong in (
+        replace(diagonal(Pixel(), None), basis=Scalar()),
+        diagonal(Pixel(), None, shape=(1, 2, 4)),
+        replace(diagonal(Pixel(), GradientEnergy()), basis=DCT()),
+    ):
+        step = wrong.steps([reverse_kernel(s, t)], [t])[0]
+        with pytest.raises(ValueError, match=r"another basis or to another shape|needs the basis Pixel"):
+            step.add_noise(x, Prediction(x, t, x, "eps"), x)
 
 
 def test_statistics_of_another_version_are_refused(tmp_path):
@@ -320,5 +354,10 @@ def test_named_covariances_are_recorded_without_being_listed(tmp_path):
         experiment.covariance("pixel|mean")
     with pytest.raises(ValueError, match=r"unknown variance 'cubic'; choose one of .*, auto"):
         experiment.covariance("cubic")
+    with pytest.raises(ValueError, match="names no statistic"):
+        experiment.covariance("pixel|")
+    config.covariance.bins = (1,)
+    with pytest.raises(ValueError, match="must hold a number above 1"):
+        Experiment(config, tmp_path).covariance("pixel|energy")
     with pytest.raises(ValueError, match="no basis was recorded"):
         _ = Experiment(small("isotropic"), tmp_path / "other").structures

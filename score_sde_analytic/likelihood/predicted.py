@@ -65,10 +65,10 @@ def _transitions(method: Chain | ContinuousTime, schedule: Schedule, curve: Nois
     """Nats per dimension of each transition, or of their limit (1,); without a group of examples."""
     if isinstance(method, Chain):
         costs = transition_costs(schedule, curve, method.covariance, method.grid)
-        held_out = method.covariance.held_out if isinstance(method.covariance, Diagonal) else None
-        if held_out is not None:
+        correction = method.covariance.correction if isinstance(method.covariance, Diagonal) else None
+        if correction is not None:
             lam = schedule.log_snr(np.array(method.grid.times[:-1]))
-            costs = costs + held_out.correction(lam[1:], lam[:-1], group)
+            costs = costs + correction(lam[1:], lam[:-1], group)
         return costs
     lam = np.linspace(*method.range(schedule), POINTS)
     return np.array([0.5 * simpson(curve.residual(lam), x=lam)])

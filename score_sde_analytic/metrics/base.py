@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ class Reference:
 
     def __post_init__(self) -> None:
         require_features(self.values, "the reference")
+        object.__setattr__(self, "values", self.values.double())
 
     @classmethod
     def of(
@@ -103,8 +104,10 @@ class Distance(Metric):
     seed: int = 0
     level: float = 0.95
 
-    #: Whether the bias is c/n + c'/m, which the jackknife removes.
-    corrected: ClassVar[bool] = True
+    @property
+    def corrected(self) -> bool:
+        """Whether the bias is c/n + c'/m, which the jackknife removes."""
+        return True
 
     @property
     def least(self) -> int:  # type: ignore[override]

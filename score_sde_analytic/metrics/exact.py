@@ -25,6 +25,7 @@ from score_sde_analytic.metrics.kernels import EnergyDistance
 from score_sde_analytic.metrics.measured import Measured, jackknife, mean_difference, without_groups
 from score_sde_analytic.metrics.neighbours import entropy
 from score_sde_analytic.mixture import GaussianMixture
+from score_sde_analytic.noise import stream_seed
 from score_sde_analytic.schedule import Level
 
 DATA = Level(0.0, 1.0, 0.0, math.inf)
@@ -92,7 +93,7 @@ def mixture_metrics(
     if samples.shape[1] != mixture.dim:
         raise ValueError(f"the samples have dimension {samples.shape[1]}, the mixture {mixture.dim}")
     x = samples.double()
-    draws = mixture.sample(max(count, len(x)), seed + 1).to(x.device)
+    draws = mixture.sample(max(count, len(x)), stream_seed(seed, 7)).to(x.device)
     equal = draws[: len(x)]
     mean, covariance = mixture.moments()
     known = GaussianSummary.of(mean, covariance)

@@ -7,7 +7,6 @@ ModuleFeatures(net)    the output of a network: an nn.Module, or a TorchScript f
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -185,8 +184,3 @@ def extract(
             parts.append(found.double())
             bar.update(len(x))
     return torch.cat(parts)
-
-
-def fingerprint(features: Features) -> str:
-    """A short name for the map, equal for equal `config()`."""
-    return hashlib.sha256(repr(sorted(features.config().items())).encode()).hexdigest()[:16]

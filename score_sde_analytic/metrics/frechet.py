@@ -81,7 +81,11 @@ class ExtrapolatedFrechet(Distance):
     """
 
     points: int = 5
-    corrected = False
+
+    @property
+    def corrected(self) -> bool:
+        """No: the extrapolation has removed the bias."""
+        return False
 
     @property
     def least(self) -> int:  # type: ignore[override]

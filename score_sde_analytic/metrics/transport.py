@@ -35,7 +35,9 @@ def wasserstein_1d(x: Tensor, y: Tensor, power: float = 2.0) -> Tensor:
 
 @dataclass(frozen=True)
 class SlicedWasserstein(Distance):
-    """SW_p^p in (units of the features)^p, the bias of finite samples removed by the jackknife.
+    """SW_p^p in (units of the features)^p; for p = 2 the bias of finite samples is removed by the jackknife.
+
+    For other p it is not: where the distributions are equal W_1 falls as 1/sqrt(n) only, which the jackknife cannot remove.
 
     Args:
         power: p, 1 or more; 2 for the sliced Wasserstein-2 distance squared.
@@ -48,6 +50,10 @@ class SlicedWasserstein(Distance):
     def __post_init__(self) -> None:
         if self.power < 1.0 or self.directions < 1:
             raise ValueError(f"need power >= 1 and directions >= 1, got {self.power} and {self.directions}")
+
+    @property
+    def corrected(self) -> bool:
+        return self.power == 2.0
 
     def _theta(self, x: Tensor) -> Tensor:
         rng = np.random.default_rng(stream_seed(self.seed, 3))

@@ -228,9 +228,6 @@ class Comparison:
     def at(self, row: Row, budget: int | None) -> list[Cell]:
         return [cell for cell in self.cells if cell.row == row and cell.budget == budget]
 
-    def of_row(self, row: Row) -> list[Cell]:
-        return [cell for cell in self.cells if cell.row == row]
-
     @property
     def failures(self) -> list[Cell]:
         return [cell for cell in self.cells if cell.failed]

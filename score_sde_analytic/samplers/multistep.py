@@ -105,7 +105,7 @@ class UniPC(_Scheduled):
         model: the score model.
         order: order p of the predictor; with the corrector the method has order p + 1.
         solver_type: "bh1" or "bh2", the function B(h).
-        lower_order_final: take the last steps at lower order, so that the step before the data has order 1.
+        lower_order_final: at order 3, take the last step before the data at order 2; nothing at lower orders.
     """
 
     model: ScoreModel
