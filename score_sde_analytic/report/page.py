@@ -207,7 +207,7 @@ def _summary(content: Mapping[str, Any], comparison: Comparison, first: Metric |
     if not comparison.cells:
         return "There are no measurements in this report."
     solvers = len({row.solver for row in comparison.rows})
-    grids = len({row.grid for row in comparison.rows})
+    grids = len({cell.row.grid for cell in comparison.cells if cell.budget is not None})  # adaptive solvers make their own
     fixed = joined([str(b) for b in comparison.budgets if b is not None], 99)
     budgets = [f"with {fixed} network calls per sample"] if fixed else []
     budgets += ["with adaptive steps"] if None in comparison.budgets else []
