@@ -29,7 +29,7 @@ from score_sde_analytic.files import load_arrays, require_match, save_arrays
 from score_sde_analytic.gaussian import diagonal_kl
 from score_sde_analytic.kernel import Kernel
 from score_sde_analytic.model import Prediction
-from score_sde_analytic.schedule import Array, Level
+from score_sde_analytic.schedule import Level
 from score_sde_analytic.spectrum import Correction, Spectrum
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class DiagonalStep:
     table: LevelTable
     basis: Basis
     statistic: Statistic | None
-    sizes: Array
+    labelled: int  # curves of the spectrum
     labels: dict[Any, Tensor] = field(default_factory=dict, repr=False, compare=False)  # found so far; one for all steps
 
     def _variances(self, prediction: Prediction) -> Tensor:
@@ -93,10 +93,10 @@ class DiagonalStep:
     def _checked_labels(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
         """The curve of every coefficient of an example of this shape."""
         labels = self.basis.labels(shape)
-        if not np.array_equal(np.bincount(labels.ravel()), self.sizes):
+        if labels.max() + 1 != self.labelled:
             raise ValueError(
-                f"the curves were fitted in another basis or to another shape: {int(self.sizes.sum())} coefficients in"
-                f" {len(self.sizes)} curves; {type(self.basis).__name__} has {labels.size} in {labels.max() + 1} for {shape}"
+                f"{self.labelled} curves were fitted in another basis or to another shape: {type(self.basis).__name__} has"
+                f" {labels.max() + 1} for {shape}"
             )
         per_pixel = isinstance(self.basis, bases.PixelChannel) and np.array_equal(labels, bases.Pixel().labels(shape))
         if self.statistic is not None and self.statistic.local and not per_pixel:
@@ -146,7 +146,7 @@ class Diagonal(Covariance):
 
     def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
         tables = [LevelTable.of(self.spectrum, level.log_snr) for level in levels]
-        parts = self.basis, self.statistic, self.spectrum.sizes, self._labels
+        parts = self.basis, self.statistic, len(self.spectrum.sizes), self._labels
         return [DiagonalStep(k, table, *parts) for k, table in zip(kernels, tables, strict=True)]
 
     def fingerprint(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> dict[str, Any]:

@@ -602,7 +602,7 @@ def test_too_few_draws_are_named():
         fit(draws, "phi", 2)
     with pytest.raises(ValueError, match="two knots"):
         choose(synthetic(np.full((1, 1), 0.5), 40, [1]))
-    with pytest.raises(ValueError, match="0 draws"):
+    with pytest.raises(ValueError, match="needs two folds"):
         choose(replace(draws, example=4 * draws.example))  # all in one fold of four
     with pytest.raises(ValueError, match="knot 1 has no draws to price"):
         price(fit(draws), draws.take(draws.knot == 0), None, 1.0)
