@@ -166,7 +166,7 @@ def test_diffusers_ddim_scheduler(state, eta):
     for n, (t, s) in zip(scheduler.timesteps, itertools.pairwise(times), strict=False):
         theirs = scheduler.step(eps, int(n), x, eta=eta, variance_noise=z).prev_sample
         ours = sampler.step(x, sampler.plan(Grid((t, s, 0.0)))[0], None, Fixed(z.tolist()))[0]
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 # --- calls, seeds, shapes, dtypes ---------------------------------------------------------------------------------------
