@@ -21,10 +21,10 @@ import torch
 
 from runners import build
 from runners.experiment import Experiment, markdown
-from score_sde_analytic.data import DataStatistics, as_dataset
-from score_sde_analytic.draws import Recorder
-from score_sde_analytic.grid import even_log_snr
-from score_sde_analytic.moments import estimate
+from score_sde_analytic.data.ranges import DataStatistics, as_dataset
+from score_sde_analytic.grids.grid import even_log_snr
+from score_sde_analytic.measure.draws import Recorder
+from score_sde_analytic.measure.estimation import estimate
 from score_sde_analytic.samplers import Ancestral, generate
 
 Rows = dict[str, Callable[[], object]]

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from runners.experiment import Experiment, markdown
 from score_sde_analytic.files import write_text
-from score_sde_analytic.grid import even_log_snr
+from score_sde_analytic.grids.grid import even_log_snr
 from score_sde_analytic.metrics import EnergyDistance, Frechet, Reference
 from score_sde_analytic.samplers import AnalyticMultistep, generate
 

@@ -11,12 +11,12 @@ import argparse
 
 import numpy as np
 
-from score_sde_analytic.curve import NoiseCurve
-from score_sde_analytic.dynamic import StepCosts, monge_path
-from score_sde_analytic.mixture import GaussianMixture
-from score_sde_analytic.moments import Moments
-from score_sde_analytic.optimal import Objective, closed_form, refined
-from score_sde_analytic.schedule import CosineVP
+from score_sde_analytic.grids.dynamic import StepCosts, monge_path
+from score_sde_analytic.grids.optimal import Objective, closed_form, refined
+from score_sde_analytic.measure.curve import NoiseCurve
+from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.models.mixture import GaussianMixture
+from score_sde_analytic.process.schedule import CosineVP
 
 LOW, HIGH, POINTS = -10.0, 9.0, 1_000_000
 

@@ -17,7 +17,6 @@ import torch
 
 from configs.digits_vp import get_config
 from runners.experiment import Experiment, markdown
-from score_sde_analytic.decoder import CategoricalDecoder
 from score_sde_analytic.likelihood import (
     Adaptive,
     Bound,
@@ -31,6 +30,7 @@ from score_sde_analytic.likelihood import (
     Uniform,
     bits_per_dim,
 )
+from score_sde_analytic.process.decoder import CategoricalDecoder
 
 REFERENCE = "dopri5, 1e-6"
 

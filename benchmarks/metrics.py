@@ -20,7 +20,7 @@ from configs import digits_vp, patches
 from runners import build
 from runners.classifier import labels
 from runners.experiment import markdown
-from score_sde_analytic.basis import DCT, ColourDCT
+from score_sde_analytic.measure.transforms import DCT, ColourDCT
 from score_sde_analytic.metrics import (
     KID,
     ClassifierFeatures,
@@ -39,7 +39,7 @@ from score_sde_analytic.metrics import (
     evaluate,
     mixture_metrics,
 )
-from score_sde_analytic.mixture import GaussianMixture
+from score_sde_analytic.models.mixture import GaussianMixture
 
 GROUPS = 10
 

@@ -26,13 +26,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from score_sde_analytic.curve import NoiseCurve
-from score_sde_analytic.data import DataStatistics
-from score_sde_analytic.gaussian import mean_square
-from score_sde_analytic.mixture import GaussianMixture
-from score_sde_analytic.model import ScoreModel
-from score_sde_analytic.moments import Moments, estimate
-from score_sde_analytic.schedule import Array, Level, Tabulated
+from score_sde_analytic.arrays import Array
+from score_sde_analytic.data.ranges import DataStatistics
+from score_sde_analytic.measure.curve import NoiseCurve
+from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.models.mixture import GaussianMixture
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.process.gaussian import mean_square
+from score_sde_analytic.process.schedule import Level, Tabulated
 
 METHODS = ("antithetic pairs", "control variates", "both")
 OUTCOMES = ("R", "Lambda", "X")

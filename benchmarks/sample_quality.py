@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from configs import digits_vp, patches
 from runners.experiment import Experiment, markdown
-from score_sde_analytic.basis import ColourDCT
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
+from score_sde_analytic.measure.transforms import ColourDCT
 from score_sde_analytic.metrics import (
     KID,
     ClassifierFeatures,

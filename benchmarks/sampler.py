@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from score_sde_analytic.covariance import Isotropic
-from score_sde_analytic.curve import NoiseCurve
-from score_sde_analytic.grid import Grid, even
-from score_sde_analytic.model import ScoreModel
-from score_sde_analytic.noise import BatchNoise, Noise, SampleNoise
+from score_sde_analytic.covariance.isotropic import Isotropic
+from score_sde_analytic.grids.grid import Grid, even
+from score_sde_analytic.measure.curve import NoiseCurve
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.process.noise import BatchNoise, Noise, SampleNoise
+from score_sde_analytic.process.schedule import LinearVP
 from score_sde_analytic.samplers import Ancestral, run
-from score_sde_analytic.schedule import LinearVP
 
 SHAPE = (16, 3, 16, 16)
 SCHEDULE = LinearVP()

@@ -20,7 +20,7 @@ import numpy as np
 
 from runners.evaluate import measure
 from runners.experiment import Experiment, markdown
-from score_sde_analytic.diagonal import Diagonal
+from score_sde_analytic.covariance.diagonal import Diagonal
 from score_sde_analytic.likelihood import BITS, ContinuousTime
 from score_sde_analytic.likelihood.bound import Part
 

@@ -14,19 +14,20 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 import score_sde_analytic
-from score_sde_analytic import data as datasets
-from score_sde_analytic import grid as grids
-from score_sde_analytic.basis import DCT, PCA, Basis, Channel, ColourDCT, Pixel, PixelChannel, Scalar
-from score_sde_analytic.conditioning import Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic
-from score_sde_analytic.data import DataRange, DataStatistics
-from score_sde_analytic.decoder import Decoder
-from score_sde_analytic.grid import Grid
+from score_sde_analytic.data import sources as datasets
+from score_sde_analytic.data.ranges import DataRange, DataStatistics
+from score_sde_analytic.grids import grid as grids
+from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood.flow import Diffused, Direct, Entry, ExactTrace, Hutchinson, Uniform
-from score_sde_analytic.mixture import GaussianMixture
-from score_sde_analytic.model import Continuous, LogSNR, OneBased, ScoreModel, Sigma, Times, ZeroBased
-from score_sde_analytic.networks import LearnedRange, WithFeatures, load_unet
-from score_sde_analytic.schedule import VE, CosineVP, LinearVP, Schedule, SubVP, Tabulated
-from score_sde_analytic.solvers import FIXED, Adaptive, Fixed
+from score_sde_analytic.measure.basis import Basis, Channel, Pixel, PixelChannel, Scalar
+from score_sde_analytic.measure.statistics import Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic
+from score_sde_analytic.measure.transforms import DCT, PCA, ColourDCT
+from score_sde_analytic.models.mixture import GaussianMixture
+from score_sde_analytic.models.model import Continuous, LogSNR, OneBased, ScoreModel, Sigma, Times, ZeroBased
+from score_sde_analytic.models.networks import LearnedRange, WithFeatures, load_unet
+from score_sde_analytic.models.ode_solvers import FIXED, Adaptive, Fixed
+from score_sde_analytic.process.decoder import Decoder
+from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, Schedule, SubVP, Tabulated
 
 ASSETS = Path(score_sde_analytic.__file__).parent / "assets"
 

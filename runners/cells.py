@@ -21,14 +21,14 @@ from runners import build, evaluate, solvers
 from runners.experiment import Experiment
 from runners.fidelity import Fidelity
 from score_sde_analytic.files import load_arrays, save_arrays, write_text
-from score_sde_analytic.grid import Grid
-from score_sde_analytic.kernel import kernels
+from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood import Chain, Flow, Method, predict
 from score_sde_analytic.likelihood.evaluation import digest
-from score_sde_analytic.model import ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.ode_solvers import Adaptive
+from score_sde_analytic.process.kernel import kernels
 from score_sde_analytic.report import comparison
 from score_sde_analytic.samplers import Ancestral, PredictorCorrector, ProbabilityFlow, Sampler, generate
-from score_sde_analytic.solvers import Adaptive
 
 T = TypeVar("T")
 

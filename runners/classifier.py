@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from runners import build
 from runners.train import learning_rate
-from score_sde_analytic import data as datasets
+from score_sde_analytic.data import sources as datasets
 from score_sde_analytic.metrics.classifier import Classifier, save_classifier
-from score_sde_analytic.noise import stream_seed
+from score_sde_analytic.process.noise import stream_seed
 
 
 def _mnist_labels(config: ConfigDict) -> NDArray[np.int64]:

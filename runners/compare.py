@@ -28,12 +28,12 @@ from tqdm import tqdm
 from runners import build, fidelity, paths, solvers, tables
 from runners.cells import Bench, Job, shown
 from runners.experiment import FROM_CURVE, Experiment, calibration
-from score_sde_analytic.cost import Lattice
-from score_sde_analytic.covariance import BetaTilde
+from score_sde_analytic.covariance.isotropic import BetaTilde
 from score_sde_analytic.files import write_text
-from score_sde_analytic.grid import Grid
+from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.grids.lattice import Lattice
 from score_sde_analytic.likelihood.evaluation import digest
-from score_sde_analytic.model import ScoreModel
+from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.report import comparison, page
 from score_sde_analytic.samplers import Ancestral, Sampler, generate
 

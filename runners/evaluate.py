@@ -11,8 +11,6 @@ from ml_collections import ConfigDict
 
 from runners import build
 from runners.experiment import Experiment, markdown
-from score_sde_analytic.covariance import IsotropicCovariance
-from score_sde_analytic.diagonal import Diagonal
 from score_sde_analytic.files import write_text
 from score_sde_analytic.likelihood import (
     BITS,
@@ -99,7 +97,7 @@ def _name(grid: str, variance: str, steps: int) -> str:
 
 def in_table(experiment: Experiment, chain: Chain) -> bool:
     """Whether the chain can be priced: by its covariance, first time and decoder."""
-    if not isinstance(chain.covariance, IsotropicCovariance | Diagonal):
+    if not chain.covariance.priced:
         return False
     lam = experiment.schedule.log_snr(chain.grid.times[-2])
     try:

@@ -17,26 +17,31 @@ from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from runners import build
-from score_sde_analytic.cost import Lattice, Reconstruction
-from score_sde_analytic.covariance import Beta, BetaTilde, Covariance, Isotropic, IsotropicCovariance
-from score_sde_analytic.curve import Bound, NoiseCurve, Source, residual_bound
-from score_sde_analytic.data import DataStatistics, as_dataset
-from score_sde_analytic.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
-from score_sde_analytic.diagonal import Diagonal
-from score_sde_analytic.draws import Recorder, ResidualDraws
+from score_sde_analytic.arrays import Array
+from score_sde_analytic.covariance.base import Covariance
+from score_sde_analytic.covariance.diagonal import Diagonal
+from score_sde_analytic.covariance.head_networks import HEADS, load_head
+from score_sde_analytic.covariance.heads import Interpolated, covariance_of
+from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic, IsotropicCovariance
+from score_sde_analytic.covariance.tweedie import Tweedie
+from score_sde_analytic.data.ranges import DataStatistics, as_dataset
 from score_sde_analytic.files import write_text
-from score_sde_analytic.grid import Grid
-from score_sde_analytic.heads import HEADS, Interpolated, covariance_of, load_head
-from score_sde_analytic.jacobian import Tweedie
+from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.grids.lattice import Lattice
+from score_sde_analytic.grids.optimal import Objective, closed_form, entropic, refined
 from score_sde_analytic.likelihood import Chain, Part
 from score_sde_analytic.likelihood.evaluation import digest
-from score_sde_analytic.model import ScoreModel
-from score_sde_analytic.moments import Moments, estimate
-from score_sde_analytic.networks import LearnedRange
-from score_sde_analytic.optimal import Objective, closed_form, entropic, refined
-from score_sde_analytic.schedule import Array, Schedule
-from score_sde_analytic.selection import PLAIN, Choice, HeldOut, jackknife_error
-from score_sde_analytic.selection import choose as choose_fit
+from score_sde_analytic.measure.curve import Bound, NoiseCurve, Source, residual_bound
+from score_sde_analytic.measure.draws import Recorder, ResidualDraws
+from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.held_out import PLAIN, Choice, HeldOut, jackknife_error
+from score_sde_analytic.measure.held_out import choose as choose_fit
+from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.measure.reconstruction import Reconstruction
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.networks import LearnedRange
+from score_sde_analytic.process.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
+from score_sde_analytic.process.schedule import Schedule
 
 FROM_CURVE = {"closed_form": closed_form, "refined": refined, "entropic": entropic}
 SOURCES: tuple[Source, ...] = ("residual", "score")
@@ -183,8 +188,8 @@ class Experiment:
         if name not in self._diagonals:
             basis, _, statistic = name.partition("|")
             draws, recorder, choice = self.draws(basis), self.recorders[basis], self.choice(name)
-            held_out = HeldOut(draws, choice)
-            found = Diagonal(choice.fit(draws), recorder.basis, recorder.statistics.get(statistic), held_out)
+            correction = HeldOut(draws, choice).correction
+            found = Diagonal(choice.fit(draws), recorder.basis, recorder.statistics.get(statistic), correction)
             self._diagonals[name] = found
         return self._diagonals[name]
 
@@ -354,7 +359,7 @@ class Experiment:
             return replace(self.grid("dp", "beta_tilde", steps), objective="KLUB: dp with beta_tilde")
         variance = self.resolve(variance)
         covariance, price = self.covariance(variance), self.curves["residual"]
-        if not isinstance(covariance, IsotropicCovariance | Diagonal) and (name == "dp" or name.endswith("_tuned")):
+        if not covariance.priced and (name == "dp" or name.endswith("_tuned")):
             choices = ", ".join([*FROM_CURVE, *build.GRIDS])
             raise ValueError(f"no curve prices the variance {variance!r}, as grid {name!r} needs; choose one of {choices}")
         if name != "dp":

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from runners import build
 from runners.experiment import Experiment
-from score_sde_analytic.data import DataRange
+from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.metrics import (
     KID,

@@ -14,17 +14,20 @@ import numpy as np
 
 from runners import build
 from runners.experiment import Experiment, markdown
-from score_sde_analytic.cost import Lattice, Reconstruction
-from score_sde_analytic.covariance import Isotropic
-from score_sde_analytic.curve import NoiseCurve
+from score_sde_analytic.arrays import Array
+from score_sde_analytic.covariance.isotropic import Isotropic
 from score_sde_analytic.files import write_text
-from score_sde_analytic.grid import Grid
+from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.grids.lattice import Lattice
+from score_sde_analytic.grids.optimal import budget_law, steps_for
 from score_sde_analytic.likelihood import Chain, predict
 from score_sde_analytic.likelihood.bound import BITS
-from score_sde_analytic.moments import Moments, estimate
-from score_sde_analytic.optimal import budget_law, steps_for
+from score_sde_analytic.measure.curve import NoiseCurve
+from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.measure.reconstruction import Reconstruction
+from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, SubVP
 from score_sde_analytic.report import figures
-from score_sde_analytic.schedule import VE, Array, CosineVP, LinearVP, SubVP
 
 VARIANCE = "residual"
 

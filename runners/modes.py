@@ -14,7 +14,7 @@ from torch import Tensor
 
 from runners import compare, covariances, evaluate, grids
 from runners.experiment import Experiment, calibration
-from score_sde_analytic.covariance import IsotropicCovariance
+from score_sde_analytic.covariance.isotropic import IsotropicCovariance
 from score_sde_analytic.files import save_arrays
 from score_sde_analytic.report import figures
 from score_sde_analytic.samplers import Ancestral, generate

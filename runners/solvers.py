@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from runners.experiment import Experiment
-from score_sde_analytic.grid import Grid, even
-from score_sde_analytic.jacobian import Tweedie
+from score_sde_analytic.covariance.tweedie import Tweedie
+from score_sde_analytic.grids.grid import Grid, even
+from score_sde_analytic.models.ode_solvers import Adaptive
 from score_sde_analytic.samplers import (
     AdaptiveSDE,
     AnalyticMultistep,
@@ -31,7 +32,6 @@ from score_sde_analytic.samplers import (
     Sampler,
     UniPC,
 )
-from score_sde_analytic.solvers import Adaptive
 
 Family = Literal["analytic", "ode", "sde", "multistep", "corrector"]
 Make = Callable[..., Sampler[Any]]

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from runners import build
 from runners.experiment import Experiment, markdown
-from score_sde_analytic.files import atomic, differences
-from score_sde_analytic.head_training import (
+from score_sde_analytic.covariance.head_networks import Head
+from score_sde_analytic.covariance.head_training import (
     Draw,
     HeadTrainer,
     Recipe,
@@ -28,7 +28,8 @@ from score_sde_analytic.head_training import (
     new_head,
     transition_bits,
 )
-from score_sde_analytic.heads import Head, covariance_of
+from score_sde_analytic.covariance.heads import covariance_of
+from score_sde_analytic.files import atomic, differences
 
 CHECKPOINT = "head_state.pt"
 #: Settings that training does not depend on.

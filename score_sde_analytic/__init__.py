@@ -1,19 +1,24 @@
 """Optimal reverse variances, time grids and bits/dim of pretrained diffusion models, without training."""
 
-from score_sde_analytic.basis import DCT, PCA, Basis, Channel, ColourDCT, Pixel, PixelChannel, Scalar
-from score_sde_analytic.conditioning import Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic
-from score_sde_analytic.cost import Lattice, Reconstruction
-from score_sde_analytic.covariance import Beta, BetaTilde, Covariance, Isotropic
-from score_sde_analytic.curve import NoiseCurve, residual_bound
-from score_sde_analytic.data import DataRange, DataStatistics
-from score_sde_analytic.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
-from score_sde_analytic.diagonal import Diagonal
-from score_sde_analytic.draws import Recorder, ResidualDraws
-from score_sde_analytic.dynamic import ShortestPaths, StepCosts, is_monge, monge_path, monge_paths, plain_paths, shortest_paths
-from score_sde_analytic.grid import Grid, even, even_log_snr, karras, optimal_paths, quadratic
-from score_sde_analytic.heads import Interpolated, LearnedDiagonal, covariance_of, load_head
-from score_sde_analytic.jacobian import Tweedie
-from score_sde_analytic.kernel import Kernel, reverse_kernel
+from score_sde_analytic.covariance.base import Covariance
+from score_sde_analytic.covariance.diagonal import Diagonal
+from score_sde_analytic.covariance.head_networks import load_head
+from score_sde_analytic.covariance.heads import Interpolated, LearnedDiagonal, covariance_of
+from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic
+from score_sde_analytic.covariance.tweedie import Tweedie
+from score_sde_analytic.data.ranges import DataRange, DataStatistics
+from score_sde_analytic.grids.dynamic import (
+    ShortestPaths,
+    StepCosts,
+    is_monge,
+    monge_path,
+    monge_paths,
+    plain_paths,
+    shortest_paths,
+)
+from score_sde_analytic.grids.grid import Grid, even, even_log_snr, karras, optimal_paths, quadratic
+from score_sde_analytic.grids.lattice import Lattice
+from score_sde_analytic.grids.optimal import Objective, budget_law, closed_form, entropic, refined, spread, steps_for
 from score_sde_analytic.likelihood import (
     Adaptive,
     Bound,
@@ -31,6 +36,16 @@ from score_sde_analytic.likelihood import (
     paper_chain,
     predict,
 )
+from score_sde_analytic.measure.basis import Basis, Channel, Pixel, PixelChannel, Scalar
+from score_sde_analytic.measure.curve import NoiseCurve, residual_bound
+from score_sde_analytic.measure.draws import Recorder, ResidualDraws
+from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.held_out import Choice, HeldOut, choose
+from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.measure.reconstruction import Reconstruction
+from score_sde_analytic.measure.spectrum import Spectrum, fit
+from score_sde_analytic.measure.statistics import Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic
+from score_sde_analytic.measure.transforms import DCT, PCA, ColourDCT
 from score_sde_analytic.metrics import (
     KID,
     ClassifierFeatures,
@@ -50,12 +65,13 @@ from score_sde_analytic.metrics import (
     TorchFidelityFeatures,
     mixture_metrics,
 )
-from score_sde_analytic.mixture import GaussianMixture
-from score_sde_analytic.model import Continuous, LogSNR, OneBased, Prediction, ScoreModel, Sigma, ZeroBased
-from score_sde_analytic.moments import Moments, estimate
-from score_sde_analytic.networks import LearnedRange, WithFeatures
-from score_sde_analytic.noise import BatchNoise, SampleNoise
-from score_sde_analytic.optimal import Objective, budget_law, closed_form, entropic, refined, spread, steps_for
+from score_sde_analytic.models.mixture import GaussianMixture
+from score_sde_analytic.models.model import Continuous, LogSNR, OneBased, Prediction, ScoreModel, Sigma, ZeroBased
+from score_sde_analytic.models.networks import LearnedRange, WithFeatures
+from score_sde_analytic.process.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
+from score_sde_analytic.process.kernel import Kernel, reverse_kernel
+from score_sde_analytic.process.noise import BatchNoise, SampleNoise
+from score_sde_analytic.process.schedule import VE, CosineVP, Level, LinearVP, Schedule, SubVP, Tabulated
 from score_sde_analytic.samplers import (
     AdaptiveSDE,
     AnalyticMultistep,
@@ -74,9 +90,6 @@ from score_sde_analytic.samplers import (
     generate,
     run,
 )
-from score_sde_analytic.schedule import VE, CosineVP, Level, LinearVP, Schedule, SubVP, Tabulated
-from score_sde_analytic.selection import Choice, HeldOut, choose
-from score_sde_analytic.spectrum import Spectrum, fit
 
 __all__ = [
     "DCT",

@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import settings
 
-from score_sde_analytic.curve import NoiseCurve
-from score_sde_analytic.mixture import GaussianMixture
-from score_sde_analytic.moments import Moments, estimate
-from score_sde_analytic.schedule import VE, CosineVP, LinearVP, Schedule, SubVP, Tabulated
+from score_sde_analytic.measure.curve import NoiseCurve
+from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.models.mixture import GaussianMixture
+from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, Schedule, SubVP, Tabulated
 
 torch.set_num_threads(1)
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=40)

@@ -6,7 +6,7 @@ from score_sde_analytic.likelihood.continuous import ContinuousTime
 from score_sde_analytic.likelihood.evaluation import Method, bits_per_dim
 from score_sde_analytic.likelihood.flow import Diffused, Direct, ExactTrace, Flow, Hutchinson, Uniform
 from score_sde_analytic.likelihood.predicted import predict
-from score_sde_analytic.solvers import Adaptive, Fixed
+from score_sde_analytic.models.ode_solvers import Adaptive, Fixed
 
 __all__ = [
     "BITS",

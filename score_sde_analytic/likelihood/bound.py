@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from score_sde_analytic.arrays import Array
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
-from score_sde_analytic.schedule import Array
 
 BITS = 1.0 / math.log(2.0)
 KIND = "bound"

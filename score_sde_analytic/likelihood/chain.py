@@ -17,16 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from score_sde_analytic import grid as grids
-from score_sde_analytic.covariance import Covariance, StepCovariance
-from score_sde_analytic.data import DataRange
-from score_sde_analytic.decoder import Decoder, GaussianDecoder, as_decoder
-from score_sde_analytic.grid import Grid
-from score_sde_analytic.kernel import Kernel, kernels, reverse_kernel
+from score_sde_analytic.covariance.base import Covariance, StepCovariance
+from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.grids import grid as grids
+from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood.evaluation import Batch, Method, Terms, digest, prior_nats
-from score_sde_analytic.model import Prediction, ScoreModel
-from score_sde_analytic.noise import LevelNoise
-from score_sde_analytic.schedule import Level, Schedule
+from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.process.decoder import Decoder, GaussianDecoder, as_decoder
+from score_sde_analytic.process.kernel import Kernel, kernels, reverse_kernel
+from score_sde_analytic.process.noise import LevelNoise
+from score_sde_analytic.process.schedule import Level, Schedule
 
 
 @dataclass(frozen=True)

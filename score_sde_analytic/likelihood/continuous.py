@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from score_sde_analytic.curve import NoiseCurve
-from score_sde_analytic.data import DataRange
-from score_sde_analytic.decoder import Decoder, as_decoder
-from score_sde_analytic.gaussian import expand, mean_square
+from score_sde_analytic.arrays import Array
+from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.likelihood.evaluation import Batch, Method, Terms, digest, prior_nats
-from score_sde_analytic.model import ScoreModel
-from score_sde_analytic.noise import KNOTS, stream_seed
-from score_sde_analytic.schedule import Array, Schedule
+from score_sde_analytic.measure.curve import NoiseCurve
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.process.decoder import Decoder, as_decoder
+from score_sde_analytic.process.gaussian import expand, mean_square
+from score_sde_analytic.process.noise import KNOTS, stream_seed
+from score_sde_analytic.process.schedule import Schedule
 
 #: Cells of the piecewise constant density from which log-SNRs are drawn.
 CELLS = 1000

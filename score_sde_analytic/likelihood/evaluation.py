@@ -24,12 +24,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from score_sde_analytic.data import DataRange, DataStatistics, as_dataset, batches
-from score_sde_analytic.gaussian import mean_square, normal_kl
+from score_sde_analytic.arrays import Array
+from score_sde_analytic.data.ranges import DataRange, DataStatistics, as_dataset, batches
 from score_sde_analytic.likelihood.bound import BITS, Bound
-from score_sde_analytic.model import ScoreModel
-from score_sde_analytic.noise import LevelNoise
-from score_sde_analytic.schedule import Array, Schedule
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.process.gaussian import mean_square, normal_kl
+from score_sde_analytic.process.noise import LevelNoise
+from score_sde_analytic.process.schedule import Schedule
 
 
 @dataclass(frozen=True)

@@ -24,15 +24,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from score_sde_analytic.data import DataRange
-from score_sde_analytic.decoder import LOG_2PI, Decoder, NoDecoder, as_decoder
-from score_sde_analytic.gaussian import mean_square
+from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.likelihood.evaluation import Batch, Method, Terms
-from score_sde_analytic.model import ScoreModel
-from score_sde_analytic.noise import SampleNoise
-from score_sde_analytic.schedule import Level
-from score_sde_analytic.sde import CLOCKS, Probes, eps_and_divergence, one_hot_probes, velocity
-from score_sde_analytic.solvers import Adaptive, Fixed, integrate
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.ode_solvers import Adaptive, Fixed, integrate
+from score_sde_analytic.models.probability_flow import CLOCKS, Probes, eps_and_divergence, one_hot_probes, velocity
+from score_sde_analytic.process.decoder import LOG_2PI, Decoder, NoDecoder, as_decoder
+from score_sde_analytic.process.gaussian import mean_square
+from score_sde_analytic.process.noise import SampleNoise
+from score_sde_analytic.process.schedule import Level
 
 # --- divergence ---------------------------------------------------------------------------------------------------------
 

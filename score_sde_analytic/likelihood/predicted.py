@@ -7,16 +7,17 @@ from collections.abc import Mapping
 import numpy as np
 from scipy.integrate import simpson
 
-from score_sde_analytic.cost import Reconstruction, prior_cost, transition_costs
-from score_sde_analytic.curve import NoiseCurve
-from score_sde_analytic.data import DataRange, DataStatistics
-from score_sde_analytic.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
-from score_sde_analytic.diagonal import Diagonal
+from score_sde_analytic.arrays import Array
+from score_sde_analytic.data.ranges import DataRange, DataStatistics
+from score_sde_analytic.grids.lattice import prior_cost, transition_costs
 from score_sde_analytic.likelihood.bound import BITS, Part, Predicted
 from score_sde_analytic.likelihood.chain import Chain
 from score_sde_analytic.likelihood.continuous import ContinuousTime
-from score_sde_analytic.moments import Moments
-from score_sde_analytic.schedule import Array, Level, Schedule
+from score_sde_analytic.measure.curve import NoiseCurve
+from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.measure.reconstruction import Reconstruction
+from score_sde_analytic.process.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
+from score_sde_analytic.process.schedule import Level, Schedule
 
 #: Points of the integral of R.
 POINTS = 4001
@@ -28,7 +29,7 @@ def predict(
     """The bounds of chains (any grids), and of continuous time, from measured moments alone, with jackknife errors.
 
     A chain is held fixed while the moments that price it vary, so the errors are those of the price. A covariance diagonal in a
-    basis is priced by `Diagonal.held_out`; without it as fitted, which is low by the fit's own noise, and without errors.
+    basis is priced by `Diagonal.correction`; without it as fitted, which is low by the fit's own noise, and without errors.
 
     Args:
         moments: of the network on data like those to be coded, with their decoder table.
@@ -65,7 +66,7 @@ def _transitions(method: Chain | ContinuousTime, schedule: Schedule, curve: Nois
     """Nats per dimension of each transition, or of their limit (1,); without a group of examples."""
     if isinstance(method, Chain):
         costs = transition_costs(schedule, curve, method.covariance, method.grid)
-        correction = method.covariance.correction if isinstance(method.covariance, Diagonal) else None
+        correction = method.covariance.correction
         if correction is not None:
             lam = schedule.log_snr(np.array(method.grid.times[:-1]))
             costs = costs + correction(lam[1:], lam[:-1], group)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from score_sde_analytic.data import as_dataset
+from score_sde_analytic.data.ranges import as_dataset
 from score_sde_analytic.metrics.features import Features, extract
 from score_sde_analytic.metrics.measured import Measured, jackknife, without_groups
 

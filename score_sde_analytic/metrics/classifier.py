@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from score_sde_analytic.files import load_arrays, save_arrays, write_text
 from score_sde_analytic.metrics.features import Features
-from score_sde_analytic.model import digest_of
+from score_sde_analytic.models.model import digest_of
 
 ASSETS = Path(__file__).parents[1] / "assets"
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from score_sde_analytic.data import DataRange
+from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.metrics.features import BytePixels, Features, ModuleFeatures
 
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from score_sde_analytic.basis import Basis
-from score_sde_analytic.data import DataRange, as_dataset, batches
-from score_sde_analytic.model import digest_of
+from score_sde_analytic.data.ranges import DataRange, as_dataset, batches
+from score_sde_analytic.measure.basis import Basis
+from score_sde_analytic.models.model import digest_of
 
 
 class Features(ABC):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from score_sde_analytic.metrics.base import Distance, Reference
 from score_sde_analytic.metrics.measured import Measured
-from score_sde_analytic.noise import stream_seed
+from score_sde_analytic.process.noise import stream_seed
 
 ROWS = 8192  # examples whose centred features are held at once
 

@@ -26,7 +26,7 @@ from scipy.stats import norm
 from scipy.stats import t as student
 from torch import Tensor
 
-from score_sde_analytic.noise import stream_seed
+from score_sde_analytic.process.noise import stream_seed
 
 
 @dataclass(frozen=True)

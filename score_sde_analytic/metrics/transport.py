@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from score_sde_analytic.metrics.base import Distance
-from score_sde_analytic.noise import stream_seed
+from score_sde_analytic.process.noise import stream_seed
 
 DIRECTIONS = 32  # directions whose quantile functions are merged at once
 

@@ -13,7 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from score_sde_analytic.data import DataRange
+from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.files import atomic
 from score_sde_analytic.report.figures import STYLE, _mosaic, _save
 

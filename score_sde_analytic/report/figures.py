@@ -17,16 +17,16 @@ from matplotlib.figure import Figure
 from scipy.special import logit
 from torch import Tensor
 
-from score_sde_analytic.cost import transition_costs
-from score_sde_analytic.covariance import IsotropicCovariance
-from score_sde_analytic.curve import Bound, NoiseCurve
-from score_sde_analytic.data import DataRange
+from score_sde_analytic.covariance.isotropic import IsotropicCovariance
+from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.files import atomic
-from score_sde_analytic.grid import Grid
-from score_sde_analytic.kernel import kernels
-from score_sde_analytic.moments import Moments
-from score_sde_analytic.optimal import Objective, spread
-from score_sde_analytic.schedule import Schedule
+from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.grids.lattice import transition_costs
+from score_sde_analytic.grids.optimal import Objective, spread
+from score_sde_analytic.measure.curve import Bound, NoiseCurve
+from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.process.kernel import kernels
+from score_sde_analytic.process.schedule import Schedule
 
 #: Colour-blind safe (Okabe & Ito).
 COLOURS = {"residual": "#0072B2", "score": "#009E73", "beta": "#D55E00", "beta_tilde": "#CC79A7"}

@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from score_sde_analytic.covariance import Beta, Covariance, IsotropicStep, StepCovariance
-from score_sde_analytic.grid import Grid
-from score_sde_analytic.kernel import Kernel, kernels
-from score_sde_analytic.model import ScoreModel
-from score_sde_analytic.noise import Noise
+from score_sde_analytic.covariance.base import Covariance, StepCovariance
+from score_sde_analytic.covariance.isotropic import Beta, IsotropicStep
+from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.process.kernel import Kernel, kernels
+from score_sde_analytic.process.noise import Noise
 from score_sde_analytic.samplers.base import Sampler, Step
 
 

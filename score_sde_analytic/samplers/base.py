@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from score_sde_analytic.grid import Grid
-from score_sde_analytic.model import ScoreModel
-from score_sde_analytic.noise import Noise, SampleNoise
-from score_sde_analytic.schedule import Level, Schedule
+from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.process.noise import Noise, SampleNoise
+from score_sde_analytic.process.schedule import Level, Schedule
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,13 @@ from typing import Any
 
 from torch import Tensor
 
-from score_sde_analytic.gaussian import axpy, expand
-from score_sde_analytic.grid import Grid
-from score_sde_analytic.kernel import reverse_kernel
-from score_sde_analytic.model import ScoreModel
-from score_sde_analytic.noise import Noise
+from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.process.gaussian import axpy, expand
+from score_sde_analytic.process.kernel import reverse_kernel
+from score_sde_analytic.process.noise import Noise
+from score_sde_analytic.process.schedule import Level, Schedule
 from score_sde_analytic.samplers.base import S, Sampler, Step
-from score_sde_analytic.schedule import Level, Schedule
 
 #: N of the discretisation that the paper's correctors take beta_i from.
 TABLE = 1000

@@ -16,12 +16,12 @@ from typing import Any
 
 from torch import Tensor
 
-from score_sde_analytic.gaussian import axpy
-from score_sde_analytic.grid import Grid
-from score_sde_analytic.model import ScoreModel
-from score_sde_analytic.noise import Noise
+from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.process.gaussian import axpy
+from score_sde_analytic.process.noise import Noise
+from score_sde_analytic.process.schedule import Level
 from score_sde_analytic.samplers.base import Sampler, Step
-from score_sde_analytic.schedule import Level
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from score_sde_analytic.grid import Grid
-from score_sde_analytic.model import ScoreModel
-from score_sde_analytic.noise import Noise
+from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.process.noise import Noise
 from score_sde_analytic.samplers.base import Sampler, Step, intervals
 
 

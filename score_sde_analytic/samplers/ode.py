@@ -1,4 +1,4 @@
-"""The probability-flow ODE as a sampler, by torchdiffeq's solvers, in any of three variables (`sde.py`).
+"""The probability-flow ODE as a sampler, by torchdiffeq's solvers, in any of three variables (`models/probability_flow.py`).
 
 Fixed steps follow the grid: one step of the solver from each time to the next, down to t_1. Adaptive solvers take the grid's
 first time and t_1 as their interval and choose steps themselves. Either ends in data by x0_hat at t_1.
@@ -12,12 +12,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from score_sde_analytic.grid import Grid
-from score_sde_analytic.model import ScoreModel
-from score_sde_analytic.noise import Noise
+from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.ode_solvers import FIXED, Adaptive, Fixed, integrate
+from score_sde_analytic.models.probability_flow import CLOCKS, velocity
+from score_sde_analytic.process.noise import Noise
 from score_sde_analytic.samplers.base import Sampler, Step, intervals
-from score_sde_analytic.sde import CLOCKS, velocity
-from score_sde_analytic.solvers import FIXED, Adaptive, Fixed, integrate
 
 Variable = Literal["log_snr", "t", "ve"]
 #: Evaluations of the field per step.

@@ -1,4 +1,4 @@
-"""The reverse SDE as a sampler, by torchsde's solvers, in any of three variables (`sde.py`).
+"""The reverse SDE as a sampler, by torchsde's solvers, in any of three variables (`models/probability_flow.py`).
 
     du = (drift u + 2 gain eps_hat) ds + sqrt(noise) dW,   in tau = +-s, which increases from the prior to the data
 
@@ -18,12 +18,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from score_sde_analytic.grid import Grid
-from score_sde_analytic.model import ScoreModel
-from score_sde_analytic.noise import Noise, stream_seed
+from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.probability_flow import CLOCKS, Clock, Coefficients, velocity
+from score_sde_analytic.process.noise import Noise, stream_seed
 from score_sde_analytic.samplers.base import Sampler, Step, intervals
 from score_sde_analytic.samplers.ode import Variable, check_variable, whole
-from score_sde_analytic.sde import CLOCKS, Clock, Coefficients, velocity
 
 #: Evaluations of the drift per step.
 STAGES = {"euler": 1, "milstein": 1, "srk": 2}

@@ -1,0 +1,1 @@
+"""What a reverse step adds to its mean."""

@@ -1,0 +1,136 @@
+"""Learned covariances: small heads on a frozen network, diagonal in the coordinates of the data and dependent on the state.
+
+    Sigma = diag(rho^2 + b^2 exp(-lam_t) R_i(x_t)),   R_i(x_t) = E[(eps - eps_hat)_i^2 | x_t]                (LearnedDiagonal)
+
+NPR   g = E[(eps - eps_hat)_i^2 | x_t] by regression: R = g. Optimal for whatever mean the network has.
+SN    h = E[eps_i^2 | x_t] by regression: R = max(h - eps_hat_i^2, 0). Right only if eps_hat = E[eps | x_t]; and where R is
+      small, at both ends of the noise levels, it is the difference of two large numbers. (Both: Bao et al., ICML 2022.)
+OCM   R = 1 - sigma_t d eps_hat_i / d x_i, the diagonal of Cov(eps | x_t) that the network itself believes in, regressed by
+      Rademacher probes: v * (J^T v) has the mean diag J (Ou et al., ICLR 2025). It knows nothing of the mean's errors, until
+      it is calibrated.
+
+    log Sigma_i = u_i log beta + (1 - u_i) log beta_tilde,   u = (v + 1)/2,   eta = 1 only                      (Interpolated)
+
+with v an output of the network itself, or of a head, and beta, beta_tilde of the step at hand (Nichol & Dhariwal, ICML 2021,
+eq. 15).
+
+NPR and OCM output y with R = sigmoid(lam - y): R stays within (0, 1), and y varies slowly though R is about exp(lam) where
+noise is large. Calibration adds a shift, linear between knots in log-SNR, to log(R / (1 - R)), or to v.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from score_sde_analytic.covariance.base import Covariance, StepCovariance
+from score_sde_analytic.covariance.head_networks import Head, RangeHead, ResidualHead, log_snrs
+from score_sde_analytic.models.model import Prediction
+from score_sde_analytic.process.gaussian import diagonal_kl, expand
+from score_sde_analytic.process.kernel import Kernel
+from score_sde_analytic.process.schedule import Level
+
+# --- covariances --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _ExcessStep:
+    """Sigma = diag(rho^2 + excess(x_t)); who adds the noise decides nothing else."""
+
+    kernel: Kernel
+    source: LearnedDiagonal | Interpolated
+
+    def add_noise(self, mean: Tensor, prediction: Prediction, z: Tensor) -> Tensor:
+        variance = self.kernel.rho2 + self.source.excess(self.kernel, prediction)
+        return mean + variance.sqrt().to(z.dtype) * z
+
+    def kl(self, kernel: Kernel, prediction: Prediction, x_0: Tensor) -> Tensor:
+        square = kernel.b**2 * (x_0 - prediction.x_0).double().square()
+        return diagonal_kl(square, kernel.rho2, self.source.excess(self.kernel, prediction))
+
+
+@dataclass(eq=False)
+class LearnedDiagonal(Covariance):
+    """Sigma = diag(rho^2 + b^2 exp(-lam_t) R_i(x_t)), R from a head; any eta, any step. One evaluation of the head per step."""
+
+    head: ResidualHead
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.head, ResidualHead):
+            raise ValueError(f"a {type(self.head).__name__} gives no residual; use Interpolated with it")
+
+    def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
+        return [_ExcessStep(kernel, self) for kernel in kernels]
+
+    @torch.no_grad()
+    def excess(self, kernel: Kernel, prediction: Prediction) -> Tensor:
+        """b^2 V0 of every coordinate, float64, (batch, *dims)."""
+        scale = kernel.b**2 * torch.exp(-log_snrs(prediction))
+        residual = self.head.residual(prediction)
+        return expand(scale, residual) * residual
+
+    def fingerprint(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> dict[str, Any]:
+        return {"name": "learned"} | self.head.fingerprint()
+
+
+@dataclass(eq=False)
+class Interpolated(Covariance):
+    """log var = u log beta + (1 - u) log beta_tilde, u = (v + 1)/2, with beta and beta_tilde of the step at hand.
+
+    Args:
+        head: source of v; None takes it from the network, which `LearnedRange` wraps.
+
+    Raises:
+        ValueError: a step with eta < 1, for which beta is no bound; or noise at s = 0, where beta_tilde is 0.
+    """
+
+    head: RangeHead | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.head, RangeHead | None):
+            raise ValueError(f"a {type(self.head).__name__} gives no range of variances; use LearnedDiagonal with it")
+
+    def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
+        for kernel, t in zip(kernels, levels, strict=True):
+            # eta^2 = rho^2 / (sigma_s^2 w), sigma_s^2 = a^2 sigma_t^2 + rho^2, w = beta / sigma_t^2
+            full = kernel.beta / t.sigma**2 * ((kernel.a * t.sigma) ** 2 + kernel.rho2)
+            if not math.isclose(kernel.rho2, full, rel_tol=1e-6):
+                raise ValueError("the interpolated variance belongs to the DDPM kernel: use eta=1, or another variance")
+        return [_ExcessStep(kernel, self) for kernel in kernels]
+
+    def range(self, prediction: Prediction) -> Tensor:
+        """v, float64, (batch, *dims)."""
+        if self.head is not None:
+            return self.head.calibrated(prediction)
+        extra = prediction.extra
+        if extra is None or extra.shape != prediction.x_t.shape:
+            raise ValueError("the model gives no learned variance: build the ScoreModel with LearnedRange(net), or pass a head")
+        return extra.double()
+
+    @torch.no_grad()
+    def excess(self, kernel: Kernel, prediction: Prediction) -> Tensor:
+        """var - beta_tilde of every coordinate, float64, (batch, *dims); negative where u < 0."""
+        if isinstance(kernel.rho2, float) and kernel.rho2 == 0.0:
+            raise ValueError("at s = 0 beta_tilde is 0 and there is nothing to interpolate: end with final='mean'")
+        return range_excess(kernel.beta, kernel.rho2, self.range(prediction))
+
+    def fingerprint(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> dict[str, Any]:
+        return {"name": "interpolated"} | ({} if self.head is None else self.head.fingerprint())
+
+
+def range_excess(beta: Any, rho2: Any, v: Tensor) -> Tensor:
+    """var - rho^2 = rho^2 ((beta / rho^2)^u - 1), u = (v + 1)/2."""
+    ratio = torch.log(torch.as_tensor(beta / rho2, dtype=torch.float64, device=v.device))
+    return expand(torch.as_tensor(rho2, dtype=torch.float64, device=v.device), v) * torch.expm1(
+        0.5 * (v + 1.0) * expand(ratio, v)
+    )
+
+
+def covariance_of(head: Head) -> LearnedDiagonal | Interpolated:
+    """The covariance that a head gives."""
+    return Interpolated(head) if isinstance(head, RangeHead) else LearnedDiagonal(head)  # type: ignore[arg-type]

@@ -1,0 +1,110 @@
+"""Posterior covariance models: what a reverse step adds to its mean, as noise and as a KL divergence.
+
+p(x_s | x_t) = N(a x_t + b x0_hat, Sigma),   isotropic here: Sigma = var I
+
+Beta           var = sigma_ts^2                  DDPM's larger handcrafted choice (eta = 1 only)
+BetaTilde      var = rho^2                       DDPM's smaller choice; DDIM at eta = 0
+Isotropic      var = rho^2 + b^2 V0(lam_t)       Analytic-DPM from a noise curve
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from score_sde_analytic.arrays import Array
+from score_sde_analytic.covariance.base import Covariance, StepCovariance
+from score_sde_analytic.measure.curve import NoiseCurve
+from score_sde_analytic.models.model import Prediction
+from score_sde_analytic.process.gaussian import axpy, mean_square, normal_kl
+from score_sde_analytic.process.kernel import Kernel, reverse_kernel
+from score_sde_analytic.process.schedule import Level
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class IsotropicStep:
+    """Sigma = variance * I."""
+
+    variance: float
+
+    def add_noise(self, mean: Tensor, prediction: Prediction, z: Tensor) -> Tensor:
+        return axpy(mean, z, math.sqrt(self.variance))
+
+    def kl(self, kernel: Kernel, prediction: Prediction, x_0: Tensor) -> Tensor:
+        error = kernel.b**2 * mean_square(x_0 - prediction.x_0)
+        return normal_kl(error, kernel.rho2, self.variance)
+
+
+class IsotropicCovariance(Covariance):
+    """Sigma = var I with var a function of the step alone, so that whole lattices can be priced at once."""
+
+    priced: ClassVar[bool] = True
+
+    @abstractmethod
+    def variance(self, kernel: Kernel, t: Level) -> Any:
+        """var of a step from level t; kernel and level fields may be arrays."""
+
+    def step_nats(self, curve: NoiseCurve, s: Level, t: Level) -> Array:
+        kernel = reverse_kernel(s, t)
+        added = self.variance(kernel, t) - kernel.rho2
+        excess = kernel.b**2 * curve.posterior_variance(t.log_snr)
+        # log1p keeps tiny steps exact: var / rho^2 is 1 + O(h) there.
+        return 0.5 * (np.log1p(added / kernel.rho2) + (excess - added) / (kernel.rho2 + added))
+
+    def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
+        return [IsotropicStep(float(self.variance(k, t))) for k, t in zip(kernels, levels, strict=True)]
+
+    def fingerprint(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[float]:
+        return [float(self.variance(k, t)) for k, t in zip(kernels, levels, strict=True)]
+
+
+class Beta(IsotropicCovariance):
+    """var = sigma_ts^2."""
+
+    def variance(self, kernel: Kernel, t: Level) -> Any:
+        return kernel.beta
+
+
+class BetaTilde(IsotropicCovariance):
+    """var = rho^2."""
+
+    def variance(self, kernel: Kernel, t: Level) -> Any:
+        return kernel.rho2
+
+
+@dataclass(frozen=True)
+class Isotropic(IsotropicCovariance):
+    """var = rho^2 + b^2 V0(lam_t), KL-optimal among isotropic variances.
+
+    Args:
+        curve: source of V0.
+        max_posterior_variance: cap on V0, ((hi - lo)/2)^2 for data in [lo, hi]; inf for none.
+    """
+
+    curve: NoiseCurve
+    max_posterior_variance: float = math.inf
+
+    def optimal_for(self, curve: NoiseCurve) -> bool:
+        """Whether these are the optimal variances when R is that of `curve`."""
+        same = np.array_equal(curve.log_snr, self.curve.log_snr) and np.array_equal(curve.y, self.curve.y)
+        return same and math.isinf(self.max_posterior_variance)
+
+    def nodes(self, curve: NoiseCurve, log_snr: Array) -> Array | None:
+        return np.asarray(curve.residual(log_snr)) if self.optimal_for(curve) else None
+
+    def variance(self, kernel: Kernel, t: Level) -> Any:
+        return kernel.variance(np.minimum(self.curve.posterior_variance(t.log_snr), self.max_posterior_variance))
+
+    def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
+        v0 = self.curve.posterior_variance(np.array([t.log_snr for t in levels]))
+        capped = np.minimum(v0, self.max_posterior_variance).tolist()
+        return [IsotropicStep(k.variance(v)) for k, v in zip(kernels, capped, strict=True)]

@@ -1,0 +1,1 @@
+"""Declared ranges, statistics of data, and readers."""

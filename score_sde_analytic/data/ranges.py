@@ -1,0 +1,176 @@
+"""Data in a declared range, and the statistics of data that bounds and priors need.
+
+m = E x_0,   second_moment = E||x_0||^2 / d,   variance V = tr Cov(x_0) / d,   eigenvalues of Cov(x_0)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset, default_collate
+
+
+@dataclass(frozen=True)
+class DataRange:
+    """The interval data live in and, for discrete data, its number of evenly spaced levels.
+
+    Args:
+        lo, hi: smallest and largest possible value.
+        levels: number of grid values in [lo, hi] (256 for 8-bit images), None for continuous data.
+    """
+
+    lo: float = -1.0
+    hi: float = 1.0
+    levels: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.lo < self.hi:
+            raise ValueError(f"need lo < hi, got [{self.lo}, {self.hi}]")
+        if self.levels is not None and self.levels < 2:
+            raise ValueError(f"levels must be at least 2, got {self.levels}")
+
+    @property
+    def bin_width(self) -> float:
+        """Distance between neighbouring levels.
+
+        Raises:
+            ValueError: the data are continuous.
+        """
+        if self.levels is None:
+            raise ValueError("continuous data have no bins; set levels of the DataRange (256 for 8-bit data)")
+        return (self.hi - self.lo) / (self.levels - 1)
+
+    def encode(self, integers: NDArray[Any]) -> Tensor:
+        """Integers 0 .. levels - 1 as float32 values in [lo, hi].
+
+        Raises:
+            ValueError: an integer outside 0 .. levels - 1.
+        """
+        width = self.bin_width
+        if integers.size and not (integers.min() >= 0 and integers.max() < self.levels):
+            raise ValueError(f"values {integers.min()}..{integers.max()} do not fit {self.levels} levels; check data.levels")
+        return torch.from_numpy((self.lo + width * integers.astype(np.float64)).astype(np.float32))
+
+    def index(self, x: Tensor) -> Tensor:
+        """The level 0 .. levels - 1 of every value, int64; values must lie on the grid (`check`)."""
+        return ((x.double() - self.lo) / self.bin_width).round().long()
+
+    def check(self, x: Tensor) -> None:
+        """Raise ValueError for values that are not finite, outside [lo, hi], or off the grid of levels."""
+        slack = 1e-5 * (self.hi - self.lo)
+        if not x.is_floating_point():
+            raise ValueError(f"the data are {x.dtype}; give floating-point values (DataRange.encode converts integers)")
+        if x.ndim < 2:
+            raise ValueError(f"a batch of examples has shape {tuple(x.shape)}; each example needs at least one dimension")
+        if not torch.isfinite(x).all():
+            raise ValueError("the data hold NaN or inf; clean them first")
+        if x.min() < self.lo - slack or x.max() > self.hi + slack:
+            raise ValueError(
+                f"data in [{x.min():.4g}, {x.max():.4g}] leave the declared range [{self.lo:g}, {self.hi:g}];"
+                " rescale the data or declare their DataRange"
+            )
+        if self.levels is not None:
+            index = (x.double() - self.lo) / self.bin_width
+            if (index - index.round()).abs().max() > 1e-3:
+                narrow = f" ({x.dtype} may be too coarse for them)" if x.dtype in (torch.float16, torch.bfloat16) else ""
+                raise ValueError(f"data lie off the grid of {self.levels} levels{narrow}; declare their levels, or levels=None")
+
+
+def as_dataset(data: Tensor | Dataset[Any] | DataLoader[Any]) -> Dataset[Any]:
+    """The map-style data set behind a tensor, Dataset or DataLoader.
+
+    Raises:
+        ValueError: it is empty, or has no length (iterable-style).
+    """
+    dataset: Any = data
+    if isinstance(data, Tensor):
+        dataset = TensorDataset(data)
+    elif isinstance(data, DataLoader):
+        if data.collate_fn is not default_collate or not isinstance(data.sampler, SequentialSampler | RandomSampler):
+            raise ValueError("a loader's own collate_fn or sampler would be ignored: pass a Dataset that does what they do")
+        dataset = data.dataset
+    if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
+        raise ValueError("need a map-style data set (with len() and indexing): examples are visited in a seeded order")
+    if len(dataset) == 0:
+        raise ValueError("the data set is empty; check its path and split")
+    return dataset  # type: ignore[return-value]
+
+
+def batches(
+    dataset: Dataset[Any], indices: Sequence[int] | NDArray[np.int64], batch_size: int, workers: int = 0
+) -> Iterator[Tensor]:
+    """Batches of x_0 at the given indices; items may be tensors or tuples that begin with one."""
+    order = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+    for batch in DataLoader(dataset, batch_sampler=order, num_workers=workers):  # type: ignore[arg-type]
+        yield batch if isinstance(batch, Tensor) else batch[0]
+
+
+@dataclass(frozen=True)
+class DataStatistics:
+    """What the curve's caps, the control variates and the prior term know about the data.
+
+    Attributes:
+        count: number of examples; 0 for a distribution known in closed form.
+        mean: E x_0, shape of one example, float64.
+        second_moment: E||x_0||^2 / d.
+        eigenvalues: of Cov(x_0), ascending, or None when not computed.
+        digest: identifies the examples and their order.
+        histogram: share of each level among all coordinates of discrete data, (levels,), else None.
+    """
+
+    count: int
+    mean: Tensor
+    second_moment: float
+    eigenvalues: NDArray[np.float64] | None
+    digest: str
+    histogram: NDArray[np.float64] | None = None
+
+    @property
+    def variance(self) -> float:
+        """V = tr Cov(x_0) / d."""
+        return self.second_moment - float(self.mean.square().mean())
+
+    @classmethod
+    def of(
+        cls, dataset: Dataset[Any], data_range: DataRange | None = None, batch_size: int = 1024, max_eigen: int = 4096
+    ) -> DataStatistics:
+        """One pass over all examples, without the network.
+
+        Args:
+            data_range: checked against every batch when given.
+            max_eigen: eigenvalues are computed for dimensions up to this.
+
+        Raises:
+            ValueError: empty data, non-finite values, or values outside `data_range`.
+        """
+        dataset = as_dataset(dataset)
+        declared = data_range or DataRange(-torch.inf, torch.inf)
+        sha, total, squares, outer, count = hashlib.sha256(), None, 0.0, None, 0
+        bins = None if declared.levels is None else np.zeros(declared.levels)
+        for x in batches(dataset, range(len(dataset)), batch_size):  # type: ignore[arg-type]
+            declared.check(x)
+            if bins is not None:
+                bins += np.bincount(declared.index(x).flatten().numpy(), minlength=len(bins))
+            if count == 0:
+                sha.update(f"{tuple(x.shape[1:])}{x.dtype}".encode())
+            sha.update(x.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            flat = x.double().flatten(1)
+            total = flat.sum(0) if total is None else total + flat.sum(0)
+            squares += float(flat.square().mean(1).sum())
+            if flat.shape[1] <= max_eigen:
+                outer = flat.T @ flat if outer is None else outer + flat.T @ flat
+            count, shape = count + len(x), x.shape[1:]
+        assert total is not None  # as_dataset refuses empty data
+        mean, eigenvalues = total / count, None
+        if outer is not None:
+            covariance = outer / count - torch.outer(mean, mean)
+            eigenvalues = torch.linalg.eigvalsh(covariance).clamp_min(0.0).numpy()
+        histogram = None if bins is None else bins / bins.sum()
+        return cls(count, mean.reshape(shape), squares / count, eigenvalues, sha.hexdigest()[:16], histogram)

@@ -1,0 +1,168 @@
+"""Readers of public data, and their parts: digits, photographs cut into patches, IDX files."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from torch import Tensor
+
+Part = Literal["train", "validation", "test"]
+
+
+def split(x: Tensor, sizes: Sequence[int], seed: int) -> list[Tensor]:
+    """Disjoint parts of the given sizes after one seeded permutation.
+
+    Raises:
+        ValueError: the parts need more examples than there are.
+    """
+    if sum(sizes) > len(x):
+        raise ValueError(f"the split {tuple(sizes)} needs {sum(sizes)} examples, the data set has {len(x)}")
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))
+    return [x[part] for part in order[: sum(sizes)].split(list(sizes))]
+
+
+def digits() -> NDArray[np.int64]:
+    """scikit-learn's 1,797 handwritten digits: integers 0..16 of shape (1797, 1, 8, 8).
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError("the digits need scikit-learn: pip install 'score_sde_analytic[images]'") from error
+    return load_digits().images.astype(np.int64)[:, None]
+
+
+def photographs() -> list[NDArray[np.uint8]]:
+    """scikit-learn's two sample photographs, a pagoda and a flower: integers 0..255, each of shape (427, 640, 3).
+
+    Raises:
+        ImportError: scikit-learn, or the Pillow it reads pictures with, is not installed.
+    """
+    try:
+        from sklearn.datasets import load_sample_images
+
+        return list(load_sample_images().images)
+    except ImportError as error:
+        raise ImportError("the photographs need scikit-learn and Pillow: pip install 'score_sde_analytic[images]'") from error
+
+
+def part_mask(height: int, width: int, tile: int, part: Part) -> NDArray[np.bool_]:
+    """Which pixels of a photograph belong to a part of the data, (height, width); every pixel belongs to one part.
+
+    Square tiles are dealt out along a slanted lattice: of seven neighbours in a row or column five are for training, one
+    for validation, one for testing, so that every part sees every region of the photograph.
+    """
+    row, column = np.arange(height)[:, None] // tile, np.arange(width) // tile
+    residue = (column + 2 * row) % 7
+    return {"train": (residue != 0) & (residue != 3), "validation": residue == 0, "test": residue == 3}[part]
+
+
+def patches(images: Sequence[NDArray[np.uint8]], size: int, count: int, part: Part, seed: int) -> NDArray[np.uint8]:
+    """Patches at different random positions that lie wholly in one part of the images, of shape (count, 3, size, size).
+
+    The three parts share no pixel (`part_mask`, tiles of twice the size). Patches of one part may overlap. They are a
+    function of (images, size, part, seed); a smaller count gives the first of them.
+
+    Args:
+        images: (height, width, 3) each.
+
+    Raises:
+        ValueError: an unknown part, a size below 1, or fewer positions than `count`.
+    """
+    if part not in get_args(Part):
+        raise ValueError(f"part must be one of {get_args(Part)}, got {part!r}")
+    if size < 1:
+        raise ValueError(f"the size of patches must be at least 1, got {size}")
+    corners = [_windows(part_mask(image.shape[0], image.shape[1], 2 * size, part), size) for image in images]
+    total = sum(map(len, corners))
+    if count > total:
+        raise ValueError(f"the {part} part has {total} positions for patches of size {size}, {count} are needed")
+    order = np.random.default_rng((seed, get_args(Part).index(part))).permutation(total)[:count]
+    owner = np.repeat(np.arange(len(images)), [len(c) for c in corners])[order]
+    chosen = np.empty((count, size, size, 3), np.uint8)
+    for k, (index, (top, left)) in enumerate(zip(owner, np.concatenate(corners)[order], strict=True)):
+        chosen[k] = images[index][top : top + size, left : left + size]
+    return chosen.transpose(0, 3, 1, 2).copy()
+
+
+def _windows(mask: NDArray[np.bool_], size: int) -> NDArray[np.int64]:
+    """(top, left) of every size x size window that is all true, (n, 2)."""
+    if size > min(mask.shape):
+        return np.empty((0, 2), np.int64)
+    rows = sliding_window_view(mask, size, axis=0).all(-1)
+    return np.argwhere(sliding_window_view(rows, size, axis=1).all(-1))
+
+
+def read_idx_images(path: str | Path) -> NDArray[np.int64]:
+    """Images of an IDX file, optionally gzipped (MNIST's format): integers 0..255 of shape (n, 1, height, width).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not an IDX image file, or truncated.
+    """
+    file = Path(path)
+    content = _idx_content(file)
+    magic, count, height, width = _idx_header(file, content, 4)
+    if magic != 0x803:
+        raise ValueError(f"{file} is not an IDX image file (magic {magic:#x}, expected 0x803)")
+    if len(content) != 16 + count * height * width:
+        raise ValueError(f"{file} is truncated: {len(content) - 16} bytes for {count} images of {height}x{width}")
+    return np.frombuffer(content, np.uint8, offset=16).astype(np.int64).reshape(count, 1, height, width)
+
+
+def digit_labels() -> NDArray[np.int64]:
+    """The class 0..9 of every image of `digits`, (1797,).
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError("the digits need scikit-learn: pip install 'score_sde_analytic[images]'") from error
+    return load_digits().target.astype(np.int64)
+
+
+def read_idx_labels(path: str | Path) -> NDArray[np.int64]:
+    """Labels of an IDX file, optionally gzipped (MNIST's format): integers of shape (n,).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not an IDX label file, or truncated.
+    """
+    content = _idx_content(Path(path))
+    magic, count = _idx_header(Path(path), content, 2)
+    if magic != 0x801:
+        raise ValueError(f"{path} is not an IDX label file (magic {magic:#x}, expected 0x801)")
+    if len(content) != 8 + count:
+        raise ValueError(f"{path} is truncated: {len(content) - 8} bytes for {count} labels")
+    return np.frombuffer(content, np.uint8, offset=8).astype(np.int64)
+
+
+def _idx_content(file: Path) -> bytes:
+    """The bytes of an IDX file, unpacked."""
+    if not file.is_file():
+        raise FileNotFoundError(f"no IDX file at {file}; set data.directory to the folder that holds it")
+    try:
+        return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{file} is damaged ({error}); copy it again") from error
+
+
+def _idx_header(file: Path, content: bytes, words: int) -> tuple[int, ...]:
+    """The first big-endian 32-bit words."""
+    try:
+        return struct.unpack(f">{words}I", content[: 4 * words])
+    except struct.error as error:
+        raise ValueError(f"{file} is damaged ({error}); copy it again") from error

@@ -1,0 +1,1 @@
+"""Where to put the steps, and what they cost."""

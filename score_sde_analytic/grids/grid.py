@@ -1,0 +1,155 @@
+"""Time grids: even, quadratic, even in log-SNR, Karras, explicit, and optimal by dynamic programming.
+
+A grid of K steps is K + 1 times in visiting order, t_K > ... > t_1 > t_0 = 0; each of t_K .. t_1 costs one network call
+and the last step ends in data.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from score_sde_analytic.arrays import Array
+from score_sde_analytic.files import write_text
+from score_sde_analytic.process.schedule import Level, Schedule
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Times in visiting order.
+
+    Attributes:
+        times: K + 1 floats, strictly decreasing, within [0, 1], ending in 0.
+        objective: the name of what the grid serves.
+        cost: its predicted value in nats per dimension, NaN when the grid minimises nothing.
+    """
+
+    times: tuple[float, ...]
+    objective: str = "explicit"
+    cost: float = math.nan
+
+    def __post_init__(self) -> None:
+        t = np.asarray(self.times, dtype=np.float64)
+        if t.ndim != 1 or len(t) < 2:
+            raise ValueError(f"a grid needs at least two times, got {self.times}")
+        if not (np.all(np.diff(t) < 0) and t[0] <= 1.0):  # NaN fails too
+            raise ValueError("grid times must strictly decrease from at most 1 (visiting order); sort them and drop duplicates")
+        if t[-1] != 0.0:
+            raise ValueError(f"a grid ends in the data, time 0, but this one ends at {t[-1]:.6g}; append 0")
+        object.__setattr__(self, "times", tuple(t.tolist()))
+
+    @property
+    def steps(self) -> int:
+        """K, the number of network calls."""
+        return len(self.times) - 1
+
+    def levels(self, schedule: Schedule) -> list[Level]:
+        """The grid's noise levels, vectorised."""
+        return schedule.levels(self.times)
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON."""
+        write_text(
+            path, json.dumps({"kind": "grid", **asdict(self), "cost": None if math.isnan(self.cost) else self.cost}) + "\n"
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Grid:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a grid file.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no grid file at {path}")
+        try:
+            content = json.loads(Path(path).read_text())
+            if content["kind"] != "grid":
+                raise KeyError("kind")
+            cost = content["cost"]
+            return cls(tuple(content["times"]), content["objective"], math.nan if cost is None else cost)
+        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not a grid file ({error!r}); write it with Grid.save") from error
+
+
+def _steps(steps: int) -> int:
+    if steps != int(steps) or steps < 1:
+        raise ValueError(f"a grid needs a whole number of steps, at least one, got {steps}")
+    return steps
+
+
+def _first(first: float) -> float:
+    if not 0.0 < first < 1.0:
+        raise ValueError(f"the first time t_1 must lie between 0 and 1, got {first}")
+    return first
+
+
+def _ends_in_data(times: Array, objective: str) -> Grid:
+    # With one step there is only the start, t = 1.
+    return Grid((*np.concatenate([[1.0], times[1:]]).tolist(), 0.0), objective)
+
+
+def even(steps: int, first: float) -> Grid:
+    """Times even in t from 1 down to t_1 = `first`, then 0."""
+    return _ends_in_data(np.linspace(1.0, _first(first), _steps(steps)), "even in t")
+
+
+def quadratic(steps: int, first: float) -> Grid:
+    """sqrt(t) even from 1 down to sqrt(first), then 0 (DDIM's quadratic grid, without its duplicates)."""
+    return _ends_in_data(np.linspace(1.0, math.sqrt(_first(first)), _steps(steps)) ** 2, "even in sqrt(t)")
+
+
+def even_log_snr(schedule: Schedule, steps: int, first: float) -> Grid:
+    """Log-SNR even from t = 1 to that of t = `first`, then 0."""
+    lam = np.linspace(schedule.log_snr(1.0), schedule.log_snr(_first(first)), _steps(steps))
+    return _ends_in_data(np.asarray(schedule.time(lam)), "even in log-SNR")
+
+
+def karras(schedule: Schedule, steps: int, first: float, rho: float = 7.0) -> Grid:
+    """(sigma/alpha)^(1/rho) even from t = 1 down to t = `first`, then 0 (Karras et al., NeurIPS 2022, eq. 5)."""
+    ends = np.exp(-0.5 / rho * np.asarray(schedule.log_snr(np.array([1.0, _first(first)]))))
+    ladder = np.linspace(ends[0], ends[1], _steps(steps))
+    return _ends_in_data(np.asarray(schedule.time(-2.0 * rho * np.log(ladder))), f"Karras, rho={rho:g}")
+
+
+def optimal_paths(cost: ArrayLike, first_cost: ArrayLike, max_steps: int) -> tuple[list[NDArray[np.int64]], Array]:
+    """Shortest K-step paths through N lattice points for all K <= max_steps, by the plain O(K N^2) recursion.
+
+        D_1[j] = first_cost[j],   D_K[j] = min_{i < j} D_{K-1}[i] + cost[i, j];   the path ends at j = N - 1
+
+    Args:
+        cost: (N, N), cost[i, j] of the step from point j down to i < j; other entries are ignored.
+        first_cost: (N,), cost of the final step from point j to the data (inf forbids j as first time).
+        max_steps: largest K.
+
+    Returns:
+        (paths, costs): paths[K - 1] holds K ascending lattice indices that end in N - 1; costs is (max_steps,),
+        inf (with an empty path) where no path exists.
+    """
+    c, best = np.array(cost, dtype=np.float64), np.array(first_cost, dtype=np.float64)
+    n = len(best)
+    if c.shape != (n, n):
+        raise ValueError(f"cost must be ({n}, {n}) to match first_cost, got {c.shape}")
+    if not 1 <= max_steps <= n:
+        raise ValueError(f"{max_steps} steps need at least as many lattice points, got {n}; use a finer lattice")
+    c[np.tril_indices(n)] = np.inf
+    parents, costs = np.zeros((max_steps, n), dtype=np.int64), np.full(max_steps, np.inf)
+    costs[0] = best[-1]
+    for k in range(1, max_steps):
+        total = best[:, None] + c
+        parents[k] = total.argmin(0)
+        best = total[parents[k], np.arange(n)]
+        costs[k] = best[-1]
+    paths = []
+    for k in range(max_steps):
+        path = [n - 1]
+        for row in range(k, 0, -1):
+            path.append(int(parents[row, path[-1]]))
+        paths.append(np.array(path[::-1] if np.isfinite(costs[k]) else [], dtype=np.int64))
+    return paths, costs

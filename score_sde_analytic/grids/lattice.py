@@ -1,0 +1,156 @@
+"""What a reverse chain costs in nats per dimension, predicted from the curve: no network call.
+
+    step t -> s:   1/2 [log(v / rho^2) + (rho^2 + b^2 V0) / v - 1]        any variance v, V0 from R of the network's mean
+                   1/2 log(1 + R (exp(lam_s - lam_t) - 1))                the optimal v, whatever the schedule
+    prior:         KL(q(x_1 | x_0) || N(0, prior_variance I))
+    last step:     E[-log p(x_0 | x_{t_1})], measured once as a function of lam_{t_1} and the decoder's std
+
+Sources: Ho et al., 2020, eq. 5 for the bound; theory of optimal variances from Bao et al., ICLR 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from score_sde_analytic.arrays import Array
+from score_sde_analytic.covariance.base import Covariance
+from score_sde_analytic.grids.dynamic import StepCosts, shortest_paths
+from score_sde_analytic.grids.grid import Grid, optimal_paths
+from score_sde_analytic.measure.curve import NoiseCurve
+from score_sde_analytic.process.gaussian import normal_kl
+from score_sde_analytic.process.kernel import optimal_step_nats
+from score_sde_analytic.process.schedule import Level, Schedule
+
+if TYPE_CHECKING:
+    pass
+
+
+def optimal_step_cost(curve: NoiseCurve, log_snr_s: ArrayLike, log_snr_t: ArrayLike) -> Array:
+    """J/2 = 1/2 log(1 + R_t expm1(lam_s - lam_t)), nats per dimension; arguments broadcast."""
+    lam_s, lam_t = np.asarray(log_snr_s, dtype=np.float64), np.asarray(log_snr_t, dtype=np.float64)
+    return optimal_step_nats(curve.residual(lam_t), lam_s - lam_t)
+
+
+def transition_costs(schedule: Schedule, curve: NoiseCurve, covariance: Covariance, grid: Grid) -> Array:
+    """KL of the K - 1 transitions t_K -> .. -> t_1 in visiting order, nats per dimension.
+
+    Raises:
+        TypeError: a covariance that depends on the state: no curve knows its price.
+    """
+    levels = grid.levels(schedule)[:-1]
+    return covariance.step_nats(curve, _columns(levels[1:]), _columns(levels[:-1])) if len(levels) > 1 else np.zeros(0)
+
+
+def prior_cost(schedule: Schedule, second_moment: float) -> float:
+    """KL(q(x_1 | x_0) || N(0, prior_variance I)) in nats per dimension, averaged over data."""
+    top = schedule.level(1.0)
+    return float(normal_kl(top.alpha**2 * second_moment, top.sigma**2, schedule.prior_variance))
+
+
+def _columns(levels: Sequence[Level]) -> Level:
+    rows = [(level.t, level.alpha, level.sigma, level.log_snr) for level in levels]
+    return Level(*np.array(rows, dtype=np.float64).reshape(-1, 4).T)
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Fine levels on which grids are optimised, ascending in time (so descending in log-SNR), ending at t = 1."""
+
+    schedule: Schedule
+    times: Array
+
+    @classmethod
+    def even_log_snr(cls, schedule: Schedule, points: int, log_snr_max: float) -> Lattice:
+        """`points` levels even in log-SNR from `log_snr_max`, or the schedule's largest, down to t = 1."""
+        low, high = schedule.log_snr_range
+        lam = np.linspace(min(log_snr_max, high), low, points)
+        times = np.asarray(schedule.time(lam))
+        times[-1] = 1.0
+        return cls(schedule, times)
+
+    @cached_property
+    def levels(self) -> Level:
+        """Array-valued level of all points."""
+        t = self.times
+        return Level(t, self.schedule.alpha(t), self.schedule.sigma(t), self.schedule.log_snr(t))
+
+    def costs(self, curve: NoiseCurve, covariance: Covariance) -> Array:
+        """(n, n) matrix: [i, j] is the cost of the step from point j down to i < j; inf elsewhere."""
+        i, j = np.triu_indices(len(self.times), 1)
+        lower, upper = (
+            Level(*(np.asarray(getattr(self.levels, f))[k] for f in ("t", "alpha", "sigma", "log_snr"))) for k in (i, j)
+        )
+        matrix = np.full((len(self.times), len(self.times)), np.inf)
+        matrix[i, j] = covariance.step_nats(curve, lower, upper)
+        return matrix
+
+    def optimal_grids(
+        self,
+        curve: NoiseCurve,
+        covariance: Covariance,
+        first_cost: ArrayLike,
+        max_steps: int,
+        name: str = "bits/dim",
+        min_spacing: float = 0.0,
+    ) -> dict[int, Grid]:
+        """The grids of 1 .. max_steps steps that minimise transitions + first_cost, by dynamic programming.
+
+        The fast solver where the costs are Monge (optimal scalar variances, and unconditional ones diagonal in a basis), else
+        the plain recursion.
+
+        Args:
+            first_cost: (n,) cost of the last step from each point to the data, as `Reconstruction.best` gives it.
+            min_spacing: smallest difference of log-SNR between neighbouring times.
+
+        Returns:
+            Grids by number of steps; a number for which no grid exists is absent.
+        """
+        log_snr = np.asarray(self.levels.log_snr)
+        residual = covariance.nodes(curve, log_snr)
+        if residual is not None:
+            steps = StepCosts(log_snr, residual)
+            found = shortest_paths(steps, first_cost, max_steps, min_spacing=min_spacing)
+            paths, costs = found.paths, found.costs
+        else:
+            matrix = self.costs(curve, covariance)
+            matrix[log_snr[:, None] - log_snr < min_spacing * (1.0 - 1e-12)] = np.inf
+            paths, costs = optimal_paths(matrix, first_cost, max_steps)
+        return {
+            len(path): Grid((*self.times[path[::-1]].tolist(), 0.0), f"dp on {len(self.times)} levels: {name}", float(cost))
+            for path, cost in zip(paths, costs, strict=True)
+            if len(path)
+        }
+
+    def best_first(
+        self, make: Callable[[float], Grid], curve: NoiseCurve, covariance: Covariance, first_cost: ArrayLike
+    ) -> Grid:
+        """The grid make(t_1) whose first time, among this lattice's, has the smallest predicted cost: coarse, then fine.
+
+        Raises:
+            ValueError: no lattice time leaves room for the grid's other times.
+        """
+        last, n = np.asarray(first_cost), len(self.times)
+
+        def priced(index: int) -> Grid | None:
+            t_1 = float(self.times[index])
+            grid = make(t_1) if t_1 < 1.0 else Grid((1.0, 0.0))
+            if grid.times[-2] != t_1:  # a single step starts at t = 1 whatever t_1
+                return None
+            cost = float(transition_costs(self.schedule, curve, covariance, grid).sum() + last[index])
+            return Grid(grid.times, grid.objective, cost)
+
+        stride = max(1, n // 100)
+        coarse = {i: priced(i) for i in [*range(0, n - 1, stride), n - 1]}
+        steps = max((grid.steps for grid in coarse.values() if grid is not None), default=None)
+        if steps is None:
+            raise ValueError("no lattice time can be the first time of this grid; use a finer lattice")
+        candidates = {i: g for i, g in coarse.items() if g is not None and g.steps == steps}
+        centre = min(candidates, key=lambda i: candidates[i].cost)
+        fine = [priced(i) for i in range(max(0, centre - stride), min(n, centre + stride + 1))]
+        return min((g for g in fine if g is not None and g.steps == steps), key=lambda grid: grid.cost)

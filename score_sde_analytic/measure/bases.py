@@ -1,0 +1,47 @@
+"""The built-in bases by name, and read back from files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from score_sde_analytic.files import differences
+from score_sde_analytic.measure.basis import Basis, BuiltIn, Channel, Pixel, PixelChannel, Scalar
+from score_sde_analytic.measure.transforms import DCT, PCA, ColourDCT
+
+_BUILT_IN: dict[str, type[BuiltIn]] = {c.__name__: c for c in (Pixel, PixelChannel, Channel, Scalar, DCT, ColourDCT, PCA)}
+
+
+def to_arrays(basis: Basis) -> dict[str, np.ndarray]:
+    """The arrays that `from_config` needs beside `basis.config()`; none for a basis that is not built in."""
+    return {name: getattr(basis, name) for name in basis._arrays} if isinstance(basis, BuiltIn) else {}
+
+
+def from_config(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], basis: Basis | None = None) -> Basis:
+    """The basis with this `config()`.
+
+    Args:
+        config: what `config()` gave, possibly after a round trip through JSON.
+        arrays: what `to_arrays` gave; others are ignored.
+        basis: the basis itself, needed for one that is not built in.
+
+    Raises:
+        ValueError: a basis that is not built in was not passed, the one passed has another config, or arrays are absent or
+            damaged.
+    """
+    name, built_in = config.get("name"), _BUILT_IN.get(str(config.get("name")))
+    if basis is None:
+        if built_in is None:
+            raise ValueError(f"the basis {name!r} is not built in ({', '.join(_BUILT_IN)}); pass the object it was fitted with")
+        missing = [k for k in built_in._arrays if k not in arrays] + [k for k in built_in._settings if k not in config]
+        if missing:
+            raise ValueError(f"the basis {name} lacks {', '.join(missing)}; the file is of another version: fit it again")
+        named = {k: config[k] for k in built_in._settings} | {k: arrays[k] for k in built_in._arrays}
+        basis = built_in(**named)
+    lines = differences(json.loads(json.dumps(dict(config))), json.loads(json.dumps(basis.config())))
+    if lines:
+        raise ValueError(f"the basis is not the one it was saved as ({'; '.join(lines)}); use the one it was fitted with")
+    return basis

@@ -1,0 +1,115 @@
+"""Fixed orthonormal changes of coordinates in which a reverse covariance is diagonal.
+
+y = U x,   x = U^T y,   U U^T = I,   ||y|| = ||x||,   Cov = U^T diag(v_l(1), ..., v_l(d)) U
+
+Coefficient i belongs to the curve of label l(i). Pooling (few labels) costs likelihood but needs fewer examples.
+
+Pixel, PixelChannel, Channel, Scalar     U = I, labels per position, per coordinate, per channel, one for all
+DCT                                      y = C_h x C_w^T,   C_n[k, j] = sqrt((2 - [k = 0]) / n) cos(pi k (2j + 1) / 2n)
+ColourDCT                                y = C_h (R x) C_w^T with an orthonormal R over the channels
+PCA                                      r rows of U are given, Householder reflectors complete them
+
+An example of three or more dimensions is (channels, ..., height, width); one of fewer has no channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class Basis(ABC):
+    """An orthonormal map U of one example's coordinates, and which of its coefficients share a curve.
+
+    Everything a new basis needs (with `labels` when coefficients are pooled):
+
+        class Mirrored(Basis):
+            def forward(self, x):
+                return -x.flip(-1)
+            def inverse(self, y):
+                return -y.flip(-1)
+            def config(self):
+                return {"name": "Mirrored"}
+    """
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Coefficients U x of every example, (batch, *dims) -> (batch, *dims), of the same norm.
+
+        Raises:
+            ValueError: integers, or examples of a shape that does not fit.
+        """
+
+    @abstractmethod
+    def inverse(self, y: Tensor) -> Tensor:
+        """Examples U^T y of coefficients, (batch, *dims) -> (batch, *dims)."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Plain data that identify the map and its labels."""
+
+    def labels(self, shape: Sequence[int]) -> NDArray[np.int64]:
+        """The curve 0 .. m - 1 of every coefficient of an example of this shape, in that shape; all different here."""
+        return np.arange(math.prod(shape), dtype=np.int64).reshape(tuple(shape))
+
+
+class BuiltIn(Basis):
+    """Settings and float64 arrays that are attributes named as the arguments that made them."""
+
+    _settings: ClassVar[tuple[str, ...]] = ()
+    _arrays: ClassVar[tuple[str, ...]] = ()
+
+    def config(self) -> dict[str, Any]:
+        settings = {name: getattr(self, name) for name in self._settings}
+        return {"name": type(self).__name__, **settings, **{name: _digest(getattr(self, name)) for name in self._arrays}}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BuiltIn) and other.config() == self.config()
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.config().items()))
+
+
+class PixelChannel(BuiltIn):
+    """U = I, one curve per coordinate."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return y
+
+
+class Pixel(PixelChannel):
+    """U = I, one curve per pixel, which all channels share."""
+
+    def labels(self, shape: Sequence[int]) -> NDArray[np.int64]:
+        return np.broadcast_to(super().labels(shape[1:] if len(shape) > 2 else shape), tuple(shape)).copy()
+
+
+class Channel(PixelChannel):
+    """U = I, one curve per channel; one for all coordinates of an example without channels."""
+
+    def labels(self, shape: Sequence[int]) -> NDArray[np.int64]:
+        channels = np.arange(shape[0] if len(shape) > 2 else 1, dtype=np.int64)
+        return np.broadcast_to(channels.reshape(-1, *(1,) * (len(shape) - 1)), tuple(shape)).copy()
+
+
+class Scalar(PixelChannel):
+    """U = I, one curve: the isotropic covariance."""
+
+    def labels(self, shape: Sequence[int]) -> NDArray[np.int64]:
+        return np.zeros(tuple(shape), dtype=np.int64)
+
+
+def _digest(array: NDArray[np.float64]) -> str:
+    """Shape and contents of an array."""
+    sha = hashlib.sha256(array.tobytes()).hexdigest()[:16]
+    return f"{'x'.join(map(str, array.shape))}:{sha}"

@@ -1,0 +1,137 @@
+"""Residuals kept draw by draw in a basis, with free statistics of the state: the raw material of structured covariances.
+
+For every draw of the moments' pass: the knot, the example, phi for each statistic, and for each label of the basis the root
+mean square of U (eps - eps_hat) over its coefficients. Everything fitted later comes from here, without another network call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from score_sde_analytic.arrays import Array
+from score_sde_analytic.measure.basis import Basis, Pixel, PixelChannel
+from score_sde_analytic.measure.statistics import Statistic, checked
+from score_sde_analytic.models.model import Prediction
+
+
+@dataclass(frozen=True)
+class ResidualDraws:
+    """n draws.
+
+    Attributes:
+        log_snr: knots, ascending, (m,).
+        knot: of each draw, (n,).
+        example: its index in the data set, (n,).
+        rms: root mean square residual of each label, (n, L), half precision.
+        phi: values of each statistic, (n, 1) or (n, pixels).
+        sizes: coefficients per label, (L,).
+    """
+
+    log_snr: Array
+    knot: NDArray[np.int64]
+    example: NDArray[np.int64]
+    rms: NDArray[np.float16]
+    phi: Mapping[str, NDArray[np.float32]]
+    sizes: NDArray[np.int64]
+
+    def at(self, m: int) -> NDArray[np.int64]:
+        """Indices of the draws at knot m."""
+        return np.flatnonzero(self.knot == m)
+
+    def square(self, rows: NDArray[np.int64]) -> Array:
+        """Squared residuals of some draws, (rows, L), float64."""
+        return self.rms[rows].astype(np.float64) ** 2
+
+    def some_labels(self, count: int) -> ResidualDraws:
+        """The draws of at most `count` labels, evenly chosen."""
+        labels = np.unique(np.linspace(0, len(self.sizes) - 1, count).round().astype(int))
+        phi = {name: v if v.shape[1] == 1 else v[:, labels] for name, v in self.phi.items()}
+        return ResidualDraws(self.log_snr, self.knot, self.example, self.rms[:, labels], phi, self.sizes[labels])
+
+    def pooled(self) -> ResidualDraws:
+        """The draws with all coefficients under one label, and no statistics."""
+        power = self.rms.astype(np.float64) ** 2 @ (self.sizes / self.sizes.sum())
+        rms = np.sqrt(power)[:, None].astype(np.float16)
+        return ResidualDraws(self.log_snr, self.knot, self.example, rms, {}, np.array([self.sizes.sum()]))
+
+    def take(self, rows: NDArray[np.bool_]) -> ResidualDraws:
+        """Some of the draws."""
+        phi = {name: values[rows] for name, values in self.phi.items()}
+        return ResidualDraws(self.log_snr, self.knot[rows], self.example[rows], self.rms[rows], phi, self.sizes)
+
+
+class Recorder:
+    """Keeps the residuals of `moments.estimate` in one basis.
+
+    Args:
+        basis: U and its labels.
+        statistics: by name; free functions of the state.
+    """
+
+    def __init__(self, basis: Basis, statistics: Mapping[str, Statistic] | None = None) -> None:
+        self.basis, self.statistics = basis, dict(statistics or {})
+        self._parts: dict[str, list[np.ndarray]]
+        self._labels: Tensor | None
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what an earlier pass left."""
+        self._parts, self._labels, self._sizes = {}, None, np.zeros(0, dtype=np.int64)
+
+    def config(self) -> dict[str, Any]:
+        """Identity of what is recorded."""
+        return {"basis": self.basis.config(), "statistics": {n: s.config() for n, s in self.statistics.items()}}
+
+    def record(self, knot: int, examples: NDArray[np.int64], eps: Tensor, prediction: Prediction) -> None:
+        """Add a batch of draws at one knot."""
+        square = self.basis.forward((eps - prediction.eps).float()).square().flatten(1)
+        if self._labels is None:
+            labels = self.basis.labels(tuple(eps.shape[1:])).ravel()
+            self._labels, self._sizes = torch.from_numpy(labels).to(eps.device), np.bincount(labels)
+        pooled = torch.zeros(len(square), len(self._sizes), device=square.device).index_add_(1, self._labels, square)
+        rms = (pooled.cpu() / torch.from_numpy(self._sizes)).sqrt()
+        new = {"knot": np.full(len(examples), knot, dtype=np.int64), "example": np.asarray(examples, dtype=np.int64)}
+        new["rms"] = rms.numpy().astype(np.float16)
+        for name, statistic in self.statistics.items():
+            values = checked(statistic(prediction), prediction)
+            if values.shape[1] > 1 and not self._per_pixel(tuple(eps.shape[1:])):
+                raise ValueError(f"statistic {name!r} is per pixel: it fits the basis Pixel, not {type(self.basis).__name__}")
+            new[f"phi.{name}"] = values.cpu().numpy()
+        for name, array in new.items():  # all or nothing, should a statistic fail
+            self._parts.setdefault(name, []).append(array)
+
+    def _per_pixel(self, shape: tuple[int, ...]) -> bool:
+        """Whether the curves belong to pixels; as many coefficients as pixels are not enough."""
+        return isinstance(self.basis, PixelChannel) and np.array_equal(self.basis.labels(shape), Pixel().labels(shape))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that was recorded so far."""
+        joined = {name: np.concatenate(parts) for name, parts in self._parts.items()}
+        self._parts = {name: [values] for name, values in joined.items()}
+        return joined | {"sizes": self._sizes}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Go on from saved arrays."""
+        self._parts = {name: [values] for name, values in arrays.items() if name != "sizes"}
+        self._sizes = np.asarray(arrays["sizes"])
+
+    def result(self, log_snr: Array) -> ResidualDraws:
+        """The draws, for the knots they were made at, ascending (`Moments.log_snr`).
+
+        Raises:
+            ValueError: nothing was recorded, or the knots are others.
+        """
+        a, knots = self.arrays(), np.asarray(log_snr, dtype=np.float64)
+        if "knot" not in a:
+            raise ValueError("nothing was recorded; pass this recorder to estimate(observers=...)")
+        if knots.ndim != 1 or np.any(np.diff(knots) <= 0) or len(knots) != a["knot"].max() + 1:
+            raise ValueError(f"need the {a['knot'].max() + 1} knots of the draws in ascending order, as in Moments.log_snr")
+        phi = {name: a[f"phi.{name}"] for name in self.statistics}
+        return ResidualDraws(knots, a["knot"], a["example"], a["rms"], phi, a["sizes"])

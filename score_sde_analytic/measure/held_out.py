@@ -1,0 +1,201 @@
+"""Which structured covariance: fits judged, chosen and priced by draws that they never saw.
+
+Held out, a step of h from level lam with variances from R_k costs, in nats per dimension,
+
+    1/2 mean_k [log(1 + R_k e) + e (r_k^2 - R_k) / (1 + e R_k)],   e = expm1(h),   r = U (eps - eps_hat) of held-out draws,
+
+which is what a bound on new data would measure. Examples are dealt into folds by their index; each fold is priced by the fit to
+the others, so that every draw tells about all fits (cross-fitting) and standard errors follow from groups of examples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from score_sde_analytic.arrays import Array
+from score_sde_analytic.measure.draws import ResidualDraws
+from score_sde_analytic.measure.spectrum import STEPS, Correction, LevelTable, Spectrum, fit
+
+#: Groups of examples for standard errors, as of `moments.estimate`.
+GROUPS = 32
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Settings of a fit, and the held-out cost they were chosen by (nats per dimension of a chain with even steps)."""
+
+    statistic: str | None
+    bins: int
+    shrinkage: float
+    smooth: bool
+    pooled: bool = False
+    cost: float = math.nan
+
+    def fit(self, draws: ResidualDraws) -> Spectrum:
+        """The spectrum of these settings."""
+        return fit(draws, self.statistic, self.bins, self.shrinkage, self.smooth, self.pooled)
+
+
+PLAIN = Choice(None, 1, 0.0, False)
+
+
+def price(spectrum: Spectrum, draws: ResidualDraws, statistic: str | None, step: float) -> Array:
+    """What steps of `step` in log-SNR cost with this spectrum's variances, from draws that it was not fitted on.
+
+    Returns:
+        The cost of one step from each knot, nats per dimension, (m,).
+
+    Raises:
+        ValueError: a knot without draws.
+    """
+    return np.array([_Knot.of(spectrum, draws, statistic, m).nats(step).mean() for m in range(len(draws.log_snr))])
+
+
+@dataclass(frozen=True)
+class _Knot:
+    """Held-out draws of one knot and the variances that a fit gives their states."""
+
+    example: np.ndarray
+    residual: torch.Tensor
+    square: torch.Tensor
+    weights: torch.Tensor
+
+    @classmethod
+    def of(cls, spectrum: Spectrum, draws: ResidualDraws, statistic: str | None, knot: int) -> _Knot:
+        rows = draws.at(knot)
+        if not len(rows):
+            raise ValueError(f"knot {knot} has no draws to price; measure more draws, or take fewer folds of the examples")
+        phi = None if statistic is None else torch.from_numpy(draws.phi[statistic][rows]).double()
+        residual = LevelTable.of(spectrum, float(draws.log_snr[knot])).residual(phi)
+        weights = torch.from_numpy(draws.sizes / draws.sizes.sum())
+        return cls(draws.example[rows], residual, torch.from_numpy(draws.square(rows)), weights)
+
+    def nats(self, step: float) -> Array:
+        """Cost of a step for each draw, nats per dimension."""
+        e = math.expm1(step)
+        cost = torch.log1p(e * self.residual) + (self.square - self.residual) * (e / (1.0 + e * self.residual))
+        return np.asarray(0.5 * (cost @ self.weights))
+
+
+class HeldOut:
+    """A fit judged on draws that it never saw: each fold of the examples priced by the fit to the other folds.
+
+    Args:
+        draws: recorded draws.
+        choice: settings of the fit.
+        folds: parts of the examples, by index modulo folds.
+
+    Raises:
+        ValueError: a fold without draws, or with too few, at some knot.
+    """
+
+    def __init__(self, draws: ResidualDraws, choice: Choice, folds: int = 8) -> None:
+        self.log_snr, self.choice = draws.log_snr, choice
+        self._draws, self._folds = draws, folds
+
+    def _sums(self, steps: Sequence[float]) -> tuple[Array, Array]:
+        """(cost of each step summed over the draws of each group, (steps, groups, m); their number, (groups, m))."""
+        draws, group = self._draws, self._draws.example % self._folds
+        if len(np.unique(group)) < 2:
+            raise ValueError("cross-fitting needs two folds with examples in them: record more examples, or take more folds")
+        sums, counts = np.zeros((len(steps), GROUPS, len(self.log_snr))), np.zeros((GROUPS, len(self.log_snr)))
+        for fold in np.unique(group):
+            spectrum, rest = self.choice.fit(draws.take(group != fold)), draws.take(group == fold)
+            for m in range(len(self.log_snr)):
+                knot = _Knot.of(spectrum, rest, self.choice.statistic, m)
+                counts[:, m] += np.bincount(knot.example % GROUPS, minlength=GROUPS)
+                for i, step in enumerate(steps):
+                    sums[i, :, m] += np.bincount(knot.example % GROUPS, knot.nats(step), GROUPS)
+        return sums, counts
+
+    def chain(self, steps: int) -> Array:
+        """Nats per dimension of `steps` even steps over the knots: the value, then that without each group, (1 + groups,)."""
+        span = self.log_snr[-1] - self.log_snr[0]
+        sums, counts = self._sums([span / steps])
+        per_step = _leave_out(sums[0], counts)
+        return np.trapezoid(per_step, self.log_snr, axis=1) * steps / span
+
+    @property
+    def correction(self) -> Correction:
+        """What held-out data add to the price of a step as fitted to everything; worked out when first asked for."""
+        return Correction(self.log_snr, self._table)
+
+    def _table(self) -> Array:
+        whole = self.choice.fit(self._draws)
+        sums, counts = self._sums(STEPS.tolist())
+        rows = []
+        for step, total in zip(STEPS, sums, strict=True):
+            fitted = np.array([whole.step_nats(lam + step, lam) for lam in self.log_snr])
+            rows.append((_leave_out(total, counts) - fitted) / step)
+        return np.array(rows)
+
+
+def _leave_out(sums: Array, counts: Array) -> Array:
+    """Means over all groups, then without each, (1 + groups, m)."""
+    total, number = sums.sum(0), counts.sum(0)
+    return np.concatenate([(total / number)[None], (total - sums) / (number - counts)])
+
+
+def jackknife_error(values: Array) -> float:
+    """Standard error of values[0] from those without each group, values[1:]; groups without examples do not count."""
+    rest = values[1:]
+    occupied = rest[rest != values[0]] if np.any(rest != values[0]) else rest
+    n = len(occupied)
+    return float(np.sqrt((n - 1) / n * ((occupied - occupied.mean()) ** 2).sum()))
+
+
+def choose(
+    draws: ResidualDraws,
+    bins: Sequence[int] = (1, 4, 8, 16),
+    shrinkage: Sequence[float] = (0.0, 10.0, 100.0, math.inf),
+    smooth: Sequence[bool] = (False, True),
+    statistics: Iterable[str] | None = None,
+    steps: int = 10,
+    folds: int = 4,
+    labels: int = 64,
+) -> list[Choice]:
+    """Settings in order of their cost on held-out examples, by cross-validation over examples; the first is the best.
+
+    Args:
+        steps: of the chain whose cost decides.
+        labels: most labels that enter, evenly chosen; they say enough.
+
+    Raises:
+        ValueError: a single knot, or a fold with too few draws at some knot for a candidate.
+    """
+    if len(draws.log_snr) < 2:
+        raise ValueError("the cost of a chain needs draws at two knots or more")
+    if steps < 1 or not shrinkage:
+        raise ValueError(f"need a chain of at least one step and some shrinkage to try, got {steps} and {tuple(shrinkage)}")
+    draws = draws.some_labels(labels)
+
+    def priced(candidates: Iterable[Choice]) -> list[Choice]:
+        return [replace(c, cost=held_out_cost(draws, c, steps, folds)) for c in candidates]
+
+    found = priced([PLAIN, replace(PLAIN, pooled=True)] if len(draws.sizes) > 1 else [PLAIN])
+    pooled = min(found, key=_cost).pooled
+    for name in draws.phi if statistics is None else statistics:
+        # One setting after another: first the bins, then the shrinkage, then the smoothness.
+        first = sorted(shrinkage)[len(shrinkage) // 2]
+        tried = priced(Choice(name, b, first, smooth[0], pooled) for b in bins if b > 1)
+        if not tried:
+            continue
+        best = min(tried, key=_cost)
+        tried += priced(replace(best, shrinkage=s) for s in shrinkage if s != first)
+        best = min(tried, key=_cost)
+        found += tried + priced(replace(best, smooth=s) for s in smooth[1:])
+    return sorted(found, key=_cost)
+
+
+def _cost(choice: Choice) -> float:
+    return choice.cost
+
+
+def held_out_cost(draws: ResidualDraws, choice: Choice, steps: int = 10, folds: int = 4) -> float:
+    """Nats per dimension of a chain of even steps over the knots, by cross-validation over examples."""
+    return float(HeldOut(draws, choice, folds).chain(steps)[0])

@@ -1,0 +1,207 @@
+"""Monte Carlo moments of a network at log-SNR knots, with standard errors; resumable to the identical result.
+
+At x_t = alpha x_0 + sigma eps, from one network call per draw:
+
+    Lambda = E||eps_hat||^2 / d,   X = E<eps, eps_hat> / d,   R = E||eps - eps_hat||^2 / d
+
+Control variates: ||eps||^2/d, <x_0 - m, eps>/d and, for data known in closed form, ||x_0 - m||^2/d have known means; regression
+on them removes most of the Monte Carlo noise (all of it for isotropic Gaussian data, where the moments are linear in them).
+
+Standard errors: examples are dealt into groups by their index; the error of any statistic is its delete-one-group
+jackknife, which needs no assumption on how often an example was reused or on the correlation between knots.
+
+For the reconstruction term of a bound the same calls give E[-log p(x_0 | x_t)] under decoders N(x0_hat, s^2) for a table of s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from score_sde_analytic.arrays import Array
+from score_sde_analytic.files import load_arrays, require_match, save_arrays
+
+KIND = "moments"
+STORED = ("log_snr", "counts", "sums", "products", "decoder_sums")
+OUTCOMES = {"noise_power": 0, "cross": 1, "residual": 2}
+#: Decoder standard deviations in units of `decoder_scale`.
+DECODER_RATIOS = 2.0 ** np.arange(-5.0, 1.01, 0.5)
+
+
+def decoder_scale(log_snr: ArrayLike, data_variance: float) -> Array:
+    """(snr + 1/V)^{-1/2}: posterior standard deviation of Gaussian data of variance V; sigma/alpha where that is small."""
+    return np.exp(-0.5 * np.logaddexp(log_snr, -math.log(max(data_variance, 1e-30))))
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over draws, from which every moment and its error follow. g groups, m knots.
+
+    Attributes:
+        log_snr: knots, ascending, (m,).
+        counts: draws per group and knot, (g, m).
+        sums: of [Lambda, X, R, three centred control variates] per draw, (g, m, 6).
+        products: of all pairs of these, over all groups, (m, 6, 6).
+        decoder_sums: of -log p(x_0 | x_t) in nats per dimension under each decoder ratio, (g, m, r).
+        coefficients: regression on the controls, (m, 3, 3); None fits them.
+        fingerprint: model, data and settings.
+        state: where an unfinished pass stands.
+    """
+
+    log_snr: Array
+    counts: Array
+    sums: Array
+    products: Array
+    decoder_sums: Array
+    fingerprint: Mapping[str, Any]
+    state: Mapping[str, Any]
+    coefficients: Array | None = None
+
+    @cached_property
+    def draws(self) -> Array:
+        """Network evaluations per knot, (m,)."""
+        return self.counts.sum(0)
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations in all."""
+        return int(self.counts.sum())
+
+    @cached_property
+    def control_coefficients(self) -> Array:
+        """beta = Cov(controls)^+ Cov(controls, outcomes) per knot, (m, 3 controls, 3 outcomes)."""
+        if self.coefficients is not None:
+            return self.coefficients
+        n = self.draws[:, None, None]
+        mean = self.sums.sum(0) / self.draws[:, None]
+        covariance = self.products / n - mean[:, :, None] * mean[:, None, :]
+        # Standardised, so that controls of small scale (data in small units) count as much as any other.
+        scale = np.sqrt(np.einsum("mcc->mc", covariance[:, 3:, 3:]))
+        scale = np.where(scale > 0, scale, 1.0)[..., None]
+        correlation = covariance[:, 3:, 3:] / (scale * scale.mT)
+        return np.linalg.pinv(correlation, rcond=1e-10, hermitian=True) @ (covariance[:, 3:, :3] / scale) / scale
+
+    @cached_property
+    def _group_sums(self) -> Array:
+        """Sums of the outcomes with the controls regressed out, (g, m, 3)."""
+        return self.sums[..., :3] - np.einsum("gmc,mco->gmo", self.sums[..., 3:], self.control_coefficients)
+
+    @cached_property
+    def means(self) -> Array:
+        """[Lambda, X, R] per knot, (m, 3)."""
+        return self._group_sums.sum(0) / self.draws[:, None]
+
+    @property
+    def noise_power(self) -> Array:
+        """Lambda, (m,)."""
+        return self.means[:, OUTCOMES["noise_power"]]
+
+    @property
+    def cross(self) -> Array:
+        """X, (m,)."""
+        return self.means[:, OUTCOMES["cross"]]
+
+    @property
+    def residual(self) -> Array:
+        """R, (m,)."""
+        return self.means[:, OUTCOMES["residual"]]
+
+    @property
+    def groups(self) -> int:
+        return len(self.counts)
+
+    def stderr(self, outcome: str) -> Array:
+        """Standard error of "noise_power" (also called "score"), "cross" or "residual", (m,)."""
+        column = OUTCOMES["noise_power" if outcome == "score" else outcome]
+        return _ratio_stderr(self._group_sums[..., column], self.counts)
+
+    @cached_property
+    def variance_reduction(self) -> Array:
+        """Variance of a plain draw over variance of a controlled one, per knot and outcome (m, 3)."""
+        n, mean = self.draws[:, None], self.sums.sum(0) / self.draws[:, None]
+        covariance = self.products / n[..., None] - mean[:, :, None] * mean[:, None, :]
+        explained = np.einsum("mco,mco->mo", self.control_coefficients, covariance[:, 3:, :3])
+        plain = np.einsum("moo->mo", covariance[:, :3, :3])
+        return plain / np.maximum(plain - explained, 1e-30)
+
+    def calibration(self) -> tuple[Array, Array]:
+        """(1 - Lambda - R, its size in standard errors) per knot: zero in expectation for an exact score.
+
+        R = 1 - 2 X + Lambda holds for any network, so 1 - Lambda - R = 2 (X - Lambda) = 2 (1 - X - R): this one contrast
+        says how far all three moments disagree. Beyond error, it is miscalibration of the network.
+        """
+        combined = self._group_sums @ np.array([-1.0, 0.0, -1.0])
+        difference = combined.sum(0) / self.draws + 1.0
+        return difference, difference / np.maximum(_ratio_stderr(combined, self.counts), 1e-300)
+
+    @property
+    def data_variance(self) -> float:
+        """V of the data, the unit of the decoder table."""
+        return float(self.fingerprint["data_variance"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether every knot reached its tolerance or its largest number of draws."""
+        return not self.state["active"]
+
+    def decoder_nats(self) -> Array:
+        """E[-log p(x_0 | x_t)] in nats per dimension, (m, r), decoder std = DECODER_RATIOS * decoder_scale."""
+        return self.decoder_sums.sum(0) / self.draws[:, None]
+
+    def without(self, group: int) -> Moments:
+        """The moments without one group of examples, for jackknife errors; control coefficients are kept."""
+        keep = np.arange(self.groups) != group
+        return replace(
+            self,
+            counts=self.counts[keep],
+            sums=self.sums[keep],
+            decoder_sums=self.decoder_sums[keep],
+            coefficients=self.control_coefficients,
+        )
+
+    def jackknife(self, statistic: Callable[[Moments], ArrayLike]) -> tuple[Any, Any]:
+        """(value, standard error) of any statistic of the moments, delete-one-group."""
+        return self.jackknife_by_group(lambda moments, group: statistic(moments))
+
+    def jackknife_by_group(self, statistic: Callable[[Moments, int | None], ArrayLike]) -> tuple[Any, Any]:
+        """`jackknife` of a statistic that looks at other records too, and so must know which group it is to leave out."""
+        value = np.asarray(statistic(self, None))
+        occupied = np.flatnonzero(self.counts.any(1)).tolist()
+        if len(occupied) < 2:  # one example says nothing about another
+            return value, np.full_like(value, np.inf, dtype=np.float64)
+        replicates = np.stack([np.asarray(statistic(self.without(g), g)) for g in occupied])
+        spread = ((replicates - replicates.mean(0)) ** 2).sum(0)
+        return value, np.sqrt(spread * (len(occupied) - 1) / len(occupied))
+
+    def save(self, path: str | Path, observed: Mapping[str, np.ndarray] | None = None) -> None:
+        """Write as safetensors, atomically, with what observers kept."""
+        arrays = {name: getattr(self, name) for name in STORED} | dict(observed or {})
+        save_arrays(path, arrays, {"kind": KIND, "fingerprint": dict(self.fingerprint), "state": dict(self.state)})
+
+    @classmethod
+    def load(cls, path: str | Path, expected: Mapping[str, Any] | None = None) -> Moments:
+        """Read saved moments; entries of `expected` ("model", "data", ...) must match the file's fingerprint.
+
+        Raises:
+            FileNotFoundError, ValueError: missing, damaged or mismatched file; the message says what differs.
+        """
+        arrays, metadata = load_arrays(path, KIND, STORED)
+        found = metadata["fingerprint"]
+        if expected is not None:
+            require_match(path, {k: found.get(k) for k in expected}, expected)
+        return cls(**{name: arrays[name] for name in STORED}, fingerprint=found, state=metadata["state"])
+
+
+def _ratio_stderr(sums: Array, counts: Array) -> Array:
+    """Standard error of sum(sums) / sum(counts) from its groups (axis 0), linearised jackknife."""
+    occupied, total = (counts > 0).sum(0), counts.sum(0)
+    deviation = sums - sums.sum(0) / total * counts
+    error = np.sqrt((deviation**2).sum(0) * occupied / np.maximum(occupied - 1, 1)) / total
+    return np.where(occupied > 1, error, np.inf)  # one example says nothing about another

@@ -1,0 +1,137 @@
+"""Free statistics of a state: functions of (x_t, x0_hat) that cost no network call, on which a covariance may depend.
+
+Variances from R_k(lam, phi) = E[(U (eps - eps_hat))_k^2 | phi] are KL-optimal among those that may look at phi, for any phi.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, pad
+
+from score_sde_analytic.files import differences
+from score_sde_analytic.models.model import Prediction
+
+#: Added to energies before their logarithm, in squared data units.
+FLOOR = 1e-8
+
+
+class Statistic(ABC):
+    """phi(x_t, x0_hat): one number per sample, or, if `local`, one per pixel (for the basis Pixel)."""
+
+    local: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, prediction: Prediction) -> Tensor:
+        """(batch,); or, for a local statistic, (batch, height, width)."""
+
+    def config(self) -> dict[str, Any]:
+        """Plain data that identifies it."""
+        settings = asdict(self) if hasattr(self, "__dataclass_fields__") else {}  # type: ignore[call-overload]
+        return {"name": type(self).__name__} | settings
+
+
+@dataclass(frozen=True)
+class HighFrequency(Statistic):
+    """log of the energy of x0_hat that 2x2 averages miss: flat against textured images."""
+
+    def __call__(self, prediction: Prediction) -> Tensor:
+        x = _images(prediction)
+        smooth = avg_pool2d(pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2), mode="replicate"), 2)
+        smooth = smooth.repeat_interleave(2, -1).repeat_interleave(2, -2)[..., : x.shape[-2], : x.shape[-1]]
+        return ((x - smooth).square().flatten(1).mean(1) + FLOOR).log()
+
+
+@dataclass(frozen=True)
+class Energy(Statistic):
+    """log ||x0_hat||^2 / d."""
+
+    def __call__(self, prediction: Prediction) -> Tensor:
+        return (prediction.x_0.float().square().flatten(1).mean(1) + FLOOR).log()
+
+
+@dataclass(frozen=True)
+class MeanLevel(Statistic):
+    """Mean of x0_hat."""
+
+    def __call__(self, prediction: Prediction) -> Tensor:
+        return prediction.x_0.float().flatten(1).mean(1)
+
+
+@dataclass(frozen=True)
+class GradientEnergy(Statistic):
+    """Per pixel: log of the squared differences of x0_hat to its neighbours, averaged over a window and the channels.
+
+    Attributes:
+        window: odd side of the square window.
+    """
+
+    local: ClassVar[bool] = True
+    window: int = 3
+
+    def __post_init__(self) -> None:
+        if self.window < 1 or self.window % 2 == 0:
+            raise ValueError(f"window must be odd and positive, got {self.window}")
+
+    def __call__(self, prediction: Prediction) -> Tensor:
+        x = _images(prediction)
+        across, down = (x.diff(dim=-1).square(), x.diff(dim=-2).square())
+        energy = pad(across, (0, 1)) + pad(across, (1, 0)) + pad(down, (0, 0, 0, 1)) + pad(down, (0, 0, 1, 0))
+        local = avg_pool2d(energy.mean(1, keepdim=True), self.window, 1, self.window // 2, count_include_pad=False)
+        return (local[:, 0] + FLOOR).log()
+
+
+def from_config(config: Mapping[str, Any], statistic: Statistic | None = None) -> Statistic:
+    """The statistic with this `config()`.
+
+    Args:
+        statistic: the statistic itself, needed for one that is not built in.
+
+    Raises:
+        ValueError: one that is not built in was not passed, or the one passed has another config.
+    """
+    settings = dict(config)
+    built_in = {cls.__name__: cls for cls in (HighFrequency, Energy, MeanLevel, GradientEnergy)}.get(settings.pop("name", ""))
+    if statistic is None:
+        if built_in is None:
+            raise ValueError(f"the statistic {config.get('name')!r} is not built in; pass the object it was fitted with")
+        try:
+            return built_in(**settings)
+        except TypeError as error:
+            raise ValueError(f"the statistic {config!r} is of another version ({error}); fit it again") from error
+    lines = differences(config, statistic.config())
+    if lines:
+        raise ValueError(f"the statistic is not the one it was saved as ({'; '.join(lines)}); use the one it was fitted with")
+    return statistic
+
+
+def _images(prediction: Prediction) -> Tensor:
+    if prediction.x_0.ndim != 4:
+        raise ValueError(
+            f"this statistic is for images (batch, channels, height, width), got {tuple(prediction.x_0.shape)}; use Energy or"
+            " MeanLevel for vectors"
+        )
+    return prediction.x_0.float()
+
+
+def checked(values: Tensor, prediction: Prediction) -> Tensor:
+    """float32 values of a statistic, (batch, 1) or (batch, pixels).
+
+    Raises:
+        ValueError: another shape, or values that are not finite.
+    """
+    batch, shape = len(prediction.x_t), prediction.x_t.shape
+    if values.shape != (batch,) and values.shape != (batch, *shape[-2:]):
+        raise ValueError(
+            f"a statistic must return one number per sample, ({batch},), or per pixel, {(batch, *shape[-2:])};"
+            f" got {tuple(values.shape)}"
+        )
+    values = values.float()
+    if not torch.isfinite(values).all():
+        raise ValueError("a statistic returned NaN or inf; add a floor before logarithms and divisions")
+    return values.reshape(batch, -1)

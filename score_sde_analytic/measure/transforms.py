@@ -1,0 +1,295 @@
+"""Bases that mix coordinates: cosines, cosines of rotated channels, principal components.
+
+DCT          y = C_h x C_w^T,   C_n[k, j] = sqrt((2 - [k = 0]) / n) cos(pi k (2j + 1) / 2n)
+ColourDCT    y = C_h (R x) C_w^T with an orthonormal R over the channels
+PCA          r rows of U are given, Householder reflectors complete them
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from score_sde_analytic.data.ranges import DataRange, as_dataset, batches
+from score_sde_analytic.measure.basis import BuiltIn
+
+
+class _Linear(BuiltIn):
+    """Checks the input around the matrix products of a subclass; half precision is computed in float32."""
+
+    @abstractmethod
+    def _check(self, shape: Sequence[int]) -> None:
+        """Raise ValueError where examples of this shape do not fit."""
+
+    @abstractmethod
+    def _apply(self, x: Tensor, inverse: bool) -> Tensor:
+        """U x or U^T x in the precision of x, float32 or float64."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._run(x, inverse=False)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return self._run(y, inverse=True)
+
+    def _run(self, x: Tensor, inverse: bool) -> Tensor:
+        if not x.is_floating_point():
+            raise ValueError(f"{type(self).__name__} acts on floating-point values, got {x.dtype}; convert them first")
+        self._check(x.shape[1:])
+        return self._apply(x if x.dtype == torch.float64 else x.float(), inverse).to(x.dtype)
+
+
+class DCT(_Linear):
+    """y = C_h x C_w^T over the last two dimensions, the orthonormal DCT-II; y = C_d x for examples of one dimension.
+
+    Args:
+        radial: False, one curve per coefficient; True, one per channel and radial frequency sqrt((i/h)^2 + (j/w)^2); a
+            number m >= 2, at most m per channel: the mean (frequency 0) alone, and m - 1 rings of equal width.
+
+    Raises:
+        ValueError: `radial` is none of these.
+    """
+
+    _settings = ("radial",)
+
+    def __init__(self, radial: bool | int = False) -> None:
+        if not isinstance(radial, bool) and not (isinstance(radial, int) and radial >= 2):
+            raise ValueError(f"radial must be False, True or a number of rings from 2, got {radial!r}")
+        self.radial = radial
+
+    def labels(self, shape: Sequence[int]) -> NDArray[np.int64]:
+        self._check(shape)
+        return super().labels(shape) if self.radial is False else _rings(shape, self.radial)
+
+    def _check(self, shape: Sequence[int]) -> None:
+        if len(shape) == 0:
+            raise ValueError("cosines need examples of at least one dimension, (batch, d) or (batch, ..., h, w)")
+
+    def _apply(self, x: Tensor, inverse: bool) -> Tensor:
+        columns = _cosines(x.shape[-1], x.dtype, x.device)
+        y = x @ (columns if inverse else columns.T)
+        if x.ndim == 2:
+            return y
+        rows = _cosines(x.shape[-2], x.dtype, x.device)
+        return (rows.T if inverse else rows) @ y
+
+
+class ColourDCT(DCT):
+    """y = C_h (R x) C_w^T: an orthonormal rotation R of the channels, then the cosines of each.
+
+    Args:
+        rotation: R, (c, c), one new channel per row.
+        radial: as in `DCT`.
+
+    Raises:
+        ValueError: R is not square and orthonormal.
+    """
+
+    _arrays = ("rotation",)
+
+    def __init__(self, rotation: ArrayLike, radial: bool | int = False) -> None:
+        super().__init__(radial)
+        self.rotation = _orthonormal_rows(rotation, "rotation")
+        if len(self.rotation) != self.rotation.shape[1]:
+            raise ValueError(f"the rotation must be (c, c) for c channels, got shape {self.rotation.shape}")
+        self._rotation = _Cast(self.rotation)
+
+    @classmethod
+    def of(cls, data: Tensor | Dataset[Any], radial: bool | int = False) -> ColourDCT:
+        """R from the eigenvectors of the channels' covariance over all pixels, by descending variance.
+
+        Args:
+            data: images (n, channels, height, width).
+
+        Raises:
+            ValueError: `data` are empty, not finite, or not images.
+        """
+
+        def pixels(x: Tensor) -> Tensor:
+            if x.ndim != 4:
+                raise ValueError(f"channels need images (n, channels, height, width), got {tuple(x.shape)}; use DCT or PCA")
+            return x.movedim(1, -1).flatten(0, 2)
+
+        covariance = _Rows(data, pixels).covariance_times()
+        return cls(_leading(covariance, len(covariance)), radial)
+
+    def _check(self, shape: Sequence[int]) -> None:
+        if len(shape) != 3 or shape[0] != len(self.rotation):
+            raise ValueError(
+                f"a rotation of {len(self.rotation)} channels needs examples ({len(self.rotation)}, height, width), got"
+                f" {tuple(shape)}; fit it on such data or use DCT"
+            )
+
+    def _apply(self, x: Tensor, inverse: bool) -> Tensor:
+        rotation = self._rotation.like(x)
+        if inverse:
+            return (rotation.T @ super()._apply(x, inverse).flatten(2)).reshape(x.shape)
+        return super()._apply((rotation @ x.flatten(2)).reshape(x.shape), inverse)
+
+
+class PCA(_Linear):
+    """y = U x with the first r rows of U given; the other d - r coefficients share one curve.
+
+    U = S Q^T,   Q = H_1 ... H_r = I - W V^T,   W = V T,   T^-1 = striu(V^T V) + diag(1 / tau)
+
+    V and tau are the Householder reflectors of the QR factorisation of the components, T is upper triangular (compact WY) and S
+    flips the signs that the factorisation flips. So U is orthonormal on all of R^d at the memory and cost of d x r matrices.
+
+    Args:
+        components: (r, d), orthonormal rows over the flattened example.
+
+    Raises:
+        ValueError: the rows are not finite or not orthonormal.
+    """
+
+    _arrays = ("components",)
+
+    def __init__(self, components: ArrayLike) -> None:
+        self.components = _orthonormal_rows(components, "components")
+        rank, dim = self.components.shape
+        factors, tau = torch.geqrf(torch.tensor(self.components.T))
+        v = factors.tril(-1) + torch.eye(dim, rank, dtype=torch.float64)
+        v = torch.where(tau == 0, 0.0, v)  # H = I
+        inverse_t = (v.T @ v).triu(1) + torch.diag(torch.where(tau == 0, 1.0, 1.0 / tau))
+        signs = np.ones(dim)
+        signs[:rank] = np.sign(factors.diagonal().numpy())
+        self._v, self._signs = _Cast(v.numpy()), _Cast(signs)
+        self._w = _Cast(torch.linalg.solve_triangular(inverse_t, v, upper=True, left=False).numpy())
+
+    @classmethod
+    def of(cls, data: Tensor | Dataset[Any], rank: int | None = None, seed: int = 0, max_exact: int = 4096) -> PCA:
+        """The leading eigenvectors of Cov(x_0), by descending variance.
+
+        Args:
+            data: (n, *dims).
+            rank: how many; None for min(d, n - 1), all that n examples determine.
+            seed: of the random start of the subspace iteration.
+            max_exact: dimensions up to this take the d x d covariance, larger ones a randomised subspace iteration (Halko,
+                Martinsson & Tropp, 2011) that needs memory for d x (rank + 16) numbers and reads the data nine times.
+
+        Raises:
+            ValueError: `data` are empty or not finite, or `rank` is absent in more than `max_exact` dimensions or not
+                in 1 .. min(d, n - 1).
+        """
+        rows = _Rows(data, lambda x: x.flatten(1))
+        dim, limit = len(rows.mean), min(len(rows.mean), rows.count - 1)
+        if rank is None and dim > max_exact:
+            raise ValueError(f"all components of {dim} dimensions are too many; give a rank, such as 256")
+        rank = limit if rank is None else rank
+        if not 1 <= rank <= limit:
+            raise ValueError(
+                f"{rows.count} examples of {dim} dimensions determine min(d, n - 1) = {limit} components, not {rank};"
+                " change the rank or give more examples"
+            )
+        if dim <= max_exact:
+            return cls(_leading(rows.covariance_times(), rank))
+        start = torch.randn(dim, min(rank + 16, limit), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        span = torch.linalg.qr(start).Q
+        for _ in range(7):
+            span = torch.linalg.qr(rows.covariance_times(span)).Q
+        return cls(_leading(span.T @ rows.covariance_times(span), rank, span))
+
+    def labels(self, shape: Sequence[int]) -> NDArray[np.int64]:
+        self._check(shape)
+        return np.minimum(super().labels(shape), len(self.components))
+
+    def _check(self, shape: Sequence[int]) -> None:
+        dim = self.components.shape[1]
+        if math.prod(shape) != dim:
+            raise ValueError(f"components of {dim} dimensions met examples of shape {tuple(shape)}; fit them on such data")
+
+    def _apply(self, x: Tensor, inverse: bool) -> Tensor:
+        v, w, signs, flat = self._v.like(x), self._w.like(x), self._signs.like(x), x.flatten(1)
+        if inverse:
+            flat = flat * signs
+            return torch.addmm(flat, flat @ v, w.T, alpha=-1.0).reshape(x.shape)
+        return (torch.addmm(flat, flat @ w, v.T, alpha=-1.0) * signs).reshape(x.shape)
+
+
+class _Cast:
+    """A float64 matrix, cast once for every dtype and device."""
+
+    def __init__(self, matrix: NDArray[np.float64]) -> None:
+        self._matrix = matrix
+        self._tensors: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+    def like(self, x: Tensor) -> Tensor:
+        key = (x.dtype, x.device)
+        if key not in self._tensors:
+            with torch.inference_mode(False):  # what is kept must serve autograd later
+                self._tensors[key] = torch.tensor(self._matrix, dtype=x.dtype).to(x.device)
+        return self._tensors[key]
+
+
+@lru_cache(maxsize=64)
+def _cosines(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """C_n[k, j] = sqrt((2 - [k = 0]) / n) cos(pi k (2j + 1) / 2n)."""
+    turns = np.outer(np.arange(n), 2 * np.arange(n) + 1) % (4 * n)  # exact, so that large n lose no digits
+    matrix = np.cos(0.5 * np.pi / n * turns) * np.sqrt(np.where(np.arange(n) == 0, 1.0, 2.0) / n)[:, None]
+    with torch.inference_mode(False):
+        return torch.tensor(matrix, dtype=dtype).to(device)
+
+
+def _rings(shape: Sequence[int], radial: bool | int) -> NDArray[np.int64]:
+    """One label per channel and ring of sqrt((i/h)^2 + (j/w)^2)."""
+    h, w = (1, *shape)[-2:]
+    squares = (np.arange(h)[:, None] * w) ** 2 + (np.arange(w) * h) ** 2  # integers: equal radii compare equal
+    if radial is not True:
+        radii = np.sqrt(squares)
+        squares = np.ceil(radii * (radial - 1) / max(radii.max(), 1.0) - 1e-9).astype(np.int64)
+    values, ring = np.unique(squares, return_inverse=True)
+    channels = np.arange(math.prod(shape[:-2]), dtype=np.int64)
+    return (channels[:, None] * len(values) + ring.reshape(1, -1)).reshape(tuple(shape))
+
+
+class _Rows:
+    """Float64 rows made of a data set batch by batch, and products with their covariance."""
+
+    def __init__(self, data: Tensor | Dataset[Any], rows: Callable[[Tensor], Tensor]) -> None:
+        self._dataset, self._rows, self.count = as_dataset(data), rows, 0
+        total: Any = 0.0
+        for x in self._batches():
+            self.count, total = self.count + len(x), total + x.sum(0)
+        self.mean: Tensor = total / self.count
+
+    def _batches(self) -> Iterator[Tensor]:
+        anything = DataRange(-math.inf, math.inf)
+        for x in batches(self._dataset, range(len(self._dataset)), 1024):  # type: ignore[arg-type]
+            anything.check(x)
+            yield self._rows(x.cpu().double())
+
+    def covariance_times(self, y: Tensor | None = None) -> Tensor:
+        """Cov y without Cov in memory; Cov itself without y."""
+        centred = (x - self.mean for x in self._batches())
+        return sum((x.T @ (x if y is None else x @ y) for x in centred), torch.zeros(())) / self.count
+
+
+def _leading(covariance: Tensor, rank: int, span: Tensor | None = None) -> NDArray[np.float64]:
+    """Leading eigenvectors as rows, (rank, d); the first entry of at least half the largest size is positive."""
+    vectors = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :rank]
+    rows = (vectors if span is None else span @ vectors).T.numpy()
+    size = np.abs(rows)
+    first = np.argmax(size >= 0.5 * size.max(1, keepdims=True), axis=1)
+    return rows * np.sign(rows[np.arange(rank), first])[:, None]
+
+
+def _orthonormal_rows(matrix: ArrayLike, name: str) -> NDArray[np.float64]:
+    """A read-only float64 copy, checked."""
+    rows = np.array(matrix, dtype=np.float64, order="C")
+    if rows.ndim != 2 or not 1 <= rows.shape[0] <= rows.shape[1]:
+        raise ValueError(f"{name} must be a matrix of at most as many rows as columns, got shape {rows.shape}")
+    if not np.isfinite(rows).all():
+        raise ValueError(f"{name}: NaN or inf among the entries; fit to finite data")
+    error = np.abs(rows @ rows.T - np.eye(len(rows))).max()
+    if error > 1e-10:
+        raise ValueError(f"the rows of {name} are not orthonormal (off by {error:.1e}); take np.linalg.qr(matrix.T)[0].T")
+    rows.setflags(write=False)
+    return rows

@@ -1,0 +1,1 @@
+"""Networks as score models, mixtures with exact scores, and the probability flow of either."""

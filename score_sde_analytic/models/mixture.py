@@ -1,0 +1,160 @@
+"""Gaussian mixtures with exact score, density, posterior and sampling under every schedule: the oracle and the demo.
+
+    x_0 ~ sum_k w_k N(m_k, S_k)   =>   x_t ~ sum_k w_k N(alpha m_k, alpha^2 S_k + sigma^2 I)
+    E[x_0 | x_t, k] = m_k + alpha S_k (alpha^2 S_k + sigma^2 I)^{-1} (x_t - alpha m_k)
+
+With S_k = U_k diag(l_k) U_k^T all of it is diagonal in U_k.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from score_sde_analytic.data.ranges import DataStatistics
+from score_sde_analytic.models.model import LogSNR, ScoreModel, digest_of
+from score_sde_analytic.process.schedule import Level, Schedule
+
+
+class GaussianMixture(nn.Module):
+    """A mixture of Gaussians in d dimensions, float64.
+
+    Args:
+        weights: (k,), positive; normalised here.
+        means: (k, d).
+        covariances: () or (k,) isotropic, (d,) one shared diagonal, (k, d) diagonals, or (k, d, d).
+
+    Raises:
+        ValueError: shapes do not fit, weights are not positive, or a covariance is not positive semi-definite.
+    """
+
+    def __init__(self, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> None:
+        super().__init__()
+        w, m, c = (torch.as_tensor(np.asarray(a, dtype=np.float64)) for a in (weights, means, covariances))
+        if m.ndim != 2 or w.shape != m.shape[:1]:
+            raise ValueError(f"need weights (k,) and means (k, d), got {tuple(w.shape)} and {tuple(m.shape)}")
+        if not (w > 0).all():
+            raise ValueError("mixture weights must be positive")
+        eigenvalues, basis = _spectra(c, *m.shape)
+        if (eigenvalues < -1e-12 * eigenvalues.abs().max()).any():
+            raise ValueError("a covariance has a negative eigenvalue")
+        for name, value in (
+            ("weights", w / w.sum()),
+            ("means", m),
+            ("eigenvalues", eigenvalues.clamp_min(0)),
+            ("basis", basis),
+        ):
+            self.register_buffer(name, value)
+
+    weights: Tensor
+    means: Tensor
+    eigenvalues: Tensor
+    basis: Tensor
+
+    @property
+    def dim(self) -> int:
+        return self.means.shape[1]
+
+    def sample(self, count: int, seed: int = 0) -> Float[Tensor, "count d"]:
+        """Exact draws of x_0."""
+        generator = torch.Generator().manual_seed(seed)
+        k = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        z = torch.randn(count, self.dim, dtype=torch.float64, generator=generator) * self.eigenvalues[k].sqrt()
+        return self.means[k] + torch.einsum("nij,nj->ni", self.basis[k], z)
+
+    def _coordinates(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor, Tensor]:
+        """(x_t - alpha m_k in component k's eigenbasis (n, k, d), its variances (k, d), log responsibilities (n, k)).
+
+        With one level per sample the variances are (n, k, d).
+        """
+        alpha, sigma = (s[:, None, None] if isinstance(s, Tensor) else s for s in (level.alpha, level.sigma))
+        variances = alpha**2 * self.eigenvalues + sigma**2
+        y = torch.einsum("nki,kij->nkj", x_t.double()[:, None] - alpha * self.means, self.basis)
+        log_normal = -0.5 * (y.square() / variances + torch.log(2 * math.pi * variances)).sum(-1)
+        return y, variances, self.weights.log() + log_normal
+
+    def log_density(self, x_t: Float[Tensor, "n d"], level: Level) -> Float[Tensor, " n"]:
+        """log q(x_t) in nats; the data's own density at `schedule.level(0.0)`."""
+        return self._coordinates(x_t, level)[2].logsumexp(-1)
+
+    def posterior(self, x_t: Float[Tensor, "n d"], level: Level) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d d"]]:
+        """(E[x_0 | x_t], Cov(x_0 | x_t)), law of total covariance over components."""
+        mean, component_means, responsibility, shrink = self._posterior_mean(x_t, level)
+        within = torch.einsum("kij,kj,klj->kil", self.basis, self.eigenvalues * level.sigma**2 * shrink, self.basis)
+        spread = component_means - mean[:, None]
+        between = torch.einsum("nk,nki,nkj->nij", responsibility, spread, spread)
+        return mean, torch.einsum("nk,kij->nij", responsibility, within) + between
+
+    def _posterior_mean(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        y, variances, log_joint = self._coordinates(x_t, level)
+        responsibility, shrink = log_joint.softmax(-1), 1.0 / variances
+        gain = level.alpha * self.eigenvalues * shrink
+        component_means = self.means + torch.einsum("nkj,kij->nki", gain * y, self.basis)
+        return torch.einsum("nk,nki->ni", responsibility, component_means), component_means, responsibility, shrink
+
+    def score(self, x_t: Float[Tensor, "n d"], level: Level) -> Float[Tensor, "n d"]:
+        """grad log q(x_t) = (alpha E[x_0 | x_t] - x_t) / sigma^2."""
+        y, variances, log_joint = self._coordinates(x_t, level)
+        return -torch.einsum("nk,nkj,kij->ni", log_joint.softmax(-1), y / variances, self.basis)
+
+    def residual(self, level: Level, count: int = 4096, seed: int = 0) -> tuple[float, float]:
+        """(R, its standard error): E tr Cov(eps | x_t) / d at this level, by Monte Carlo over x_t of the exact posterior."""
+        generator = torch.Generator().manual_seed(seed + 1)
+        z = torch.randn(count, self.dim, dtype=torch.float64, generator=generator)
+        x_t = level.alpha * self.sample(count, seed) + level.sigma * z
+        covariance = self.posterior(x_t, level)[1]
+        r = (level.alpha / level.sigma) ** 2 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
+        return float(r.mean()), float(r.std()) / math.sqrt(count)
+
+    def responsibilities(self, x_t: Float[Tensor, "n d"], level: Level) -> Float[Tensor, "n k"]:
+        """Probability of every component given x_t."""
+        return self._coordinates(x_t, level)[2].softmax(-1)
+
+    def moments(self) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+        """(E x_0, Cov(x_0)), exact."""
+        mean = self.weights @ self.means
+        within = torch.einsum("k,kij,kj,klj->il", self.weights, self.basis, self.eigenvalues, self.basis)
+        spread = self.means - mean
+        covariance = within + torch.einsum("k,ki,kj->ij", self.weights, spread, spread)
+        return mean, covariance
+
+    def statistics(self) -> DataStatistics:
+        """Exact mean, second moment and covariance eigenvalues."""
+        mean, covariance = self.moments()
+        second = float(covariance.trace() + mean.square().sum()) / self.dim
+        return DataStatistics(0, mean, second, torch.linalg.eigvalsh(covariance).clamp_min(0).numpy(), digest_of(self))
+
+    def forward(self, x: Float[Tensor, "n d"], log_snr: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
+        """eps of a variance-preserving x_t, one log-SNR per sample: the mixture as a network that predicts eps."""
+        lam = log_snr.double()
+        alpha, sigma = torch.sigmoid(lam).sqrt(), torch.sigmoid(-lam).sqrt()
+        level = Level(0.0, alpha, sigma, lam)
+        if bool((lam == lam[0]).all()):  # one level: its variances are worked out once
+            level = Level(0.0, alpha[0].item(), sigma[0].item(), lam[0].item())
+        return (-sigma[:, None] * self.score(x, level)).to(x)
+
+    def score_model(self, schedule: Schedule) -> ScoreModel:
+        """The exact score as a `ScoreModel` under any schedule."""
+        return ScoreModel(self, schedule, predicts="eps", times=LogSNR(), coordinates="vp")
+
+
+def _spectra(c: Tensor, k: int, d: int) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (k, d) and eigenvectors (k, d, d) of the accepted forms of covariances."""
+    identity = torch.eye(d, dtype=torch.float64).expand(k, d, d)
+    if c.shape == (k, d, d):
+        return tuple(torch.linalg.eigh(0.5 * (c + c.mT)))
+    if c.ndim == 0 or c.shape == (k, d):
+        return c.expand(k, d).clone(), identity.clone()
+    if c.shape == (k,) and k != d:
+        return c[:, None].expand(k, d).clone(), identity.clone()
+    if c.shape == (d,) and (k != d or k == 1):
+        return c.expand(k, d).clone(), identity.clone()
+    raise ValueError(
+        f"covariances of shape {tuple(c.shape)} fit no (or, when k = d, more than one) form for k={k}, d={d};"
+        " use (), (k,), (d,), (k, d) or (k, d, d)"
+    )

@@ -1,0 +1,322 @@
+"""Score models: any pretrained network as a source of `Prediction`s, consistent views of one network output.
+
+    x_t = alpha x_0 + sigma eps,   score = -eps / sigma,   v = alpha eps - sigma x_0
+
+Knowing x_t, each of eps, x_0, v and score determines the others, so a network that outputs one of them answers for all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Literal, Protocol, get_args
+
+import torch
+from torch import Tensor, nn
+
+from score_sde_analytic.process.gaussian import axpy, expand
+from score_sde_analytic.process.schedule import Level, Schedule
+
+Quantity = Literal["eps", "x_0", "v", "score"]
+Coordinates = Literal["schedule", "vp", "ve"]
+Number = float | Tensor
+#: Layers whose output depends on the mode of the network.
+RANDOM_WHEN_TRAINING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One network output seen as eps, x_0, v or score; all views describe the same number.
+
+    Attributes:
+        x_t: the network's input, (batch, *dims).
+        level: its noise level.
+        value: what is known, in the units of `kind`.
+        kind: "eps" or "x_0".
+        extra: what else the network returned (features, or a learned variance), (batch, ..), or None.
+    """
+
+    x_t: Tensor
+    level: Level
+    value: Tensor
+    kind: Literal["eps", "x_0"]
+    extra: Tensor | None = None
+
+    @cached_property
+    def x_0(self) -> Tensor:
+        """E[x_0 | x_t] as the network believes it."""
+        if self.kind == "x_0":
+            return self.value
+        return axpy(self.x_t, self.value, -self.level.sigma) / expand(self.level.alpha, self.x_t)
+
+    @cached_property
+    def eps(self) -> Tensor:
+        """E[eps | x_t]."""
+        if self.kind == "eps":
+            return self.value
+        return axpy(self.x_t, self.value, -self.level.alpha) / expand(self.level.sigma, self.x_t)
+
+    @property
+    def score(self) -> Tensor:
+        """grad log q(x_t) = -eps / sigma."""
+        return self.eps / expand(-self.level.sigma, self.x_t)
+
+    @property
+    def v(self) -> Tensor:
+        """alpha eps - sigma x_0 (Salimans & Ho, ICLR 2022)."""
+        return expand(self.level.alpha, self.x_t) * self.eps - expand(self.level.sigma, self.x_t) * self.x_0
+
+    def combine(self, a: Number, b: Number) -> Tensor:
+        """a x_t + b x_0, in two passes over the data: its coefficients on eps are worked out in float64."""
+        if self.kind == "eps":
+            b = b / self.level.alpha
+            a, b = a + b, -b * self.level.sigma
+        return axpy(self.x_t * expand(a, self.x_t), self.value, b)
+
+    def clamp(self, lo: float, hi: float) -> Prediction:
+        """The prediction with x_0 confined to [lo, hi]; every view follows."""
+        return Prediction(self.x_t, self.level, self.x_0.clamp(lo, hi), "x_0", self.extra)
+
+
+class Times(Protocol):
+    """What a network is fed for its time argument."""
+
+    def label(self, level: Level) -> Number: ...
+
+
+@dataclass(frozen=True)
+class Continuous:
+    """label = scale * t; score SDE's VP networks were trained with scale 999."""
+
+    scale: float = 1.0
+
+    def label(self, level: Level) -> Number:
+        return self.scale * level.t
+
+
+@dataclass(frozen=True)
+class ZeroBased:
+    """Table index n - 1 of time t = n / steps, as DDPM counts: 0 .. steps - 1.
+
+    Args:
+        steps: N of the discrete model.
+        scale: None, or the range the index is rescaled to: label = index * scale / steps.
+        integer: round to whole indices, for networks that accept nothing else.
+    """
+
+    steps: int
+    scale: float | None = None
+    integer: bool = False
+    first: ClassVar[int] = 0
+
+    def label(self, level: Level) -> Number:
+        # The network saw nothing below its first index; times before it share that label.
+        index = level.t * self.steps - 1.0
+        index = index.clamp_min(0.0) if isinstance(index, Tensor) else max(index, 0.0)
+        index = index + self.first
+        if self.scale is not None:
+            index = index * (self.scale / self.steps)
+        if self.integer:
+            return index.round().long() if isinstance(index, Tensor) else round(index)
+        return index
+
+
+@dataclass(frozen=True)
+class OneBased(ZeroBased):
+    """Table index n of time t = n / steps: 1 .. steps."""
+
+    first: ClassVar[int] = 1
+
+
+@dataclass(frozen=True)
+class Sigma:
+    """sigma / alpha, the noise level in variance-exploding coordinates."""
+
+    def label(self, level: Level) -> Number:
+        return level.sigma / level.alpha
+
+
+@dataclass(frozen=True)
+class LogSNR:
+    """scale * (log-SNR + shift), the log-SNR first confined to [lo, hi], the range the network was trained on.
+
+    EDM's c_noise = log(sigma/alpha)/4 is `LogSNR(scale=-1/8)`.
+    """
+
+    scale: float = 1.0
+    shift: float = 0.0
+    lo: float = -math.inf
+    hi: float = math.inf
+
+    def label(self, level: Level) -> Number:
+        lam = level.log_snr
+        lam = lam.clamp(self.lo, self.hi) if isinstance(lam, Tensor) else min(max(lam, self.lo), self.hi)
+        return self.scale * (lam + self.shift)
+
+
+class ScoreModel:
+    """A network and the schedule it is used with: `model(x_t, t) -> Prediction`.
+
+    Args:
+        net: called as `net(x, labels)` (bind conditions beforehand, as with functools.partial); returns a tensor, or an
+            object with `.sample` as diffusers' networks do, whose `.extra`, if it has one, predictions carry along.
+        schedule: the forward process of x_t. It may differ from the one the network was trained with if `times` and
+            `coordinates` speak the network's language (a network fed log-SNR in "vp" coordinates serves every schedule).
+        predicts: what the network outputs: "eps", "x_0", "v" or "score".
+        times: what it is fed for time: `Continuous`, `ZeroBased`, `OneBased`, `Sigma` or `LogSNR`.
+        coordinates: the scaling of its input: "schedule" feeds x_t; "vp" divides by sqrt(alpha^2 + sigma^2); "ve" by alpha.
+        clamp: None, or (lo, hi) of the data: x_0 is confined to it in every prediction.
+        fingerprint: identity of a network without a state dict; saved results refer to it.
+
+    Attributes:
+        calls, evaluations: network calls so far, and samples evaluated in them.
+    """
+
+    def __init__(
+        self,
+        net: Callable[..., Any],
+        schedule: Schedule,
+        predicts: Quantity = "eps",
+        times: Times | None = None,
+        coordinates: Coordinates = "schedule",
+        clamp: tuple[float, float] | None = None,
+        fingerprint: str | None = None,
+    ) -> None:
+        if predicts not in get_args(Quantity):
+            raise ValueError(f"predicts must be one of {get_args(Quantity)}, got {predicts!r}")
+        if coordinates not in get_args(Coordinates):
+            raise ValueError(f"coordinates must be one of {get_args(Coordinates)}, got {coordinates!r}")
+        if clamp is not None and not clamp[0] < clamp[1]:
+            raise ValueError(f"clamp needs lo < hi, got {clamp}")
+        if isinstance(net, nn.Module) and any(m.training and isinstance(m, RANDOM_WHEN_TRAINING) for m in net.modules()):
+            warnings.warn("the network is in training mode, its predictions are random or drift; call net.eval()", stacklevel=2)
+        self.net = net
+        self.schedule = schedule
+        self.predicts = predicts
+        self.times: Times = Continuous() if times is None else times
+        self.coordinates = coordinates
+        self.clamp = clamp
+        self.calls = 0
+        self.evaluations = 0
+        self._fingerprint = fingerprint
+
+    def __call__(self, x_t: Tensor, t: float | Tensor) -> Prediction:
+        """Predict at time t: a number, or a tensor of shape () or (batch,).
+
+        Raises:
+            ValueError: t outside the schedule, or t = 0 (the data need no prediction).
+            RuntimeError: the network returned another shape than its input's, or non-finite numbers.
+        """
+        if isinstance(t, Tensor) and not (t > 0).all():
+            raise ValueError("t = 0 is the data itself (and NaN no time): pass times in (0, 1]")
+        return self.predict(x_t, self.schedule.level(t))
+
+    def predict(self, x_t: Tensor, level: Level) -> Prediction:
+        """`__call__` with the scalars of the noise level at hand, as samplers have them."""
+        if not isinstance(level.sigma, Tensor) and level.sigma == 0.0:
+            raise ValueError("t = 0 is the data itself: there is nothing to predict")
+        norm = self._norm(level)
+        x = x_t if isinstance(norm, float) and norm == 1.0 else x_t / expand(norm, x_t)
+        self.calls += 1
+        self.evaluations += len(x_t)
+        answer = self.net(x, self._labels(level, x))
+        out = self._checked(getattr(answer, "sample", answer), x_t)
+        prediction = self._read(out, x, x_t, level, norm)
+        if (extra := getattr(answer, "extra", None)) is not None:
+            prediction = replace(prediction, extra=extra)
+        return prediction if self.clamp is None else prediction.clamp(*self.clamp)
+
+    def _read(self, out: Tensor, x: Tensor, x_t: Tensor, level: Level, norm: Number) -> Prediction:
+        if self.predicts == "eps" or self.predicts == "x_0":  # the same numbers in any coordinates
+            return Prediction(x_t, level, out, self.predicts)
+        alpha, sigma = level.alpha / norm, level.sigma / norm
+        if self.predicts == "score":
+            return Prediction(x_t, level, out * expand(-sigma, x), "eps")
+        power = alpha**2 + sigma**2  # 1 in "vp" coordinates
+        return Prediction(x_t, level, axpy(x * expand(sigma / power, x), out, alpha / power), "eps")
+
+    def _norm(self, level: Level) -> Number:
+        if self.coordinates == "schedule":
+            return 1.0
+        if self.coordinates == "ve":
+            return level.alpha
+        return (level.alpha**2 + level.sigma**2) ** 0.5
+
+    def _labels(self, level: Level, x: Tensor) -> Tensor:
+        label = self.times.label(level)
+        if isinstance(label, int):
+            return torch.full((len(x),), label, dtype=torch.long, device=x.device)
+        # Half precision cannot tell neighbouring labels apart.
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        if not isinstance(label, Tensor):
+            return torch.full((len(x),), label, dtype=dtype, device=x.device)
+        return label.to(x.device) if label.dtype == torch.long else label.to(x.device, dtype)
+
+    def _checked(self, out: Any, x_t: Tensor) -> Tensor:
+        if not isinstance(out, Tensor):
+            raise RuntimeError(f"the network returned {type(out).__name__}, not a tensor; wrap it to return its prediction")
+        if out.shape != x_t.shape:
+            raise RuntimeError(
+                f"the network returned shape {tuple(out.shape)} for input {tuple(x_t.shape)}; a network that also outputs"
+                " a variance must be wrapped to return the mean's channels as its sample (LearnedRange does)"
+            )
+        if torch.is_grad_enabled() and x_t.requires_grad and not out.requires_grad:
+            raise RuntimeError(
+                "the network's output carries no gradient: it runs under no_grad, detaches, or ignores its input; call the"
+                " network itself, or use a method that needs no gradient"
+            )
+        # On an accelerator this would wait for the device at every step: there, callers check what they return.
+        if out.is_cpu and not math.isfinite(out.sum().item()) and not torch.isfinite(out).all():
+            raise RuntimeError(
+                f"the network '{self.predicts}' output holds NaN or inf; check the weights, the input scaling"
+                f" (coordinates={self.coordinates!r}) and the time labels ({self.times})"
+            )
+        return out.to(x_t.dtype)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Plain data that identifies the model: network weights, schedule and how the two are wired.
+
+        Raises:
+            ValueError: the network has no state dict and no `fingerprint` was given.
+        """
+        network = self._fingerprint
+        if network is None:
+            if not isinstance(self.net, nn.Module):
+                raise ValueError("a network that is not an nn.Module has no weights to identify it: pass fingerprint='...'")
+            network = digest_of(self.net)  # anew each time: weights may have changed
+        return {
+            "network": network,
+            "schedule": self.schedule.config(),
+            "predicts": self.predicts,
+            "times": {"name": type(self.times).__name__} | {k: str(v) for k, v in asdict(self.times).items()},  # type: ignore[call-overload]
+            "coordinates": self.coordinates,
+            "clamp": None if self.clamp is None else list(self.clamp),
+        }
+
+
+class Wrapper(nn.Module):
+    """A network whose answers are read in another way; its identity is that of the network.
+
+    Attributes:
+        wrapped: the network.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.wrapped = net
+        self.train(net.training)
+
+
+def digest_of(net: nn.Module) -> str:
+    """sha256 of names, dtypes, shapes and bytes of all parameters and buffers; wrappers do not count."""
+    while isinstance(net, Wrapper):
+        net = net.wrapped
+    sha = hashlib.sha256()
+    for name, value in sorted(net.state_dict().items()):
+        sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()[:16]

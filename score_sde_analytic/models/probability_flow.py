@@ -1,0 +1,173 @@
+"""The probability-flow ODE and the reverse SDE of a score model, in one of three variables, and the ODE's divergence.
+
+    in time      dx/dt   = f x + g^2 / (2 sigma) eps_hat(x, t)
+    in log-SNR   du/dlam = w u / 2 - sqrt(w) eps_hat / 2,     u = x / sqrt(alpha^2 + sigma^2),   w = 1 / (1 + e^lam)
+    in VE        du/ds   = eps_hat,                           u = x / alpha,   s = sigma / alpha
+
+Its marginals are those of the diffusion (Song et al., ICLR 2021, eq. 13). In log-SNR and variance-preserving coordinates u, the
+field is the same for every schedule and of order one everywhere; in VE coordinates Euler's method is DDIM. With twice the gain
+and the noise whose score that pays for,
+
+    du = (drift u + 2 gain eps_hat) ds + sqrt(noise) dW,     noise = 2 |gain| sigma / scale
+
+(g^2 in time, w in log-SNR, 2 s in VE) it is the reverse SDE (eq. 6 there), s running from the prior to the data.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.process.schedule import Level, Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Coefficients:
+    """du/ds = drift u + gain eps_hat(x), x = scale u, at one value of the integration variable."""
+
+    level: Level
+    scale: float
+    drift: float
+    gain: float
+
+    @property
+    def noise(self) -> float:
+        """d Var u / d|s| of the reverse SDE's noise."""
+        return 2.0 * abs(self.gain) * self.level.sigma / self.scale
+
+
+class Clock(ABC):
+    """The variable s that an ODE is integrated in, with its coordinates u = x / scale.
+
+    Attributes:
+        max_step: a longest step; a solver sees too little of the field to judge a longer one.
+    """
+
+    max_step: ClassVar[float] = math.inf
+
+    @abstractmethod
+    def at(self, schedule: Schedule, s: float) -> Coefficients: ...
+
+    @abstractmethod
+    def value(self, level: Level) -> float:
+        """s at a noise level."""
+
+    def span(self, schedule: Schedule, t_min: float) -> tuple[float, float]:
+        """(s at t_min, s at t = 1)."""
+        return self.value(schedule.level(t_min)), self.value(schedule.level(1.0))
+
+    @abstractmethod
+    def first_step(self, schedule: Schedule, t_min: float) -> float:
+        """A first step from t_min that no field of order one makes too long."""
+
+
+class LogSNRClock(Clock):
+    """s = log-SNR, u = x / sqrt(alpha^2 + sigma^2).
+
+    The field vanishes at both ends, so that steps grow there: unlimited, one of them may jump across all of it unseen.
+    """
+
+    max_step: ClassVar[float] = 4.0
+
+    def at(self, schedule: Schedule, s: float) -> Coefficients:
+        low, high = schedule.log_snr_range
+        level = schedule.level_at(min(max(s, low), high))
+        sigma2 = 1.0 / (1.0 + math.exp(s))
+        return Coefficients(level, math.hypot(level.alpha, level.sigma), 0.5 * sigma2, -0.5 * math.sqrt(sigma2))
+
+    def value(self, level: Level) -> float:
+        return float(level.log_snr)
+
+    def first_step(self, schedule: Schedule, t_min: float) -> float:
+        return 0.1
+
+
+class TimeClock(Clock):
+    """s = t, u = x."""
+
+    def at(self, schedule: Schedule, s: float) -> Coefficients:
+        level = schedule.level(s)
+        return Coefficients(level, 1.0, schedule.drift(s), 0.5 * schedule.diffusion(s) ** 2 / level.sigma)
+
+    def value(self, level: Level) -> float:
+        return float(level.t)
+
+    def first_step(self, schedule: Schedule, t_min: float) -> float:
+        return min(t_min, 0.01)
+
+
+class VEClock(Clock):
+    """s = sigma / alpha, u = x / alpha."""
+
+    def at(self, schedule: Schedule, s: float) -> Coefficients:
+        low, high = schedule.log_snr_range
+        level = schedule.level_at(min(max(-2.0 * math.log(s), low), high))
+        return Coefficients(level, level.alpha, 0.0, 1.0)
+
+    def value(self, level: Level) -> float:
+        return float(level.sigma / level.alpha)
+
+    def first_step(self, schedule: Schedule, t_min: float) -> float:
+        return self.value(schedule.level(t_min))
+
+
+CLOCKS: dict[str, Clock] = {"log_snr": LogSNRClock(), "t": TimeClock(), "ve": VEClock()}
+
+
+def velocity(model: ScoreModel, c: Coefficients, u: Tensor, dtype: torch.dtype, rows: int) -> Tensor:
+    """du/ds, (batch, *dims) float64, in network calls of at most `rows` samples of the given dtype."""
+    parts = [
+        c.drift * part + c.gain * model.predict((c.scale * part).to(dtype), c.level).eps.double() for part in u.split(rows)
+    ]
+    return torch.cat(parts)
+
+
+#: The probe vectors for a slice of the batch, one tensor like u at a time.
+Probes = Callable[[Tensor, slice], Iterable[Tensor]]
+
+
+def eps_and_divergence(
+    model: ScoreModel, level: Level, x_t: Tensor, probes: Probes, dtype: torch.dtype, rows: int
+) -> tuple[Tensor, Tensor, int]:
+    """(eps_hat, its divergence estimate sum_v v^T (d eps_hat / d x_t) v, vector products), the first two float64.
+
+    The graph of a network call lives only as long as its slice of at most `rows` samples.
+
+    Raises:
+        RuntimeError: a gradient is not finite.
+    """
+    values, divergences, products = [], [], 0
+    for start in range(0, len(x_t), rows):
+        part = slice(start, start + rows)
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x_t[part].detach().clone().requires_grad_()
+            eps = model.predict(x.to(dtype), level).eps.double()
+        divergence = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        for v in probes(x, part):
+            with torch.inference_mode(False):
+                (gradient,) = torch.autograd.grad(eps, x, v.clone(), retain_graph=True)
+            divergence += (gradient * v).flatten(1).sum(1)
+            products += len(x)
+        if not torch.isfinite(divergence).all():
+            raise RuntimeError(
+                f"the network's gradient holds NaN or inf at log-SNR {level.log_snr:.4g}; look for square roots, norms or"
+                " divisions that are not differentiable where they are evaluated, or use a variational bound instead"
+            )
+        values.append(eps.detach())
+        divergences.append(divergence)
+    return torch.cat(values), torch.cat(divergences), products
+
+
+def one_hot_probes(x: Tensor, part: slice) -> Iterable[Tensor]:
+    """The d unit vectors: the exact trace in d products."""
+    for k in range(x[0].numel()):
+        v = torch.zeros_like(x)
+        v.view(len(x), -1)[:, k] = 1.0
+        yield v

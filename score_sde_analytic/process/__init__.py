@@ -1,0 +1,1 @@
+"""The forward process, its exact reverse, and the last step."""

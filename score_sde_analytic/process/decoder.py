@@ -1,0 +1,169 @@
+"""Decoders p(x_0 | x_{t_1}): the last step of a chain, in nats per dimension.
+
+GaussianDecoder      N(x0_hat, std^2 I), integrated over the bins of discrete data; a density for continuous data
+CategoricalDecoder   prod_i q(z_i | x_i) / sum_levels q(z_i | level)                discrete data, no network call
+NoDecoder            q(x_{t_1} | x_0) itself: the bound is then on the density of x_{t_1}, the data with noise added
+
+(Ho et al., 2020, eq. 13, for the first; Kingma et al., VDM, 2021, eq. 6 of its appendix, for the second.)
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from score_sde_analytic.arrays import Array
+from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.process.gaussian import discretised_log_prob, expand, mean_square
+from score_sde_analytic.process.schedule import Level
+
+LOG_2PI = math.log(2.0 * math.pi)
+#: Quadrature nodes for expectations over one standard normal number: the trapezoidal rule, exact to rounding here.
+NODES = np.linspace(-10.0, 10.0, 2001)
+WEIGHTS = np.exp(-0.5 * NODES**2) / np.exp(-0.5 * NODES**2).sum()
+
+
+class Decoder(ABC):
+    """-log p(x_0 | x_t) at the first level of a chain."""
+
+    @abstractmethod
+    def nats(self, x_0: Tensor, x_t: Tensor, x_0_hat: Tensor | None, level: Level, data_range: DataRange | None) -> Tensor:
+        """-log p(x_0 | x_t) / d, (batch,). `x_0_hat` is the network's prediction, None where `needs_network` is false."""
+
+    def expected(self, x_0: Tensor, level: Level, data_range: DataRange | None) -> Tensor | None:
+        """The mean of `nats` over q(x_t | x_0) where it is known exactly, (batch,); else None."""
+        return None
+
+    @property
+    def needs_network(self) -> bool:
+        return False
+
+    def check(self, data_range: DataRange | None) -> None:  # noqa: B027 - most fit all data
+        """Raise ValueError where the decoder does not fit the data."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Plain data that identifies the decoder."""
+
+
+@dataclass(frozen=True)
+class GaussianDecoder(Decoder):
+    """N(x0_hat, std^2 I): bins of discrete data get its integral (exact normal CDF), continuous data its density."""
+
+    std: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.std < math.inf:
+            raise ValueError(f"the decoder's std must be positive and finite, got {self.std}")
+
+    @property
+    def needs_network(self) -> bool:
+        return True
+
+    def nats(self, x_0: Tensor, x_t: Tensor, x_0_hat: Tensor | None, level: Level, data_range: DataRange | None) -> Tensor:
+        assert x_0_hat is not None
+        return decoder_nats(x_0, x_0_hat, self.std, data_range)
+
+    def config(self) -> dict[str, Any]:
+        return {"decoder": "gaussian", "std": self.std}
+
+
+@dataclass(frozen=True)
+class CategoricalDecoder(Decoder):
+    """p(x | z) proportional to q(z | x), coordinate by coordinate over the data's levels."""
+
+    def check(self, data_range: DataRange | None) -> None:
+        if data_range is None or data_range.levels is None:
+            raise ValueError("the categorical decoder is for discrete data; declare their levels, or use GaussianDecoder")
+
+    def nats(self, x_0: Tensor, x_t: Tensor, x_0_hat: Tensor | None, level: Level, data_range: DataRange | None) -> Tensor:
+        self.check(data_range)
+        assert data_range is not None
+        assert data_range.levels is not None
+        x, y = x_0.double(), x_t.double()
+        alpha, sigma = (torch.as_tensor(expand(s, y), dtype=torch.float64) for s in (level.alpha, level.sigma))
+        z = (y - alpha * x) / sigma
+        total = torch.full_like(x, -math.inf)
+        for i in range(data_range.levels):  # one level at a time: no tensor of images x levels
+            gap = alpha / sigma * (x - (data_range.lo + i * data_range.bin_width))
+            # log q(z | level) - log q(z | x_0), of which the level x_0 has 0.
+            total = torch.logaddexp(total, -gap * (0.5 * gap + z))
+        return total.flatten(1).mean(1)
+
+    def expected(self, x_0: Tensor, level: Level, data_range: DataRange | None) -> Tensor | None:
+        self.check(data_range)
+        table = torch.from_numpy(self.table(level, data_range)).to(x_0.device)  # type: ignore[arg-type]
+        return table[data_range.index(x_0)].flatten(1).mean(1)  # type: ignore[union-attr]
+
+    @staticmethod
+    def table(level: Level, data_range: DataRange) -> Array:
+        """E[-log p(x | z)] in nats of every level x, (levels,)."""
+        return _categorical_table(level.alpha / level.sigma * data_range.bin_width, data_range.levels)
+
+    def config(self) -> dict[str, Any]:
+        return {"decoder": "categorical"}
+
+
+@lru_cache(maxsize=64)
+def _categorical_table(spacing: float, levels: int | None) -> Array:
+    """E log sum_j exp(-(i - j) r ((i - j) r / 2 + eps)) for every level i, r = spacing in noise standard deviations."""
+    assert levels is not None  # CategoricalDecoder.check
+    table, j = np.empty(levels), np.arange(levels)
+    for i in range((levels + 1) // 2):
+        gap = (i - j) * spacing
+        exponent = -gap * (0.5 * gap + NODES[:, None])
+        top = exponent.max(1)
+        table[i] = WEIGHTS @ (top + np.log(np.exp(exponent - top[:, None]).sum(1)))
+    table[levels // 2 :] = table[: (levels + 1) // 2][::-1]  # levels mirror about the middle
+    return table
+
+
+@dataclass(frozen=True)
+class NoDecoder(Decoder):
+    """No last step: -log q(x_t | x_0), whose mean is the entropy of the noise, log(2 pi e sigma^2) / 2."""
+
+    def nats(self, x_0: Tensor, x_t: Tensor, x_0_hat: Tensor | None, level: Level, data_range: DataRange | None) -> Tensor:
+        noise = (x_t - expand(level.alpha, x_t) * x_0) / expand(level.sigma, x_t)
+        return self.entropy(level) + 0.5 * (mean_square(noise) - 1.0)
+
+    def expected(self, x_0: Tensor, level: Level, data_range: DataRange | None) -> Tensor | None:
+        return torch.full((len(x_0),), self.entropy(level), dtype=torch.float64)
+
+    @staticmethod
+    def entropy(level: Level) -> float:
+        """Entropy of q(x_t | x_0) in nats per dimension."""
+        return 0.5 * (LOG_2PI + 1.0) + math.log(level.sigma)
+
+    def config(self) -> dict[str, Any]:
+        return {"decoder": "none"}
+
+
+def as_decoder(value: Decoder | float) -> Decoder:
+    """The decoder itself, or the Gaussian one of this std.
+
+    Raises:
+        ValueError: neither a decoder nor a number.
+    """
+    if isinstance(value, Decoder):
+        return value
+    if not isinstance(value, int | float | np.floating):
+        raise ValueError(f"a decoder is GaussianDecoder(std), CategoricalDecoder() or NoDecoder(), got {value!r}")
+    return GaussianDecoder(float(value))
+
+
+def decoder_nats(x_0: Tensor, x_0_hat: Tensor, std: float, data_range: DataRange | None) -> Tensor:
+    """-log p(x_0 | x_t) in nats per dimension, (batch,), for the decoder N(x0_hat, std^2 I).
+
+    Integrated over bins for discrete data (`DataRange.levels`), a density for continuous data.
+    """
+    if data_range is None or data_range.levels is None:
+        return 0.5 * LOG_2PI + math.log(std) + 0.5 * mean_square((x_0 - x_0_hat) / std)
+    log_p = discretised_log_prob(x_0, x_0_hat, std, data_range.lo, data_range.hi, data_range.levels)
+    return -log_p.flatten(1).mean(1)

@@ -1,0 +1,77 @@
+"""The reverse kernel q(x_s | x_t, x_0) for any s < t and any eta: the only place that knows the variance algebra.
+
+    h      = lam_s - lam_t,   w = 1 - exp(-h) = sigma_ts^2 / sigma_t^2
+    rho^2  = eta^2 sigma_s^2 w                          variance; eta = 1: DDPM posterior, eta = 0: DDIM
+    a      = sqrt(sigma_s^2 - rho^2) / sigma_t
+    b      = alpha_s - a alpha_t
+    mean   = a x_t + b x_0
+    var    = rho^2 + b^2 V0,   V0 = tr Cov(x_0 | x_t) / d   (the KL-optimal variance once x_0 is replaced by x0_hat)
+
+(Song et al., DDIM, ICLR 2021; Bao et al., Analytic-DPM, ICLR 2022, eq. 8 with lambda^2 = rho^2, read in continuous time.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from score_sde_analytic.process.schedule import Level
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """Coefficients of q(x_s | x_t, x_0) = N(a x_t + b x_0, rho2 I); floats, or arrays that broadcast.
+
+    Attributes:
+        beta: sigma_ts^2, variance of x_t given x_s: DDPM's handcrafted "beta". (Its "beta-tilde" is rho2 at eta = 1.)
+    """
+
+    a: Any
+    b: Any
+    rho2: Any
+    beta: Any
+
+    def variance(self, posterior_variance: Any) -> Any:
+        """rho^2 + b^2 V0, the optimal variance of p(x_s | x_t) whose mean uses x0_hat in place of x_0."""
+        return self.rho2 + self.b**2 * posterior_variance
+
+
+def reverse_kernel(s: Level, t: Level, eta: float = 1.0) -> Kernel:
+    """The kernel from level t down to level s; level fields may be floats or broadcastable arrays.
+
+    Accurate for steps from 1e-12 to infinity in log-SNR: differences of nearly equal numbers are avoided.
+
+    Raises:
+        ValueError: eta outside [0, 1], or s not below t.
+    """
+    if not 0.0 <= eta <= 1.0:
+        raise ValueError(f"eta must lie in [0, 1], got {eta}")
+    later = s.log_snr > t.log_snr
+    scalar = isinstance(later, bool)  # Python floats per sampling step, arrays for the cost of a whole lattice
+    if not (later if scalar else np.all(np.asarray(later))):
+        raise ValueError(f"a reverse step goes to an earlier time: s < t, got s={s.t} and t={t.t}")
+    sqrt, exp, expm1 = (math.sqrt, math.exp, math.expm1) if scalar else (np.sqrt, np.exp, np.expm1)
+    w, q = -expm1(t.log_snr - s.log_snr), exp(t.log_snr - s.log_snr)  # w + q = 1, each without cancellation
+    keep = (1.0 - eta**2) + eta**2 * q  # 1 - eta^2 w
+    a = s.sigma / t.sigma * sqrt(keep)
+    # b = alpha_s (1 - sqrt(1 - u)) with 1 - u = (a alpha_t / alpha_s)^2 = q keep.
+    b = s.alpha * w * (1.0 + eta**2 * q) / (1.0 + sqrt(q * keep))
+    return Kernel(a, b, eta**2 * s.sigma**2 * w, t.sigma**2 * w)
+
+
+def kernels(levels: Sequence[Level], eta: float = 1.0) -> list[Kernel]:
+    """One kernel per step of levels in visiting order."""
+    return [reverse_kernel(s, t, eta) for t, s in pairwise(levels)]
+
+
+def optimal_step_nats(residual: Any, step: Any) -> Any:
+    """KL of a reverse step of `step` = lam_s - lam_t at eta = 1 with the optimal variance, nats per dimension.
+
+    1/2 log(var / rho^2) = 1/2 log(1 + R_t (exp(lam_s - lam_t) - 1)),   whatever the schedule
+    """
+    return 0.5 * np.log1p(residual * np.expm1(step))

@@ -1,0 +1,114 @@
+"""Noise that belongs to a sample, not to a batch: draw k of sample i is a function of (seed, i, k) alone.
+
+Each sample owns a generator seeded from (seed, index) and consumes one draw per step, so a sample is the same whatever
+batch it was drawn in, and a later draw does not depend on how many samples stand beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from score_sde_analytic.process.gaussian import expand
+
+
+def stream_seed(*key: int) -> int:
+    """A 63-bit seed from a tuple of integers; different tuples give independent streams."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little") >> 1
+
+
+class Noise(Protocol):
+    """A source of standard normal draws, one per step."""
+
+    def draw(self, like: Tensor) -> Tensor:
+        """N(0, I) in the shape, dtype and device of `like`; the tensor may be reused by the next draw."""
+        ...
+
+
+class SampleNoise:
+    """Per-sample streams: row i of draw k depends on (seed, indices[i], k) only.
+
+    Args:
+        seed: non-negative integer.
+        indices: global sample indices, one per row of the batch; or tuples that begin with one, for independent streams of
+            the same sample.
+        device: where the draws are made; the same device gives the same numbers.
+    """
+
+    def __init__(self, seed: int, indices: Iterable[int | tuple[int, ...]], device: torch.device | str = "cpu") -> None:
+        keys = (i if isinstance(i, tuple) else (i,) for i in indices)
+        self._generators = [torch.Generator(device).manual_seed(stream_seed(seed, *key)) for key in keys]
+        self._buffer = torch.empty(0)
+        self._rows: tuple[Tensor, ...] = ()
+
+    def draw(self, like: Tensor) -> Tensor:
+        if len(like) != len(self._generators):
+            raise ValueError(f"noise for {len(self._generators)} samples was asked for a batch of {len(like)}")
+        # Half precision draws are rounded float32 draws, so that precision does not change the stream.
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        if self._buffer.shape != like.shape or self._buffer.dtype != dtype:
+            device = self._generators[0].device if self._generators else like.device
+            self._buffer = torch.empty(like.shape, dtype=dtype, device=device)
+            self._rows = self._buffer.unbind()
+        for row, generator in zip(self._rows, self._generators, strict=True):
+            row.normal_(generator=generator)
+        return self._buffer.to(like)
+
+
+#: Distance in log-SNR over which `LevelNoise` forgets.
+KNOTS = 1.0
+
+
+class LevelNoise:
+    """Per-sample noise as a continuous function of log-SNR: common random numbers for whatever levels are asked for.
+
+    eps(lam) = cos(p) z_i + sin(p) z_{i+1},   p = pi/2 (lam / KNOTS - i),   i = floor(lam / KNOTS),   z_i ~ N(0, I) independent
+
+    so eps is N(0, I) at every level, nearly the same at neighbouring levels, and independent at levels 2 KNOTS apart.
+
+    Args:
+        seed: non-negative integer.
+        keys: one tuple of integers per sample; z_i of a sample is a function of (seed, its key, i).
+    """
+
+    def __init__(self, seed: int, keys: Sequence[tuple[int, ...]], device: torch.device | str = "cpu") -> None:
+        self._seed, self._keys, self._device = seed, keys, device
+        self._recent: dict[int, Tensor] = {}
+
+    def at(self, log_snr: float | Tensor, like: Tensor) -> Tensor:
+        """eps at one level, or at one level per sample (batch,), in the shape, dtype and device of `like`."""
+        if isinstance(log_snr, Tensor):
+            return self._each(log_snr.double().cpu() / KNOTS, like)
+        knot = math.floor(log_snr / KNOTS)
+        angle = 0.5 * math.pi * (log_snr / KNOTS - knot)
+        # Levels are visited in order: a knot serves many of them.
+        self._recent = {i: self._recent[i] if i in self._recent else self._draw([i], like) for i in (knot, knot + 1)}
+        return (math.cos(angle) * self._recent[knot] + math.sin(angle) * self._recent[knot + 1]).to(like)
+
+    def _each(self, position: Tensor, like: Tensor) -> Tensor:
+        knots = position.floor().long()
+        angle = 0.5 * math.pi * (position - knots)
+        first, second = (self._draw((knots + i).tolist(), like) for i in (0, 1))
+        return (expand(angle.cos(), first) * first + expand(angle.sin(), second) * second).to(like)
+
+    def _draw(self, knots: Sequence[int], like: Tensor) -> Tensor:
+        """z of one knot per sample, or of one for all."""
+        each = knots if len(knots) == len(self._keys) else list(knots) * len(self._keys)
+        keys = [(*key, knot) for key, knot in zip(self._keys, each, strict=True)]
+        return SampleNoise(self._seed, keys, self._device).draw(like)
+
+
+class BatchNoise:
+    """One generator for the whole batch: the fastest source, whose samples depend on the batch size."""
+
+    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
+        self._generator = torch.Generator(device).manual_seed(stream_seed(seed))
+
+    def draw(self, like: Tensor) -> Tensor:
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        return torch.randn(like.shape, generator=self._generator, dtype=dtype, device=self._generator.device).to(like)

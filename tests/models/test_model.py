@@ -1,0 +1,281 @@
+"""Score models: every wiring of a network gives the same prediction; labels, clamp, dtypes, errors, fingerprints."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from conftest import SCHEDULES
+from score_sde_analytic.models.model import Continuous, LogSNR, OneBased, Prediction, ScoreModel, Sigma, ZeroBased, digest_of
+from score_sde_analytic.process.schedule import LinearVP, Tabulated
+
+MEAN, VARIANCE = 0.4, 0.25
+T = [1e-4, 0.2, 0.75, 1.0]
+
+
+def views(x_t, level):
+    """Exact eps, x_0, v, score for N(MEAN, VARIANCE) data, for floats or (n, 1) scalars."""
+    alpha, sigma = level.alpha, level.sigma
+    score = -(x_t - alpha * MEAN) / (alpha**2 * VARIANCE + sigma**2)
+    eps, x_0 = -sigma * score, (x_t + sigma**2 * score) / alpha
+    return {"eps": eps, "x_0": x_0, "v": alpha * eps - sigma * x_0, "score": score}
+
+
+def network(predicts, coordinates, schedule):
+    """A network that is exact in its own coordinates, fed the continuous time."""
+
+    def net(x, labels):
+        t = labels.double()
+        alpha, sigma = (f(t).reshape(-1, *(1,) * (x.ndim - 1)) for f in (schedule.alpha, schedule.sigma))
+        norm = {"schedule": torch.ones_like(alpha), "ve": alpha, "vp": (alpha**2 + sigma**2).sqrt()}[coordinates]
+        return views(x.double(), SimpleNamespace(alpha=alpha / norm, sigma=sigma / norm))[predicts].to(x)
+
+    return net
+
+
+@pytest.mark.parametrize("coordinates", ["schedule", "vp", "ve"])
+@pytest.mark.parametrize("predicts", ["eps", "x_0", "v", "score"])
+@pytest.mark.parametrize("t", T)
+def test_all_wirings_agree(schedule, predicts, coordinates, t):
+    model = ScoreModel(network(predicts, coordinates, schedule), schedule, predicts, coordinates=coordinates)
+    level = schedule.level(t)
+    x = torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(3, 4) * (level.alpha + level.sigma)
+    prediction, exact = model(x, t), views(x, level)
+    amplification = max(1.0, level.sigma / level.alpha, level.alpha / level.sigma)
+    for name, value in exact.items():
+        scale = float(value.abs().max())
+        torch.testing.assert_close(
+            getattr(prediction, name), value, rtol=0, atol=1e-13 * scale * amplification**2, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize("coordinates", ["schedule", "vp", "ve"])
+@pytest.mark.parametrize("predicts", ["eps", "x_0", "v", "score"])
+@pytest.mark.parametrize("shape", [(3, 2), (3, 1, 2, 2)])
+def test_per_sample_times_equal_scalar_times(schedule, predicts, coordinates, shape):
+    model = ScoreModel(network(predicts, coordinates, schedule), schedule, predicts, coordinates=coordinates)
+    x, t = torch.randn(shape, dtype=torch.float64), torch.tensor([0.1, 0.5, 1.0], dtype=torch.float64)
+    batch = model(x, t)
+    for i in range(3):
+        row = model(x[i : i + 1], float(t[i]))
+        scalar = model(x[i : i + 1], t[i])
+        for name in ("eps", "x_0", "v", "score"):
+            torch.testing.assert_close(getattr(batch, name)[i : i + 1], getattr(row, name), rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(getattr(scalar, name), getattr(row, name), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["eps", "x_0"])
+def test_clamp_moves_every_view(schedule, kind):
+    model = ScoreModel(network(kind, "schedule", schedule), schedule, kind)
+    x = torch.linspace(-40, 40, 9, dtype=torch.float64)[:, None]
+    clamped = model(x, 0.5).clamp(-0.1, 0.3)
+    wired = ScoreModel(network(kind, "schedule", schedule), schedule, kind, clamp=(-0.1, 0.3))(x, 0.5)
+    level = schedule.level(0.5)
+    assert clamped.x_0.min() == -0.1
+    assert clamped.x_0.max() == 0.3
+    torch.testing.assert_close(level.alpha * clamped.x_0 + level.sigma * clamped.eps, x)
+    torch.testing.assert_close(clamped.v, level.alpha * clamped.eps - level.sigma * clamped.x_0)
+    torch.testing.assert_close(clamped.score, -clamped.eps / level.sigma)
+    torch.testing.assert_close(wired.eps, clamped.eps)
+
+
+@pytest.mark.parametrize("kind", ["eps", "x_0"])
+@pytest.mark.parametrize("t", [0.5, torch.tensor([0.2, 0.5, 1.0], dtype=torch.float64)])
+def test_combinations_of_state_and_prediction(schedule, kind, t):
+    prediction = ScoreModel(network(kind, "vp", schedule), schedule, kind, coordinates="vp")(torch.randn(3, 2).double(), t)
+    expected = 0.3 * prediction.x_t - 1.2 * prediction.x_0
+    torch.testing.assert_close(prediction.combine(0.3, -1.2), expected, rtol=1e-8, atol=1e-8)
+
+
+TABLE = Tabulated.linear(1000)
+LABELS = [
+    (Continuous(), 0.25, 0.25),
+    (Continuous(999.0), 0.25, 249.75),
+    (ZeroBased(1000), 0.25, 249.0),
+    (ZeroBased(1000), 0.001, 0.0),
+    (ZeroBased(1000), 0.0004, 0.0),
+    (ZeroBased(1000), 0.2505, 249.5),
+    (ZeroBased(1000, scale=1000.0), 1.0, 999.0),
+    (ZeroBased(4000, scale=1000.0), 0.5, 499.75),
+    (ZeroBased(1000, integer=True), 0.2504, 249),
+    (OneBased(1000), 0.25, 250.0),
+    (OneBased(1000), 0.0004, 1.0),
+    (OneBased(100, scale=1.0), 1.0, 1.0),
+    (OneBased(1000, integer=True), 1.0, 1000),
+    (Sigma(), 0.25, TABLE.sigma(0.25) / TABLE.alpha(0.25)),
+    (LogSNR(), 0.25, TABLE.log_snr(0.25)),
+    (LogSNR(scale=-0.125), 0.25, math.log(TABLE.sigma(0.25) / TABLE.alpha(0.25)) / 4),
+    (LogSNR(scale=-50.0, shift=-10.0), 0.25, 50 * (10 - TABLE.log_snr(0.25))),
+    (LogSNR(lo=-1.0, hi=1.0), 1.0, -1.0),
+    (LogSNR(lo=-1.0, hi=1.0, shift=2.0), 0.01, 3.0),
+]
+
+
+@pytest.mark.parametrize(("times", "t", "expected"), LABELS)
+def test_labels(times, t, expected):
+    seen = []
+
+    def net(x, labels):
+        seen.append(labels)
+        return x
+
+    model = ScoreModel(net, TABLE, times=times)
+    model(torch.zeros(2, 3), t)
+    model(torch.zeros(2, 3), torch.tensor([t, t], dtype=torch.float64))
+    for labels in seen:
+        assert labels.shape == (2,)
+        assert labels.dtype == (torch.long if getattr(times, "integer", False) else torch.float32)
+        assert labels.tolist() == pytest.approx([expected] * 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("predicts", ["eps", "x_0", "v", "score"])
+@pytest.mark.parametrize("t", [0.4, torch.tensor([0.4, 0.7])])
+def test_dtype_of_the_state_is_kept(schedule, dtype, predicts, t):
+    """Half precision in, the same out, at its own accuracy; labels never below float32."""
+    labels_seen = []
+    exact = network(predicts, "vp", schedule)
+
+    def net(x, labels):
+        labels_seen.append(labels.dtype)
+        return exact(x, labels)
+
+    x = torch.tensor([[0.5, -0.3], [0.1, 0.9]], dtype=dtype) * (20 if schedule is SCHEDULES["ve"] else 1)
+    prediction = ScoreModel(net, schedule, predicts, coordinates="vp")(x, t)
+    reference = ScoreModel(exact, schedule, predicts, coordinates="vp")(x.double(), t)
+    for name in ("eps", "x_0", "v", "score"):
+        value, true = getattr(prediction, name), getattr(reference, name)
+        assert value.dtype == dtype
+        assert (value.double() - true).abs().max() < 40 * torch.finfo(dtype).eps * max(1.0, float(x.abs().max()))
+    assert labels_seen == [torch.float64 if dtype == torch.float64 else torch.float32]
+
+
+def test_objects_with_a_sample_are_read():
+    model = ScoreModel(lambda x, t: SimpleNamespace(sample=3.0 * x), LinearVP())
+    assert model(torch.ones(2, 1), 0.5).eps.tolist() == [[3.0], [3.0]]
+
+
+def test_a_network_in_training_mode_is_noticed():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
+    with pytest.warns(UserWarning, match=r"call net\.eval"):
+        ScoreModel(net, LinearVP())
+    ScoreModel(net.eval(), LinearVP())
+
+
+@pytest.mark.parametrize("kind", ["eps", "x_0"])
+def test_combine_is_a_linear_combination(kind):
+    x, value = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
+    for level in (LinearVP().level(0.3), LinearVP().level(torch.tensor([0.1, 0.5, 0.9]))):
+        prediction = Prediction(x, level, value, kind)
+        torch.testing.assert_close(prediction.combine(0.3, 1.7), 0.3 * x + 1.7 * prediction.x_0)
+
+
+def test_calls_are_counted():
+    model = ScoreModel(lambda x, t: x, LinearVP())
+    model(torch.zeros(5, 1), 0.5)
+    model(torch.zeros(2, 1), torch.tensor([0.5, 0.2]))
+    assert (model.calls, model.evaluations) == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("net", "match"),
+    [
+        (lambda x, t: x[:, :1], "shape"),
+        (lambda x, t: torch.cat([x, x], 1), "variance must be wrapped"),
+        (lambda x, t: x * math.nan, "NaN"),
+        (lambda x, t: torch.where(x == 0, math.inf, x), "inf"),
+        (lambda x, t: x.numpy(), "not a tensor"),
+        (lambda x, t: None, "NoneType"),
+    ],
+)
+def test_bad_network_outputs_are_named(net, match):
+    with pytest.raises(RuntimeError, match=match):
+        ScoreModel(net, LinearVP())(torch.zeros(2, 3), 0.5)
+
+
+def test_large_but_finite_outputs_pass():
+    out = torch.full((1, 2), 3e38)
+    assert ScoreModel(lambda x, t: out, LinearVP())(torch.zeros(1, 2), 0.5).eps is not None
+
+
+@pytest.mark.parametrize("t", [0.0, torch.tensor(0.0), torch.tensor([0.5, 0.0])])
+def test_the_data_are_not_predicted(t):
+    with pytest.raises(ValueError, match="data"):
+        ScoreModel(lambda x, t: x, LinearVP())(torch.zeros(2, 3), t)
+
+
+@pytest.mark.parametrize("t", [1.5, -0.1, math.nan, torch.tensor([0.1, 1.5])])
+def test_times_outside_are_refused(t):
+    with pytest.raises(ValueError, match="outside"):
+        ScoreModel(lambda x, t: x, LinearVP())(torch.zeros(2, 3), t)
+
+
+def test_wrong_number_of_times_is_refused():
+    with pytest.raises(ValueError, match="batch of 2"):
+        ScoreModel(lambda x, t: x, LinearVP(), coordinates="ve")(torch.zeros(2, 3), torch.tensor([0.1, 0.2, 0.3]))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"predicts": "noise"}, "predicts"),
+        ({"coordinates": "edm"}, "coordinates"),
+        ({"clamp": (1.0, -1.0)}, "lo < hi"),
+        ({"clamp": (math.nan, 1.0)}, "lo < hi"),
+    ],
+)
+def test_bad_options_are_refused(options, match):
+    with pytest.raises(ValueError, match=match):
+        ScoreModel(lambda x, t: x, LinearVP(), **options)
+
+
+def linear(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Linear(2, 2)
+
+
+def test_fingerprint_identifies_network_and_wiring():
+    net = linear(0)
+    models = [
+        ScoreModel(net, LinearVP()),
+        ScoreModel(linear(1), LinearVP()),
+        ScoreModel(nn.Linear(2, 2).bfloat16(), LinearVP()),
+        ScoreModel(net, LinearVP(beta_max=19.0)),
+        ScoreModel(net, LinearVP(), "v"),
+        ScoreModel(net, LinearVP(), times=OneBased(1000)),
+        ScoreModel(net, LinearVP(), times=ZeroBased(1000)),
+        ScoreModel(net, LinearVP(), times=ZeroBased(1000, integer=True)),
+        ScoreModel(net, LinearVP(), coordinates="vp"),
+        ScoreModel(net, LinearVP(), clamp=(-1.0, 1.0)),
+        ScoreModel(lambda x, t: x, LinearVP(), fingerprint="hand-made"),
+    ]
+    prints = [str(model.fingerprint()) for model in models]
+    assert len(set(prints)) == len(models)
+    assert ScoreModel(linear(0), LinearVP()).fingerprint() == models[0].fingerprint()
+
+
+def test_fingerprint_follows_the_weights():
+    model = ScoreModel(linear(0), LinearVP())
+    before = model.fingerprint()
+    with torch.no_grad():
+        model.net.weight += 0.1
+    assert model.fingerprint() != before
+
+
+def test_fingerprint_needs_weights_or_a_name():
+    with pytest.raises(ValueError, match="fingerprint"):
+        ScoreModel(lambda x, t: x, LinearVP()).fingerprint()
+
+
+def test_digest_sees_buffers_dtypes_and_layout():
+    net = nn.BatchNorm1d(3)
+    digests = {digest_of(net), digest_of(net.double())}
+    net.running_mean += 1
+    digests.add(digest_of(net))
+    assert len(digests) == 3
+    transposed, plain = nn.Linear(2, 2), nn.Linear(2, 2)
+    transposed.weight.data = plain.weight.data.T.contiguous().T
+    transposed.bias.data = plain.bias.data
+    assert digest_of(transposed) == digest_of(plain)
