@@ -10,6 +10,7 @@ SDE = ["torchsde>=0.2.6"]
 FIDELITY = ["torch-fidelity>=0.4", "clean-fid>=0.1.35", "torchvision"]  # the Inception features of published tables
 IMAGES = ["diffusers>=0.30", "scikit-learn>=1.3"]
 TEST = ["pytest>=8", "pytest-cov>=5", "pytest-xdist>=3.5", "hypothesis>=6.100", "beartype>=0.18", "ruff>=0.6", "mypy>=1.11"]
+APPLICATION = {"score_sde_analytic.runners": "runners", "score_sde_analytic.configs": "configs"}
 
 setup(
     name="score_sde_analytic",
@@ -19,7 +20,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["score_sde_analytic", "score_sde_analytic.*", "runners", "configs"]),
+    # The application lies beside the library in the repository, and inside it where it is installed.
+    packages=[*find_packages(include=["score_sde_analytic", "score_sde_analytic.*"]), *APPLICATION],
+    package_dir=APPLICATION,
+    entry_points={"console_scripts": ["score-sde-analytic = score_sde_analytic.runners.main:cli"]},
     package_data={"score_sde_analytic": ["assets/*/*", "report/templates/*", "py.typed"]},
     install_requires=[
         "torch>=2.4",

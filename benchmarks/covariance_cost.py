@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from score_sde_analytic.runners import build
+from score_sde_analytic.runners.experiment import Experiment, markdown
 
-from runners import build
-from runners.experiment import Experiment, markdown
 from score_sde_analytic.data.ranges import DataStatistics, as_dataset
 from score_sde_analytic.grids.grid import even_log_snr
 from score_sde_analytic.measure.draws import Recorder

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from score_sde_analytic.runners.experiment import Experiment, markdown
 from torch import Tensor
 from tqdm import tqdm
 
-from runners.experiment import Experiment, markdown
 from score_sde_analytic.files import write_text
 from score_sde_analytic.grids.grid import even_log_snr
 from score_sde_analytic.metrics import EnergyDistance, Frechet, Reference

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from score_sde_analytic.configs.digits_vp import get_config
+from score_sde_analytic.runners.experiment import Experiment, markdown
 
-from configs.digits_vp import get_config
-from runners.experiment import Experiment, markdown
 from score_sde_analytic.likelihood import (
     Adaptive,
     Bound,

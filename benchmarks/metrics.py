@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
+from score_sde_analytic.configs import digits_vp, patches
+from score_sde_analytic.runners import build
+from score_sde_analytic.runners.classifier import labels
+from score_sde_analytic.runners.experiment import markdown
 from torch import Tensor
 
-from configs import digits_vp, patches
-from runners import build
-from runners.classifier import labels
-from runners.experiment import markdown
 from score_sde_analytic.measure.transforms import DCT, ColourDCT
 from score_sde_analytic.metrics import (
     KID,

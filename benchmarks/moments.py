@@ -168,8 +168,8 @@ def curve_errors(distribution: GaussianMixture, repeats: int) -> str:
 
 def digits(pairs: int) -> str:
     """The shipped digits network on validation digits; a message where network or diffusers is absent."""
-    from configs.digits_vp import get_config
-    from runners import build
+    from score_sde_analytic.configs.digits_vp import get_config
+    from score_sde_analytic.runners import build
 
     config = get_config()
     try:

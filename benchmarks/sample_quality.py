@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from ml_collections import ConfigDict
+from score_sde_analytic.configs import digits_vp, patches
+from score_sde_analytic.runners.experiment import Experiment, markdown
 from torch import Tensor
 from tqdm import tqdm
 
-from configs import digits_vp, patches
-from runners.experiment import Experiment, markdown
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
 from score_sde_analytic.measure.transforms import ColourDCT
 from score_sde_analytic.metrics import (

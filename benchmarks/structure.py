@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from score_sde_analytic.runners.evaluate import measure
+from score_sde_analytic.runners.experiment import Experiment, markdown
 
-from runners.evaluate import measure
-from runners.experiment import Experiment, markdown
 from score_sde_analytic.covariance.diagonal import Diagonal
 from score_sde_analytic.likelihood import BITS, ContinuousTime
 from score_sde_analytic.likelihood.bound import Part

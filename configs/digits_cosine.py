@@ -1,8 +1,7 @@
 """The same network on the same digits, read as a discrete DPM: the tabulated cosine betas of Improved DDPM."""
 
 from ml_collections import ConfigDict
-
-from configs.default import get_config as default
+from score_sde_analytic.configs.default import get_config as default
 
 
 def get_config() -> ConfigDict:

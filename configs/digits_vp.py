@@ -1,8 +1,7 @@
 """scikit-learn's digits, the shipped network, linear VP schedule: the default experiment."""
 
 from ml_collections import ConfigDict
-
-from configs.default import get_config as default
+from score_sde_analytic.configs.default import get_config as default
 
 
 def get_config() -> ConfigDict:

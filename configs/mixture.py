@@ -1,8 +1,7 @@
 """A 16-dimensional Gaussian mixture with its exact score under DDPM's linear betas: seconds on a CPU."""
 
 from ml_collections import ConfigDict
-
-from configs.default import get_config as default
+from score_sde_analytic.configs.default import get_config as default
 
 
 def get_config() -> ConfigDict:

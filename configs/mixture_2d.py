@@ -1,8 +1,7 @@
 """Four separate Gaussians of unequal weights and widths in the plane, exact score: paths that one can look at."""
 
 from ml_collections import ConfigDict
-
-from configs.mixture import get_config as mixture
+from score_sde_analytic.configs.mixture import get_config as mixture
 
 
 def get_config() -> ConfigDict:

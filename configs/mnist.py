@@ -1,8 +1,7 @@
 """MNIST from IDX files: --config.data.directory=FOLDER; train a network first with --mode=train."""
 
 from ml_collections import ConfigDict
-
-from configs.default import get_config as default
+from score_sde_analytic.configs.default import get_config as default
 
 
 def get_config() -> ConfigDict:

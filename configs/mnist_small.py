@@ -1,8 +1,7 @@
 """MNIST with the small shipped network: --config.data.directory=FOLDER with the IDX files."""
 
 from ml_collections import ConfigDict
-
-from configs.mnist import get_config as mnist
+from score_sde_analytic.configs.mnist import get_config as mnist
 
 
 def get_config() -> ConfigDict:

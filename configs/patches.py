@@ -1,8 +1,7 @@
 """16x16 colour patches of scikit-learn's two sample photographs, 8 bits, shipped network; the parts share no pixel."""
 
 from ml_collections import ConfigDict
-
-from configs.default import get_config as default
+from score_sde_analytic.configs.default import get_config as default
 
 
 def get_config() -> ConfigDict:

@@ -1,8 +1,7 @@
 """32x32 colour patches. The shipped network, trained on 16x16, is convolutional and serves as is; --mode=train makes one."""
 
 from ml_collections import ConfigDict
-
-from configs.patches import get_config as patches
+from score_sde_analytic.configs.patches import get_config as patches
 
 
 def get_config() -> ConfigDict:

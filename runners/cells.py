@@ -17,9 +17,6 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from runners import build, evaluate, solvers
-from runners.experiment import Experiment
-from runners.fidelity import Fidelity
 from score_sde_analytic.files import load_arrays, save_arrays, write_text
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood import Chain, Flow, Method, predict
@@ -29,6 +26,10 @@ from score_sde_analytic.models.ode_solvers import Adaptive
 from score_sde_analytic.process.kernel import kernels
 from score_sde_analytic.report import comparison
 from score_sde_analytic.samplers import Ancestral, PredictorCorrector, ProbabilityFlow, Sampler, generate
+
+from . import build, evaluate, solvers
+from .experiment import Experiment
+from .fidelity import Fidelity
 
 T = TypeVar("T")
 

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from runners import build
-from runners.train import learning_rate
 from score_sde_analytic.data import sources as datasets
 from score_sde_analytic.metrics.classifier import Classifier, save_classifier
 from score_sde_analytic.process.noise import stream_seed
+
+from . import build
+from .train import learning_rate
 
 
 def _mnist_labels(config: ConfigDict) -> NDArray[np.int64]:

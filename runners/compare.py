@@ -25,9 +25,6 @@ import torch
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from runners import build, fidelity, paths, solvers, tables
-from runners.cells import Bench, Job, shown
-from runners.experiment import FROM_CURVE, Experiment, calibration
 from score_sde_analytic.covariance.isotropic import BetaTilde
 from score_sde_analytic.files import write_text
 from score_sde_analytic.grids.grid import Grid
@@ -36,6 +33,10 @@ from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.report import comparison, page
 from score_sde_analytic.samplers import Ancestral, Sampler, generate
+
+from . import build, fidelity, paths, solvers, tables
+from .cells import Bench, Job, shown
+from .experiment import FROM_CURVE, Experiment, calibration
 
 #: What config.compare.budget stands for, field by field.
 PRESETS: dict[str, dict[str, Any]] = {

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from runners.experiment import Experiment, markdown
 from score_sde_analytic.files import write_text
 from score_sde_analytic.likelihood import BITS
+
+from .experiment import Experiment, markdown
 
 #: Excess over the continuous limit that the table asks a number of steps for, bits/dim.
 WITHIN = 0.05

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from runners import build
-from runners.experiment import Experiment, markdown
 from score_sde_analytic.files import write_text
 from score_sde_analytic.likelihood import (
     BITS,
@@ -27,6 +25,9 @@ from score_sde_analytic.likelihood import (
 from score_sde_analytic.likelihood.chain import paper_chain
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.report import figures
+
+from . import build
+from .experiment import Experiment, markdown
 
 #: (better, worse) as the theory has it for an accurate network; beta against beta-tilde depends on schedule and grid, and a
 #: learned diagonal against principal components on the data.

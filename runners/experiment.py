@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-from runners import build
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.covariance.diagonal import Diagonal
@@ -42,6 +41,8 @@ from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.networks import LearnedRange
 from score_sde_analytic.process.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
 from score_sde_analytic.process.schedule import Schedule
+
+from . import build
 
 FROM_CURVE = {"closed_form": closed_form, "refined": refined, "entropic": entropic}
 SOURCES: tuple[Source, ...] = ("residual", "score")

@@ -11,8 +11,6 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from runners import build
-from runners.experiment import Experiment
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.metrics import (
@@ -31,6 +29,9 @@ from score_sde_analytic.metrics import (
     evaluate,
     mixture_metrics,
 )
+
+from . import build
+from .experiment import Experiment
 
 
 @dataclass(frozen=True)

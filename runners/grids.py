@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from runners import build
-from runners.experiment import Experiment, markdown
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.covariance.isotropic import Isotropic
 from score_sde_analytic.files import write_text
@@ -28,6 +26,9 @@ from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, SubVP
 from score_sde_analytic.report import figures
+
+from . import build
+from .experiment import Experiment, markdown
 
 VARIANCE = "residual"
 

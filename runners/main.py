@@ -39,7 +39,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
-    from runners import classifier, modes, train, train_head  # after flags are parsed: --help stays fast
+    from . import classifier, modes, train, train_head  # after flags are parsed: --help stays fast
 
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}; settings are given as --config.FIELD=VALUE")

@@ -12,12 +12,13 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from runners import compare, covariances, evaluate, grids
-from runners.experiment import Experiment, calibration
 from score_sde_analytic.covariance.isotropic import IsotropicCovariance
 from score_sde_analytic.files import save_arrays
 from score_sde_analytic.report import figures
 from score_sde_analytic.samplers import Ancestral, generate
+
+from . import compare, covariances, evaluate, grids
+from .experiment import Experiment, calibration
 
 
 def estimate(experiment: Experiment) -> list[Path]:

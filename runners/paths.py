@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from runners import build
-from runners.cells import FAILURES
-from runners.experiment import Experiment
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.process.noise import SampleNoise
 from score_sde_analytic.process.schedule import Level
 from score_sde_analytic.samplers import Sampler
 from score_sde_analytic.samplers.base import prior_sample
+
+from . import build
+from .cells import FAILURES
+from .experiment import Experiment
 
 #: Samples whose paths are kept: points of the plane, and images.
 POINTS, IMAGES = 60, 6

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from runners.experiment import Experiment
 from score_sde_analytic.covariance.tweedie import Tweedie
 from score_sde_analytic.grids.grid import Grid, even
 from score_sde_analytic.models.ode_solvers import Adaptive
@@ -32,6 +31,8 @@ from score_sde_analytic.samplers import (
     Sampler,
     UniPC,
 )
+
+from .experiment import Experiment
 
 Family = Literal["analytic", "ode", "sde", "multistep", "corrector"]
 Make = Callable[..., Sampler[Any]]

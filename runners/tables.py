@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runners.experiment import markdown
+from .experiment import markdown
 
 Content = Mapping[str, Any]
 

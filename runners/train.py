@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from runners import build
 from score_sde_analytic.files import atomic, differences
 from score_sde_analytic.models.model import digest_of
 from score_sde_analytic.models.networks import build_unet, save_unet
 from score_sde_analytic.process.noise import stream_seed
+
+from . import build
 
 #: Labels fed to the network: 50 (10 - log-SNR), in the 0..1000 range that sinusoidal embeddings expect.
 SCALE, SHIFT = -50.0, -10.0

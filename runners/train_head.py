@@ -15,8 +15,6 @@ import torch
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from runners import build
-from runners.experiment import Experiment, markdown
 from score_sde_analytic.covariance.head_networks import Head
 from score_sde_analytic.covariance.head_training import (
     Draw,
@@ -30,6 +28,9 @@ from score_sde_analytic.covariance.head_training import (
 )
 from score_sde_analytic.covariance.heads import covariance_of
 from score_sde_analytic.files import atomic, differences
+
+from . import build
+from .experiment import Experiment, markdown
 
 CHECKPOINT = "head_state.pt"
 #: Settings that training does not depend on.

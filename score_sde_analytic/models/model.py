@@ -11,6 +11,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol, get_args
@@ -18,6 +19,7 @@ from typing import Any, ClassVar, Literal, Protocol, get_args
 import torch
 from torch import Tensor, nn
 
+from score_sde_analytic.models.receipt import Receipt, charge, metered
 from score_sde_analytic.process.gaussian import axpy, expand
 from score_sde_analytic.process.schedule import Level, Schedule
 
@@ -223,12 +225,26 @@ class ScoreModel:
         x = x_t if isinstance(norm, float) and norm == 1.0 else x_t / expand(norm, x_t)
         self.calls += 1
         self.evaluations += len(x_t)
+        charge(self, calls=1, evaluations=len(x_t))
         answer = self.net(x, self._labels(level, x))
         out = self._checked(getattr(answer, "sample", answer), x_t)
         prediction = self._read(out, x, x_t, level, norm)
         if (extra := getattr(answer, "extra", None)) is not None:
             prediction = replace(prediction, extra=extra)
         return prediction if self.clamp is None else prediction.clamp(*self.clamp)
+
+    def metered(self) -> AbstractContextManager[Receipt]:
+        """A receipt of the network calls made inside a block, in this thread:
+
+        with model.metered() as cost:
+            samples = generate(sampler, grid, shape, count)
+        print(cost.calls, cost.evaluations)
+        """
+        return metered(self)
+
+    def charge(self, vector_products: int) -> None:
+        """Enter products with the network's Jacobian, one per sample, on the open receipts."""
+        charge(self, vector_products=vector_products)
 
     def _read(self, out: Tensor, x: Tensor, x_t: Tensor, level: Level, norm: Number) -> Prediction:
         if self.predicts == "eps" or self.predicts == "x_0":  # the same numbers in any coordinates

@@ -22,6 +22,7 @@ from scipy.optimize import elementwise
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array, Scalars, as_array, like, softplus
+from score_sde_analytic.process.gaussian import expand
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,20 @@ class Level:
     alpha: Any
     sigma: Any
     log_snr: Any
+
+    @property
+    def ratio(self) -> Any:
+        """sigma / alpha, the noise level in variance-exploding coordinates."""
+        return self.sigma / self.alpha
+
+    @property
+    def norm(self) -> Any:
+        """sqrt(alpha^2 + sigma^2), what x_t is divided by in variance-preserving coordinates."""
+        return (self.alpha**2 + self.sigma**2) ** 0.5
+
+    def diffuse(self, x_0: Tensor, eps: Tensor) -> Tensor:
+        """x_t = alpha x_0 + sigma eps, (batch, *dims)."""
+        return expand(self.alpha, x_0) * x_0 + expand(self.sigma, x_0) * eps
 
 
 class Schedule(ABC):

@@ -11,10 +11,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from score_sde_analytic.configs import digits_vp, mixture_2d
+from score_sde_analytic.runners import cells, compare, solvers, tables
+from score_sde_analytic.runners.experiment import Experiment
 
-from configs import digits_vp, mixture_2d
-from runners import cells, compare, solvers, tables
-from runners.experiment import Experiment
 from score_sde_analytic.covariance.diagonal import Diagonal
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic
 from score_sde_analytic.covariance.tweedie import Tweedie

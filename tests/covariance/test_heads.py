@@ -8,13 +8,13 @@ import threading
 import numpy as np
 import pytest
 import torch
+from score_sde_analytic.configs import digits_vp
+from score_sde_analytic.configs import mixture as mixture_config
+from score_sde_analytic.runners import build, evaluate, modes, train_head
+from score_sde_analytic.runners.experiment import Experiment
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
-from configs import digits_vp
-from configs import mixture as mixture_config
-from runners import build, evaluate, modes, train_head
-from runners.experiment import Experiment
 from score_sde_analytic.covariance.head_networks import HEADS, hats, load_head
 from score_sde_analytic.covariance.head_training import (
     Draw,

@@ -8,10 +8,10 @@ import pytest
 import torch
 from scipy.integrate import quad
 from scipy.special import expit
+from score_sde_analytic.configs import mixture as mixture_config
+from score_sde_analytic.runners import modes
+from score_sde_analytic.runners.experiment import Experiment
 
-from configs import mixture as mixture_config
-from runners import modes
-from runners.experiment import Experiment
 from score_sde_analytic.covariance.diagonal import Diagonal
 from score_sde_analytic.grids.grid import even_log_snr
 from score_sde_analytic.grids.optimal import spread

@@ -260,7 +260,7 @@ import sys, time
 import torch
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import LogSNR, ScoreModel
-from score_sde_analytic.measure.moments import estimate
+from score_sde_analytic.measure.estimation import estimate
 from score_sde_analytic.process.schedule import LinearVP
 
 torch.set_num_threads(1)

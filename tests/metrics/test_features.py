@@ -13,10 +13,10 @@ import types
 import numpy as np
 import pytest
 import torch
+from score_sde_analytic.configs import digits_vp, patches
+from score_sde_analytic.runners import build, classifier
 from torch import nn
 
-from configs import digits_vp, patches
-from runners import build, classifier
 from score_sde_analytic.data import sources as datasets
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.measure.transforms import DCT

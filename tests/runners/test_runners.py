@@ -14,10 +14,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from score_sde_analytic.configs import digits_cosine, digits_ve, digits_vp, mixture, mnist, patches
+from score_sde_analytic.runners import build, evaluate, modes, train
+from score_sde_analytic.runners.experiment import Experiment
 
-from configs import digits_cosine, digits_ve, digits_vp, mixture, mnist, patches
-from runners import build, evaluate, modes, train
-from runners.experiment import Experiment
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.measure.moments import Moments
 

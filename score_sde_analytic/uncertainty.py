@@ -1,0 +1,42 @@
+"""A number with its standard error, and the delete-group jackknife that finds it.
+
+    variance = (g - 1)/g sum_i (T_(-i) - mean T_(-i))^2        not too small on average (Efron & Stein 1981)
+
+with T_(-i) the statistic without group i of g groups of independent examples.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from score_sde_analytic.arrays import Array
+
+
+class Estimate(NamedTuple):
+    """A value with its standard error, in the same units.
+
+    >>> print(Estimate(2.5, 0.0123))
+    2.500 ± 0.012
+    """
+
+    value: float
+    stderr: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ± {self.stderr:.3f}"
+
+
+def jackknife_variance(replicates: Array) -> Array:
+    """Variance of a statistic from its values without each group (axis 0); infinite with fewer than two groups.
+
+    >>> float(jackknife_variance(np.array([1.0, 2.0, 3.0])))
+    1.3333333333333333
+    """
+    groups = len(replicates)
+    if groups < 2:  # one example says nothing about another
+        return np.full(replicates.shape[1:], math.inf)
+    spread = ((replicates - replicates.mean(0)) ** 2).sum(0)
+    return spread * (groups - 1) / groups
