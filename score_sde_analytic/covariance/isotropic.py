@@ -55,10 +55,11 @@ class IsotropicCovariance(Covariance):
 
     def step_nats(self, curve: NoiseCurve, s: Level, t: Level) -> Array:
         kernel = reverse_kernel(s, t)
-        added = self.variance(kernel, t) - kernel.rho2
+        variance = self.variance(kernel, t)
+        added = variance - kernel.rho2
         excess = kernel.b**2 * curve.posterior_variance(t.log_snr)
         # log1p keeps tiny steps exact: var / rho^2 is 1 + O(h) there.
-        return 0.5 * (np.log1p(added / kernel.rho2) + (excess - added) / (kernel.rho2 + added))
+        return 0.5 * (np.log1p(added / kernel.rho2) + (excess - added) / variance)
 
     def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
         return [IsotropicStep(float(self.variance(k, t))) for k, t in zip(kernels, levels, strict=True)]
