@@ -1,0 +1,40 @@
+"""A sampler on its grid, ready to be called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.samplers import Sampler, generate
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """Everything about samples but how many and which: `plan(count, seed)` draws them.
+
+    Attributes:
+        sampler: the rule x_t -> x_s.
+        grid: its times.
+        shape: of one sample.
+        device, dtype: of samples.
+    """
+
+    sampler: Sampler[Any]
+    grid: Grid
+    shape: tuple[int, ...]
+    device: torch.device | str = "cpu"
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def calls(self) -> int | None:
+        """Network calls per sample; None where the solver decides as it goes."""
+        return self.sampler.calls(self.grid)
+
+    def __call__(self, count: int, seed: int = 0, batch_size: int = 64, **options: Any) -> Tensor:
+        """`count` samples (count, *shape); options are those of `generate`."""
+        settings = {"device": self.device, "dtype": self.dtype} | options
+        return generate(self.sampler, self.grid, self.shape, count, seed, batch_size, **settings)

@@ -1,0 +1,129 @@
+"""Grids by name, for one measured network: fixed, from the curve, by dynamic programming, or read from a file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+
+import numpy as np
+
+from score_sde_analytic.arrays import Array
+from score_sde_analytic.covariance.base import Covariance
+from score_sde_analytic.covariance.isotropic import BetaTilde, Isotropic
+from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.grids.lattice import Lattice
+from score_sde_analytic.grids.optimal import Objective
+from score_sde_analytic.measure.curve import NoiseCurve
+from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.process.schedule import Schedule
+from score_sde_analytic.study.names import FROM_CURVE, GRIDS, KLUB, CovarianceName, GridName
+from score_sde_analytic.study.settings import Search
+
+#: (moments, log-SNRs) -> nats per dimension of the best last step from there.
+LastCost = Callable[[Moments, Array], Array]
+
+
+@dataclass(frozen=True, eq=False)
+class GridSearch:
+    """Where to put the steps, and what that is expected to cost.
+
+    Attributes:
+        schedule: of the model.
+        moments: that price steps.
+        curve: R of the network's own mean.
+        last_cost: what the last step costs.
+        forced: whether the first time is the search's largest log-SNR, because last steps do not compare.
+        settings: where times may lie.
+    """
+
+    schedule: Schedule
+    moments: Moments
+    curve: NoiseCurve
+    last_cost: LastCost
+    forced: bool
+    settings: Search
+
+    @cached_property
+    def lattice(self) -> Lattice:
+        """The fine levels that are searched."""
+        settings = self.settings
+        if not settings.table:
+            return Lattice.even_log_snr(self.schedule, settings.points, settings.log_snr_max)
+        times = np.arange(1, settings.table + 1) / settings.table
+        return Lattice(self.schedule, times[self.schedule.log_snr(times) <= settings.log_snr_max])
+
+    @cached_property
+    def first_cost(self) -> Array:
+        """Nats per dimension of the last step from every level of the lattice."""
+        return self.last_cost(self.moments, self.lattice.levels.log_snr)
+
+    def objective_of(self, moments: Moments) -> Objective:
+        """The cost of chains with the optimal isotropic variance, priced by these moments."""
+        log_snr = self.lattice.levels.log_snr[::-1]
+        last = None if self.forced else (log_snr, self.last_cost(moments, log_snr))
+        return Objective(NoiseCurve.fit(moments), float(log_snr[0]), float(log_snr[-1]), last)
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The cost priced by the study's own moments."""
+        return self.objective_of(self.moments)
+
+    @cached_property
+    def first(self) -> float:
+        """t_1 that is best for infinitely many steps: where the continuous bound and the flow begin."""
+        return float(self.schedule.time(self.objective.levels[self.objective.best_first(math.inf)]))
+
+    def costs(self, moments: Moments, most: int) -> Array:
+        """Nats per dimension of the best grids of 1 .. `most` steps, with the optimal isotropic variance of these moments."""
+        curve = NoiseCurve.fit(moments)
+        first = self.last_cost(moments, self.lattice.levels.log_snr)
+        grids = self.lattice.optimal_grids(curve, Isotropic(curve), first, most)
+        return np.array([grids[k].cost if k in grids else math.inf for k in range(1, most + 1)])
+
+    def grid(self, name: GridName, covariance: Covariance, label: CovarianceName, steps: int) -> Grid:
+        """A grid by name, from t = 1 to the search's first time.
+
+        Args:
+            covariance, label: for which "dp" and tuned grids are optimal; others do not depend on it.
+
+        Raises:
+            ValueError: no price is known for the covariance, no grid of so many steps exists, or the file holds another.
+        """
+        if name.file is not None:
+            return _read(name, steps)
+        if name.kind in FROM_CURVE:
+            return FROM_CURVE[name.kind](self.schedule, self.objective, steps)
+        if name.kind == KLUB:
+            return replace(self._optimal(BetaTilde(), CovarianceName("beta_tilde"), steps), objective="KLUB: dp with beta_tilde")
+        if name.optimised and not covariance.priced:
+            choices = ", ".join([*FROM_CURVE, *GRIDS])
+            raise ValueError(f"no curve prices the covariance {str(label)!r}, as grid {str(name)!r} needs; choose one of {choices}")
+        if name.kind not in GRIDS:
+            return self._optimal(covariance, label, steps)
+        make = partial(GRIDS[name.kind], self.schedule, steps)
+        if name.tuned:
+            return self.lattice.best_first(make, self.curve, covariance, self.first_cost)
+        return make(float(self.lattice.times[0]))
+
+    def _optimal(self, covariance: Covariance, label: CovarianceName, steps: int) -> Grid:
+        if steps not in self._grids.get(label, {}):
+            most = min(max(steps, self.settings.most), len(self.lattice.times))
+            self._grids[label] = self.lattice.optimal_grids(
+                self.curve, covariance, self.first_cost, most, f"bits/dim with {label}", self.settings.min_spacing
+            )
+        if steps not in self._grids[label]:
+            raise ValueError(f"no grid of {steps} steps fits the lattice; search more levels, or allow a smaller spacing")
+        return self._grids[label][steps]
+
+    @cached_property
+    def _grids(self) -> dict[CovarianceName, dict[int, Grid]]:
+        return {}
+
+
+def _read(name: GridName, steps: int) -> Grid:
+    grid = Grid.load(str(name.file))
+    if grid.steps != steps:
+        raise ValueError(f"{name.file} has {grid.steps} steps, not {steps}; ask for that many steps")
+    return grid

@@ -1,0 +1,157 @@
+"""Covariances diagonal in a basis: what the pass must record for them, and which is best by held-out bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from score_sde_analytic.arrays import Array
+from score_sde_analytic.covariance.diagonal import Diagonal
+from score_sde_analytic.measure.bases import BASES
+from score_sde_analytic.measure.draws import Recorder, ResidualDraws
+from score_sde_analytic.measure.held_out import PLAIN, Choice, HeldOut, jackknife_error
+from score_sde_analytic.measure.held_out import choose as choose_fit
+from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.measure.statistics import STATISTICS
+from score_sde_analytic.study.names import AUTO, CovarianceName, choose
+from score_sde_analytic.study.settings import Structure
+from score_sde_analytic.uncertainty import Estimate
+
+
+def usual(train: Tensor) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(bases, statistics) that are worth trying on data like these, (n, *dims)."""
+    shape = tuple(train.shape[1:])
+    principal = ("pca",) if len(train) > train[0].numel() else ()
+    if len(shape) < 3:
+        return ("scalar", "pixel", *principal), ("energy",)
+    return ("scalar", "pixel", "colour_dct" if shape[0] > 1 else "dct", *principal), ("high_frequency",)
+
+
+def recorders(names: Iterable[CovarianceName], train: Tensor, settings: Structure) -> dict[str, Recorder]:
+    """What a pass has to keep for these covariances, by basis.
+
+    Args:
+        train: data that bases are fitted to, (n, *dims).
+
+    Raises:
+        ValueError: an unknown basis or statistic in the settings.
+    """
+    names = tuple(names)
+    suitable = usual(train) if CovarianceName(AUTO) in names else ((), ())
+    structured = [name for name in names if name.structured]
+    bases = dict.fromkeys([*(settings.bases or suitable[0]), *(name.base for name in structured)])
+    given = [*(settings.statistics or suitable[1]), *(name.given for name in structured if name.given)]
+    statistics = {name: choose(STATISTICS, name, "statistic")() for name in dict.fromkeys(given)}
+    everywhere = {name: statistic for name, statistic in statistics.items() if not statistic.local}
+    return {
+        name: Recorder(
+            choose(BASES, name, "basis")(train, settings.pca_rank or None), statistics if name == "pixel" else everywhere
+        )
+        for name in bases
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Structures:
+    """The recorded covariances of one pass.
+
+    Attributes:
+        moments: of the pass.
+        recorders: what it kept, by basis.
+        settings: how covariances are fitted and chosen.
+    """
+
+    moments: Moments
+    recorders: Mapping[str, Recorder]
+    settings: Structure
+
+    @property
+    def names(self) -> tuple[CovarianceName, ...]:
+        """Every covariance that can be had from the pass."""
+        return tuple(
+            CovarianceName(basis, given)
+            for basis, recorder in self.recorders.items()
+            for given in ("", *recorder.statistics)
+        )
+
+    def draws(self, basis: str) -> ResidualDraws:
+        """The recorded draws in one basis.
+
+        Raises:
+            ValueError: it was not recorded.
+        """
+        if basis not in self.recorders:
+            choices = ", ".join(self.recorders) or "none"
+            raise ValueError(f"basis {basis!r} was not recorded (recorded: {choices}); name it before the pass")
+        if basis not in self._draws:
+            self._draws[basis] = self.recorders[basis].result(self.moments.log_snr)
+        return self._draws[basis]
+
+    def choice(self, name: CovarianceName) -> Choice:
+        """The settings of the fit that are best by held-out bits.
+
+        Raises:
+            ValueError: basis or statistic was not recorded, or there are no bins to condition on.
+        """
+        if name not in self._choices:
+            self._choices[name] = self._chosen(name)
+        return self._choices[name]
+
+    def _chosen(self, name: CovarianceName) -> Choice:
+        settings, draws = self.settings, self.draws(name.base)
+        if name.given and max(settings.bins) < 2:
+            raise ValueError(f"{str(name)!r} needs bins to condition on: the settings must hold a number above 1")
+        if name.given and name.given not in self.recorders[name.base].statistics:
+            raise ValueError(f"statistic {name.given!r} was not recorded for {name.base!r}; name it before the pass")
+        statistics = [name.given] if name.given else []
+        ranked = choose_fit(draws, settings.bins, settings.shrinkage, settings.smooth, statistics, settings.steps)
+        return next((choice for choice in ranked if choice.statistic == (name.given or None)), PLAIN)
+
+    def covariance(self, name: CovarianceName) -> Diagonal:
+        """The covariance fitted with the best settings, priced by draws that the fit did not see."""
+        if name not in self._covariances:
+            choice, draws, recorder = self.choice(name), self.draws(name.base), self.recorders[name.base]
+            correction = HeldOut(draws, choice).correction
+            statistic = recorder.statistics.get(name.given)
+            self._covariances[name] = Diagonal(choice.fit(draws), recorder.basis, statistic, correction)
+        return self._covariances[name]
+
+    @cached_property
+    def saved(self) -> dict[CovarianceName, Estimate]:
+        """Held-out nats per dimension that every recorded covariance saves over the isotropic one, best first.
+
+        In a chain of `settings.steps` steps even in log-SNR over the knots; errors are paired, over groups of examples.
+
+        Raises:
+            ValueError: nothing was recorded.
+        """
+        if not self.names:
+            raise ValueError("no basis was recorded to choose from; name some before the pass, or 'auto'")
+        isotropic = HeldOut(self.draws(self.names[0].base).pooled(), PLAIN).chain(self.settings.steps)
+        savings = {name: isotropic - self._cost(name) for name in self.names}
+        estimates = {name: Estimate(float(values[0]), jackknife_error(values)) for name, values in savings.items()}
+        return dict(sorted(estimates.items(), key=lambda item: -item[1].value))
+
+    def _cost(self, name: CovarianceName) -> Array:
+        return HeldOut(self.draws(name.base), self.choice(name)).chain(self.settings.steps)
+
+    @cached_property
+    def best(self) -> CovarianceName:
+        """The recorded covariance that saves most; the isotropic one where none saves anything."""
+        name, saved = next(iter(self.saved.items()))
+        return name if saved.value > 0.0 else CovarianceName("residual")
+
+    @cached_property
+    def _draws(self) -> dict[str, ResidualDraws]:
+        return {}
+
+    @cached_property
+    def _choices(self) -> dict[CovarianceName, Choice]:
+        return {}
+
+    @cached_property
+    def _covariances(self) -> dict[CovarianceName, Diagonal]:
+        return {}

@@ -1,0 +1,287 @@
+"""A measured network: its curve, and from it every covariance, grid, sample and bound, for any number of steps.
+
+Nothing here measures the network again, but for samples (K calls each) and bounds on other data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from score_sde_analytic.arrays import Array
+from score_sde_analytic.covariance.base import Covariance
+from score_sde_analytic.covariance.head_networks import load_head
+from score_sde_analytic.covariance.heads import Interpolated, covariance_of
+from score_sde_analytic.covariance.isotropic import Isotropic
+from score_sde_analytic.covariance.tweedie import Tweedie
+from score_sde_analytic.data.ranges import DataRange, DataStatistics
+from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.grids.optimal import budget_law, steps_for
+from score_sde_analytic.likelihood import BITS, Bound, Chain, Method, Predicted, bits_per_dim, predict
+from score_sde_analytic.likelihood.evaluation import Data, digest
+from score_sde_analytic.measure.curve import Bound as Cap
+from score_sde_analytic.measure.curve import NoiseCurve, Source, residual_bound
+from score_sde_analytic.measure.draws import Recorder
+from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.measure.reconstruction import Reconstruction
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.process.decoder import Decoder
+from score_sde_analytic.process.schedule import Schedule
+from score_sde_analytic.samplers import Ancestral
+from score_sde_analytic.study.names import AUTO, DP, HANDCRAFTED, SOURCES, TWEEDIE, CovarianceName, GridName
+from score_sde_analytic.study.plan import SamplingPlan
+from score_sde_analytic.study.search import GridSearch
+from score_sde_analytic.study.settings import Settings
+from score_sde_analytic.study.structures import Structures
+from score_sde_analytic.study.table import Bits
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """What one Monte Carlo pass over a network makes possible (`analyse` makes it).
+
+    Names are those of `study.names`: covariances "isotropic", "pca", "dct|high_frequency", "auto", ..; grids "dp",
+    "refined", "even_tuned", .. An empty name of a covariance stands for `settings.covariance`.
+
+    Attributes:
+        model: the network under its schedule.
+        moments: what the pass measured.
+        statistics: of the data that it was measured on.
+        data_range: their declared range and levels, or None for continuous data.
+        shape: of one example.
+        recorders: what the pass kept for structured covariances, by basis.
+        settings: what is decided unless told otherwise.
+        seed: of the pass; bounds are measured with other noise, that of seed + 1.
+        device, dtype: of samples.
+        heads: kind -> folder of a trained head (`with_heads`).
+    """
+
+    model: ScoreModel
+    moments: Moments
+    statistics: DataStatistics
+    data_range: DataRange | None
+    shape: tuple[int, ...]
+    recorders: Mapping[str, Recorder] = field(default_factory=dict)
+    settings: Settings = field(default_factory=Settings)
+    seed: int = 0
+    device: torch.device | str = "cpu"
+    dtype: torch.dtype = torch.float32
+    heads: Callable[[str], str | Path] | None = field(default=None, repr=False)
+
+    # --- curves ---
+
+    @property
+    def schedule(self) -> Schedule:
+        """The model's noise schedule."""
+        return self.model.schedule
+
+    @cached_property
+    def curves(self) -> dict[Source, NoiseCurve]:
+        """The fitted curves, "residual" of the network's own mean and "score" as in the paper."""
+        return {source: NoiseCurve.fit(self.moments, source, self._cap(source)) for source in SOURCES}
+
+    @property
+    def curve(self) -> NoiseCurve:
+        """R, Gamma and the posterior variance at every noise level, for the network's own mean."""
+        return self.curves["residual"]
+
+    @cached_property
+    def cap(self) -> Cap:
+        """The largest R that an exact score could have, from the data alone."""
+        return residual_bound(self.statistics, self.data_range)
+
+    def _cap(self, source: Source) -> Cap | None:
+        return self.cap if source in self.settings.capped else None
+
+    @cached_property
+    def reconstruction(self) -> Reconstruction:
+        """The last step's cost for any first time and decoder width."""
+        return Reconstruction.of(self.moments)
+
+    # --- covariances ---
+
+    @cached_property
+    def structures(self) -> Structures:
+        """The covariances diagonal in a basis that the pass recorded, and which is best."""
+        return Structures(self.moments, self.recorders, self.settings.structure)
+
+    def resolve(self, name: str | CovarianceName = "") -> CovarianceName:
+        """The covariance that a name means: aliases spelt out, "auto" the best recorded one by held-out bits.
+
+        Raises:
+            ValueError: an unknown name, or "auto" where nothing was recorded.
+        """
+        parsed = CovarianceName.parse(name or self.settings.covariance)
+        return self.structures.best if parsed.base == AUTO else parsed
+
+    def covariance(self, name: str | CovarianceName = "") -> Covariance:
+        """A covariance by name, ready for samplers, bounds and grids.
+
+        Raises:
+            ValueError: an unknown name, or a basis that the pass did not record.
+            FileNotFoundError: a head that was not trained.
+        """
+        resolved = self.resolve(name)
+        if resolved not in self._covariances:
+            self._covariances[resolved] = self._make(resolved)
+        return self._covariances[resolved]
+
+    def _make(self, name: CovarianceName) -> Covariance:
+        if name.structured:
+            return self.structures.covariance(name)
+        if name.learned:
+            return self._learned(name)
+        if name.base == TWEEDIE:
+            return Tweedie(self.model, self.settings.products, two_sided=self.settings.two_sided)
+        if name.base in HANDCRAFTED:
+            return HANDCRAFTED[name.base]()
+        return Isotropic(self.curves[name.base])  # type: ignore[index]
+
+    def _learned(self, name: CovarianceName) -> Covariance:
+        """A head's covariance, or that of a network which predicts its own range."""
+        if name.base == "interpolated" and getattr(self.model.net, "learned_range", False):
+            return Interpolated()
+        if self.heads is None:
+            raise FileNotFoundError(f"no head {name.base!r} is known; name the folder of trained heads with Study.with_heads")
+        head = load_head(self.heads(name.base), name.base, self.model).to(self.device)
+        if name.given:  # uncalibrated
+            head.set_calibration(head.knots[:0], head.shift[:0])
+        return covariance_of(head)
+
+    def with_heads(self, folder: str | Path) -> Study:
+        """The same study, with the trained heads of a folder among its covariances."""
+        return replace(self, heads=lambda kind: folder)
+
+    @cached_property
+    def _covariances(self) -> dict[CovarianceName, Covariance]:
+        return {}
+
+    # --- grids ---
+
+    @cached_property
+    def search(self) -> GridSearch:
+        """Grids by name, with their costs and limits."""
+        forced = self.settings.decoder == "none"
+        return GridSearch(self.schedule, self.moments, self.curve, self.last_cost, forced, self.settings.search)
+
+    def grid(self, steps: int, name: str | GridName = DP, covariance: str | CovarianceName = "") -> Grid:
+        """The times of so many steps.
+
+        Args:
+            name: "dp" is optimal for the covariance, all times together; others are named in `study.names`.
+
+        Raises:
+            ValueError: an unknown name, a covariance without a price, or no grid of so many steps.
+        """
+        label = self.resolve(covariance)
+        return self.search.grid(GridName.parse(name), self.covariance(label), label, steps)
+
+    def first(self) -> tuple[float, Decoder]:
+        """(t_1, decoder) that are best for infinitely many steps."""
+        return self.search.first, self.decoder(self.search.first)
+
+    def steps_for(self, excess: float) -> int:
+        """The fewest steps within `excess` bits/dim of infinitely many, with the optimal isotropic variance.
+
+        By dynamic programming up to `settings.search.most` steps, beyond by the law 1 + I^2 / (4 excess).
+
+        Raises:
+            ValueError: the excess is not positive.
+        """
+        objective = self.search.objective
+        costs = self.search.costs(self.moments, min(self.settings.search.most, len(self.search.lattice.times)))
+        steps = steps_for(excess / BITS, costs, objective.continuous_limit)
+        return math.ceil(budget_law(objective, excess / BITS)) if steps is None else steps
+
+    # --- chains and their bits ---
+
+    def last_cost(self, moments: Moments, log_snr: Array) -> Array:
+        """Nats per dimension of the best last step from each of these log-SNRs, ascending or not."""
+        return self.last_step.nats(moments, log_snr)
+
+    def decoder(self, t_1: float) -> Decoder:
+        """The last step from first time t_1: the Gaussian decoder that is best there, or another as the settings say."""
+        return self.last_step.decoder(self.reconstruction, self.schedule.log_snr(t_1))
+
+    def chain(self, steps: int, grid: str | GridName = DP, covariance: str | CovarianceName = "") -> Chain:
+        """Grid, covariance and the decoder that is best for the grid's first time."""
+        times = self.grid(steps, grid, covariance)
+        return Chain(times, self.covariance(covariance), self.decoder(times.times[-2]))
+
+    def bits(self, *steps: int, grid: str | GridName = DP, covariance: str | CovarianceName = "") -> Bits[Predicted]:
+        """Predicted bits/dim of chains of so many steps, with errors; no network call."""
+        chains = {str(k): self.chain(k, grid, covariance) for k in steps}
+        priced = predict(self.moments, self.schedule, chains, self.statistics)
+        return Bits({k: priced[str(k)] for k in steps})
+
+    def priceable(self, chain: Chain) -> bool:
+        """Whether `bits` can price a chain: by its covariance, first time and decoder."""
+        log_snr = self.schedule.log_snr(chain.grid.times[-2])
+        if not chain.covariance.priced or log_snr > self.moments.log_snr[-1] + 1e-9:
+            return False
+        return True
+
+    def measure(
+        self,
+        data: Data,
+        *steps: int,
+        grid: str | GridName = DP,
+        covariance: str | CovarianceName = "",
+        path: str | Path | None = None,
+        **options: Any,
+    ) -> Bits[Bound]:
+        """Measured bits/dim of chains of so many steps on data that the pass did not see, K network calls per example.
+
+        Args:
+            path: folder that keeps results; an interrupted evaluation goes on.
+            options: of `bits_per_dim`: draws, batch_size, progress, ..
+        """
+        chains = {str(k): self.chain(k, grid, covariance) for k in steps}
+        bounds = self.evaluate(data, chains, path, **options)
+        return Bits({k: bounds[str(k)] for k in steps})
+
+    def evaluate(
+        self, data: Data, methods: Mapping[str, Method], path: str | Path | None = None, draws: int = 1, **options: Any
+    ) -> dict[str, Bound]:
+        """Measured bits/dim by any methods, on the same examples with the same noise; unfinished work is continued.
+
+        Args:
+            path: folder that keeps results, in files that are named by what was asked: other settings never meet them.
+            options: of `bits_per_dim`.
+        """
+        if not methods:
+            return {}
+        asked = self.seed, draws, len(data)  # type: ignore[arg-type]
+        files = {name: f"{name}-{digest(method.config(self.model), *asked)[:8]}" for name, method in methods.items()}
+        settings = {"draws": draws, "seed": self.seed + 1, "device": self.device, "path": path} | options
+        named = {files[name]: method for name, method in methods.items()}
+        bounds = bits_per_dim(self.model, data, named, self.data_range, **settings)
+        return {name: bounds[files[name]] for name in methods}
+
+    # --- samples ---
+
+    def sampler(
+        self, steps: int, grid: str | GridName = DP, covariance: str | CovarianceName = "", **settings: Any
+    ) -> SamplingPlan:
+        """The ancestral sampler on its grid: exactly `steps` network calls per sample.
+
+        Args:
+            settings: of `Ancestral`: eta, final, clip.
+        """
+        sampler = Ancestral(self.model, self.covariance(covariance), **settings)
+        return SamplingPlan(sampler, self.grid(steps, grid, covariance), self.shape, self.device, self.dtype)
+
+    def sample(self, count: int, steps: int = 10, seed: int = 0, batch_size: int = 64, **names: Any) -> Tensor:
+        """`count` samples (count, *shape), each a function of (seed, its index) whatever the batch size.
+
+        Args:
+            names: of `sampler`: grid, covariance, eta, ..
+        """
+        return self.sampler(steps, **names)(count, seed, batch_size)

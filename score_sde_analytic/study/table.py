@@ -1,0 +1,16 @@
+"""Bits per dimension by number of steps, as a table that prints itself."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from score_sde_analytic.likelihood.bound import Estimate as BitsPerDim
+
+B = TypeVar("B", bound=BitsPerDim)
+
+
+class Bits(dict[int, B]):
+    """Steps -> bits per dimension, with their errors and parts; prints a line for each number of steps."""
+
+    def __str__(self) -> str:
+        return "\n".join(f"K = {steps}: {bits.total:.3f} bits/dim" for steps, bits in self.items())
