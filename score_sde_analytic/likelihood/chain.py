@@ -60,6 +60,11 @@ class Chain(Method):
         self.decoder.check(data_range)
 
     @property
+    def first_time(self) -> float:
+        """t_1, where the decoder takes over."""
+        return self.grid.times[-2]
+
+    @property
     def calls(self) -> int:
         """Network calls per example: K, or K - 1 where the decoder needs none."""
         return self.grid.steps - (not self.decoder.needs_network)

@@ -65,6 +65,11 @@ class ContinuousTime(Method):
     def check(self, model: ScoreModel, data_range: DataRange | None) -> None:
         self.decoder.check(data_range)
 
+    @property
+    def first_time(self) -> float:
+        """t_min, where the decoder takes over."""
+        return self.t_min
+
     def range(self, schedule: Schedule) -> tuple[float, float]:
         """Log-SNR at t = 1 and at t_min."""
         return float(schedule.log_snr(1.0)), float(schedule.log_snr(self.t_min))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy.integrate import simpson
@@ -16,8 +16,7 @@ from score_sde_analytic.likelihood.continuous import ContinuousTime
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.reconstruction import Reconstruction
-from score_sde_analytic.process.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
-from score_sde_analytic.process.schedule import Level, Schedule
+from score_sde_analytic.process.schedule import Schedule
 
 #: Points of the integral of R.
 POINTS = 4001
@@ -39,14 +38,14 @@ def predict(
         TypeError: a covariance depends on the state, so that the curve alone cannot price it.
         ValueError: a Gaussian decoder's std outside the measured table, or a categorical one without a histogram.
     """
-    lasts = [_Last(method, moments, schedule, statistics) for method in methods.values()]
+    lasts = [_reconstruction(method, moments, schedule, statistics) for method in methods.values()]
 
     def rows(m: Moments, group: int | None) -> list[Array]:
         """Per method: transitions + reconstruction, transitions, reconstruction, then each step."""
         curve, table = NoiseCurve.fit(m), Reconstruction.of(m)
         found = []
         for method, last in zip(methods.values(), lasts, strict=True):
-            costs, end = _transitions(method, schedule, curve, group), last.nats(table)
+            costs, end = _transitions(method, schedule, curve, group), last(table)
             found.append(np.concatenate([[costs.sum() + end, costs.sum(), end], costs]))
         return found
 
@@ -75,30 +74,19 @@ def _transitions(method: Chain | ContinuousTime, schedule: Schedule, curve: Nois
     return np.array([0.5 * simpson(curve.residual(lam), x=lam)])
 
 
-class _Last:
-    """The reconstruction term of one method."""
+def _reconstruction(
+    method: Chain | ContinuousTime, moments: Moments, schedule: Schedule, statistics: DataStatistics
+) -> Callable[[Reconstruction], float]:
+    """Nats per dimension of the method's decoder, as a function of the measured table."""
+    decoder = method.decoder
+    level = schedule.level(method.first_time)
+    declared = moments.fingerprint["decoder"]
+    data_range = None if declared is None else DataRange(*declared)
 
-    def __init__(
-        self, method: Chain | ContinuousTime, moments: Moments, schedule: Schedule, statistics: DataStatistics
-    ) -> None:
-        self.decoder: Decoder = method.decoder
-        self.level: Level = schedule.level(method.grid.times[-2] if isinstance(method, Chain) else method.t_min)
-        self.exact = self._exact(moments, statistics)
+    def nats(table: Reconstruction) -> float:
+        return decoder.expected_nats(level, table, statistics.histogram, data_range)
 
-    def _exact(self, moments: Moments, statistics: DataStatistics) -> float | None:
-        if isinstance(self.decoder, NoDecoder):
-            return self.decoder.entropy(self.level)
-        if isinstance(self.decoder, CategoricalDecoder):
-            declared = moments.fingerprint["decoder"]
-            if statistics.histogram is None or declared is None:
-                raise ValueError(
-                    "a categorical decoder is priced from the histogram of levels: declare the data_range everywhere"
-                )
-            return float(statistics.histogram @ self.decoder.table(self.level, DataRange(*declared)))
-        return None
-
-    def nats(self, table: Reconstruction) -> float:
-        if self.exact is not None:
-            return self.exact
-        assert isinstance(self.decoder, GaussianDecoder)
-        return table.at(self.level.log_snr, self.decoder.std)
+    if decoder.needs_network:
+        return nats
+    exact = nats(Reconstruction.of(moments))  # once: it does not vary with the moments
+    return lambda table: exact

@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -30,6 +30,14 @@ NODES = np.linspace(-10.0, 10.0, 2001)
 WEIGHTS = np.exp(-0.5 * NODES**2) / np.exp(-0.5 * NODES**2).sum()
 
 
+class NatsTable(Protocol):
+    """E[-log p(x_0 | x_t)] of Gaussian decoders, as it was measured with the network (`measure.reconstruction`)."""
+
+    def at(self, log_snr: float, std: float) -> float:
+        """Nats per dimension at one level and decoder std."""
+        ...
+
+
 class Decoder(ABC):
     """-log p(x_0 | x_t) at the first level of a chain."""
 
@@ -41,8 +49,21 @@ class Decoder(ABC):
         """The mean of `nats` over q(x_t | x_0) where it is known exactly, (batch,); else None."""
         return None
 
+    @abstractmethod
+    def expected_nats(self, level: Level, table: NatsTable, histogram: Array | None, data_range: DataRange | None) -> float:
+        """E[-log p(x_0 | x_t)] / d over the data too: the price of the last step, without a network call.
+
+        Args:
+            table: what was measured with the network; decide by it only where `needs_network`.
+            histogram: share of every level in the data, (levels,); None for continuous data.
+
+        Raises:
+            ValueError: the decoder's std lies outside the table, or a histogram that it needs is missing.
+        """
+
     @property
     def needs_network(self) -> bool:
+        """Whether `nats` depends on the network's prediction."""
         return False
 
     def check(self, data_range: DataRange | None) -> None:  # noqa: B027 - most fit all data
@@ -70,6 +91,9 @@ class GaussianDecoder(Decoder):
     def nats(self, x_0: Tensor, x_t: Tensor, x_0_hat: Tensor | None, level: Level, data_range: DataRange | None) -> Tensor:
         assert x_0_hat is not None
         return decoder_nats(x_0, x_0_hat, self.std, data_range)
+
+    def expected_nats(self, level: Level, table: NatsTable, histogram: Array | None, data_range: DataRange | None) -> float:
+        return table.at(level.log_snr, self.std)
 
     def config(self) -> dict[str, Any]:
         return {"decoder": "gaussian", "std": self.std}
@@ -107,6 +131,11 @@ class CategoricalDecoder(Decoder):
         """E[-log p(x | z)] in nats of every level x, (levels,)."""
         return _categorical_table(level.alpha / level.sigma * data_range.bin_width, data_range.levels)
 
+    def expected_nats(self, level: Level, table: NatsTable, histogram: Array | None, data_range: DataRange | None) -> float:
+        if histogram is None or data_range is None:
+            raise ValueError("a categorical decoder is priced from the histogram of levels: declare the data_range everywhere")
+        return float(histogram @ self.table(level, data_range))
+
     def config(self) -> dict[str, Any]:
         return {"decoder": "categorical"}
 
@@ -140,6 +169,9 @@ class NoDecoder(Decoder):
     def entropy(level: Level) -> float:
         """Entropy of q(x_t | x_0) in nats per dimension."""
         return 0.5 * (LOG_2PI + 1.0) + math.log(level.sigma)
+
+    def expected_nats(self, level: Level, table: NatsTable, histogram: Array | None, data_range: DataRange | None) -> float:
+        return self.entropy(level)
 
     def config(self) -> dict[str, Any]:
         return {"decoder": "none"}

@@ -229,3 +229,27 @@ def test_only_the_gaussian_needs_the_network():
     assert GaussianDecoder(0.1).expected(torch.zeros(2, 1), level_with(0.1), None) is None
     configs = [d.config() for d in (GaussianDecoder(0.1), GaussianDecoder(0.2), CategoricalDecoder(), NoDecoder())]
     assert all(a != b for i, a in enumerate(configs) for b in configs[:i])
+
+
+class FlatTable:
+    """Nats that tell which entry was asked for."""
+
+    def at(self, log_snr, std):
+        return 100.0 * log_snr + std
+
+
+def test_decoders_price_themselves():
+    """A Gaussian from the table; a categorical as the histogram's mean of `expected`; none as the noise's entropy."""
+    level, data_range = LinearVP().level(0.1), DataRange(-1, 1, 3)
+    table, histogram = FlatTable(), np.array([0.5, 0.25, 0.25])
+    assert GaussianDecoder(0.3).expected_nats(level, table, None, None) == 100.0 * level.log_snr + 0.3
+    x = torch.tensor([[-1.0], [-1.0], [0.0], [1.0]], dtype=torch.float64)
+    mean = float(CategoricalDecoder().expected(x, level, data_range).mean())
+    assert CategoricalDecoder().expected_nats(level, table, histogram, data_range) == pytest.approx(mean, rel=1e-14)
+    assert NoDecoder().expected_nats(level, table, None, None) == NoDecoder.entropy(level)
+
+
+@pytest.mark.parametrize(("histogram", "data_range"), [(None, DataRange(-1, 1, 3)), (np.ones(3) / 3, None)])
+def test_a_categorical_decoder_is_priced_from_a_histogram(histogram, data_range):
+    with pytest.raises(ValueError, match="histogram of levels"):
+        CategoricalDecoder().expected_nats(LinearVP().level(0.1), FlatTable(), histogram, data_range)

@@ -1,0 +1,89 @@
+"""Which decoder ends a chain: of each kind the best one at every first level, and what it costs.
+
+gaussian      the std that is best by the measured table           min_std E[-log p(x_0 | x_t)]
+categorical   exact from the histogram of the data's levels        histogram @ E[-log p(level | x_t)]
+none          the chain ends in x_{t_1}: its first time is given
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+
+from score_sde_analytic.arrays import Array
+from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.measure.reconstruction import Reconstruction
+from score_sde_analytic.process.decoder import CategoricalDecoder, Decoder, NoDecoder
+from score_sde_analytic.process.schedule import Schedule
+
+#: Levels at which the categorical decoder is worked out; between them it is interpolated.
+KNOTS = 64
+
+
+@dataclass(frozen=True)
+class LastStep(ABC):
+    """The last step of chains over one kind of data, whatever their first time.
+
+    Attributes:
+        histogram: share of every level in the data, (levels,); None for continuous data.
+        data_range: of the data.
+    """
+
+    #: Whether bounds with different first times are bounds on the same thing, so that the first time can be optimised.
+    comparable: ClassVar[bool] = True
+
+    schedule: Schedule
+    histogram: Array | None = None
+    data_range: DataRange | None = None
+
+    @abstractmethod
+    def nats(self, table: Reconstruction, log_snr: Array) -> Array:
+        """Nats per dimension from each of these first log-SNRs, (n,)."""
+
+    @abstractmethod
+    def decoder(self, table: Reconstruction, log_snr: float) -> Decoder:
+        """The decoder at one of them."""
+
+
+class BestGaussian(LastStep):
+    """The Gaussian decoder of the best std."""
+
+    def nats(self, table: Reconstruction, log_snr: Array) -> Array:
+        return table.best(log_snr)[0]
+
+    def decoder(self, table: Reconstruction, log_snr: float) -> Decoder:
+        return table.decoder(log_snr)
+
+
+class Categorical(LastStep):
+    """The categorical decoder, of discrete data."""
+
+    def nats(self, table: Reconstruction, log_snr: Array) -> Array:
+        if self.histogram is None or self.data_range is None:
+            raise ValueError("evaluate.decoder='categorical' is for discrete data; set data.levels, or use 'gaussian'")
+        knots = np.linspace(log_snr.min(), log_snr.max(), KNOTS)
+        tables = [CategoricalDecoder.table(self.schedule.level_at(knot), self.data_range) for knot in knots]
+        return PchipInterpolator(knots, np.array(tables) @ self.histogram)(log_snr)
+
+    def decoder(self, table: Reconstruction, log_snr: float) -> Decoder:
+        return CategoricalDecoder()
+
+
+class Undecoded(LastStep):
+    """No last step. Bounds on data with different noise do not compare: the first time is the largest log-SNR offered."""
+
+    comparable: ClassVar[bool] = False
+
+    def nats(self, table: Reconstruction, log_snr: Array) -> Array:
+        return np.where(log_snr == log_snr.max(), 0.0, np.inf)
+
+    def decoder(self, table: Reconstruction, log_snr: float) -> Decoder:
+        return NoDecoder()
+
+
+#: By the name that settings give them.
+DECODERS: dict[str, type[LastStep]] = {"gaussian": BestGaussian, "categorical": Categorical, "none": Undecoded}
