@@ -18,13 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from score_sde_analytic.runners import build
-from score_sde_analytic.runners.experiment import Experiment, markdown
+from score_sde_analytic.runners.experiment import Experiment
+from score_sde_analytic.runners.tables import markdown
 
 from score_sde_analytic.data.ranges import DataStatistics, as_dataset
 from score_sde_analytic.grids.grid import even_log_snr
 from score_sde_analytic.measure.draws import Recorder
 from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.statistics import STATISTICS
 from score_sde_analytic.samplers import Ancestral, generate
 
 Rows = dict[str, Callable[[], object]]
@@ -47,7 +48,7 @@ def sampling(experiment: Experiment, steps: int, batch: int) -> Rows:
             model.net(x, torch.full((batch,), level.log_snr))
 
     def sampler(name: str) -> Callable[[], object]:
-        made = Ancestral(model, experiment.covariance(name))
+        made = Ancestral(model, experiment.study.covariance(name))
         return lambda: generate(made, grid, shape, batch, batch_size=batch)
 
     return {"K bare network calls": bare} | {name: sampler(name) for name in names_for(shape[0])}
@@ -65,8 +66,8 @@ def estimation(experiment: Experiment, draws: int) -> Rows:
 
     rows = {"moments alone": once({})}
     for name in dict.fromkeys(n.partition("|")[0] for n in names_for(validation.shape[1]) if n != "residual"):
-        chosen = {n: build.STATISTICS[n]() for n in ("high_frequency", "energy")}
-        rows[f"and draws in {name}, two statistics"] = once({name: Recorder(experiment.recorders[name].basis, chosen)})
+        chosen = {n: STATISTICS[n]() for n in ("high_frequency", "energy")}
+        rows[f"and draws in {name}, two statistics"] = once({name: Recorder(experiment.study.recorders[name].basis, chosen)})
     return rows
 
 

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from score_sde_analytic.runners.experiment import Experiment, markdown
+from score_sde_analytic.runners.experiment import Experiment
+from score_sde_analytic.runners.tables import markdown
 from torch import Tensor
 from tqdm import tqdm
 
@@ -65,7 +66,7 @@ def table(
     for name, eta in tqdm(cases, desc=f"K={steps}"):
         found: dict[float, str] = {}
         for share in {f(eta) for f in SHARES.values()}:
-            sampler = AnalyticMultistep(model, experiment.covariance(name), eta, share)
+            sampler = AnalyticMultistep(model, experiment.study.covariance(name), eta, share)
             runs = [generate(sampler, grid, shape, samples, seed, batch_size=500) for seed in range(seeds)]
             found[share] = cell([distance(x) for x in runs])
         rows.append([str(steps), name, f"{eta:g}", *(found[f(eta)] for f in SHARES.values())])

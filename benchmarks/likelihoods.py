@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from score_sde_analytic.configs.digits_vp import get_config
-from score_sde_analytic.runners.experiment import Experiment, markdown
+from score_sde_analytic.runners.experiment import Experiment
+from score_sde_analytic.runners.tables import markdown
 
 from score_sde_analytic.likelihood import (
     Adaptive,
@@ -37,7 +38,7 @@ REFERENCE = "dopri5, 1e-6"
 
 def methods(experiment: Experiment) -> dict[str, Method]:
     """Rows of the table: one setting changed at a time."""
-    t_1, decoder = experiment.first()
+    t_1, decoder = experiment.study.first()
     entry, one, four = Diffused(decoder), Hutchinson(), Hutchinson(4)
     at = {lam: float(experiment.schedule.time(lam)) for lam in (5.0, 7.0)}
     return {
@@ -53,9 +54,11 @@ def methods(experiment: Experiment) -> dict[str, Method]:
         "... 4 importance samples": Flow(t_1, entry, ExactTrace(), Fixed(10), importance_samples=4),
         "uniform dequantisation, log-SNR 5": Flow(at[5.0], Uniform(), one, Adaptive(1e-4, 1e-4)),
         "uniform dequantisation, log-SNR 7": Flow(at[7.0], Uniform(), one, Adaptive(1e-4, 1e-4)),
-        "continuous-time bound": ContinuousTime(t_1, decoder, 16, experiment.curves["residual"]),
+        "continuous-time bound": ContinuousTime(t_1, decoder, 16, experiment.study.curves["residual"]),
         "... times uniform in log-SNR": ContinuousTime(t_1, decoder, 16),
-        "... categorical decoder, log-SNR 7": ContinuousTime(at[7.0], CategoricalDecoder(), 16, experiment.curves["residual"]),
+        "... categorical decoder, log-SNR 7": ContinuousTime(
+            at[7.0], CategoricalDecoder(), 16, experiment.study.curves["residual"]
+        ),
     }
 
 

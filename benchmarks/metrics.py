@@ -17,7 +17,7 @@ import torch
 from score_sde_analytic.configs import digits_vp, patches
 from score_sde_analytic.runners import build
 from score_sde_analytic.runners.classifier import labels
-from score_sde_analytic.runners.experiment import markdown
+from score_sde_analytic.runners.tables import markdown
 from torch import Tensor
 
 from score_sde_analytic.measure.transforms import DCT, ColourDCT

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from ml_collections import ConfigDict
 from score_sde_analytic.configs import digits_vp, patches
-from score_sde_analytic.runners.experiment import Experiment, markdown
+from score_sde_analytic.runners.experiment import Experiment
+from score_sde_analytic.runners.tables import markdown
 from torch import Tensor
 from tqdm import tqdm
 
@@ -101,8 +102,8 @@ def samples(experiment: Experiment, name: str, steps: int, count: int, batch: in
         arrays, metadata = load_arrays(path, "samples", ["samples"])
         require_match(path, metadata["identity"], identity)
         return torch.from_numpy(arrays["samples"]), metadata["calls"]
-    grid, before = experiment.grid("log_snr", variance, steps), experiment.model.calls
-    sampler = Ancestral(experiment.model, experiment.covariance(variance), float(eta or 1.0))
+    grid, before = experiment.study.grid(steps, "log_snr", variance), experiment.model.calls
+    sampler = Ancestral(experiment.model, experiment.study.covariance(variance), float(eta or 1.0))
     shape = tuple(experiment.splits.train.shape[1:])
     x = generate(sampler, grid, shape, count, experiment.config.seed, batch, device=experiment.device, progress=True).cpu()
     calls = (experiment.model.calls - before) / math.ceil(count / batch)

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 from score_sde_analytic.runners.evaluate import measure
-from score_sde_analytic.runners.experiment import Experiment, markdown
+from score_sde_analytic.runners.experiment import Experiment
+from score_sde_analytic.runners.tables import markdown
 
 from score_sde_analytic.covariance.diagonal import Diagonal
 from score_sde_analytic.likelihood import BITS, ContinuousTime
@@ -27,12 +28,12 @@ from score_sde_analytic.likelihood.bound import Part
 
 def table(experiment: Experiment, names: dict[str, list[str]], steps: list[int], tweedie: list[int]) -> str:
     """One row per grid and covariance, one column per K; `names` of the covariances on each grid."""
-    t_1, decoder = experiment.first()
-    methods = {"limit": ContinuousTime(t_1, decoder, 64, experiment.curves["residual"])}
+    t_1, decoder = experiment.study.first()
+    methods = {"limit": ContinuousTime(t_1, decoder, 64, experiment.study.curves["residual"])}
     for grid, covariances in names.items():
         for name in covariances:
             for k in tweedie if name == "tweedie" else steps:
-                methods[f"{grid}/{name}/{k}"] = experiment.chain({"even": "log_snr"}.get(grid, grid), name, k)
+                methods[f"{grid}/{name}/{k}"] = experiment.study.chain(k, {"even": "log_snr"}.get(grid, grid), name)
     found = measure(experiment, methods)
     limit = found.pop("limit").per_example
     excess = {name: paired(bound.per_example - limit) for name, bound in found.items()}
@@ -62,13 +63,13 @@ def paired(difference: np.ndarray) -> Part:
 
 def integral(experiment: Experiment, name: str) -> float | None:
     """I of a covariance between the prior and the first time."""
-    objective = experiment.moments_objective
+    objective = experiment.study.search.objective
     if name == "residual":
         return float(objective.root_integral[objective.best_first(math.inf)])
-    covariance = experiment.covariance(name)
+    covariance = experiment.study.covariance(name)
     if not isinstance(covariance, Diagonal):
         return None
-    return covariance.spectrum.root_integral(objective.low, float(experiment.schedule.log_snr(experiment.first()[0])))
+    return covariance.spectrum.root_integral(objective.low, float(experiment.schedule.log_snr(experiment.study.first()[0])))
 
 
 def main() -> None:

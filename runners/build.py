@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,18 +16,15 @@ from torch import Tensor
 import score_sde_analytic
 from score_sde_analytic.data import sources as datasets
 from score_sde_analytic.data.ranges import DataRange, DataStatistics
-from score_sde_analytic.grids import grid as grids
-from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood.flow import Diffused, Direct, Entry, ExactTrace, Hutchinson, Uniform
-from score_sde_analytic.measure.basis import Basis, Channel, Pixel, PixelChannel, Scalar
-from score_sde_analytic.measure.statistics import Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic
-from score_sde_analytic.measure.transforms import DCT, PCA, ColourDCT
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import Continuous, LogSNR, OneBased, ScoreModel, Sigma, Times, ZeroBased
 from score_sde_analytic.models.networks import LearnedRange, WithFeatures, load_unet
 from score_sde_analytic.models.ode_solvers import FIXED, Adaptive, Fixed
 from score_sde_analytic.process.decoder import Decoder
 from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, Schedule, SubVP, Tabulated
+from score_sde_analytic.study.names import choose, construct
+from score_sde_analytic.study.settings import Budget, Knots, Search, Settings, Structure
 
 ASSETS = Path(score_sde_analytic.__file__).parent / "assets"
 
@@ -47,31 +44,6 @@ TIMES: dict[str, Callable[..., Times]] = {
     "sigma": Sigma,
     "log_snr": LogSNR,
 }
-
-#: name -> (schedule, steps, first time) -> Grid
-GRIDS: dict[str, Callable[[Schedule, int, float], Grid]] = {
-    "even": lambda schedule, steps, first: grids.even(steps, first),
-    "quadratic": lambda schedule, steps, first: grids.quadratic(steps, first),
-    "log_snr": grids.even_log_snr,
-    "karras": grids.karras,
-}
-
-
-def choose(table: Mapping[str, Any], name: str, what: str) -> Any:
-    """table[name], or a ValueError that lists the choices."""
-    if name not in table:
-        raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(table)}")
-    return table[name]
-
-
-def construct(table: Mapping[str, Callable[..., Any]], settings: Mapping[str, Any], what: str) -> Any:
-    """Build table[settings["name"]] with the remaining settings as arguments."""
-    arguments = dict(settings)
-    make = choose(table, arguments.pop("name", ""), what)
-    try:
-        return make(**arguments)
-    except TypeError as error:
-        raise ValueError(f"{what} {settings['name']!r} does not take these settings: {error}") from error
 
 
 def schedule(config: ConfigDict) -> Schedule:
@@ -162,34 +134,32 @@ DATA: dict[str, Callable[[ConfigDict], Splits]] = {
 }
 
 
-STATISTICS: dict[str, Callable[[], Statistic]] = {
-    "high_frequency": HighFrequency,
-    "gradient": GradientEnergy,
-    "energy": Energy,
-    "mean": MeanLevel,
-}
+def study_settings(config: ConfigDict) -> Settings:
+    """What a study decides by itself, from config.covariance, .grid, .estimate and .evaluate."""
+    estimate, grid, covariance = config.estimate, config.grid, config.covariance
+    structure = ("bases", "statistics", "pca_rank", "bins", "shrinkage", "smooth", "steps")
+    return Settings(
+        covariance=covariance.name or "residual",
+        decoder=config.evaluate.decoder,
+        capped=tuple(estimate.bounds),
+        products=covariance.products,
+        two_sided=covariance.two_sided,
+        knots=Knots(estimate.log_snr_min, estimate.log_snr_max, estimate.knots),
+        structure=Structure(**{name: covariance[name] for name in structure}),
+        search=Search(
+            points=grid.points,
+            table=grid.table,
+            log_snr_max=grid.log_snr_max,
+            min_spacing=grid.min_spacing,
+            most=max(*config.evaluate.predicted_steps, *config.sample.steps),
+        ),
+    )
 
 
-#: name -> (training split, config.covariance) -> Basis; those that follow the data are fitted to the training split.
-BASES: dict[str, Callable[[Tensor, ConfigDict], Basis]] = {
-    "scalar": lambda train, settings: Scalar(),
-    "channel": lambda train, settings: Channel(),
-    "pixel": lambda train, settings: Pixel(),
-    "pixel_channel": lambda train, settings: PixelChannel(),
-    "dct": lambda train, settings: DCT(),
-    "dct_radial": lambda train, settings: DCT(radial=True),
-    "colour_dct": lambda train, settings: ColourDCT.of(train),
-    "pca": lambda train, settings: PCA.of(train, settings.pca_rank or None),
-}
-
-
-def default_structure(train: Tensor) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(bases, statistics) that are worth trying on data like these."""
-    shape = tuple(train.shape[1:])
-    principal = ("pca",) if len(train) > train[0].numel() else ()
-    if len(shape) < 3:
-        return ("scalar", "pixel", *principal), ("energy",)
-    return ("scalar", "pixel", "colour_dct" if shape[0] > 1 else "dct", *principal), ("high_frequency",)
+def budget(config: ConfigDict) -> Budget:
+    """Network evaluations of the pass over the validation split."""
+    settings = config.estimate
+    return Budget(settings.tolerance, settings.min_draws, settings.max_draws, settings.batch_size)
 
 
 def entry(settings: ConfigDict, decoder: Decoder) -> Entry:

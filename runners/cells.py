@@ -224,9 +224,9 @@ class Bench:
         if method is None or self.settings.bits == "none":
             return None
         if isinstance(method, Chain) and self.settings.bits == "predicted":
-            if not evaluate.in_table(experiment, method):
+            if not experiment.study.priceable(method):
                 return None
-            total = predict(experiment.moments, experiment.schedule, {"": method}, experiment.statistics)[""].total
+            total = predict(experiment.study.moments, experiment.schedule, {"": method}, experiment.study.statistics)[""].total
             return {"value": finite(total.value), "stderr": finite(total.stderr), "kind": "predicted"}
         total = evaluate.measure(experiment, {"compare": method})["compare"].total
         kind = "measured" if isinstance(method, Chain) else "flow"
@@ -235,10 +235,10 @@ class Bench:
     def _method(self, sampler: Sampler[Any], grid: Grid) -> Method | None:
         experiment, t_1 = self.experiment, grid.times[-2]
         if isinstance(sampler, Ancestral) and sampler.eta == 1.0:
-            return Chain(grid, sampler.covariance, experiment.decoder(t_1))
+            return Chain(grid, sampler.covariance, experiment.study.decoder(t_1))
         if isinstance(sampler, ProbabilityFlow) and isinstance(sampler.solver, Adaptive) and self.settings.flow:
             flow = experiment.config.evaluate.flow
-            entry, divergence = build.entry(flow, experiment.decoder(t_1)), build.divergence(flow)
+            entry, divergence = build.entry(flow, experiment.study.decoder(t_1)), build.divergence(flow)
             rest = flow.importance_samples, sampler.variable, flow.examples_per_block
             return Flow(t_1, entry, divergence, sampler.solver, *rest)
         return None

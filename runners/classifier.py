@@ -20,6 +20,7 @@ from tqdm import tqdm
 from score_sde_analytic.data import sources as datasets
 from score_sde_analytic.metrics.classifier import Classifier, save_classifier
 from score_sde_analytic.process.noise import stream_seed
+from score_sde_analytic.study.names import choose
 
 from . import build
 from .train import learning_rate
@@ -46,7 +47,7 @@ def labels(config: ConfigDict) -> list[Tensor]:
     Raises:
         ValueError: the data set has no labels.
     """
-    found = build.choose(LABELS, config.data.name, "data set with labels")(config)
+    found = choose(LABELS, config.data.name, "data set with labels")(config)
     return datasets.split(torch.from_numpy(found), config.data.split, config.data.split_seed)
 
 

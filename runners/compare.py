@@ -33,10 +33,11 @@ from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.report import comparison, page
 from score_sde_analytic.samplers import Ancestral, Sampler, generate
+from score_sde_analytic.study.names import GRIDS, CovarianceName, GridName, choose
 
-from . import build, fidelity, paths, solvers, tables
+from . import fidelity, paths, solvers, tables
 from .cells import Bench, Job, shown
-from .experiment import FROM_CURVE, Experiment, calibration
+from .experiment import Experiment
 
 #: What config.compare.budget stands for, field by field.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -117,10 +118,8 @@ def run(experiment: Experiment) -> list[Path]:
 
 def recording(experiment: Experiment, covariances: Iterable[str]) -> Experiment:
     """The experiment, or one whose pass over the validation split records what these covariances need besides."""
-    named = [name for name in covariances if name == "auto" or name.partition("|")[0] in build.BASES]
-    other = Experiment(experiment.config, experiment.workdir, named)
-    kept, needed = ({name: r.config() for name, r in e.recorders.items()} for e in (experiment, other))
-    return experiment if kept == needed else other
+    other = Experiment(experiment.config, experiment.workdir, covariances)
+    return experiment if experiment.recorded == other.recorded else other
 
 
 def resolved(config: ConfigDict) -> ConfigDict:
@@ -130,7 +129,7 @@ def resolved(config: ConfigDict) -> ConfigDict:
         ValueError: an unknown budget, or settings that make no comparison.
     """
     settings = config.compare.copy_and_resolve_references()
-    preset = build.choose(PRESETS, settings.budget, "budget of compare")
+    preset = choose(PRESETS, settings.budget, "budget of compare")
     for name, value in preset.items():
         if not settings[name]:
             settings[name] = value
@@ -145,12 +144,11 @@ def resolved(config: ConfigDict) -> ConfigDict:
 def _check_names(settings: ConfigDict) -> None:
     """Refuse what does not exist before the network is asked anything."""
     for name in (*solvers.covariances(settings.solvers), settings.grid_variance):
-        Experiment.check_covariance(name)
+        CovarianceName.parse(name)
     for name in settings.grids:
-        if not name.endswith(".json"):
-            build.choose({"dp": 0, "klub": 0, **build.GRIDS, **FROM_CURVE}, name.removesuffix("_tuned"), "grid")
+        GridName.parse(name)
     for name in settings.reference:
-        build.choose({"train": 0, "validation": 0, "test": 0}, name, "split of compare.reference")
+        choose({"train": 0, "validation": 0, "test": 0}, name, "split of compare.reference")
     fidelity.check_features(settings.features)
 
 
@@ -184,7 +182,7 @@ class Comparison:
         """t_1 of all solvers and grids."""
         if self.settings.log_snr_max:
             return float(self.experiment.schedule.time(self.settings.log_snr_max))
-        return self.experiment.first()[0]
+        return self.experiment.study.first()[0]
 
     @cached_property
     def _optimal(self) -> dict[int, Grid]:
@@ -194,9 +192,9 @@ class Comparison:
         lattice = Lattice.even_log_snr(experiment.schedule, points, lam)
         lattice.times[0] = self.first
         last = np.where(np.arange(points) == 0, 0.0, np.inf)
-        covariance = experiment.covariance(self.settings.grid_variance)
+        covariance = experiment.study.covariance(self.settings.grid_variance)
         name = f"transitions with {self.settings.grid_variance}"
-        return lattice.optimal_grids(experiment.curves["residual"], covariance, last, max(self.settings.calls), name)
+        return lattice.optimal_grids(experiment.study.curves["residual"], covariance, last, max(self.settings.calls), name)
 
     def grid(self, name: str, steps: int) -> Grid:
         """A grid by name that ends at t_1; NAME_tuned and other names as `Experiment.grid` makes them."""
@@ -209,17 +207,17 @@ class Comparison:
             return Grid((1.0, 0.0))
         if name == "dp":
             return self._optimal[steps]
-        if name in build.GRIDS:
-            return build.GRIDS[name](self.experiment.schedule, steps, self.first)
+        if name in GRIDS:
+            return GRIDS[name](self.experiment.schedule, steps, self.first)
         own = name.removesuffix("_tuned") if name == "dp_tuned" else name
-        return self.experiment.grid(own, self.settings.grid_variance, steps)
+        return self.experiment.study.grid(steps, own, self.settings.grid_variance)
 
     def check(self) -> None:
         """Find bad names before the work."""
         for name in self.settings.grids:
             self.grid(name, max(self.settings.calls))
         for name in solvers.covariances(self.settings.solvers):
-            self.experiment.covariance(name)
+            self.experiment.study.covariance(name)
 
     def jobs(self) -> list[Job]:
         """All cells, in the order of the table."""
@@ -240,7 +238,7 @@ class Comparison:
         evaluation = experiment.config.evaluate
         identity = {
             "model": experiment.model.fingerprint(),
-            "moments": digest(json.dumps(experiment.moments.fingerprint, sort_keys=True)),
+            "moments": digest(json.dumps(experiment.study.moments.fingerprint, sort_keys=True)),
             "fidelity": marks.identity,
             "settings": {n: settings[n] for n in ("seed", "count", "batch_size", "sheet", "bits", "flow", "compile")},
             "bound": [experiment.config.seed, evaluation.decoder, evaluation.draws, len(experiment.test)],
@@ -284,7 +282,7 @@ class Comparison:
         experiment, settings = self.experiment, self.settings
         declared, test = experiment.splits.data_range, experiment.splits.test
         sheet = comparison.sheet(self.folder / "data.png", test[: shown(settings.sheet, test)], test, declared)
-        used, contrast = dict.fromkeys(cell["grid"] for cell in cells), experiment.moments.calibration()
+        used, contrast = dict.fromkeys(cell["grid"] for cell in cells), experiment.study.moments.calibration()
         return {
             "title": f"Solvers on {experiment.config.data.name}",
             "data": {
@@ -310,7 +308,7 @@ class Comparison:
             "first_log_snr": float(experiment.schedule.log_snr(self.first)),
             "solvers": [_described(name, experiment) for name in settings.solvers],
             "cells": cells,
-            "calibration": calibration(experiment.moments)
+            "calibration": experiment.study.calibration
             | dict(zip(("difference", "in_standard_errors"), contrast, strict=True)),
             "paths": self._paths(),
             "data_sheet": sheet.name,
@@ -321,7 +319,7 @@ def _described(name: str, experiment: Experiment) -> dict[str, Any]:
     entry = solvers.solver(name)
     about = entry.about
     if entry.covariance == "auto":
-        about = f"{about}; auto took {experiment.resolve('auto').replace('|', ' given ')}"
+        about = f"{about}; auto took {experiment.study.resolve('auto').title}"
     shown = {n: getattr(entry, n) for n in ("label", "family", "order", "deterministic", "adaptive")}
     return {"name": name, "about": about} | shown
 

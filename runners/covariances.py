@@ -11,7 +11,8 @@ import numpy as np
 from score_sde_analytic.files import write_text
 from score_sde_analytic.likelihood import BITS
 
-from .experiment import Experiment, markdown
+from .experiment import Experiment
+from .tables import markdown
 
 #: Excess over the continuous limit that the table asks a number of steps for, bits/dim.
 WITHIN = 0.05
@@ -19,19 +20,19 @@ WITHIN = 0.05
 
 def write(experiment: Experiment) -> list[Path]:
     """Fit, judge and save every recorded covariance; nothing where none was recorded."""
-    if not experiment.recorders:
+    if not experiment.study.recorders:
         return []
     work, settings = experiment.workdir, experiment.config.covariance
-    low, high = experiment.moments_objective.low, experiment.schedule.log_snr(experiment.first()[0])
-    scalar = experiment.moments_objective.root_integral[experiment.moments_objective.best_first(np.inf)]
+    low, high = experiment.study.search.objective.low, experiment.schedule.log_snr(experiment.study.first()[0])
+    scalar = experiment.study.search.objective.root_integral[experiment.study.search.objective.best_first(np.inf)]
     rows = {"residual": {"saved": 0.0, "stderr": 0.0, "I": float(scalar)}}
     written = []
-    for name, saved in experiment.structures.items():
-        diagonal, choice = experiment.diagonal(name), experiment.choice(name)
-        path = work / "covariances" / f"{name.replace('|', '_given_')}.safetensors"
+    for name, saved in experiment.study.structures.saved.items():
+        diagonal, choice = experiment.study.structures.covariance(name), experiment.study.structures.choice(name)
+        path = work / "covariances" / f"{name.label}.safetensors"
         diagonal.save(path, experiment.model.fingerprint())
         written.append(path)
-        rows[name] = {
+        rows[str(name)] = {
             "saved": BITS * saved.value,
             "stderr": BITS * saved.stderr,
             "I": diagonal.spectrum.root_integral(low, float(high)),
@@ -42,7 +43,7 @@ def write(experiment: Experiment) -> list[Path]:
         }
     text = _table(rows)
     print(f"\nHeld-out bits/dim saved by {settings.steps} steps even in log-SNR, validation split:\n\n{text}")
-    print(f"Best: {experiment.resolve('auto')} (config.covariance.name='auto' takes it).")
+    print(f"Best: {experiment.study.resolve('auto')} (config.covariance.name='auto' takes it).")
     write_text(work / "covariances.md", text + "\n")
     experiment.record("covariances", rows)
     return [work / "covariances.md", *written]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -19,15 +19,16 @@ from score_sde_analytic.likelihood import (
     Method,
     Part,
     Predicted,
-    bits_per_dim,
-    predict,
 )
 from score_sde_analytic.likelihood.chain import paper_chain
-from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.report import figures
+from score_sde_analytic.study.names import ChainName, CovarianceName
 
 from . import build
-from .experiment import Experiment, markdown
+from .experiment import Experiment
+from .tables import markdown
+
+Name = TypeVar("Name", bound=Hashable)
 
 #: (better, worse) as the theory has it for an accurate network; beta against beta-tilde depends on schedule and grid, and a
 #: learned diagonal against principal components on the data.
@@ -61,21 +62,22 @@ def run(experiment: Experiment) -> list[Any]:
 def _chains(experiment: Experiment) -> list[Any]:
     settings, work = experiment.config.evaluate, experiment.workdir
     every = sorted({*settings.predicted_steps, *settings.steps})
-    names, variances = (*settings.grids, *settings.predicted_grids), experiment.variances(settings.variances)
-    chains = {_name(g, v, k): experiment.chain(g, v, k) for g in names for v in variances for k in every}
+    study, names = experiment.study, (*settings.grids, *settings.predicted_grids)
+    variances = experiment.covariances(settings.variances)
+    chains = {ChainName(g, str(v), k): study.chain(k, g, v) for g in names for v in variances for k in every}
     chains |= {
-        f"paper/{v}/{k}": paper_chain(experiment.schedule, experiment.covariance(v), k)
+        ChainName("paper", str(v), k): paper_chain(experiment.schedule, study.covariance(v), k)
         for v in variances
         for k in settings.steps
         # The convention fixes the first time, below t = 1, and the decoder.
         if settings.paper and k > 1 and settings.decoder == "gaussian"
     }
-    predicted = _predicted(experiment, {name: chain for name, chain in chains.items() if in_table(experiment, chain)})
+    predicted = _predicted(experiment, {name: chain for name, chain in chains.items() if study.priceable(chain)})
     measured = measure(experiment, {name: chain for name, chain in chains.items() if _is_measured(name, settings)})
     content: dict[str, Any] = {
         "units": "bits/dim" if settings.decoder != "none" else "bits/dim of the density of x_{t_1}",
         "test_examples": len(experiment.test),
-        "cells": {name: _cell(chains[name], predicted.get(name), measured.get(name)) for name in chains},
+        "cells": {str(name): _cell(chains[name], predicted.get(name), measured.get(name)) for name in chains},
         "orderings": _orderings(measured, settings, variances),
     }
     tables = _bounds_table(content["cells"])
@@ -83,58 +85,31 @@ def _chains(experiment: Experiment) -> list[Any]:
         tables += "\n\nPaired differences on the test split:\n\n" + _orderings_table(content["orderings"])
     print("\n" + tables)
     write_text(work / "bits_per_dim.md", tables + "\n")
-    picture = figures.bits(work / "bits_per_dim.png", content["cells"], names, variances)
+    picture = figures.bits(work / "bits_per_dim.png", content["cells"], names, [str(v) for v in variances])
     return [work / "bits_per_dim.md", picture, experiment.record("bits_per_dim", content)]
 
 
-def _is_measured(name: str, settings: ConfigDict) -> bool:
-    grid, _, steps = name.split("/")
-    return "bound" in settings.methods and grid in (*settings.grids, "paper") and int(steps) in settings.steps
+def _is_measured(name: ChainName, settings: ConfigDict) -> bool:
+    return "bound" in settings.methods and name.grid in (*settings.grids, "paper") and name.steps in settings.steps
 
 
-def _name(grid: str, variance: str, steps: int) -> str:
-    return f"{grid}/{variance}/{steps}"
-
-
-def in_table(experiment: Experiment, chain: Chain) -> bool:
-    """Whether the chain can be priced: by its covariance, first time and decoder."""
-    if not chain.covariance.priced:
-        return False
-    lam = experiment.schedule.log_snr(chain.grid.times[-2])
-    try:
-        if chain.decoder.needs_network:
-            experiment.reconstruction.at(lam, chain.decoder.std)  # type: ignore[attr-defined]
-    except ValueError:
-        return False
-    return bool(lam <= experiment.moments.log_snr[-1] + 1e-9)
-
-
-def _predicted(experiment: Experiment, methods: Mapping[str, Chain | ContinuousTime]) -> dict[str, Predicted]:
+def _predicted(experiment: Experiment, methods: Mapping[Name, Chain | ContinuousTime]) -> dict[Name, Predicted]:
     if "predicted" not in experiment.config.evaluate.methods:
         return {}
-    return predict(experiment.moments, experiment.schedule, methods, experiment.statistics)
+    return experiment.study.price(methods)
 
 
-def measure(experiment: Experiment, methods: Mapping[str, Method]) -> dict[str, Bound]:
+def measure(experiment: Experiment, methods: Mapping[Name, Method]) -> dict[Name, Bound]:
     """Bits/dim of the test split; unfinished work is continued, finished work read, from WORKDIR/bounds."""
-    if not methods:
-        return {}
     settings = experiment.config.evaluate
-    # A file is named by what was asked, so that other settings never meet it.
-    asked = experiment.config.seed, settings.draws, len(experiment.test)
-    files = {name: f"{name}-{digest(method.config(experiment.model), *asked)[:8]}" for name, method in methods.items()}
-    found = bits_per_dim(
-        experiment.model,
+    bounds = experiment.study.evaluate(
         experiment.test,
-        {files[name]: method for name, method in methods.items()},
-        experiment.splits.data_range,
+        {str(name): method for name, method in methods.items()},
+        experiment.workdir / "bounds",
         draws=settings.draws,
-        seed=experiment.config.seed + 1,
         batch_size=settings.batch_size,
-        device=experiment.device,
-        path=experiment.workdir / "bounds",
     )
-    return {name: found[files[name]] for name in methods}
+    return {name: bounds[str(name)] for name in methods}
 
 
 def _cell(chain: Chain, predicted: Predicted | None, measured: Bound | None) -> dict[str, Any]:
@@ -152,15 +127,17 @@ def _disagreement(a: Part, b: Part) -> float:
     return (a.value - b.value) / math.hypot(a.stderr, b.stderr)
 
 
-def _orderings(measured: dict[str, Bound], settings: ConfigDict, variances: Sequence[str]) -> list[dict[str, Any]]:
+def _orderings(
+    measured: Mapping[ChainName, Bound], settings: ConfigDict, variances: Sequence[CovarianceName]
+) -> list[dict[str, Any]]:
     """Paired comparisons on the same examples: each better variance on each grid, and DP against even."""
     pairs = []
     for k in settings.steps:
         for grid in settings.grids:
-            pairs += [(_name(grid, v, k), _name(grid, "residual", k)) for v in variances if v.partition("|")[0] in build.BASES]
-            for better, worse in BETTER:
-                pairs.append((_name(grid, better, k), _name(grid, worse, k)))
-        pairs += [(_name("dp", v, k), _name("even", v, k)) for v in variances]
+            structured = [str(v) for v in variances if v.structured]
+            for covariance, other in [*((v, "residual") for v in structured), *BETTER]:
+                pairs.append((ChainName(grid, covariance, k), ChainName(grid, other, k)))
+        pairs += [(ChainName("dp", str(v), k), ChainName("even", str(v), k)) for v in variances]
     lines = []
     for better, worse in pairs:
         if better in measured and worse in measured:
@@ -203,14 +180,14 @@ def _error_bar(part: Mapping[str, float]) -> str:
 
 def _continuous(experiment: Experiment) -> ContinuousTime:
     settings = experiment.config.evaluate.continuous
-    t_min, decoder = experiment.first()
-    curve = experiment.curves["residual"] if settings.importance_sampling else None
+    t_min, decoder = experiment.study.first()
+    curve = experiment.study.curve if settings.importance_sampling else None
     return ContinuousTime(t_min, decoder, settings.times, curve)
 
 
 def _flow(experiment: Experiment) -> Flow:
     settings = experiment.config.evaluate.flow
-    t_min, decoder = experiment.first()
+    t_min, decoder = experiment.study.first()
     if settings.log_snr_max:
         t_min = float(experiment.schedule.time(settings.log_snr_max))
     return Flow(
@@ -233,8 +210,8 @@ def _methods(experiment: Experiment) -> dict[str, Method]:
     settings = experiment.config.evaluate
     if settings.examples < 0:
         raise ValueError(f"evaluate.examples must not be negative, got {settings.examples}; 0 takes all")
-    grid, variance = settings.agreement[0], experiment.resolve(settings.agreement[1])
-    chains: dict[str, Method] = {f"K = {k}": experiment.chain(grid, variance, k) for k in settings.steps}
+    grid, variance = settings.agreement[0], experiment.study.resolve(settings.agreement[1])
+    chains: dict[str, Method] = {f"K = {k}": experiment.study.chain(k, grid, variance) for k in settings.steps}
     limits = {name: make(experiment) for name, make in LIMITS.items() if name in settings.methods}
     return (chains if "bound" in settings.methods else {}) | limits
 
@@ -242,10 +219,10 @@ def _methods(experiment: Experiment) -> dict[str, Method]:
 def _agreement(experiment: Experiment, methods: dict[str, Method]) -> list[Any]:
     """One table and one picture of all methods on the same examples."""
     settings, work = experiment.config.evaluate, experiment.workdir
-    grid, variance = settings.agreement[0], experiment.resolve(settings.agreement[1])
+    grid, variance = settings.agreement[0], experiment.study.resolve(settings.agreement[1])
     measured = measure(experiment, methods)
     every = sorted({*settings.predicted_steps, *settings.steps})
-    line = {k: experiment.chain(grid, variance, k) for k in every} if "predicted" in settings.methods else {}
+    line = {k: experiment.study.chain(k, grid, variance) for k in every} if "predicted" in settings.methods else {}
     predicted = _predicted(
         experiment, {f"K = {k}": chain for k, chain in line.items()} | {"continuous": _continuous(experiment)}
     )
@@ -259,7 +236,7 @@ def _agreement(experiment: Experiment, methods: dict[str, Method]) -> list[Any]:
         rows[name] = _row(name, values, measured.get(name), predicted.get(name), reference)
     content = {
         "grid": grid,
-        "variance": variance,
+        "variance": str(variance),
         "reference": reference,
         "methods": rows,
         "predicted_steps": {k: predicted[f"K = {k}"].total for k in every} if predicted else {},

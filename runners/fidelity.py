@@ -13,6 +13,7 @@ from torch import Tensor
 
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.likelihood.evaluation import digest
+from score_sde_analytic.measure.bases import BASES
 from score_sde_analytic.metrics import (
     KID,
     ClassifierFeatures,
@@ -82,8 +83,8 @@ def features(experiment: Experiment, name: str) -> Features:
     name = name or CLASSIFIERS.get(config.data.name, "colour_dct")
     if name == "pixels":
         return Pixels()
-    if name in build.BASES:
-        return Coefficients(build.BASES[name](experiment.splits.train, config.covariance))
+    if name in BASES:
+        return Coefficients(BASES[name](experiment.splits.train, config.covariance.pca_rank or None))
     return ClassifierFeatures.load(name)
 
 
@@ -93,11 +94,9 @@ def check_features(name: str) -> None:
     Raises:
         ValueError: neither "pixels" nor a basis nor a classifier's name or folder.
     """
-    if name and name != "pixels" and name not in build.BASES and not (Path(name).is_dir() or (build.ASSETS / name).is_dir()):
+    if name and name != "pixels" and name not in BASES and not (Path(name).is_dir() or (build.ASSETS / name).is_dir()):
         shipped = ", ".join(sorted(CLASSIFIERS.values()))
-        raise ValueError(
-            f"unknown features {name!r}; choose pixels, {', '.join(build.BASES)}, {shipped}, or a classifier's folder"
-        )
+        raise ValueError(f"unknown features {name!r}; choose pixels, {', '.join(BASES)}, {shipped}, or a classifier's folder")
 
 
 def of(experiment: Experiment, settings: ConfigDict) -> Fidelity:

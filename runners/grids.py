@@ -28,7 +28,8 @@ from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, SubVP
 from score_sde_analytic.report import figures
 
 from . import build
-from .experiment import Experiment, markdown
+from .experiment import Experiment
+from .tables import markdown
 
 VARIANCE = "residual"
 
@@ -36,18 +37,18 @@ VARIANCE = "residual"
 def run(experiment: Experiment) -> list[Path]:
     """Tables and pictures of grids; the configured grid as WORKDIR/grid.json."""
     settings, work = experiment.config.grid, experiment.workdir
-    grids = {(name, k): experiment.grid(name, VARIANCE, k) for name in settings.compare for k in settings.steps_table}
+    grids = {(name, k): experiment.study.grid(k, name, VARIANCE) for name in settings.compare for k in settings.steps_table}
     for (name, k), grid in grids.items():
         grid.save(work / "grids" / f"{Path(name).stem}_K{k}.json")
-    experiment.grid(settings.name, VARIANCE, settings.steps).save(work / "grid.json")
+    experiment.study.grid(settings.steps, settings.name, VARIANCE).save(work / "grid.json")
     costs = _price(experiment, grids)
     optimum = _optimum(experiment, range(2, settings.max_steps + 1), settings.excess)
     tables = _tables(settings.compare, settings.steps_table, grids, costs, optimum)
     print("\n" + tables)
     write_text(work / "grids.md", tables + "\n")
-    shown = {name: experiment.grid(name, VARIANCE, settings.shown_steps) for name in settings.compare}
+    shown = {name: experiment.study.grid(settings.shown_steps, name, VARIANCE) for name in settings.compare}
     pictures = [
-        figures.placement(work / "grids.png", experiment.schedule, experiment.moments_objective, shown),
+        figures.placement(work / "grids.png", experiment.schedule, experiment.study.search.objective, shown),
         figures.excess(work / "excess.png", settings.compare, settings.steps_table, costs, optimum),
     ]
     if experiment.config.data.name == "mixture":
@@ -92,20 +93,20 @@ def _invariance(experiment: Experiment, steps: int) -> Path:
 def _price(experiment: Experiment, grids: dict[tuple[str, int], Grid]) -> dict[tuple[str, int], tuple[float, float]]:
     """Predicted bits/dim of every grid with the analytic variance, and its standard error."""
     chains = {f"{name}/{k}": _chain(experiment, grid) for (name, k), grid in grids.items()}
-    bounds = predict(experiment.moments, experiment.schedule, chains, experiment.statistics)
+    bounds = predict(experiment.study.moments, experiment.schedule, chains, experiment.study.statistics)
     return {(name, k): tuple(bounds[f"{name}/{k}"].total) for name, k in grids}  # type: ignore[misc]
 
 
 def _chain(experiment: Experiment, grid: Grid) -> Chain:
-    return Chain(grid, experiment.covariance(VARIANCE), experiment.decoder(grid.times[-2]))
+    return Chain(grid, experiment.study.covariance(VARIANCE), experiment.study.decoder(grid.times[-2]))
 
 
 def _optimum(experiment: Experiment, steps: Sequence[int], excess: Sequence[float]) -> dict[str, Any]:
     """DP's bits/dim for every K, the limit, the 1/K law and step budgets, all re-derived per jackknife replicate."""
 
     def statistic(moments: Moments) -> Array:
-        objective = experiment.objective(moments)
-        costs = _dp_costs(experiment, moments, steps[-1])
+        objective = experiment.study.search.objective_of(moments)
+        costs = experiment.study.search.costs(moments, steps[-1])
         limit = objective.continuous_limit
         law = [limit + objective.excess_law(k) for k in steps]
         # Whole steps do not vary smoothly from replicate to replicate; interpolated ones do.
@@ -114,7 +115,7 @@ def _optimum(experiment: Experiment, steps: Sequence[int], excess: Sequence[floa
         laws = [budget_law(objective, bits / BITS) for bits in excess]
         return np.concatenate([BITS * np.array([limit, *costs[1:], *law]), budgets, laws])
 
-    values, errors = experiment.moments.jackknife(statistic)
+    values, errors = experiment.study.moments.jackknife(statistic)
     n, e = len(steps), len(excess)
     parts = np.split(np.stack([values, errors]), np.cumsum([1, n, n, e]), axis=1)
     limit, costs, law, budgets, laws = parts
@@ -129,14 +130,6 @@ def _optimum(experiment: Experiment, steps: Sequence[int], excess: Sequence[floa
         "steps_for_interpolated": budgets,
         "steps_for_law": laws,
     }
-
-
-def _dp_costs(experiment: Experiment, moments: Moments, most: int) -> Array:
-    """Optimal nats per dimension for K = 1 .. most."""
-    curve, lattice = NoiseCurve.fit(moments), experiment.lattice
-    first = experiment.last_cost(moments, lattice.levels.log_snr)
-    grids = lattice.optimal_grids(curve, Isotropic(curve), first, most)
-    return np.array([grids[k].cost if k in grids else math.inf for k in range(1, most + 1)])
 
 
 def _tables(

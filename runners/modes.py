@@ -18,24 +18,24 @@ from score_sde_analytic.report import figures
 from score_sde_analytic.samplers import Ancestral, generate
 
 from . import compare, covariances, evaluate, grids
-from .experiment import Experiment, calibration
+from .experiment import Experiment
 
 
 def estimate(experiment: Experiment) -> list[Path]:
     """Moments -> curves, calibration report and the pictures of both."""
-    work, moments = experiment.workdir, experiment.moments
+    work, moments = experiment.workdir, experiment.study.moments
     written = [experiment.moments_path]
-    for source, curve in experiment.curves.items():
+    for source, curve in experiment.study.curves.items():
         curve.save(work / f"curve_{source}.safetensors")
         written.append(work / f"curve_{source}.safetensors")
-    table = calibration(moments)
+    table = experiment.study.calibration
     content = {
         "network_evaluations": moments.evaluations,
         "network_calls": experiment.model.calls,
         "groups": moments.groups,
         "knots": table,
-        "y": {source: curve.y_at(moments.log_snr) for source, curve in experiment.curves.items()},
-        "upper_bound_on_residual": experiment.bound(moments.log_snr),
+        "y": {source: curve.y_at(moments.log_snr) for source, curve in experiment.study.curves.items()},
+        "upper_bound_on_residual": experiment.study.cap(moments.log_snr),
     }
     report = experiment.record("moments", content)
     difference, size = moments.calibration()
@@ -46,14 +46,14 @@ def estimate(experiment: Experiment) -> list[Path]:
         f" by {difference[worst]:+.4f} ({size[worst]:+.1f} standard errors)."
     )
     written += [*_overfitting(experiment), *covariances.write(experiment)]
-    written.append(figures.curve(work / "curve.png", moments, experiment.curves, experiment.bound))
+    written.append(figures.curve(work / "curve.png", moments, experiment.study.curves, experiment.study.cap))
     written.append(_variance_figure(experiment))
     return [*written, report]
 
 
 def _overfitting(experiment: Experiment) -> list[Path]:
     """Compare R on training and on held-out data; a warning where they differ beyond error."""
-    train, held_out = experiment.training, experiment.moments
+    train, held_out = experiment.training, experiment.study.moments
     if train is None:
         return []
     at = np.searchsorted(held_out.log_snr, train.log_snr)
@@ -78,11 +78,12 @@ def _overfitting(experiment: Experiment) -> list[Path]:
 def _variance_figure(experiment: Experiment) -> Path:
     """The paper's Figure 1 for an even grid of many steps."""
     steps = 25
-    grid = experiment.grid("even", "residual", steps)
-    covariances = {name: experiment.covariance(name) for name in experiment.variances(experiment.config.evaluate.variances)}
+    grid = experiment.study.grid(steps, "even", "residual")
+    names = experiment.covariances(experiment.config.evaluate.variances)
+    covariances = {str(name): experiment.study.covariance(name) for name in names}
     scalar = {name: c for name, c in covariances.items() if isinstance(c, IsotropicCovariance)}
     return figures.variances(
-        experiment.workdir / "variance.png", experiment.schedule, grid, experiment.curves["residual"], scalar
+        experiment.workdir / "variance.png", experiment.schedule, grid, experiment.study.curves["residual"], scalar
     )
 
 
@@ -92,7 +93,7 @@ def sample(experiment: Experiment) -> list[Path]:
     calls: dict[str, float] = {}
     data, declared = experiment.splits.test[: settings.count], experiment.splits.data_range
     for grid in settings.grids:
-        sheets = {variance: _sheet(experiment, grid, variance, calls) for variance in experiment.variances(settings.variances)}
+        sheets = {str(v): _sheet(experiment, grid, str(v), calls) for v in experiment.covariances(settings.variances)}
         label = Path(grid).stem  # a saved grid is named by its file
         written.append(figures.samples(work / f"samples_{label}.png", sheets, data, declared))
         path = work / f"samples_{label}.safetensors"
@@ -107,9 +108,9 @@ def _sheet(experiment: Experiment, grid: str, variance: str, calls: dict[str, fl
     """Samples of one grid and variance for every K; counts the network calls per batch."""
     settings, sheet = experiment.config.sample, {}
     clip = settings.clip_pixels * experiment.splits.data_range.bin_width if settings.clip_pixels else 0.0
-    sampler = Ancestral(experiment.model, experiment.covariance(variance), settings.eta, settings.final, clip)
+    sampler = Ancestral(experiment.model, experiment.study.covariance(variance), settings.eta, settings.final, clip)
     for steps in settings.steps:
-        times, before = experiment.grid(grid, settings.grid_variance, steps), experiment.model.calls
+        times, before = experiment.study.grid(steps, grid, settings.grid_variance), experiment.model.calls
         times.save(experiment.workdir / "grids" / f"{Path(grid).stem}_K{steps}.json")
         sheet[steps] = generate(
             sampler,

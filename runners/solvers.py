@@ -67,13 +67,13 @@ def _of_model(make: Callable[..., Sampler[Any]], **settings: Any) -> Make:
 
 def _ancestral(covariance: str, eta: float = 1.0) -> Callable[[Experiment], Ancestral]:
     def make(experiment: Experiment) -> Ancestral:
-        return Ancestral(experiment.model, experiment.covariance(covariance), eta, experiment.config.sample.final)
+        return Ancestral(experiment.model, experiment.study.covariance(covariance), eta, experiment.config.sample.final)
 
     return make
 
 
 def _multistep(covariance: str, eta: float = math.sqrt(0.5)) -> Make:
-    return lambda experiment: AnalyticMultistep(experiment.model, experiment.covariance(covariance), eta)
+    return lambda experiment: AnalyticMultistep(experiment.model, experiment.study.covariance(covariance), eta)
 
 
 def _corrected(predictor: Make, corrector: Langevin | AnnealedLangevin) -> Make:

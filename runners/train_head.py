@@ -28,9 +28,10 @@ from score_sde_analytic.covariance.head_training import (
 )
 from score_sde_analytic.covariance.heads import covariance_of
 from score_sde_analytic.files import atomic, differences
+from score_sde_analytic.study.names import choose
 
-from . import build
-from .experiment import Experiment, markdown
+from .experiment import Experiment
+from .tables import markdown
 
 CHECKPOINT = "head_state.pt"
 #: Settings that training does not depend on.
@@ -86,7 +87,7 @@ def _trainer(experiment: Experiment, how: Recipe) -> HeadTrainer:
     settings, model = experiment.config.head, experiment.model
     x_0 = experiment.splits.train.to(experiment.device)
     architectures = {"features": True, "separate": False}
-    reads_features = build.choose(architectures, settings.architecture, "architecture of heads")
+    reads_features = choose(architectures, settings.architecture, "architecture of heads")
     if isinstance(model.net, torch.nn.Module):
         model.net.requires_grad_(False)
     features = _feature_channels(experiment, how) if reads_features else 0

@@ -83,7 +83,11 @@ class DataRange:
                 raise ValueError(f"data lie off the grid of {self.levels} levels{narrow}; declare their levels, or levels=None")
 
 
-def as_dataset(data: Tensor | Dataset[Any] | DataLoader[Any]) -> Dataset[Any]:
+#: Examples x_0, (n, *dims), or a map-style data set of them or of tuples that begin with one.
+Data = Tensor | Dataset[Any] | DataLoader[Any]
+
+
+def as_dataset(data: Data) -> Dataset[Any]:
     """The map-style data set behind a tensor, Dataset or DataLoader.
 
     Raises:
@@ -110,6 +114,17 @@ def batches(
     order = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
     for batch in DataLoader(dataset, batch_sampler=order, num_workers=workers):  # type: ignore[arg-type]
         yield batch if isinstance(batch, Tensor) else batch[0]
+
+
+def first_example(data: Data) -> Tensor:
+    """The first x_0, (*dims)."""
+    item = as_dataset(data)[0]
+    return item if isinstance(item, Tensor) else item[0]
+
+
+def shape_and_count(data: Data) -> tuple[tuple[int, ...], int]:
+    """(shape of an example, number of examples)."""
+    return tuple(first_example(data).shape), len(as_dataset(data))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

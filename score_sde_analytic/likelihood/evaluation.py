@@ -21,11 +21,11 @@ from typing import Any, overload
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from score_sde_analytic.arrays import Array
-from score_sde_analytic.data.ranges import DataRange, DataStatistics, as_dataset, batches
+from score_sde_analytic.data.ranges import Data, DataRange, DataStatistics, as_dataset, batches
 from score_sde_analytic.likelihood.bound import BITS, Bound
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.gaussian import mean_square, normal_kl
@@ -171,9 +171,6 @@ class _Run:
         if self.path is not None and self.changed:
             self.result().save(self.path)
             self.changed = False
-
-
-Data = Tensor | Dataset[Any] | DataLoader[Any]
 
 
 @overload

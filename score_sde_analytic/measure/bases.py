@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,3 +45,16 @@ def from_config(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], bas
     if lines:
         raise ValueError(f"the basis is not the one it was saved as ({'; '.join(lines)}); use the one it was fitted with")
     return basis
+
+
+#: By name: (data, components of "pca" or None) -> Basis; those that follow the data are fitted to them.
+BASES: dict[str, Callable[..., Basis]] = {
+    "scalar": lambda data, rank: Scalar(),
+    "channel": lambda data, rank: Channel(),
+    "pixel": lambda data, rank: Pixel(),
+    "pixel_channel": lambda data, rank: PixelChannel(),
+    "dct": lambda data, rank: DCT(),
+    "dct_radial": lambda data, rank: DCT(radial=True),
+    "colour_dct": lambda data, rank: ColourDCT.of(data),
+    "pca": PCA.of,
+}

@@ -135,3 +135,12 @@ def checked(values: Tensor, prediction: Prediction) -> Tensor:
     if not torch.isfinite(values).all():
         raise ValueError("a statistic returned NaN or inf; add a floor before logarithms and divisions")
     return values.reshape(batch, -1)
+
+
+#: By name.
+STATISTICS: dict[str, type[Statistic]] = {
+    "high_frequency": HighFrequency,
+    "gradient": GradientEnergy,
+    "energy": Energy,
+    "mean": MeanLevel,
+}

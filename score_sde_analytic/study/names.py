@@ -1,8 +1,8 @@
 """The names that settings, tables and files speak in, parsed once into values that print themselves.
 
-    covariance    "beta", "residual", "pca", "dct|high_frequency" (a basis given a statistic), "npr", "npr|uncalibrated", "auto"
-    grid          "dp", "refined", "even", "even_tuned" (with a first time of its own), "FOLDER/grid.json"
-    chain         "dp/pca/10": a grid, a covariance, a number of steps
+covariance    "beta", "residual", "pca", "dct|high_frequency" (a basis given a statistic), "npr", "npr|uncalibrated", "auto"
+grid          "dp", "refined", "even", "even_tuned" (with a first time of its own), "FOLDER/grid.json"
+chain         "dp/pca/10": a grid, a covariance, a number of steps
 """
 
 from __future__ import annotations
@@ -95,6 +95,11 @@ class CovarianceName:
     def title(self) -> str:
         """As text that a table can hold: "dct given high_frequency"."""
         return str(self).replace("|", " given ")
+
+    @property
+    def label(self) -> str:
+        """A name that a file can have: "dct_given_high_frequency"."""
+        return str(self).replace("|", "_given_")
 
     @property
     def structured(self) -> bool:

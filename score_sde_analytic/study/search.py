@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -16,13 +15,12 @@ from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.grids.lattice import Lattice
 from score_sde_analytic.grids.optimal import Objective
 from score_sde_analytic.measure.curve import NoiseCurve
+from score_sde_analytic.measure.last_step import LastStep
 from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.process.schedule import Schedule
 from score_sde_analytic.study.names import FROM_CURVE, GRIDS, KLUB, CovarianceName, GridName
 from score_sde_analytic.study.settings import Search
-
-#: (moments, log-SNRs) -> nats per dimension of the best last step from there.
-LastCost = Callable[[Moments, Array], Array]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,17 +31,17 @@ class GridSearch:
         schedule: of the model.
         moments: that price steps.
         curve: R of the network's own mean.
-        last_cost: what the last step costs.
-        forced: whether the first time is the search's largest log-SNR, because last steps do not compare.
+        last_step: what ends the chains.
         settings: where times may lie.
+        made: grids by dynamic programming that were found before; more are added as they are asked for.
     """
 
     schedule: Schedule
     moments: Moments
     curve: NoiseCurve
-    last_cost: LastCost
-    forced: bool
+    last_step: LastStep
     settings: Search
+    made: dict[CovarianceName, dict[int, Grid]] = field(default_factory=dict)
 
     @cached_property
     def lattice(self) -> Lattice:
@@ -57,12 +55,15 @@ class GridSearch:
     @cached_property
     def first_cost(self) -> Array:
         """Nats per dimension of the last step from every level of the lattice."""
-        return self.last_cost(self.moments, self.lattice.levels.log_snr)
+        return self._last_cost(self.moments, self.lattice.levels.log_snr)
+
+    def _last_cost(self, moments: Moments, log_snr: Array) -> Array:
+        return self.last_step.nats(Reconstruction.of(moments), log_snr)
 
     def objective_of(self, moments: Moments) -> Objective:
         """The cost of chains with the optimal isotropic variance, priced by these moments."""
         log_snr = self.lattice.levels.log_snr[::-1]
-        last = None if self.forced else (log_snr, self.last_cost(moments, log_snr))
+        last = (log_snr, self._last_cost(moments, log_snr)) if self.last_step.comparable else None
         return Objective(NoiseCurve.fit(moments), float(log_snr[0]), float(log_snr[-1]), last)
 
     @cached_property
@@ -78,7 +79,7 @@ class GridSearch:
     def costs(self, moments: Moments, most: int) -> Array:
         """Nats per dimension of the best grids of 1 .. `most` steps, with the optimal isotropic variance of these moments."""
         curve = NoiseCurve.fit(moments)
-        first = self.last_cost(moments, self.lattice.levels.log_snr)
+        first = self._last_cost(moments, self.lattice.levels.log_snr)
         grids = self.lattice.optimal_grids(curve, Isotropic(curve), first, most)
         return np.array([grids[k].cost if k in grids else math.inf for k in range(1, most + 1)])
 
@@ -96,10 +97,14 @@ class GridSearch:
         if name.kind in FROM_CURVE:
             return FROM_CURVE[name.kind](self.schedule, self.objective, steps)
         if name.kind == KLUB:
-            return replace(self._optimal(BetaTilde(), CovarianceName("beta_tilde"), steps), objective="KLUB: dp with beta_tilde")
+            return replace(
+                self._optimal(BetaTilde(), CovarianceName("beta_tilde"), steps), objective="KLUB: dp with beta_tilde"
+            )
         if name.optimised and not covariance.priced:
             choices = ", ".join([*FROM_CURVE, *GRIDS])
-            raise ValueError(f"no curve prices the covariance {str(label)!r}, as grid {str(name)!r} needs; choose one of {choices}")
+            raise ValueError(
+                f"no curve prices the covariance {str(label)!r}, as grid {str(name)!r} needs; choose one of {choices}"
+            )
         if name.kind not in GRIDS:
             return self._optimal(covariance, label, steps)
         make = partial(GRIDS[name.kind], self.schedule, steps)
@@ -108,18 +113,14 @@ class GridSearch:
         return make(float(self.lattice.times[0]))
 
     def _optimal(self, covariance: Covariance, label: CovarianceName, steps: int) -> Grid:
-        if steps not in self._grids.get(label, {}):
+        if steps not in self.made.get(label, {}):
             most = min(max(steps, self.settings.most), len(self.lattice.times))
-            self._grids[label] = self.lattice.optimal_grids(
+            self.made[label] = self.lattice.optimal_grids(
                 self.curve, covariance, self.first_cost, most, f"bits/dim with {label}", self.settings.min_spacing
             )
-        if steps not in self._grids[label]:
+        if steps not in self.made[label]:
             raise ValueError(f"no grid of {steps} steps fits the lattice; search more levels, or allow a smaller spacing")
-        return self._grids[label][steps]
-
-    @cached_property
-    def _grids(self) -> dict[CovarianceName, dict[int, Grid]]:
-        return {}
+        return self.made[label][steps]
 
 
 def _read(name: GridName, steps: int) -> Grid:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-
-from torch import Tensor
+from pathlib import Path
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.covariance.diagonal import Diagonal
+from score_sde_analytic.data.ranges import Data, shape_and_count
+from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.measure.bases import BASES
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
 from score_sde_analytic.measure.held_out import PLAIN, Choice, HeldOut, jackknife_error
@@ -21,26 +23,24 @@ from score_sde_analytic.study.settings import Structure
 from score_sde_analytic.uncertainty import Estimate
 
 
-def usual(train: Tensor) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(bases, statistics) that are worth trying on data like these, (n, *dims)."""
-    shape = tuple(train.shape[1:])
-    principal = ("pca",) if len(train) > train[0].numel() else ()
+def usual(shape: Sequence[int], count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(bases, statistics) that are worth trying on so many examples of this shape."""
+    principal = ("pca",) if count > math.prod(shape) else ()
     if len(shape) < 3:
         return ("scalar", "pixel", *principal), ("energy",)
     return ("scalar", "pixel", "colour_dct" if shape[0] > 1 else "dct", *principal), ("high_frequency",)
 
 
-def recorders(names: Iterable[CovarianceName], train: Tensor, settings: Structure) -> dict[str, Recorder]:
+def recorders(names: Sequence[CovarianceName], train: Data, settings: Structure) -> dict[str, Recorder]:
     """What a pass has to keep for these covariances, by basis.
 
     Args:
-        train: data that bases are fitted to, (n, *dims).
+        train: data that bases are fitted to.
 
     Raises:
         ValueError: an unknown basis or statistic in the settings.
     """
-    names = tuple(names)
-    suitable = usual(train) if CovarianceName(AUTO) in names else ((), ())
+    suitable = usual(*shape_and_count(train)) if CovarianceName(AUTO) in names else ((), ())
     structured = [name for name in names if name.structured]
     bases = dict.fromkeys([*(settings.bases or suitable[0]), *(name.base for name in structured)])
     given = [*(settings.statistics or suitable[1]), *(name.given for name in structured if name.given)]
@@ -54,6 +54,14 @@ def recorders(names: Iterable[CovarianceName], train: Tensor, settings: Structur
     }
 
 
+def moments_file(folder: str | Path, recorded: Mapping[str, Recorder]) -> Path:
+    """Where a pass is kept: every set of recorded bases and statistics, which are part of it, has a file of its own."""
+    if not recorded:
+        return Path(folder) / "moments.safetensors"
+    name = digest({basis: recorder.config() for basis, recorder in recorded.items()})
+    return Path(folder) / f"moments_{name[:8]}.safetensors"
+
+
 @dataclass(frozen=True, eq=False)
 class Structures:
     """The recorded covariances of one pass.
@@ -62,19 +70,21 @@ class Structures:
         moments: of the pass.
         recorders: what it kept, by basis.
         settings: how covariances are fitted and chosen.
+        made: covariances that were fitted before; more are added as they are asked for.
+        known_best: what was best, where that was found out before.
     """
 
     moments: Moments
     recorders: Mapping[str, Recorder]
     settings: Structure
+    made: dict[CovarianceName, Diagonal] = field(default_factory=dict)
+    known_best: CovarianceName | None = None
 
     @property
     def names(self) -> tuple[CovarianceName, ...]:
         """Every covariance that can be had from the pass."""
         return tuple(
-            CovarianceName(basis, given)
-            for basis, recorder in self.recorders.items()
-            for given in ("", *recorder.statistics)
+            CovarianceName(basis, given) for basis, recorder in self.recorders.items() for given in ("", *recorder.statistics)
         )
 
     def draws(self, basis: str) -> ResidualDraws:
@@ -112,12 +122,12 @@ class Structures:
 
     def covariance(self, name: CovarianceName) -> Diagonal:
         """The covariance fitted with the best settings, priced by draws that the fit did not see."""
-        if name not in self._covariances:
+        if name not in self.made:
             choice, draws, recorder = self.choice(name), self.draws(name.base), self.recorders[name.base]
             correction = HeldOut(draws, choice).correction
             statistic = recorder.statistics.get(name.given)
-            self._covariances[name] = Diagonal(choice.fit(draws), recorder.basis, statistic, correction)
-        return self._covariances[name]
+            self.made[name] = Diagonal(choice.fit(draws), recorder.basis, statistic, correction)
+        return self.made[name]
 
     @cached_property
     def saved(self) -> dict[CovarianceName, Estimate]:
@@ -141,6 +151,8 @@ class Structures:
     @cached_property
     def best(self) -> CovarianceName:
         """The recorded covariance that saves most; the isotropic one where none saves anything."""
+        if self.known_best is not None:
+            return self.known_best
         name, saved = next(iter(self.saved.items()))
         return name if saved.value > 0.0 else CovarianceName("residual")
 
@@ -150,8 +162,4 @@ class Structures:
 
     @cached_property
     def _choices(self) -> dict[CovarianceName, Choice]:
-        return {}
-
-    @cached_property
-    def _covariances(self) -> dict[CovarianceName, Diagonal]:
         return {}

@@ -6,74 +6,54 @@ Nothing here measures the network again, but for samples (K calls each) and boun
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from score_sde_analytic.arrays import Array
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.covariance.head_networks import load_head
 from score_sde_analytic.covariance.heads import Interpolated, covariance_of
 from score_sde_analytic.covariance.isotropic import Isotropic
 from score_sde_analytic.covariance.tweedie import Tweedie
-from score_sde_analytic.data.ranges import DataRange, DataStatistics
+from score_sde_analytic.data.ranges import Data
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.grids.optimal import budget_law, steps_for
-from score_sde_analytic.likelihood import BITS, Bound, Chain, Method, Predicted, bits_per_dim, predict
-from score_sde_analytic.likelihood.evaluation import Data, digest
+from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime, Method, Predicted, bits_per_dim, predict
+from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.measure.curve import Bound as Cap
 from score_sde_analytic.measure.curve import NoiseCurve, Source, residual_bound
-from score_sde_analytic.measure.draws import Recorder
-from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.measure.last_step import DECODERS, LastStep
 from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.networks import LearnedRange
 from score_sde_analytic.process.decoder import Decoder
 from score_sde_analytic.process.schedule import Schedule
 from score_sde_analytic.samplers import Ancestral
-from score_sde_analytic.study.names import AUTO, DP, HANDCRAFTED, SOURCES, TWEEDIE, CovarianceName, GridName
+from score_sde_analytic.study import storage
+from score_sde_analytic.study.names import AUTO, DP, HANDCRAFTED, SOURCES, TWEEDIE, CovarianceName, GridName, choose
 from score_sde_analytic.study.plan import SamplingPlan
+from score_sde_analytic.study.record import Kept, Record
 from score_sde_analytic.study.search import GridSearch
-from score_sde_analytic.study.settings import Settings
 from score_sde_analytic.study.structures import Structures
 from score_sde_analytic.study.table import Bits
 
+Name = TypeVar("Name", bound=Hashable)
+
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class Study(Record):
     """What one Monte Carlo pass over a network makes possible (`analyse` makes it).
 
     Names are those of `study.names`: covariances "isotropic", "pca", "dct|high_frequency", "auto", ..; grids "dp",
     "refined", "even_tuned", .. An empty name of a covariance stands for `settings.covariance`.
 
-    Attributes:
-        model: the network under its schedule.
-        moments: what the pass measured.
-        statistics: of the data that it was measured on.
-        data_range: their declared range and levels, or None for continuous data.
-        shape: of one example.
-        recorders: what the pass kept for structured covariances, by basis.
-        settings: what is decided unless told otherwise.
-        seed: of the pass; bounds are measured with other noise, that of seed + 1.
-        device, dtype: of samples.
-        heads: kind -> folder of a trained head (`with_heads`).
+    What it holds is a `Record`.
     """
-
-    model: ScoreModel
-    moments: Moments
-    statistics: DataStatistics
-    data_range: DataRange | None
-    shape: tuple[int, ...]
-    recorders: Mapping[str, Recorder] = field(default_factory=dict)
-    settings: Settings = field(default_factory=Settings)
-    seed: int = 0
-    device: torch.device | str = "cpu"
-    dtype: torch.dtype = torch.float32
-    heads: Callable[[str], str | Path] | None = field(default=None, repr=False)
 
     # --- curves ---
 
@@ -100,6 +80,15 @@ class Study:
     def _cap(self, source: Source) -> Cap | None:
         return self.cap if source in self.settings.capped else None
 
+    @property
+    def calibration(self) -> dict[str, Any]:
+        """Moments with their errors at every knot, and how far 1 - Lambda is from R, as it should be for an exact score."""
+        difference, size = self.moments.calibration()
+        knots = {name: getattr(self.moments, name) for name in ("noise_power", "cross", "residual")}
+        errors = {f"{name}_stderr": self.moments.stderr(name) for name in knots}
+        contrast = {"1-noise_power-residual": difference, "1-noise_power-residual_in_standard_errors": size}
+        return {"log_snr": self.moments.log_snr, "draws": self.moments.draws} | knots | errors | contrast
+
     @cached_property
     def reconstruction(self) -> Reconstruction:
         """The last step's cost for any first time and decoder width."""
@@ -110,7 +99,7 @@ class Study:
     @cached_property
     def structures(self) -> Structures:
         """The covariances diagonal in a basis that the pass recorded, and which is best."""
-        return Structures(self.moments, self.recorders, self.settings.structure)
+        return Structures(self.moments, self.recorders, self.settings.structure, dict(self.kept.covariances), self.kept.best)
 
     def resolve(self, name: str | CovarianceName = "") -> CovarianceName:
         """The covariance that a name means: aliases spelt out, "auto" the best recorded one by held-out bits.
@@ -146,7 +135,7 @@ class Study:
 
     def _learned(self, name: CovarianceName) -> Covariance:
         """A head's covariance, or that of a network which predicts its own range."""
-        if name.base == "interpolated" and getattr(self.model.net, "learned_range", False):
+        if name.base == "interpolated" and isinstance(self.model.net, LearnedRange):
             return Interpolated()
         if self.heads is None:
             raise FileNotFoundError(f"no head {name.base!r} is known; name the folder of trained heads with Study.with_heads")
@@ -155,9 +144,13 @@ class Study:
             head.set_calibration(head.knots[:0], head.shift[:0])
         return covariance_of(head)
 
-    def with_heads(self, folder: str | Path) -> Study:
-        """The same study, with the trained heads of a folder among its covariances."""
-        return replace(self, heads=lambda kind: folder)
+    def with_heads(self, folder: str | Path | Callable[[str], str | Path]) -> Study:
+        """The same study, with the trained heads of a folder among its covariances.
+
+        Args:
+            folder: one for all kinds, or the folder as a function of the kind.
+        """
+        return replace(self, heads=folder if callable(folder) else lambda kind: folder)
 
     @cached_property
     def _covariances(self) -> dict[CovarianceName, Covariance]:
@@ -168,8 +161,8 @@ class Study:
     @cached_property
     def search(self) -> GridSearch:
         """Grids by name, with their costs and limits."""
-        forced = self.settings.decoder == "none"
-        return GridSearch(self.schedule, self.moments, self.curve, self.last_cost, forced, self.settings.search)
+        made = {name: dict(grids) for name, grids in self.kept.grids.items()}
+        return GridSearch(self.schedule, self.moments, self.curve, self.last_step, self.settings.search, made)
 
     def grid(self, steps: int, name: str | GridName = DP, covariance: str | CovarianceName = "") -> Grid:
         """The times of so many steps.
@@ -202,9 +195,11 @@ class Study:
 
     # --- chains and their bits ---
 
-    def last_cost(self, moments: Moments, log_snr: Array) -> Array:
-        """Nats per dimension of the best last step from each of these log-SNRs, ascending or not."""
-        return self.last_step.nats(moments, log_snr)
+    @cached_property
+    def last_step(self) -> LastStep:
+        """The last step of chains, of the kind that the settings name."""
+        kind = choose(DECODERS, self.settings.decoder, "decoder")
+        return kind(self.schedule, self.statistics.histogram, self.data_range)
 
     def decoder(self, t_1: float) -> Decoder:
         """The last step from first time t_1: the Gaussian decoder that is best there, or another as the settings say."""
@@ -217,14 +212,26 @@ class Study:
 
     def bits(self, *steps: int, grid: str | GridName = DP, covariance: str | CovarianceName = "") -> Bits[Predicted]:
         """Predicted bits/dim of chains of so many steps, with errors; no network call."""
-        chains = {str(k): self.chain(k, grid, covariance) for k in steps}
-        priced = predict(self.moments, self.schedule, chains, self.statistics)
-        return Bits({k: priced[str(k)] for k in steps})
+        return Bits(self.price({k: self.chain(k, grid, covariance) for k in steps}))
+
+    def price(self, methods: Mapping[Name, Chain | ContinuousTime]) -> dict[Name, Predicted]:
+        """Predicted bits/dim of chains, and of continuous time, from the moments alone, with errors.
+
+        Raises:
+            TypeError: a covariance depends on the state, so that no curve knows its price (`priceable`).
+            ValueError: a decoder without a price.
+        """
+        priced = predict(self.moments, self.schedule, {str(name): method for name, method in methods.items()}, self.statistics)
+        return {name: priced[str(name)] for name in methods}
 
     def priceable(self, chain: Chain) -> bool:
         """Whether `bits` can price a chain: by its covariance, first time and decoder."""
-        log_snr = self.schedule.log_snr(chain.grid.times[-2])
-        if not chain.covariance.priced or log_snr > self.moments.log_snr[-1] + 1e-9:
+        level = self.schedule.level(chain.grid.times[-2])
+        if not chain.covariance.priced or level.log_snr > self.moments.log_snr[-1] + 1e-9:
+            return False
+        try:
+            chain.decoder.expected_nats(level, self.reconstruction, self.statistics.histogram, self.data_range)
+        except ValueError:  # a width that was not measured
             return False
         return True
 
@@ -285,3 +292,23 @@ class Study:
             names: of `sampler`: grid, covariance, eta, ..
         """
         return self.sampler(steps, **names)(count, seed, batch_size)
+
+    # --- files ---
+
+    def kept_now(self) -> Kept:
+        """What would have to be worked out again, were it not kept."""
+        best = self.structures.best if "best" in vars(self.structures) else self.kept.best
+        return Kept(self.structures.made, best, self.search.made)
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write everything to a folder (`study.storage` names the files); returns what was written."""
+        return storage.save(self, self.curves, self.kept_now(), folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, model: ScoreModel, device: torch.device | str = "cpu") -> Study:
+        """Read a saved study of this model: nothing is measured or fitted again.
+
+        Raises:
+            FileNotFoundError, ValueError: a missing or damaged file, or one of another model; the message says what differs.
+        """
+        return cls(**storage.load(folder, model, device))

@@ -13,4 +13,6 @@ class Bits(dict[int, B]):
     """Steps -> bits per dimension, with their errors and parts; prints a line for each number of steps."""
 
     def __str__(self) -> str:
-        return "\n".join(f"K = {steps}: {bits.total:.3f} bits/dim" for steps, bits in self.items())
+        return "\n".join(
+            f"K = {steps}: {bits.total.value:.3f} ± {bits.total.stderr:.3f} bits/dim" for steps, bits in self.items()
+        )

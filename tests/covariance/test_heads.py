@@ -515,7 +515,7 @@ def test_runner_trains_resumes_and_uses_heads(tmp_path, monkeypatch, capsys):
 
     for grid in ("dp", "even_tuned"):
         with pytest.raises(ValueError, match="no curve prices the variance 'npr'"):
-            experiment.grid(grid, "npr", 3)
+            experiment.study.grid(3, grid, "npr")
 
     config.head.hidden = 12
     with pytest.raises(ValueError, match="another training run"):
@@ -538,9 +538,9 @@ def test_runner_names_what_is_wrong(tmp_path):
         train_head.run(config, tmp_path)
     experiment = Experiment(config, tmp_path)
     with pytest.raises(FileNotFoundError, match="train_head"):
-        experiment.covariance("npr")
+        experiment.study.covariance("npr")
     with pytest.raises(ValueError, match=r"a head is 'npr'"):
-        experiment.covariance("npr|other")
+        experiment.study.covariance("npr|other")
 
 
 def test_shipped_heads_of_the_digits(tmp_path):
@@ -548,7 +548,7 @@ def test_shipped_heads_of_the_digits(tmp_path):
     config = digits_vp.get_config()
     experiment = Experiment(config, tmp_path)
     grid = even_log_snr(experiment.schedule, 10, experiment.schedule.time(9.0))
-    rules = {name: experiment.covariance(name) for name in (*HEADS, "beta", "beta_tilde")}
+    rules = {name: experiment.study.covariance(name) for name in (*HEADS, "beta", "beta_tilde")}
     chains = {name: Chain(grid, rule, 0.05) for name, rule in rules.items()}
     found = bits_per_dim(experiment.model, experiment.splits.test[:60], chains, experiment.splits.data_range, progress=False)
     for kind in HEADS:

@@ -329,15 +329,15 @@ def test_the_best_covariance_is_chosen_by_held_out_bits(tmp_path):
     config = small()
     written = modes.MODES["estimate"](config, tmp_path)
     experiment = Experiment(config, tmp_path)
-    best = experiment.resolve("auto")
-    assert best == next(iter(experiment.structures)) != "residual"
-    assert experiment.structures[best].value > 5 * experiment.structures[best].stderr
-    assert experiment.structures["pixel"].value > 5 * experiment.structures["pixel"].stderr
-    assert experiment.variances(("beta", "isotropic", "residual")) == ("beta", "residual", best)
+    best = experiment.study.resolve("auto")
+    assert best == next(iter(experiment.study.structures.saved)) != "residual"
+    assert experiment.study.structures.saved[best].value > 5 * experiment.study.structures.saved[best].stderr
+    assert experiment.study.structures.saved["pixel"].value > 5 * experiment.study.structures.saved["pixel"].stderr
+    assert experiment.covariances(("beta", "isotropic", "residual")) == ("beta", "residual", best)
     files = [path for path in written if path.parent.name == "covariances"]
     assert {p.stem for p in files} == {b + s for b in ("scalar", "pixel", "pca") for s in ("", "_given_energy")}
     loaded = Diagonal.load(tmp_path / "covariances" / "pixel.safetensors", experiment.model.fingerprint())
-    np.testing.assert_array_equal(loaded.spectrum.y, experiment.diagonal("pixel").spectrum.y)
+    np.testing.assert_array_equal(loaded.spectrum.y, experiment.study.covariance("pixel").spectrum.y)
     table = (tmp_path / "covariances.md").read_text()
     assert all(line.count("|") == 7 for line in table.splitlines())  # no name ends a cell
 
@@ -345,18 +345,18 @@ def test_the_best_covariance_is_chosen_by_held_out_bits(tmp_path):
 def test_named_covariances_are_recorded_without_being_listed(tmp_path):
     config = small("pixel|energy")
     experiment = Experiment(config, tmp_path)
-    assert list(experiment.recorders) == ["pixel"]
-    assert isinstance(experiment.covariance(""), Diagonal)
-    assert experiment.variances(("zero",)) == ("beta_tilde", "pixel|energy")
-    assert experiment.chain("dp", "", 3).covariance is experiment.covariance("pixel|energy")
+    assert list(experiment.study.recorders) == ["pixel"]
+    assert isinstance(experiment.study.covariance(""), Diagonal)
+    assert experiment.covariances(("zero",)) == ("beta_tilde", "pixel|energy")
+    assert experiment.study.chain(3, "dp", "").covariance is experiment.study.covariance("pixel|energy")
     with pytest.raises(ValueError, match="'dct' was not recorded"):
-        experiment.covariance("dct")
+        experiment.study.covariance("dct")
     with pytest.raises(ValueError, match="statistic 'mean' was not recorded for 'pixel'"):
-        experiment.covariance("pixel|mean")
+        experiment.study.covariance("pixel|mean")
     with pytest.raises(ValueError, match=r"unknown variance 'cubic'; choose one of .*, auto"):
-        experiment.covariance("cubic")
+        experiment.study.covariance("cubic")
     with pytest.raises(ValueError, match="names no statistic"):
-        experiment.covariance("pixel|")
+        experiment.study.covariance("pixel|")
     config.covariance.bins = (1,)
     with pytest.raises(ValueError, match="must hold a number above 1"):
         Experiment(config, tmp_path).covariance("pixel|energy")

@@ -294,7 +294,7 @@ def test_a_trained_network_is_used(tmp_path):
     config.estimate.knots = 3
     config.estimate.min_draws = config.estimate.max_draws = 40
     experiment = Experiment(config, tmp_path)
-    assert np.isfinite(experiment.moments.residual).all()
+    assert np.isfinite(experiment.study.moments.residual).all()
     assert Moments.load(tmp_path / "moments.safetensors").evaluations == 3 * 40
 
 
@@ -437,14 +437,14 @@ def test_grids_of_whole_indices(tmp_path):
     config = small_mixture()
     config.grid.table, config.grid.min_spacing = 50, 0.5
     experiment = Experiment(config, tmp_path)
-    times = np.array(experiment.grid("dp", "residual", 6).times)
+    times = np.array(experiment.study.grid(6, "dp", "residual").times)
     np.testing.assert_allclose(times * 50, np.round(times * 50), atol=1e-9)
     assert np.diff(experiment.schedule.log_snr(times[:-1])).min() >= 0.5
-    beta = np.array(experiment.grid("dp", "beta", 6).times)
+    beta = np.array(experiment.study.grid(6, "dp", "beta").times)
     assert np.diff(experiment.schedule.log_snr(beta[:-1])).min() >= 0.5
     for steps in (40, 51):  # too many for the spacing, and for the table
         with pytest.raises(ValueError, match=f"no grid of {steps} steps fits the lattice"):
-            experiment.grid("dp", "residual", steps)
+            experiment.study.grid(steps, "dp", "residual")
 
 
 def test_a_network_must_say_how_it_is_fed(tmp_path):

@@ -1,0 +1,84 @@
+"""The front door: one resumable Monte Carlo pass over a pretrained network, and what it makes possible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from score_sde_analytic.arrays import Array
+from score_sde_analytic.data.ranges import Data, DataRange, DataStatistics, as_dataset, first_example
+from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.process.schedule import Schedule
+from score_sde_analytic.study.names import AUTO, CovarianceName, covariance_names
+from score_sde_analytic.study.settings import Budget, Knots, Settings
+from score_sde_analytic.study.structures import moments_file, recorders
+from score_sde_analytic.study.study import Study
+
+
+def knots(schedule: Schedule, settings: Knots) -> Array:
+    """Log-SNRs of the pass, as far as the schedule has them, ascending."""
+    low, high = schedule.log_snr_range
+    return np.linspace(max(settings.low, low), min(settings.high, high), settings.count)
+
+
+def analyse(
+    model: ScoreModel,
+    data: Data,
+    data_range: DataRange | None = None,
+    *,
+    record: Iterable[str | CovarianceName] = (AUTO,),
+    train: Data | None = None,
+    statistics: DataStatistics | None = None,
+    settings: Settings | None = None,
+    budget: Budget | None = None,
+    seed: int = 0,
+    path: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> Study:
+    """Measure a network once, on data that it was not trained on.
+
+    Args:
+        data: examples x_0, (n, *dims) or a map-style data set; a few hundred are enough for images.
+        data_range: their declared range and levels (256 for 8-bit images); None for continuous data.
+        record: covariances diagonal in a basis that are to be had afterwards, by name ("pca", "dct|high_frequency"); "auto"
+            are those that suit the data; () keeps nothing besides the moments, which saves memory with large images.
+        train: data that bases such as principal components are fitted to; absent, the data themselves.
+        statistics: of the data's distribution, where it is known in closed form.
+        settings: what the study decides by itself.
+        budget: network evaluations per noise level, and the precision at which fewer are enough.
+        path: folder of the pass: an interrupted one goes on to the identical result, a finished one is read.
+        device: of the model's network.
+
+    Raises:
+        ValueError: unknown names, empty or out-of-range data, or a folder that holds another pass.
+        RuntimeError: the network returned a wrong shape or numbers that are not finite.
+
+    >>> study = analyse(model, mixture.sample(400), budget=Budget(max_draws=300), progress=False)
+    >>> study.sample(count=5, steps=10).shape
+    torch.Size([5, 2])
+    """
+    settings = settings or Settings()
+    named = covariance_names((settings.covariance, *record))
+    recorded = recorders(named, data if train is None else train, settings.structure)
+    statistics = DataStatistics.of(as_dataset(data), data_range) if statistics is None else statistics
+    moments = estimate(
+        model,
+        data,
+        knots(model.schedule, settings.knots),
+        **asdict(budget or Budget()),
+        statistics=statistics,
+        data_range=data_range,
+        seed=seed,
+        path=None if path is None else moments_file(path, recorded),
+        observers=recorded,
+        device=device,
+        progress=progress,
+    )
+    first = first_example(data)
+    return Study(model, moments, statistics, data_range, tuple(first.shape), recorded, settings, seed, device, first.dtype)

@@ -1,0 +1,168 @@
+"""A study in a folder: what was measured, what was decided, and what was made of it.
+
+study.safetensors         settings, shape, range and statistics of the data, and the arrays of recorded bases
+moments*.safetensors      the pass, with what was recorded
+curve_*.safetensors       the fitted curves
+covariances/*.safetensors the structured covariances that were asked for
+grids/*.json              the grids by dynamic programming that were asked for
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from score_sde_analytic.covariance.diagonal import Diagonal
+from score_sde_analytic.data.ranges import DataRange, DataStatistics
+from score_sde_analytic.files import load_arrays, save_arrays, write_text
+from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.measure import bases, statistics
+from score_sde_analytic.measure.curve import NoiseCurve, Source
+from score_sde_analytic.measure.draws import Recorder
+from score_sde_analytic.measure.moments import KIND as MOMENTS
+from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.study.names import CovarianceName
+from score_sde_analytic.study.record import Kept, Record
+from score_sde_analytic.study.settings import Knots, Search, Settings, Structure
+from score_sde_analytic.study.structures import moments_file
+
+KIND = "study"
+GRIDS = "grids of a study"
+FILE = "study.safetensors"
+
+
+def save(study: Record, curves: Mapping[Source, NoiseCurve], kept: Kept, folder: str | Path) -> list[Path]:
+    """Write a study; returns what was written."""
+    target = Path(folder)
+    written = [target / FILE, moments_file(target, study.recorders)]
+    save_arrays(written[0], _arrays(study), _metadata(study, kept))
+    observed = {f"{name}/{key}": array for name, r in study.recorders.items() for key, array in r.arrays().items()}
+    study.moments.save(written[1], observed)
+    for source, curve in curves.items():
+        written.append(target / f"curve_{source}.safetensors")
+        curve.save(written[-1])
+    for name, covariance in kept.covariances.items():
+        written.append(_covariance_file(target, name))
+        covariance.save(written[-1], study.model.fingerprint())
+    for name, grids in kept.grids.items():
+        written.append(_grids_file(target, name))
+        content = {steps: asdict(grid) for steps, grid in grids.items()}
+        write_text(written[-1], json.dumps({"kind": GRIDS, "grids": content}) + "\n")
+    return written
+
+
+def load(folder: str | Path, model: ScoreModel, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The fields of a saved record of this model.
+
+    Raises:
+        FileNotFoundError, ValueError: a missing or damaged file, or one of another model; the message says what differs.
+    """
+    source = Path(folder)
+    arrays, metadata = load_arrays(source / FILE, KIND)
+    recorded = {name: _recorder(name, config, arrays) for name, config in metadata["recorded"].items()}
+    file = moments_file(source, recorded)
+    moments = Moments.load(file, {"model": model.fingerprint()})
+    observed = load_arrays(file, MOMENTS)[0]
+    for name, recorder in recorded.items():
+        recorder.restore({key.removeprefix(f"{name}/"): a for key, a in observed.items() if key.startswith(f"{name}/")})
+    declared = metadata["data_range"]
+    return {
+        "model": model,
+        "moments": moments,
+        "statistics": _statistics(metadata["statistics"], arrays),
+        "data_range": None if declared is None else DataRange(*declared),
+        "shape": tuple(metadata["shape"]),
+        "recorders": recorded,
+        "settings": _settings(metadata["settings"]),
+        "seed": metadata["seed"],
+        "device": device,
+        "dtype": getattr(torch, metadata["dtype"]),
+        "kept": _kept(metadata["kept"], source, model),
+    }
+
+
+def _metadata(study: Record, kept: Kept) -> dict[str, Any]:
+    declared = study.data_range
+    return {
+        "kind": KIND,
+        "settings": asdict(study.settings),
+        "seed": study.seed,
+        "shape": list(study.shape),
+        "dtype": str(study.dtype).removeprefix("torch."),
+        "data_range": None if declared is None else [declared.lo, declared.hi, declared.levels],
+        "statistics": {name: getattr(study.statistics, name) for name in ("count", "second_moment", "digest")},
+        "recorded": {name: recorder.config() for name, recorder in study.recorders.items()},
+        "kept": {
+            "covariances": [str(name) for name in kept.covariances],
+            "best": None if kept.best is None else str(kept.best),
+            "grids": [str(name) for name in kept.grids],
+        },
+    }
+
+
+def _arrays(study: Record) -> dict[str, np.ndarray]:
+    known = study.statistics
+    arrays = {"mean": known.mean.numpy(), "eigenvalues": known.eigenvalues, "histogram": known.histogram}
+    for name, recorder in study.recorders.items():
+        arrays |= {f"{name}/{key}": array for key, array in bases.to_arrays(recorder.basis).items()}
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
+def _recorder(name: str, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Recorder:
+    mine = {key.removeprefix(f"{name}/"): array for key, array in arrays.items() if key.startswith(f"{name}/")}
+    basis = bases.from_config(config["basis"], mine)
+    return Recorder(basis, {key: statistics.from_config(settings) for key, settings in config["statistics"].items()})
+
+
+def _statistics(scalars: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> DataStatistics:
+    mean = torch.from_numpy(arrays["mean"].copy())
+    return DataStatistics(
+        scalars["count"], mean, scalars["second_moment"], arrays.get("eigenvalues"), scalars["digest"], arrays.get("histogram")
+    )
+
+
+def _settings(content: Mapping[str, Any]) -> Settings:
+    """The settings as they were, lists being tuples again."""
+    inner = {"knots": Knots, "structure": Structure, "search": Search}
+    made = {name: cls(**_tuples(content[name])) for name, cls in inner.items()}
+    plain = {f.name: content[f.name] for f in fields(Settings) if f.name not in inner}
+    return Settings(**_tuples(plain), **made)
+
+
+def _tuples(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+
+
+def _kept(content: Mapping[str, Any], folder: Path, model: ScoreModel) -> Kept:
+    names = [CovarianceName.parse(name) for name in content["covariances"]]
+    covariances = {name: Diagonal.load(_covariance_file(folder, name), model.fingerprint()) for name in names}
+    optimised = [CovarianceName.parse(name) for name in content["grids"]]
+    grids = {name: _read_grids(_grids_file(folder, name)) for name in optimised}
+    return Kept(covariances, content["best"] and CovarianceName.parse(content["best"]), grids)
+
+
+def _covariance_file(folder: Path, name: CovarianceName) -> Path:
+    return folder / "covariances" / f"{name.label}.safetensors"
+
+
+def _grids_file(folder: Path, name: CovarianceName) -> Path:
+    return folder / "grids" / f"dp_{name.label}.json"
+
+
+def _read_grids(path: Path) -> dict[int, Grid]:
+    try:
+        content = json.loads(path.read_text())
+        if content["kind"] != GRIDS:
+            raise KeyError("kind")
+        return {int(steps): Grid(**(grid | {"times": tuple(grid["times"])})) for steps, grid in content["grids"].items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} does not hold the grids of a study ({error!r}); delete it and save the study again"
+        ) from error
