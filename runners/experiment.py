@@ -30,11 +30,10 @@ from score_sde_analytic.grids.lattice import Lattice
 from score_sde_analytic.grids.optimal import Objective, closed_form, entropic, refined
 from score_sde_analytic.likelihood import Chain, Part
 from score_sde_analytic.likelihood.evaluation import digest
-from score_sde_analytic.measure.curve import Bound, NoiseCurve, Source, residual_bound
+from score_sde_analytic.measure.curve import NoiseCurve, ResidualCap, Source, residual_cap
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
 from score_sde_analytic.measure.estimation import estimate
 from score_sde_analytic.measure.held_out import PLAIN, Choice, HeldOut, jackknife_error
-from score_sde_analytic.measure.held_out import choose as choose_fit
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.models.model import ScoreModel
@@ -173,7 +172,7 @@ class Experiment:
                 raise ValueError(f"{name!r} needs bins to condition on: covariance.bins must hold a number above 1")
             if statistic and statistic not in self.recorders[basis].statistics:
                 raise ValueError(f"statistic {statistic!r} was not recorded for {basis!r}; add it to covariance.statistics")
-            ranked = choose_fit(
+            ranked = HeldOut.choose(
                 self.draws(basis),
                 settings.bins,
                 settings.shrinkage,
@@ -263,9 +262,9 @@ class Experiment:
         return {}
 
     @cached_property
-    def bound(self) -> Bound:
+    def bound(self) -> ResidualCap:
         """What an exact score could have at most, from the data alone."""
-        return residual_bound(self.statistics, self.splits.data_range)
+        return residual_cap(self.statistics, self.splits.data_range)
 
     @cached_property
     def curves(self) -> dict[Source, NoiseCurve]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.measure.curve import NoiseCurve
-from score_sde_analytic.measure.spectrum import Correction
+from score_sde_analytic.measure.held_out import Correction
 from score_sde_analytic.models.model import Prediction
 from score_sde_analytic.process.kernel import Kernel
 from score_sde_analytic.process.schedule import Level

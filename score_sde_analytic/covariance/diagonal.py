@@ -9,7 +9,6 @@ per dimension, averaged over phi: by Jensen never more than with one variance fo
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +26,8 @@ from score_sde_analytic.measure import bases
 from score_sde_analytic.measure import statistics as conditioning
 from score_sde_analytic.measure.basis import Basis, Pixel, PixelChannel
 from score_sde_analytic.measure.curve import NoiseCurve
-from score_sde_analytic.measure.spectrum import Correction, LevelTable, Spectrum
+from score_sde_analytic.measure.held_out import Correction
+from score_sde_analytic.measure.spectrum import LevelTable, Spectrum
 from score_sde_analytic.measure.statistics import Statistic, checked
 from score_sde_analytic.models.model import Prediction
 from score_sde_analytic.process.gaussian import diagonal_kl
@@ -53,7 +53,7 @@ class DiagonalStep(StepCovariance):
         x = prediction.x_t
         table = self._on(x.device)
         phi = None if self.statistic is None else checked(self.statistic(prediction), prediction).double()
-        excess = self.kernel.b**2 * math.exp(-table.log_snr) * table.residual(phi)
+        excess = self.kernel.excess(table.residual(phi), table.log_snr)
         key = tuple(x.shape[1:]), x.device
         if key not in self.labels:
             self.labels[key] = torch.from_numpy(self._checked_labels(key[0])).to(x.device)
@@ -87,8 +87,8 @@ class DiagonalStep(StepCovariance):
 
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Tensor) -> Tensor:
         excess = self._variances(prediction)
-        square = kernel.b**2 * self.basis.forward((x_0 - prediction.x_0).double()).square()
-        return diagonal_kl(square, kernel.rho2, excess)
+        square = self.basis.forward((x_0 - prediction.x_0).double()).square()
+        return diagonal_kl(kernel.error(square), kernel.rho2, excess)
 
 
 @dataclass(frozen=True)

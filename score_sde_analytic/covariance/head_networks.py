@@ -145,7 +145,7 @@ class Head(nn.Module, ABC):
                 f"the {self.kind} head reads {features} channels of the network's features and the model gives {found}:"
                 " build the ScoreModel with WithFeatures(net)"
             )
-        x = x_t / expand((level.alpha**2 + level.sigma**2) ** 0.5, x_t)
+        x = x_t / expand(level.norm, x_t)
         parts = [x, prediction.eps, prediction.eps.square()]
         return torch.cat([extra, *parts] if features and extra is not None else parts, 1)
 

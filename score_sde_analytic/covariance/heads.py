@@ -30,7 +30,7 @@ from torch import Tensor
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.covariance.head_networks import Head, RangeHead, ResidualHead, log_snrs
 from score_sde_analytic.models.model import Prediction
-from score_sde_analytic.process.gaussian import diagonal_kl, expand
+from score_sde_analytic.process.gaussian import diagonal_kl, expand, square_error
 from score_sde_analytic.process.kernel import Kernel
 from score_sde_analytic.process.schedule import Level
 
@@ -49,8 +49,8 @@ class _ExcessStep(StepCovariance):
         return mean + variance.sqrt().to(z.dtype) * z
 
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Tensor) -> Tensor:
-        square = kernel.b**2 * (x_0 - prediction.x_0).double().square()
-        return diagonal_kl(square, kernel.rho2, self.source.excess(self.kernel, prediction))
+        error = kernel.error(square_error(x_0, prediction.x_0))
+        return diagonal_kl(error, kernel.rho2, self.source.excess(self.kernel, prediction))
 
 
 @dataclass(eq=False)
@@ -69,9 +69,7 @@ class LearnedDiagonal(Covariance):
     @torch.no_grad()
     def excess(self, kernel: Kernel, prediction: Prediction) -> Tensor:
         """b^2 V0 of every coordinate, float64, (batch, *dims)."""
-        scale = kernel.b**2 * torch.exp(-log_snrs(prediction))
-        residual = self.head.residual(prediction)
-        return expand(scale, residual) * residual
+        return kernel.excess(self.head.residual(prediction), log_snrs(prediction))
 
     def fingerprint(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> dict[str, Any]:
         return {"name": "learned"} | self.head.fingerprint()

@@ -226,7 +226,7 @@ class Tweedie(Covariance):
         self._last: tuple[Prediction, Tensor, Tensor] | None = None
 
     def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
-        return [TweedieStep(self, k, k.b**2 * math.exp(-t.log_snr)) for k, t in zip(kernels, levels, strict=True)]
+        return [TweedieStep(self, k, k.excess(1.0, t.log_snr)) for k, t in zip(kernels, levels, strict=True)]
 
     def extra_calls(self, steps: int) -> int:
         return steps * (1 + self.products_per_draw * (1 + self.two_sided))

@@ -214,7 +214,7 @@ class _Pass:
         generator = torch.Generator().manual_seed(stream_seed(self.identity["seed"], self.round, m))
         dtype = torch.float64 if x_0.dtype == torch.float64 else torch.float32
         eps = torch.randn(x_0.shape, generator=generator, dtype=dtype).to(x_0)
-        prediction = self.model.predict(level.alpha * x_0 + level.sigma * eps, level)
+        prediction = self.model.predict(level.diffuse(x_0, eps), level)
         values = self._values(x_0, eps, prediction.eps).cpu().numpy()
         for observer in self.observers.values():
             observer.record(m, index, eps, prediction)

@@ -18,7 +18,6 @@ from score_sde_analytic.grids.optimal import (
     closed_form_levels,
     entropic,
     refined,
-    spread,
     steps_for,
 )
 from score_sde_analytic.measure.curve import NoiseCurve
@@ -117,7 +116,7 @@ def test_spread_is_the_excess_of_a_small_step(mixture_curve, objective):
     for lam in (-3.03, 0.21, 3.37):
         limit = 0.5 * quad(mixture_curve.residual, lam, lam + h, epsabs=1e-16)[0]
         excess = optimal_step_cost(mixture_curve, lam + h, lam) - limit
-        assert excess == pytest.approx(spread(mixture_curve, lam) * h**2 / 4, rel=5e-3)
+        assert excess == pytest.approx(mixture_curve.spread(lam) * h**2 / 4, rel=5e-3)
 
 
 def test_klub_is_the_cost_of_beta_tilde_less_its_limit(mixture_curve):
