@@ -32,7 +32,7 @@ from score_sde_analytic.likelihood import Chain, Part
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.measure.curve import NoiseCurve, ResidualCap, Source, residual_cap
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
-from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.held_out import PLAIN, Choice, HeldOut, jackknife_error
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.reconstruction import Reconstruction
@@ -102,12 +102,9 @@ class Experiment:
             self.model,
             validation,
             knots,
+            Budget(settings.tolerance, settings.min_draws, settings.max_draws, settings.batch_size),
             statistics=self.statistics,
             data_range=self.splits.data_range,
-            tolerance=settings.tolerance,
-            min_draws=settings.min_draws,
-            max_draws=settings.max_draws,
-            batch_size=settings.batch_size,
             seed=self.config.seed,
             path=self.moments_path,
             observers=self.recorders,
@@ -124,10 +121,8 @@ class Experiment:
             self.model,
             self.splits.train,
             knots[np.linspace(0, len(knots) - 1, settings.train_knots).round().astype(int)],
+            Budget(min_draws=settings.min_draws, max_draws=settings.min_draws, batch_size=settings.batch_size),
             data_range=self.splits.data_range,
-            min_draws=settings.min_draws,
-            max_draws=settings.min_draws,
-            batch_size=settings.batch_size,
             seed=self.config.seed,
             path=self.workdir / "moments_train.safetensors",
             device=self.device,

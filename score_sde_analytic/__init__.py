@@ -39,7 +39,7 @@ from score_sde_analytic.likelihood import (
 from score_sde_analytic.measure.basis import Basis, Channel, Pixel, PixelChannel, Scalar
 from score_sde_analytic.measure.curve import NoiseCurve, residual_cap
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
-from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.held_out import Choice, HeldOut
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.reconstruction import Reconstruction
@@ -106,6 +106,7 @@ __all__ = [
     "Beta",
     "BetaTilde",
     "Bound",
+    "Budget",
     "CategoricalDecoder",
     "Chain",
     "Channel",

@@ -19,7 +19,7 @@ from score_sde_analytic.likelihood import Chain, bits_per_dim, predict
 from score_sde_analytic.measure.basis import Pixel, PixelChannel, Scalar
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
-from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.held_out import Choice, HeldOut, price
 from score_sde_analytic.measure.spectrum import Spectrum
 from score_sde_analytic.measure.statistics import Energy, GradientEnergy, MeanLevel
@@ -142,7 +142,7 @@ def bounds():
     chains = {name: Chain(grid, covariance, GaussianDecoder(0.06)) for name, covariance in covariances.items()}
     model, statistics = GAUSSIAN.score_model(VP), GAUSSIAN.statistics()
     measured = bits_per_dim(model, GAUSSIAN.sample(4000, seed=3), chains, batch_size=1000, progress=False)
-    options = {"statistics": statistics, "min_draws": 2000, "max_draws": 2000, "batch_size": 1000, "progress": False}
+    options = {"budget": Budget(min_draws=2000, max_draws=2000, batch_size=1000), "statistics": statistics, "progress": False}
     moments = estimate(model, GAUSSIAN.sample(2000, seed=4), np.linspace(-9, 6, 8), **options)
     return chains, measured, predict(moments, VP, chains, statistics)
 
@@ -640,7 +640,7 @@ KNOTS = np.linspace(-9.5, 7.0, 18)
 
 def record(mixture, examples, seed, knots=KNOTS):
     recorder = Recorder(Scalar(), {"energy": Energy()})
-    options = {"min_draws": examples, "max_draws": examples, "batch_size": 1000, "seed": seed, "progress": False}
+    options = {"budget": Budget(min_draws=examples, max_draws=examples, batch_size=1000), "seed": seed, "progress": False}
     options |= {"statistics": mixture.statistics(), "observers": {"scalar": recorder}}
     moments = estimate(mixture.score_model(VP), mixture.sample(examples, seed=seed), knots, **options)
     return moments, recorder.result(moments.log_snr)

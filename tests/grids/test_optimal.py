@@ -21,7 +21,7 @@ from score_sde_analytic.grids.optimal import (
     steps_for,
 )
 from score_sde_analytic.measure.curve import NoiseCurve
-from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, Schedule, SubVP
@@ -144,8 +144,8 @@ def test_every_schedule_gets_the_same_levels_and_bits(mixture):
             mixture.score_model(schedule),
             mixture.sample(2000),
             np.linspace(LOW, HIGH, 20),
+            Budget(max_draws=300),
             statistics=mixture.statistics(),
-            max_draws=300,
             progress=False,
         )
         curve, table = NoiseCurve.fit(moments), Reconstruction.of(moments)

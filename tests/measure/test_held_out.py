@@ -18,7 +18,7 @@ from score_sde_analytic.likelihood import Chain, bits_per_dim, predict
 from score_sde_analytic.measure.basis import Basis, Pixel, PixelChannel, Scalar
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
-from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.held_out import GROUPS, STEPS, Choice, HeldOut, held_out_cost, jackknife_error, price
 from score_sde_analytic.measure.spectrum import Spectrum
 from score_sde_analytic.measure.statistics import Energy, GradientEnergy, HighFrequency, Statistic
@@ -131,7 +131,7 @@ def test_predictions_of_fitted_covariances_agree_with_measured_bounds():
     basis = PixelChannel()
     recorder = Recorder(basis, {"energy": Energy()})
     model, statistics = MIXTURE.score_model(VP), MIXTURE.statistics()
-    options = {"min_draws": 160, "max_draws": 160, "statistics": statistics, "progress": False}
+    options = {"budget": Budget(min_draws=160, max_draws=160), "statistics": statistics, "progress": False}
     moments = estimate(model, MIXTURE.sample(160, seed=1), np.linspace(-9.9, 7.0, 16), observers={"x": recorder}, **options)
     draws, chains = recorder.result(moments.log_snr), {}
     for choice in (PLAIN, Choice("energy", 6, 0.0, False)):

@@ -12,7 +12,7 @@ from score_sde_analytic.grids.grid import even_log_snr
 from score_sde_analytic.likelihood import Chain, bits_per_dim
 from score_sde_analytic.measure.basis import Channel, Pixel, Scalar
 from score_sde_analytic.measure.draws import Recorder
-from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.held_out import HeldOut
 from score_sde_analytic.measure.spectrum import Spectrum
 from score_sde_analytic.measure.statistics import FLOOR, Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic, checked
@@ -245,7 +245,7 @@ def test_own_statistics_work_end_to_end(statistic, basis):
 
     model = ScoreModel(network, VP, fingerprint="flat and loud")
     recorder = Recorder(basis, {"own": statistic})
-    options = {"min_draws": 1000, "max_draws": 1000, "batch_size": 500, "progress": False}
+    options = {"budget": Budget(min_draws=1000, max_draws=1000, batch_size=500), "progress": False}
     moments = estimate(model, flat_and_loud(1000), np.linspace(-8, 6, 8), observers={"own": recorder}, **options)
     draws = recorder.result(moments.log_snr)
     assert draws.phi["own"].shape == (8000, 16 if statistic.local else 1)
