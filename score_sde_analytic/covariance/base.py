@@ -44,7 +44,6 @@ class StepCovariance(ABC):
 class Covariance(ABC):
     """A rule that gives every step its covariance."""
 
-    products: int = 0
     #: Whether `step_nats` knows the price of steps before they are taken.
     priced: ClassVar[bool] = False
     #: Whether every step is var I with a var that `variance` knows beforehand.

@@ -7,7 +7,7 @@ Curves are fitted in y, as the scalar one is. Bins are quantiles of phi, so that
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -205,11 +205,15 @@ class LevelTable:
     smooth: bool
 
     @classmethod
-    def of(cls, spectrum: Spectrum, log_snr: float, device: torch.device | str = "cpu") -> LevelTable:
+    def of(cls, spectrum: Spectrum, log_snr: float) -> LevelTable:
         quantiles = spectrum.quantiles_at(log_snr)
         arrays = (spectrum.y_at(log_snr), quantiles[0::2], quantiles[1::2])
-        y, medians, edges = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays)
+        y, medians, edges = (torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
         return cls(log_snr, y, medians, edges, spectrum.smooth and spectrum.bins > 1)
+
+    def to(self, device: torch.device) -> LevelTable:
+        """The table on a device."""
+        return replace(self, y=self.y.to(device), medians=self.medians.to(device), edges=self.edges.to(device))
 
     def residual(self, phi: Tensor | None) -> Tensor:
         """R of every sample and label, (batch, L), or (1, L) without phi; phi is (batch, 1) or (batch, L), float64."""

@@ -351,10 +351,10 @@ def test_as_many_steps_as_the_budget_allows_and_no_more(planar, table, budget):
 def test_vector_products_are_counted(planar, table):
     """Each of the two steps before the last takes its call, one more with its graph, and two products."""
     model = planar.score_model(table)
-    rule = Tweedie(model, 2)
-    sampler, grid = Ancestral(model, rule), even(3, 0.01)
-    generate(sampler, grid, (2,), 10, dtype=torch.float64)
-    assert (model.evaluations + rule.products) / 10 == solvers.cost(sampler, grid) == 3 + 2 * (1 + 2)
+    sampler, grid = Ancestral(model, Tweedie(model, 2)), even(3, 0.01)
+    with model.metered() as cost:
+        generate(sampler, grid, (2,), 10, dtype=torch.float64)
+    assert (cost.evaluations + cost.vector_products) / 10 == solvers.cost(sampler, grid) == 3 + 2 * (1 + 2)
 
 
 def test_names_of_covariances_are_solvers():

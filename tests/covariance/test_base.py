@@ -86,3 +86,8 @@ def test_what_a_jacobian_costs(mixture, products, two_sided, extra):
     model = mixture.score_model(LinearVP())
     covariance = Tweedie(model, products, two_sided=two_sided)
     assert [covariance.extra_calls(steps) for steps in (0, 1, 5)] == [0, extra, 5 * extra]
+    x = torch.ones(7, mixture.dim, dtype=torch.float64)
+    prediction = model.predict(x, LEVELS[0])
+    with model.metered() as cost:
+        covariance.steps(kernels(LEVELS), LEVELS[:-1])[0].add_noise(torch.zeros_like(x), prediction, x)
+    assert cost.evaluations + cost.vector_products == 7 * covariance.extra_calls(1)
