@@ -19,9 +19,8 @@ from score_sde_analytic.data.ranges import DataRange, DataStatistics
 from score_sde_analytic.grids import grid as grids
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood.flow import Diffused, Direct, Entry, ExactTrace, Hutchinson, Uniform
-from score_sde_analytic.measure.basis import Basis, Channel, Pixel, PixelChannel, Scalar
-from score_sde_analytic.measure.statistics import Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic
-from score_sde_analytic.measure.transforms import DCT, PCA, ColourDCT
+from score_sde_analytic.measure.bases import BASES as BASES
+from score_sde_analytic.measure.statistics import STATISTICS as STATISTICS
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import Continuous, LogSNR, OneBased, ScoreModel, Sigma, Times, ZeroBased
 from score_sde_analytic.models.networks import LearnedRange, WithFeatures, load_unet
@@ -159,27 +158,6 @@ DATA: dict[str, Callable[[ConfigDict], Splits]] = {
     "mnist": partial(_images, _mnist),
     "patches": _patches,
     "mixture": _mixture,
-}
-
-
-STATISTICS: dict[str, Callable[[], Statistic]] = {
-    "high_frequency": HighFrequency,
-    "gradient": GradientEnergy,
-    "energy": Energy,
-    "mean": MeanLevel,
-}
-
-
-#: name -> (training split, config.covariance) -> Basis; those that follow the data are fitted to the training split.
-BASES: dict[str, Callable[[Tensor, ConfigDict], Basis]] = {
-    "scalar": lambda train, settings: Scalar(),
-    "channel": lambda train, settings: Channel(),
-    "pixel": lambda train, settings: Pixel(),
-    "pixel_channel": lambda train, settings: PixelChannel(),
-    "dct": lambda train, settings: DCT(),
-    "dct_radial": lambda train, settings: DCT(radial=True),
-    "colour_dct": lambda train, settings: ColourDCT.of(train),
-    "pca": lambda train, settings: PCA.of(train, settings.pca_rank or None),
 }
 
 

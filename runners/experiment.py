@@ -143,7 +143,10 @@ class Experiment:
         made = {name: build.choose(build.STATISTICS, name, "statistic")() for name in dict.fromkeys(statistics)}
         everywhere = {name: statistic for name, statistic in made.items() if not statistic.local}
         return {
-            name: Recorder(build.choose(build.BASES, name, "basis")(train, settings), made if name == "pixel" else everywhere)
+            name: Recorder(
+                build.choose(build.BASES, name, "basis")(train, settings.pca_rank or None),
+                made if name == "pixel" else everywhere,
+            )
             for name in bases
         }
 

@@ -83,7 +83,7 @@ def features(experiment: Experiment, name: str) -> Features:
     if name == "pixels":
         return Pixels()
     if name in build.BASES:
-        return Coefficients(build.BASES[name](experiment.splits.train, config.covariance))
+        return Coefficients(build.BASES[name](experiment.splits.train, config.covariance.pca_rank or None))
     return ClassifierFeatures.load(name)
 
 

@@ -6,7 +6,7 @@ Variances from R_k(lam, phi) = E[(U (eps - eps_hat))_k^2 | phi] are KL-optimal a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -84,6 +84,15 @@ class GradientEnergy(Statistic):
         energy = pad(across, (0, 1)) + pad(across, (1, 0)) + pad(down, (0, 0, 0, 1)) + pad(down, (0, 0, 1, 0))
         local = avg_pool2d(energy.mean(1, keepdim=True), self.window, 1, self.window // 2, count_include_pad=False)
         return (local[:, 0] + FLOOR).log()
+
+
+#: name -> () -> Statistic, with its own settings.
+STATISTICS: dict[str, Callable[[], Statistic]] = {
+    "high_frequency": HighFrequency,
+    "gradient": GradientEnergy,
+    "energy": Energy,
+    "mean": MeanLevel,
+}
 
 
 def from_config(config: Mapping[str, Any], statistic: Statistic | None = None) -> Statistic:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 
 from score_sde_analytic.covariance.isotropic import BetaTilde, Isotropic
-from score_sde_analytic.grids.lattice import Lattice, optimal_step_cost
+from score_sde_analytic.grids.lattice import Lattice
 from score_sde_analytic.grids.optimal import (
     Objective,
     budget_law,
@@ -24,6 +24,7 @@ from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.reconstruction import Reconstruction
+from score_sde_analytic.process.kernel import optimal_step_nats
 from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, Schedule, SubVP
 
 LOW, HIGH = -10.0, 9.0
@@ -115,7 +116,7 @@ def test_spread_is_the_excess_of_a_small_step(mixture_curve, objective):
     h = 1e-3
     for lam in (-3.03, 0.21, 3.37):
         limit = 0.5 * quad(mixture_curve.residual, lam, lam + h, epsabs=1e-16)[0]
-        excess = optimal_step_cost(mixture_curve, lam + h, lam) - limit
+        excess = optimal_step_nats(mixture_curve.residual(lam), h) - limit
         assert excess == pytest.approx(mixture_curve.spread(lam) * h**2 / 4, rel=5e-3)
 
 
