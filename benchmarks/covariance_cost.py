@@ -24,7 +24,7 @@ from score_sde_analytic.runners.tables import markdown
 from score_sde_analytic.data.ranges import DataStatistics, as_dataset
 from score_sde_analytic.grids.grid import even_log_snr
 from score_sde_analytic.measure.draws import Recorder
-from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.statistics import STATISTICS
 from score_sde_analytic.samplers import Ancestral, generate
 
@@ -60,7 +60,8 @@ def estimation(experiment: Experiment, draws: int) -> Rows:
     knots = np.linspace(-6, 8, 4)
 
     def once(observers: dict[str, Recorder]) -> Callable[[], object]:
-        options = {"min_draws": draws, "max_draws": draws, "batch_size": config.estimate.batch_size, "progress": False}
+        budget = Budget(min_draws=draws, max_draws=draws, batch_size=config.estimate.batch_size)
+        options = {"budget": budget, "progress": False}
         common = {"statistics": statistics, "data_range": data_range, **options}
         return lambda: estimate(experiment.model, validation, knots, observers=observers, **common)  # type: ignore[arg-type]
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ from torch.utils.data import TensorDataset
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.ranges import DataStatistics
 from score_sde_analytic.measure.curve import NoiseCurve
-from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import ScoreModel
@@ -142,9 +141,8 @@ def curve_errors(distribution: GaussianMixture, repeats: int) -> str:
 
     def moments(knots: Array, draws: int, seed: int) -> Moments:
         x_0 = distribution.sample(draws, seed=1000 + seed)
-        options: dict[str, Any] = {"tolerance": 0.0, "min_draws": draws, "max_draws": draws, "batch_size": draws}
-        options |= {"groups": min(32, draws), "seed": seed, "progress": False}
-        return estimate(model, x_0, knots, statistics=statistics, **options)
+        budget = Budget(tolerance=0.0, min_draws=draws, max_draws=draws, batch_size=draws, groups=min(32, draws))
+        return estimate(model, x_0, knots, budget, statistics=statistics, seed=seed, progress=False)
 
     errors: dict[str, list[Array]] = {"curve, control variates": [], "curve, plain": [], "table of 1000 times, plain": []}
     for seed in range(repeats):

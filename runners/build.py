@@ -17,6 +17,7 @@ import score_sde_analytic
 from score_sde_analytic.data import sources as datasets
 from score_sde_analytic.data.ranges import DataRange, DataStatistics
 from score_sde_analytic.likelihood.flow import Diffused, Direct, Entry, ExactTrace, Hutchinson, Uniform
+from score_sde_analytic.measure.estimation import Budget
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import Continuous, LogSNR, OneBased, ScoreModel, Sigma, Times, ZeroBased
 from score_sde_analytic.models.networks import LearnedRange, WithFeatures, load_unet
@@ -24,7 +25,7 @@ from score_sde_analytic.models.ode_solvers import FIXED, Adaptive, Fixed
 from score_sde_analytic.process.decoder import Decoder
 from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, Schedule, SubVP, Tabulated
 from score_sde_analytic.study.names import choose, construct
-from score_sde_analytic.study.settings import Budget, Knots, Search, Settings, Structure
+from score_sde_analytic.study.settings import Knots, Search, Settings, Structure
 
 ASSETS = Path(score_sde_analytic.__file__).parent / "assets"
 

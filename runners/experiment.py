@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 from score_sde_analytic.files import write_text
-from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.schedule import Schedule
@@ -109,9 +109,7 @@ class Experiment:
             self.model,
             self.splits.train,
             log_snr[np.linspace(0, len(log_snr) - 1, settings.train_knots).round().astype(int)],
-            min_draws=settings.min_draws,
-            max_draws=settings.min_draws,
-            batch_size=settings.batch_size,
+            Budget(min_draws=settings.min_draws, max_draws=settings.min_draws, batch_size=settings.batch_size),
             data_range=self.splits.data_range,
             seed=self.config.seed,
             path=self.workdir / "moments_train.safetensors",

@@ -21,7 +21,7 @@ from score_sde_analytic.grids.optimal import budget_law, steps_for
 from score_sde_analytic.likelihood import Chain, predict
 from score_sde_analytic.likelihood.bound import BITS
 from score_sde_analytic.measure.curve import NoiseCurve
-from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, SubVP
@@ -79,8 +79,8 @@ def _invariance(experiment: Experiment, steps: int) -> Path:
             distribution.score_model(schedule),
             experiment.splits.validation,
             np.linspace(end, top, settings.knots),
+            Budget(max_draws=1000),
             statistics=distribution.statistics(),
-            max_draws=1000,
             seed=experiment.config.seed,
         )
         curve, lattice = NoiseCurve.fit(moments), Lattice.even_log_snr(schedule, experiment.config.grid.points, top)

@@ -18,7 +18,7 @@ from score_sde_analytic.grids.dynamic import (
 )
 from score_sde_analytic.grids.grid import Grid, even, even_log_snr, karras, optimal_paths, quadratic
 from score_sde_analytic.grids.lattice import Lattice
-from score_sde_analytic.grids.optimal import Objective, budget_law, closed_form, entropic, refined, spread, steps_for
+from score_sde_analytic.grids.optimal import Objective, budget_law, closed_form, entropic, refined, steps_for
 from score_sde_analytic.likelihood import (
     Adaptive,
     Bound,
@@ -37,13 +37,13 @@ from score_sde_analytic.likelihood import (
     predict,
 )
 from score_sde_analytic.measure.basis import Basis, Channel, Pixel, PixelChannel, Scalar
-from score_sde_analytic.measure.curve import NoiseCurve, residual_bound
+from score_sde_analytic.measure.curve import NoiseCurve, residual_cap
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
-from score_sde_analytic.measure.estimation import estimate
-from score_sde_analytic.measure.held_out import Choice, HeldOut, choose
+from score_sde_analytic.measure.estimation import Budget, estimate
+from score_sde_analytic.measure.held_out import Choice, HeldOut
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.reconstruction import Reconstruction
-from score_sde_analytic.measure.spectrum import Spectrum, fit
+from score_sde_analytic.measure.spectrum import Spectrum
 from score_sde_analytic.measure.statistics import Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic
 from score_sde_analytic.measure.transforms import DCT, PCA, ColourDCT
 from score_sde_analytic.metrics import (
@@ -106,6 +106,7 @@ __all__ = [
     "Beta",
     "BetaTilde",
     "Bound",
+    "Budget",
     "CategoricalDecoder",
     "Chain",
     "Channel",
@@ -196,14 +197,12 @@ __all__ = [
     "ZeroBased",
     "bits_per_dim",
     "budget_law",
-    "choose",
     "closed_form",
     "covariance_of",
     "entropic",
     "estimate",
     "even",
     "even_log_snr",
-    "fit",
     "generate",
     "is_monge",
     "karras",
@@ -217,10 +216,9 @@ __all__ = [
     "predict",
     "quadratic",
     "refined",
-    "residual_bound",
+    "residual_cap",
     "reverse_kernel",
     "run",
     "shortest_paths",
-    "spread",
     "steps_for",
 ]

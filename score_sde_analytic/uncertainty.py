@@ -39,4 +39,4 @@ def jackknife_variance(replicates: Array) -> Array:
     if groups < 2:  # one example says nothing about another
         return np.full(replicates.shape[1:], math.inf)
     spread = ((replicates - replicates.mean(0)) ** 2).sum(0)
-    return spread * (groups - 1) / groups
+    return (groups - 1) / groups * spread

@@ -10,7 +10,7 @@ import torch
 from hypothesis import settings
 
 from score_sde_analytic.measure.curve import NoiseCurve
-from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, Schedule, SubVP, Tabulated
@@ -53,8 +53,8 @@ def moments(mixture: GaussianMixture, table: Tabulated) -> Moments:
         mixture.score_model(table),
         mixture.sample(20_000, seed=5),
         np.linspace(-10.0, 9.0, 32),
+        Budget(max_draws=300),
         statistics=mixture.statistics(),
-        max_draws=300,
         progress=False,
     )
 

@@ -9,9 +9,8 @@ per dimension, averaged over phi: by Jensen never more than with one variance fo
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,7 +26,8 @@ from score_sde_analytic.measure import bases
 from score_sde_analytic.measure import statistics as conditioning
 from score_sde_analytic.measure.basis import Basis, Pixel, PixelChannel
 from score_sde_analytic.measure.curve import NoiseCurve
-from score_sde_analytic.measure.spectrum import Correction, LevelTable, Spectrum
+from score_sde_analytic.measure.held_out import Correction
+from score_sde_analytic.measure.spectrum import LevelTable, Spectrum
 from score_sde_analytic.measure.statistics import Statistic, checked
 from score_sde_analytic.models.model import Prediction
 from score_sde_analytic.process.gaussian import diagonal_kl
@@ -37,34 +37,43 @@ from score_sde_analytic.process.schedule import Level
 KIND = "diagonal covariance"
 
 
-@dataclass(frozen=True)
-class DiagonalStep:
-    """The covariance of one step: V0 = exp(-lam_t) R."""
+class _Plan:
+    """What the steps of one plan share: basis and statistic, with labels and tables where they are asked for, made once.
 
-    kernel: Kernel
-    table: LevelTable
-    basis: Basis
-    statistic: Statistic | None
-    labelled: int  # curves of the spectrum
-    labels: dict[Any, Tensor] = field(default_factory=dict, repr=False, compare=False)  # found so far; one for all steps
+    Args:
+        curves: how many the spectrum has.
+    """
 
-    def _variances(self, prediction: Prediction) -> Tensor:
-        """b^2 V0 of every coefficient, in float64, broadcastable to (batch, *dims)."""
-        x = prediction.x_t
-        table = self._on(x.device)
-        phi = None if self.statistic is None else checked(self.statistic(prediction), prediction).double()
-        excess = self.kernel.b**2 * math.exp(-table.log_snr) * table.residual(phi)
-        key = tuple(x.shape[1:]), x.device
-        if key not in self.labels:
-            self.labels[key] = torch.from_numpy(self._checked_labels(key[0])).to(x.device)
-        return excess[:, self.labels[key]].reshape(-1, *x.shape[1:])
+    def __init__(self, basis: Basis, statistic: Statistic | None, curves: int) -> None:
+        self.basis = basis
+        self.statistic = statistic
+        self._curves = curves
+        self._labels: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
+        self._tables: dict[tuple[float, torch.device], LevelTable] = {}
 
-    def _checked_labels(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
-        """The curve of every coefficient of an example of this shape."""
+    def table(self, table: LevelTable, device: torch.device) -> LevelTable:
+        """A level's table on a device."""
+        key = table.log_snr, device
+        if key not in self._tables:
+            self._tables[key] = table.to(device)
+        return self._tables[key]
+
+    def labels(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """The curve of every coefficient of an example of this shape, flat.
+
+        Raises:
+            ValueError: the curves are those of another basis or shape, or of pixels where the basis mixes them.
+        """
+        key = shape, device
+        if key not in self._labels:
+            self._labels[key] = torch.from_numpy(self._checked(shape)).to(device)
+        return self._labels[key]
+
+    def _checked(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
         labels = self.basis.labels(shape)
-        if labels.max() + 1 != self.labelled:
+        if labels.max() + 1 != self._curves:
             raise ValueError(
-                f"{self.labelled} curves were fitted in another basis or to another shape: {type(self.basis).__name__} has"
+                f"{self._curves} curves were fitted in another basis or to another shape: {type(self.basis).__name__} has"
                 f" {labels.max() + 1} for {shape}"
             )
         per_pixel = isinstance(self.basis, PixelChannel) and np.array_equal(labels, Pixel().labels(shape))
@@ -72,23 +81,32 @@ class DiagonalStep:
             raise ValueError(f"{type(self.statistic).__name__} is per pixel: it needs the basis Pixel")
         return labels.ravel()
 
-    def _on(self, device: torch.device) -> LevelTable:
-        if self.table.y.device == device:
-            return self.table
-        moved = {name: getattr(self.table, name).to(device) for name in ("y", "medians", "edges")}
-        table = replace(self.table, **moved)
-        object.__setattr__(self, "table", table)  # moved once
-        return table
+
+@dataclass(frozen=True)
+class DiagonalStep(StepCovariance):
+    """The covariance of one step: V0 = exp(-lam_t) R."""
+
+    kernel: Kernel
+    table: LevelTable
+    plan: _Plan
+
+    def _excess(self, prediction: Prediction) -> Tensor:
+        """b^2 V0 of every coefficient, in float64, broadcastable to (batch, *dims)."""
+        x = prediction.x_t
+        shape = tuple(x.shape[1:])
+        statistic = self.plan.statistic
+        phi = None if statistic is None else checked(statistic(prediction), prediction).double()
+        residual = self.plan.table(self.table, x.device).residual(phi)
+        excess = self.kernel.excess(residual, self.table.log_snr)
+        return excess[:, self.plan.labels(shape, x.device)].reshape(-1, *shape)
 
     def add_noise(self, mean: Tensor, prediction: Prediction, z: Tensor) -> Tensor:
-        excess = self._variances(prediction)
-        deviation = (self.kernel.rho2 + excess).sqrt().to(z.dtype)
-        return mean + self.basis.inverse(deviation * z)
+        deviation = (self.kernel.rho2 + self._excess(prediction)).sqrt().to(z.dtype)
+        return mean + self.plan.basis.inverse(deviation * z)
 
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Tensor) -> Tensor:
-        excess = self._variances(prediction)
-        square = kernel.b**2 * self.basis.forward((x_0 - prediction.x_0).double()).square()
-        return diagonal_kl(square, kernel.rho2, excess)
+        square = self.plan.basis.forward((x_0 - prediction.x_0).double()).square()
+        return diagonal_kl(kernel.error(square), kernel.rho2, self._excess(prediction))
 
 
 @dataclass(frozen=True)
@@ -107,7 +125,6 @@ class Diagonal(Covariance):
     basis: Basis
     statistic: Statistic | None = None
     correction: Correction | None = field(default=None, repr=False, compare=False)
-    _labels: dict[Any, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if (self.statistic is None) != (not self.spectrum.quantiles.size):
@@ -122,9 +139,9 @@ class Diagonal(Covariance):
         return self.spectrum.nodes(log_snr)
 
     def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
+        plan = _Plan(self.basis, self.statistic, len(self.spectrum.sizes))
         tables = [LevelTable.of(self.spectrum, level.log_snr) for level in levels]
-        parts = self.basis, self.statistic, len(self.spectrum.sizes), self._labels
-        return [DiagonalStep(k, table, *parts) for k, table in zip(kernels, tables, strict=True)]
+        return [DiagonalStep(kernel, table, plan) for kernel, table in zip(kernels, tables, strict=True)]
 
     def fingerprint(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> dict[str, Any]:
         s = self.spectrum
@@ -134,10 +151,10 @@ class Diagonal(Covariance):
 
     def save(self, path: str | Path, fingerprint: Mapping[str, Any] | None = None) -> None:
         """Write curves, basis, statistic and held-out price as safetensors, with the fingerprint of the measured model."""
-        s, mass = self.spectrum, self.spectrum.mass
+        s = self.spectrum
         arrays = {"log_snr": s.log_snr, "y": s.y, "quantiles": s.quantiles, "sizes": s.sizes}
-        if mass is not None:  # shares are those of states for all labels alike, but for local statistics
-            arrays["mass"] = mass[..., :1] if np.all(mass == mass[..., :1]) else mass
+        if s.mass is not None:  # shares are those of states for all labels alike, but for local statistics
+            arrays["mass"] = s.mass[..., :1] if np.all(s.mass == s.mass[..., :1]) else s.mass
         if self.correction is not None:
             arrays["correction"] = self.correction.table
         arrays |= {f"basis.{name}": values for name, values in bases.to_arrays(self.basis).items()}
@@ -169,14 +186,14 @@ class Diagonal(Covariance):
         arrays, metadata = load_arrays(path, KIND, ("log_snr", "y", "quantiles", "sizes"))
         if model_fingerprint is not None:
             require_match(path, metadata["model"], model_fingerprint)
-        own = {name.removeprefix("basis."): values for name, values in arrays.items() if name.startswith("basis.")}
+        of_basis = {name.removeprefix("basis."): values for name, values in arrays.items() if name.startswith("basis.")}
         log_snr, y, quantiles, sizes = (arrays[name] for name in ("log_snr", "y", "quantiles", "sizes"))
         mass = np.broadcast_to(arrays["mass"], y.shape).copy() if "mass" in arrays else None
         spectrum = Spectrum(log_snr, y, quantiles, sizes, metadata["smooth"], mass)
         described = metadata["statistic"]
         return cls(
             spectrum,
-            bases.from_config(metadata["basis"], own, basis),
+            bases.from_config(metadata["basis"], of_basis, basis),
             None if described is None else conditioning.from_config(described, statistic),
             Correction(log_snr, arrays["correction"]) if "correction" in arrays else None,
         )

@@ -60,7 +60,8 @@ class HeadNet(nn.Module):
         super().__init__()
         if len(shape) not in (1, 3):
             raise ValueError(f"heads are for images (C, H, W) and vectors (d,), not for shape {tuple(shape)}")
-        channels, self.range = shape[0], (float(log_snr[0]), float(log_snr[1]))
+        channels = shape[0]
+        self.range = (float(log_snr[0]), float(log_snr[1]))
         self.first = self._layer(features + 3 * channels, hidden, len(shape))
         self.blocks = nn.ModuleList(self._layer(hidden, hidden, len(shape)) for _ in range(blocks))
         self.last = self._layer(hidden, channels, len(shape))
@@ -102,7 +103,6 @@ class Head(nn.Module, ABC):
         identity: of the frozen network it belongs to, `identity_of(model)`.
 
     Attributes:
-        evaluations: samples evaluated so far.
         knots, shift: of the calibration, ascending log-SNRs and what is added there, (m,); m = 0 for none.
     """
 
@@ -112,9 +112,9 @@ class Head(nn.Module, ABC):
 
     def __init__(self, settings: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
         super().__init__()
-        self.settings, self.identity = dict(settings), dict(identity)
+        self.settings = dict(settings)
+        self.identity = dict(identity)
         self.net = HeadNet(**settings)
-        self.evaluations = 0
         self.set_calibration(torch.zeros(0), torch.zeros(0))
 
     def set_calibration(self, knots: Tensor, shift: Tensor) -> None:
@@ -128,7 +128,6 @@ class Head(nn.Module, ABC):
         Raises:
             ValueError: the prediction lacks the features that the head reads, or has another shape than its data.
         """
-        self.evaluations += len(prediction.x_t)
         log_snr = log_snrs(prediction)
         weight = self.net.level.weight
         return self.net(self._inputs(prediction).to(weight), log_snr.to(weight))
@@ -145,7 +144,7 @@ class Head(nn.Module, ABC):
                 f"the {self.kind} head reads {features} channels of the network's features and the model gives {found}:"
                 " build the ScoreModel with WithFeatures(net)"
             )
-        x = x_t / expand((level.alpha**2 + level.sigma**2) ** 0.5, x_t)
+        x = x_t / expand(level.norm, x_t)
         parts = [x, prediction.eps, prediction.eps.square()]
         return torch.cat([extra, *parts] if features and extra is not None else parts, 1)
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from score_sde_analytic.covariance.head_networks import HEADS, SN, Head, RangeHead, hats, identity_of
 from score_sde_analytic.covariance.heads import Interpolated, LearnedDiagonal, range_excess
 from score_sde_analytic.models.model import Prediction, ScoreModel
-from score_sde_analytic.process.gaussian import diagonal_kl, expand
+from score_sde_analytic.process.gaussian import diagonal_kl, expand, square_error
 from score_sde_analytic.process.kernel import Kernel, reverse_kernel
 from score_sde_analytic.process.noise import stream_seed
 from score_sde_analytic.process.schedule import Level, Schedule
@@ -106,7 +106,7 @@ class Draw:
     @property
     def square(self) -> Tensor:
         """(eps - eps_hat)^2, float64."""
-        return (self.eps - self.prediction.eps).double().square()
+        return square_error(self.eps, self.prediction.eps)
 
 
 def draw(
@@ -126,8 +126,7 @@ def draw(
     eps = torch.randn(x_0.shape, generator=generator, dtype=torch.float32).to(x_0)
     signs = (torch.randint(2, x_0.shape, generator=generator) * 2 - 1).to(x_0)
     level = model.schedule.level(model.schedule.time(log_snr))
-    x_t = expand(level.alpha, x_0) * x_0 + expand(level.sigma, x_0) * eps
-    raw, diagonal = _call(model, x_t, level, signs if probe else None)
+    raw, diagonal = _call(model, level.diffuse(x_0, eps), level, signs if probe else None)
     prediction = raw if model.clamp is None else raw.clamp(*model.clamp)
     return Draw(prediction, x_0, eps, step, diagonal)
 
@@ -171,15 +170,16 @@ def chain_nats(v: Tensor, draw: Draw, schedule: Schedule, recipe: Recipe) -> Ten
         s = schedule.time(np.where(inside, later, recipe.log_snr[1]))
         weight = np.full(len(t), float(n))
     kernel = _kernel(schedule, np.where(inside, s, 0.5 * t), t, v.device)
-    square = expand(kernel.b**2, draw.x_0.double()) * (draw.x_0 - draw.prediction.x_0).double().square()
-    kl = diagonal_kl(square, expand(kernel.rho2, square), range_excess(kernel.beta, kernel.rho2, v))
+    error = kernel.error(square_error(draw.x_0, draw.prediction.x_0))
+    kl = diagonal_kl(error, expand(kernel.rho2, error), range_excess(kernel.beta, kernel.rho2, v))
     return torch.as_tensor(np.where(inside, weight, 0.0), device=v.device) * kl
 
 
 def _kernel(schedule: Schedule, s: Any, t: Any, device: torch.device) -> Kernel:
     """Kernels of many steps, fields as tensors (n,)."""
     kernel = reverse_kernel(schedule.level(s), schedule.level(t))
-    return Kernel(*(torch.as_tensor(getattr(kernel, name), device=device) for name in ("a", "b", "rho2", "beta")))
+    a, b, rho2, beta = (torch.as_tensor(value, device=device) for value in (kernel.a, kernel.b, kernel.rho2, kernel.beta))
+    return Kernel(a, b, rho2, beta)
 
 
 def loss(head: Head, draw: Draw, recipe: Recipe, schedule: Schedule) -> Tensor:
@@ -316,9 +316,9 @@ def transition_bits(
         inside = (lam >= low) & (lam <= high - 0.5 * h)
         later = np.where(inside, np.minimum(lam + h, schedule.log_snr_range[1]), np.inf)
         kernel = _kernel(schedule, schedule.time(later), t, x_0.device)
-        square = expand(kernel.b**2, x_0.double()) * (x_0 - batch.prediction.x_0).double().square()
+        error = kernel.error(square_error(x_0, batch.prediction.x_0))
         for name, covariance in covariances.items():
-            kl = diagonal_kl(square, expand(kernel.rho2, square), covariance.excess(kernel, batch.prediction))
+            kl = diagonal_kl(error, expand(kernel.rho2, error), covariance.excess(kernel, batch.prediction))
             sums[name] += float(kl[torch.from_numpy(inside).to(kl.device)].sum())
         count += int(inside.sum())
     if not count:

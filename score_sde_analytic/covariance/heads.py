@@ -20,10 +20,9 @@ noise is large. Calibration adds a shift, linear between knots in log-SNR, to lo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,7 +30,7 @@ from torch import Tensor
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.covariance.head_networks import Head, RangeHead, ResidualHead, log_snrs
 from score_sde_analytic.models.model import Prediction
-from score_sde_analytic.process.gaussian import diagonal_kl, expand
+from score_sde_analytic.process.gaussian import diagonal_kl, expand, square_error
 from score_sde_analytic.process.kernel import Kernel
 from score_sde_analytic.process.schedule import Level
 
@@ -39,7 +38,7 @@ from score_sde_analytic.process.schedule import Level
 
 
 @dataclass(frozen=True)
-class _ExcessStep:
+class _ExcessStep(StepCovariance):
     """Sigma = diag(rho^2 + excess(x_t)); who adds the noise decides nothing else."""
 
     kernel: Kernel
@@ -50,8 +49,8 @@ class _ExcessStep:
         return mean + variance.sqrt().to(z.dtype) * z
 
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Tensor) -> Tensor:
-        square = kernel.b**2 * (x_0 - prediction.x_0).double().square()
-        return diagonal_kl(square, kernel.rho2, self.source.excess(self.kernel, prediction))
+        error = kernel.error(square_error(x_0, prediction.x_0))
+        return diagonal_kl(error, kernel.rho2, self.source.excess(self.kernel, prediction))
 
 
 @dataclass(eq=False)
@@ -70,9 +69,7 @@ class LearnedDiagonal(Covariance):
     @torch.no_grad()
     def excess(self, kernel: Kernel, prediction: Prediction) -> Tensor:
         """b^2 V0 of every coordinate, float64, (batch, *dims)."""
-        scale = kernel.b**2 * torch.exp(-log_snrs(prediction))
-        residual = self.head.residual(prediction)
-        return expand(scale, residual) * residual
+        return kernel.excess(self.head.residual(prediction), log_snrs(prediction))
 
     def fingerprint(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> dict[str, Any]:
         return {"name": "learned"} | self.head.fingerprint()
@@ -89,6 +86,8 @@ class Interpolated(Covariance):
         ValueError: a step with eta < 1, for which beta is no bound; or noise at s = 0, where beta_tilde is 0.
     """
 
+    ddpm_only: ClassVar[bool] = True
+    has_posterior: ClassVar[bool] = False
     head: RangeHead | None = None
 
     def __post_init__(self) -> None:
@@ -96,11 +95,8 @@ class Interpolated(Covariance):
             raise ValueError(f"a {type(self.head).__name__} gives no range of variances; use LearnedDiagonal with it")
 
     def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
-        for kernel, t in zip(kernels, levels, strict=True):
-            # eta^2 = rho^2 / (sigma_s^2 w), sigma_s^2 = a^2 sigma_t^2 + rho^2, w = beta / sigma_t^2
-            full = kernel.beta / t.sigma**2 * ((kernel.a * t.sigma) ** 2 + kernel.rho2)
-            if not math.isclose(kernel.rho2, full, rel_tol=1e-6):
-                raise ValueError("the interpolated variance belongs to the DDPM kernel: use eta=1, or another variance")
+        for kernel in kernels:
+            self.require_eta(kernel.eta)
         return [_ExcessStep(kernel, self) for kernel in kernels]
 
     def range(self, prediction: Prediction) -> Tensor:

@@ -13,7 +13,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -22,16 +22,13 @@ from score_sde_analytic.arrays import Array
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.models.model import Prediction
-from score_sde_analytic.process.gaussian import axpy, mean_square, normal_kl
+from score_sde_analytic.process.gaussian import axpy, mean_square, normal_kl, step_kl
 from score_sde_analytic.process.kernel import Kernel, reverse_kernel
 from score_sde_analytic.process.schedule import Level
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True, slots=True)
-class IsotropicStep:
+class IsotropicStep(StepCovariance):
     """Sigma = variance * I."""
 
     variance: float
@@ -40,14 +37,17 @@ class IsotropicStep:
         return axpy(mean, z, math.sqrt(self.variance))
 
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Tensor) -> Tensor:
-        error = kernel.b**2 * mean_square(x_0 - prediction.x_0)
-        return normal_kl(error, kernel.rho2, self.variance)
+        return normal_kl(kernel.error(mean_square(x_0 - prediction.x_0)), kernel.rho2, self.variance)
+
+    def capped(self, variance: float) -> IsotropicStep:
+        return IsotropicStep(min(self.variance, variance))
 
 
 class IsotropicCovariance(Covariance):
     """Sigma = var I with var a function of the step alone, so that whole lattices can be priced at once."""
 
     priced: ClassVar[bool] = True
+    isotropic: ClassVar[bool] = True
 
     @abstractmethod
     def variance(self, kernel: Kernel, t: Level) -> Any:
@@ -58,8 +58,7 @@ class IsotropicCovariance(Covariance):
         variance = self.variance(kernel, t)
         added = variance - kernel.rho2
         excess = kernel.b**2 * curve.posterior_variance(t.log_snr)
-        # log1p keeps tiny steps exact: var / rho^2 is 1 + O(h) there.
-        return 0.5 * (np.log1p(added / kernel.rho2) + (excess - added) / variance)
+        return step_kl(excess, kernel.rho2, added, variance)
 
     def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
         return [IsotropicStep(float(self.variance(k, t))) for k, t in zip(kernels, levels, strict=True)]
@@ -70,6 +69,9 @@ class IsotropicCovariance(Covariance):
 
 class Beta(IsotropicCovariance):
     """var = sigma_ts^2."""
+
+    ddpm_only: ClassVar[bool] = True
+    has_posterior: ClassVar[bool] = False
 
     def variance(self, kernel: Kernel, t: Level) -> Any:
         return kernel.beta

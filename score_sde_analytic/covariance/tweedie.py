@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -67,7 +68,8 @@ class Linearised:
             self._x = prediction.x_t.detach().clone().requires_grad_()
             with sdpa_kernel(SDPBackend.MATH) if two_sided else nullcontext():
                 again = model.predict(self._x, prediction.level)
-            self._kind, self._value = again.kind, again.value
+            self._kind = again.kind
+            self._value = again.value
             if two_sided:
                 # J^T u is linear in u: its derivative in direction v is J v.
                 self._u = torch.zeros_like(self._value).requires_grad_()
@@ -167,6 +169,22 @@ def _orthogonal(vector: Tensor, basis: Tensor) -> Tensor:
     return vector
 
 
+class _Latest:
+    """The spectrum at the latest prediction, which all steps from it share, those of other chains too; it dies with it."""
+
+    def __init__(self) -> None:
+        self._entry: tuple[weakref.ref[Prediction], tuple[Tensor, Tensor]] | None = None
+
+    def at(self, prediction: Prediction, spectrum: Callable[[Prediction], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """The spectrum at a prediction, worked out unless it was the latest to be asked for."""
+        entry = self._entry  # read once: another thread may replace it
+        if entry is not None and entry[0]() is prediction:
+            return entry[1]
+        value = spectrum(prediction)
+        self._entry = weakref.ref(prediction), value
+        return value
+
+
 @dataclass(eq=False)
 class Tweedie(Covariance):
     """Sigma = rho^2 I + b^2 (sigma_t/alpha_t)^2 S_+, S_+ the positive part of the symmetrised Jacobian at x_t.
@@ -175,7 +193,7 @@ class Tweedie(Covariance):
     instead of 1/K. Whatever is part of the model is part of it: conditions, guidance, clamping (a coordinate of x0_hat that is
     clamped has derivative 0, hence no uncertainty).
 
-    Cost, beside the step's own network call: one more call, with its graph, which `model.evaluations` counts; and products.
+    Cost, beside the step's own network call: one more call, with its graph, and products; `model.metered()` counts both.
     A product is a backward pass to the input: one network call at least (1.0 on the digits network, 2.1 the second of a
     two-sided pair); counting 2 is safe.
 
@@ -201,9 +219,6 @@ class Tweedie(Covariance):
         seed: of the probes. A probe is a function of (seed, x_0, log-SNR), so batches do not matter and the errors of examples
             are independent: standard errors over examples cover them.
 
-    Attributes:
-        products: vector products so far, one per sample and product.
-
     Raises:
         ValueError: an unknown method, or a number of products or probes below 1.
     """
@@ -215,7 +230,7 @@ class Tweedie(Covariance):
     probes: int = 4
     two_sided: bool = False
     seed: int = 0
-    products: int = field(default=0, init=False)
+    _spectra: _Latest = field(default_factory=_Latest, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
@@ -223,10 +238,12 @@ class Tweedie(Covariance):
         for name in ("products_per_draw", "products_per_probe", "probes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        self._last: tuple[Prediction, Tensor, Tensor] | None = None
 
     def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
-        return [TweedieStep(self, k, k.b**2 * math.exp(-t.log_snr)) for k, t in zip(kernels, levels, strict=True)]
+        return [TweedieStep(self, k, k.excess(1.0, t.log_snr), self._spectra) for k, t in zip(kernels, levels, strict=True)]
+
+    def extra_calls(self, steps: int) -> int:
+        return steps * (1 + self.products_per_draw * (1 + self.two_sided))
 
     def fingerprint(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> dict[str, Any]:
         quadrature = None if self.method == "exact" else [self.products_per_probe, self.probes, self.two_sided, self.seed]
@@ -241,11 +258,11 @@ class Tweedie(Covariance):
         return self.method == "exact" or (self.method == "auto" and dim <= EXACT_DIM)
 
     def product(self, prediction: Prediction) -> Callable[[Tensor], Tensor]:
-        """v -> S v, or v -> C^T v if one-sided, at a prediction; counted in `products`."""
+        """v -> S v, or v -> C^T v if one-sided, at a prediction; on the receipts of the model."""
         linearised = Linearised(self.model, prediction, self.two_sided)
 
         def product(v: Tensor) -> Tensor:
-            self.products += len(v) * (1 + self.two_sided)
+            self.model.charge(vector_products=len(v) * (1 + self.two_sided))
             return linearised.symmetric(v) if self.two_sided else linearised.transposed(v)
 
         return product
@@ -253,25 +270,23 @@ class Tweedie(Covariance):
     def matrix(self, prediction: Prediction) -> Float[Tensor, "n d d"]:
         """S, before eigenvalues are clipped: the network's Cov(eps | x_t) by d products per sample, float64."""
         x = prediction.x_t.flatten(1)
-        linearised, axes = Linearised(self.model, prediction), torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
+        linearised = Linearised(self.model, prediction)
+        axes = torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
         transposed = torch.stack([linearised.transposed(axis.expand(x.shape)) for axis in axes], 2)
-        self.products += x.numel()
+        self.model.charge(vector_products=x.numel())
         return 0.5 * (transposed + transposed.mT)
 
     def spectrum(self, prediction: Prediction) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d d"]]:
         """(eigenvalues, ascending, clipped at 0; eigenvectors in columns) of the network's Cov(eps | x_t).
 
-        If they are true, a step of h in log-SNR at eta = 1 costs 1/2 mean_i log(1 + mu_i expm1(h)) nats per dimension. Those
-        of the last prediction are remembered.
+        If they are true, a step of h in log-SNR at eta = 1 costs 1/2 mean_i log(1 + mu_i expm1(h)) nats per dimension.
         """
-        if self._last is None or self._last[0] is not prediction:
-            values, vectors = torch.linalg.eigh(self.matrix(prediction))
-            self._last = (prediction, values.clamp_min(0.0), vectors)
-        return self._last[1:]
+        values, vectors = torch.linalg.eigh(self.matrix(prediction))
+        return values.clamp_min(0.0), vectors
 
 
 @dataclass(frozen=True)
-class TweedieStep:
+class TweedieStep(StepCovariance):
     """The covariance of one step, Sigma = rho^2 I + excess S_+.
 
     Attributes:
@@ -281,6 +296,7 @@ class TweedieStep:
     covariance: Tweedie
     kernel: Kernel
     excess: float
+    spectra: _Latest
 
     def add_noise(self, mean: Tensor, prediction: Prediction, z: Tensor) -> Tensor:
         start = z.flatten(1).double()
@@ -295,11 +311,13 @@ class TweedieStep:
         if kernel.rho2 == 0.0:
             raise ValueError("q(x_s | x_t, x_0) has no density at eta = 0 or s = 0: there is no KL divergence")
         error = kernel.b / math.sqrt(kernel.rho2) * (x_0.double() - prediction.x_0.double()).flatten(1)
-        gain, d = self.excess / kernel.rho2, error.shape[1]  # Sigma / rho^2 = I + gain S_+
+        gain = self.excess / kernel.rho2  # Sigma / rho^2 = I + gain S_+
+        d = error.shape[1]
         if self.covariance.exact(d):
-            values, vectors = self.covariance.spectrum(prediction)
+            values, vectors = self.spectra.at(prediction, self.covariance.spectrum)
             square = torch.einsum("nij,ni->nj", vectors, error).square()
-            volume, misfit = _volume(gain * values).sum(1), (square / (1.0 + gain * values)).sum(1)
+            volume = _volume(gain * values).sum(1)
+            misfit = (square / (1.0 + gain * values)).sum(1)
         else:
             volume, misfit = self._quadrature(prediction, x_0, error, gain)
         return 0.5 * (volume + misfit) / d

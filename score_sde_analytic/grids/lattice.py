@@ -13,28 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.covariance.base import Covariance
-from score_sde_analytic.grids.dynamic import StepCosts, shortest_paths
+from score_sde_analytic.grids.dynamic import Indices, StepCosts, shortest_paths
 from score_sde_analytic.grids.grid import Grid, optimal_paths
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.process.gaussian import normal_kl
-from score_sde_analytic.process.kernel import optimal_step_nats
 from score_sde_analytic.process.schedule import Level, Schedule
-
-if TYPE_CHECKING:
-    pass
-
-
-def optimal_step_cost(curve: NoiseCurve, log_snr_s: ArrayLike, log_snr_t: ArrayLike) -> Array:
-    """J/2 = 1/2 log(1 + R_t expm1(lam_s - lam_t)), nats per dimension; arguments broadcast."""
-    lam_s, lam_t = np.asarray(log_snr_s, dtype=np.float64), np.asarray(log_snr_t, dtype=np.float64)
-    return optimal_step_nats(curve.residual(lam_t), lam_s - lam_t)
 
 
 def transition_costs(schedule: Schedule, curve: NoiseCurve, covariance: Covariance, grid: Grid) -> Array:
@@ -77,18 +66,19 @@ class Lattice:
     @cached_property
     def levels(self) -> Level:
         """Array-valued level of all points."""
-        t = self.times
-        return Level(t, self.schedule.alpha(t), self.schedule.sigma(t), self.schedule.log_snr(t))
+        return self.schedule.level(self.times)
 
     def costs(self, curve: NoiseCurve, covariance: Covariance) -> Array:
         """(n, n) matrix: [i, j] is the cost of the step from point j down to i < j; inf elsewhere."""
         i, j = np.triu_indices(len(self.times), 1)
-        lower, upper = (
-            Level(*(np.asarray(getattr(self.levels, f))[k] for f in ("t", "alpha", "sigma", "log_snr"))) for k in (i, j)
-        )
         matrix = np.full((len(self.times), len(self.times)), np.inf)
-        matrix[i, j] = covariance.step_nats(curve, lower, upper)
+        matrix[i, j] = covariance.step_nats(curve, self._points(i), self._points(j))
         return matrix
+
+    def _points(self, index: Indices) -> Level:
+        """Levels of some of the points, as arrays."""
+        every = self.levels
+        return Level(every.t[index], every.alpha[index], every.sigma[index], every.log_snr[index])
 
     def optimal_grids(
         self,
@@ -114,9 +104,8 @@ class Lattice:
         log_snr = np.asarray(self.levels.log_snr)
         residual = covariance.nodes(curve, log_snr)
         if residual is not None:
-            steps = StepCosts(log_snr, residual)
-            found = shortest_paths(steps, first_cost, max_steps, min_spacing=min_spacing)
-            paths, costs = found.paths, found.costs
+            shortest = shortest_paths(StepCosts(log_snr, residual), first_cost, max_steps, min_spacing=min_spacing)
+            paths, costs = shortest.paths, shortest.costs
         else:
             matrix = self.costs(curve, covariance)
             matrix[log_snr[:, None] - log_snr < min_spacing * (1.0 - 1e-12)] = np.inf
@@ -135,7 +124,8 @@ class Lattice:
         Raises:
             ValueError: no lattice time leaves room for the grid's other times.
         """
-        last, n = np.asarray(first_cost), len(self.times)
+        last = np.asarray(first_cost)
+        n = len(self.times)
 
         def priced(index: int) -> Grid | None:
             t_1 = float(self.times[index])

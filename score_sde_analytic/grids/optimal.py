@@ -80,7 +80,7 @@ class Objective:
     @cached_property
     def root_spread(self) -> Array:
         """sqrt(w) at the fine levels."""
-        return np.sqrt(spread(self.curve, self.levels))
+        return np.sqrt(self.curve.spread(self.levels))
 
     @cached_property
     def root_integral(self) -> Array:
@@ -132,12 +132,6 @@ class Objective:
         first = self.best_first(steps - 1)
         law = self.limit[first] + self.root_integral[first] ** 2 / (4 * (steps - 1)) + self.last(self.levels[first])
         return float(law) - self.continuous_limit
-
-
-def spread(curve: NoiseCurve, log_snr: ArrayLike) -> Array:
-    """w = Lambda R dy/dlam = E||Cov(eps | x_t)||_F^2 / d - (E tr Cov(eps | x_t) / d)^2 for an exact score."""
-    lam = np.asarray(log_snr, dtype=np.float64)
-    return curve.noise_power(lam) * curve.residual(lam) * np.maximum(curve.y_slope(lam), 0.0)
 
 
 def _equal_parts(levels: Array, density: Array, count: int) -> Array:

@@ -8,11 +8,24 @@ from typing import Any
 
 import numpy as np
 
+from score_sde_analytic.data.ranges import Data
 from score_sde_analytic.files import differences
 from score_sde_analytic.measure.basis import Basis, BuiltIn, Channel, Pixel, PixelChannel, Scalar
 from score_sde_analytic.measure.transforms import DCT, PCA, ColourDCT
 
 _BUILT_IN: dict[str, type[BuiltIn]] = {c.__name__: c for c in (Pixel, PixelChannel, Channel, Scalar, DCT, ColourDCT, PCA)}
+
+#: name -> (data, rank of "pca" or None for all) -> Basis; those that follow the data are fitted to them.
+BASES: dict[str, Callable[[Data, int | None], Basis]] = {
+    "scalar": lambda data, rank: Scalar(),
+    "channel": lambda data, rank: Channel(),
+    "pixel": lambda data, rank: Pixel(),
+    "pixel_channel": lambda data, rank: PixelChannel(),
+    "dct": lambda data, rank: DCT(),
+    "dct_radial": lambda data, rank: DCT(radial=True),
+    "colour_dct": lambda data, rank: ColourDCT.of(data),
+    "pca": PCA.of,
+}
 
 
 def to_arrays(basis: Basis) -> dict[str, np.ndarray]:
@@ -45,16 +58,3 @@ def from_config(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], bas
     if lines:
         raise ValueError(f"the basis is not the one it was saved as ({'; '.join(lines)}); use the one it was fitted with")
     return basis
-
-
-#: By name: (data, components of "pca" or None) -> Basis; those that follow the data are fitted to them.
-BASES: dict[str, Callable[..., Basis]] = {
-    "scalar": lambda data, rank: Scalar(),
-    "channel": lambda data, rank: Channel(),
-    "pixel": lambda data, rank: Pixel(),
-    "pixel_channel": lambda data, rank: PixelChannel(),
-    "dct": lambda data, rank: DCT(),
-    "dct_radial": lambda data, rank: DCT(radial=True),
-    "colour_dct": lambda data, rank: ColourDCT.of(data),
-    "pca": PCA.of,
-}

@@ -17,47 +17,50 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.interpolate import PchipInterpolator
-from scipy.optimize import isotonic_regression
-from scipy.special import expit, logit
+from scipy.special import expit
 
 from score_sde_analytic.arrays import Array, as_array, like
 from score_sde_analytic.data.ranges import DataRange, DataStatistics
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
+from score_sde_analytic.measure.interpolant import Interpolant, nondecreasing, residual_of, y_of
 from score_sde_analytic.process.schedule import Schedule
 
 if TYPE_CHECKING:
     from score_sde_analytic.measure.moments import Moments
 
 Source = Literal["residual", "score"]
-Bound = Callable[[Array], Array]
+#: log-SNRs -> the largest R there.
+ResidualCap = Callable[[Array], Array]
 
 
-def residual_bound(statistics: DataStatistics | None = None, data_range: DataRange | None = None) -> Bound:
+def residual_cap(statistics: DataStatistics | None = None, data_range: DataRange | None = None) -> ResidualCap:
     """The largest R an exact score can have: from data range, total variance and covariance eigenvalues.
 
         R <= snr v / (1 + snr v) with v = ((hi - lo)/2)^2 or V,   R <= mean_i snr l_i / (1 + snr l_i)
 
-    v is the largest variance of data in [lo, hi]; each bound is the error of a linear estimator, so each has y nondecreasing.
+    v is the largest variance of data in [lo, hi]; each cap is the error of a linear estimator, so each has y nondecreasing.
 
-    The bounds hold for the ideal posterior; a poor network's own residual may honestly exceed them. The eigenvalues of a
+    The caps hold for the ideal posterior; a poor network's own residual may honestly exceed them. The eigenvalues of a
     sample covariance make the last one too small by about d / n, so it is used only for n >= 50 d or a closed form.
     """
 
-    def bound(log_snr: Array) -> Array:
+    def cap(log_snr: Array) -> Array:
         snr = np.exp(np.asarray(log_snr, dtype=np.float64))
-        cap = np.ones_like(snr)
+        largest = np.ones_like(snr)
         if data_range is not None:
-            power = snr * (0.5 * (data_range.hi - data_range.lo)) ** 2
-            cap = np.minimum(cap, power / (1 + power))
+            largest = np.minimum(largest, _linear(snr * (0.5 * (data_range.hi - data_range.lo)) ** 2))
         if statistics is not None:
-            cap = np.minimum(cap, snr * statistics.variance / (1 + snr * statistics.variance))
+            largest = np.minimum(largest, _linear(snr * statistics.variance))
             if statistics.eigenvalues is not None and not 0 < statistics.count < 50 * len(statistics.eigenvalues):
-                power = np.multiply.outer(snr, statistics.eigenvalues)
-                cap = np.minimum(cap, (power / (1 + power)).mean(-1))
-        return cap
+                largest = np.minimum(largest, _linear(np.multiply.outer(snr, statistics.eigenvalues)).mean(-1))
+        return largest
 
-    return bound
+    return cap
+
+
+def _linear(power: Array) -> Array:
+    """R of the best linear estimator, snr v / (1 + snr v)."""
+    return power / (1 + power)
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,12 @@ class NoiseCurve:
             raise ValueError("knots of a curve must be strictly increasing in log-SNR")
 
     @classmethod
-    def fit(cls, moments: Moments, source: Source = "residual", bound: Bound | None = None) -> NoiseCurve:
+    def fit(cls, moments: Moments, source: Source = "residual", cap: ResidualCap | None = None) -> NoiseCurve:
         """Weighted isotonic + PCHIP fit of measured moments.
 
         Args:
             source: "residual" gives the KL-optimal variance for the network's own mean, "score" the paper's.
-            bound: upper bound on R (`residual_bound`), applied after the fit.
+            cap: the largest R (`residual_cap`), applied after the fit.
 
         Raises:
             ValueError: unknown source, or no knot determines R (1 - Lambda not in (0, 1) anywhere).
@@ -99,7 +102,7 @@ class NoiseCurve:
             raise ValueError(f"source must be 'residual' or 'score', got {source!r}")
         r = moments.residual if source == "residual" else 1.0 - moments.noise_power
         stderr = moments.stderr(source)
-        return cls.from_residual(moments.log_snr, r, stderr, source, bound, moments.fingerprint)
+        return cls.from_residual(moments.log_snr, r, stderr, source, cap, moments.fingerprint)
 
     @classmethod
     def from_residual(
@@ -108,11 +111,12 @@ class NoiseCurve:
         residual: ArrayLike,
         stderr: ArrayLike | None = None,
         source: str = "residual",
-        bound: Bound | None = None,
+        cap: ResidualCap | None = None,
         fingerprint: Mapping[str, Any] | None = None,
     ) -> NoiseCurve:
         """Fit values R at knots; without standard errors all knots count equally and must lie in (0, 1)."""
-        lam, r = np.asarray(log_snr, dtype=np.float64), np.asarray(residual, dtype=np.float64)
+        lam = np.asarray(log_snr, dtype=np.float64)
+        r = np.asarray(residual, dtype=np.float64)
         usable = (r > 0.0) & (r < 1.0)
         if not usable.any():
             raise ValueError(f"the {source} values leave no knot with R in (0, 1): measure with more draws or other knots")
@@ -121,27 +125,16 @@ class NoiseCurve:
             message = f"R from '{source}' is outside (0, 1) at log-SNR {lost}: the curve is interpolated or constant there"
             warnings.warn(message, stacklevel=2)
         lam, r = lam[usable], r[usable]
-        y = lam - logit(r)
-        weights = np.ones_like(y)
-        if stderr is not None:
-            # d y / d R = -1 / (R (1 - R)); the floor keeps exactly known knots finite.
-            error = np.asarray(stderr, dtype=np.float64)[usable] / (r * (1.0 - r))
-            weights = 1.0 / np.maximum(error, 1e-9) ** 2
-            weights = np.where(weights.any(), weights, 1.0)  # errors unknown everywhere: all count equally
-        y = isotonic_regression(y, weights=weights).x
-        if bound is not None:
-            # A bound of 0 (constant data) leaves no posterior variance: C = exp(-700).
-            y = np.maximum(y, lam - logit(np.maximum(bound(lam), np.exp(np.minimum(lam, 0.0) - 700.0))))
+        errors = None if stderr is None else np.asarray(stderr, dtype=np.float64)[usable]
+        y = nondecreasing(y_of(r, lam), _weights(r, errors))
+        if cap is not None:
+            # A cap of 0 (constant data) leaves no posterior variance: C = exp(-700).
+            y = np.maximum(y, y_of(np.maximum(cap(lam), np.exp(np.minimum(lam, 0.0) - 700.0)), lam))
         return cls(lam, y, source, dict(fingerprint or {}))
 
     @cached_property
-    def _interpolant(self) -> Callable[..., Array]:
-        if len(self.y) == 1:
-            return lambda lam, nu=0: np.full_like(lam, self.y[0] if nu == 0 else 0.0)
-        return PchipInterpolator(self.log_snr, self.y)
-
-    def _y(self, lam: Array) -> Array:
-        return self._interpolant(np.clip(lam, self.log_snr[0], self.log_snr[-1]))
+    def _y(self) -> Interpolant:
+        return Interpolant(self.log_snr, self.y)
 
     def y_at(self, log_snr: Any) -> Any:
         """y(lam) = -log C(lam)."""
@@ -149,14 +142,17 @@ class NoiseCurve:
 
     def y_slope(self, log_snr: Any) -> Any:
         """dy/dlam >= 0; zero beyond the end knots."""
-        lam = as_array(log_snr)
-        inside = (lam >= self.log_snr[0]) & (lam <= self.log_snr[-1])
-        return like(np.where(inside, self._interpolant(np.clip(lam, self.log_snr[0], self.log_snr[-1]), nu=1), 0.0), log_snr)
+        return like(self._y.slope(as_array(log_snr)), log_snr)
+
+    def spread(self, log_snr: Any) -> Any:
+        """w = Lambda R dy/dlam = E||Cov(eps | x_t)||_F^2 / d - (E tr Cov(eps | x_t) / d)^2 for an exact score."""
+        slope = np.maximum(as_array(self.y_slope(log_snr)), 0.0)
+        return like(as_array(self.noise_power(log_snr)) * as_array(self.residual(log_snr)) * slope, log_snr)
 
     def residual(self, log_snr: Any) -> Any:
         """R(lam) = E||eps - eps_hat||^2 / d."""
         lam = as_array(log_snr)
-        return like(expit(lam - self._y(lam)), log_snr)
+        return like(residual_of(self._y(lam), lam), log_snr)
 
     def noise_power(self, log_snr: Any) -> Any:
         """Lambda(lam) = 1 - R(lam), computed without cancellation."""
@@ -199,3 +195,12 @@ class NoiseCurve:
         if model_fingerprint is not None:
             require_match(path, metadata["fingerprint"].get("model", {}), model_fingerprint)
         return cls(arrays["log_snr"], arrays["y"], metadata["source"], metadata["fingerprint"])
+
+
+def _weights(residual: Array, stderr: Array | None) -> Array:
+    """1 / error^2 of y at each knot, dy/dR = -1 / (R (1 - R)); equal where no error is known."""
+    if stderr is None:
+        return np.ones_like(residual)
+    error = stderr / (residual * (1.0 - residual))
+    weights = 1.0 / np.maximum(error, 1e-9) ** 2  # the floor keeps exactly known knots finite
+    return np.where(weights.any(), weights, 1.0)

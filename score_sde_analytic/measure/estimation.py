@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,18 +51,45 @@ class Observer(Protocol):
         """Go on from saved arrays."""
 
 
+@dataclass(frozen=True)
+class Budget:
+    """How many draws a knot gets, and how they are dealt out.
+
+    A knot is finished after `min_draws` draws once its relative standard error of R is at most `tolerance`, and after
+    `max_draws` in any case.
+
+    Attributes:
+        batch_size: draws of a knot per network call.
+        groups: of examples, from which standard errors follow.
+
+    Raises:
+        ValueError: numbers that contradict each other.
+    """
+
+    tolerance: float = 0.01
+    min_draws: int = 300
+    max_draws: int = 3000
+    batch_size: int = 100
+    groups: int = 32
+
+    def __post_init__(self) -> None:
+        if self.groups < 2 or self.batch_size < 1 or not self.groups <= self.min_draws <= self.max_draws:
+            given = f"{self.groups}, {self.min_draws}, {self.max_draws} and {self.batch_size}"
+            raise ValueError(f"need 2 <= groups <= min_draws <= max_draws and batch_size >= 1, got {given}")
+
+    def settings(self) -> dict[str, Any]:
+        """What decides when a pass ends, as plain data."""
+        return {name: getattr(self, name) for name in ("tolerance", "min_draws", "max_draws", "batch_size")}
+
+
 def estimate(
     model: ScoreModel,
     data: Tensor | Dataset[Any] | DataLoader[Any],
     log_snr: ArrayLike,
+    budget: Budget = Budget(),
     *,
     statistics: DataStatistics | None = None,
     data_range: DataRange | None = None,
-    tolerance: float = 0.01,
-    min_draws: int = 300,
-    max_draws: int = 3000,
-    batch_size: int = 100,
-    groups: int = 32,
     seed: int = 0,
     path: str | Path | None = None,
     save_seconds: float = 30.0,
@@ -71,12 +99,12 @@ def estimate(
 ) -> Moments:
     """Measure the moments of a network on data.
 
-    Examples are visited in seeded permutations. A round gives every unfinished knot one batch; a knot is finished after
-    `min_draws` draws once its relative standard error of R is at most `tolerance`, and after `max_draws` in any case.
+    Examples are visited in seeded permutations. A round gives every unfinished knot one batch.
 
     Args:
         data: examples x_0, or tuples that begin with one; map-style.
         log_snr: knots, within the schedule's range.
+        budget: draws per knot.
         statistics: of the data; measured here when absent. A closed-form distribution (count 0) gains a control variate.
         data_range: declared range and levels; checked, and the decoder of the reconstruction table.
         path: where progress and the result are kept; an existing file is resumed, or returned when finished.
@@ -84,20 +112,15 @@ def estimate(
         observers: see every draw and keep what they want of it, in the same file.
 
     Raises:
-        ValueError: bad knots or settings, empty or out-of-range data, or a file of another run at `path`.
+        ValueError: bad knots, empty or out-of-range data, or a file of another run at `path`.
         RuntimeError: the network returned a wrong shape or non-finite numbers.
     """
     knots = np.sort(np.asarray(log_snr, dtype=np.float64).ravel())
     if len(knots) == 0 or np.any(np.diff(knots) <= 0):
         raise ValueError("need at least one knot, all different")
-    if groups < 2 or batch_size < 1 or not groups <= min_draws <= max_draws:
-        raise ValueError(
-            f"need 2 <= groups <= min_draws <= max_draws and batch_size >= 1, got {groups}, {min_draws}, {max_draws}"
-        )
     dataset = as_dataset(data)
     if statistics is None:
         statistics = DataStatistics.of(dataset, data_range)
-    settings = {"tolerance": tolerance, "min_draws": min_draws, "max_draws": max_draws, "batch_size": batch_size}
     identity = {
         "model": model.fingerprint(),
         "data": statistics.digest,
@@ -105,38 +128,24 @@ def estimate(
         "examples": "" if statistics.count else DataStatistics.of(dataset, data_range, max_eigen=0).digest,
         "data_variance": statistics.variance,
         "seed": seed,
-        "groups": groups,
+        "groups": budget.groups,
         "decoder": None if data_range is None else [data_range.lo, data_range.hi, data_range.levels],
         "knots": knots.tolist(),
-        "settings": settings,
+        "settings": budget.settings(),
+        "observers": {name: observer.config() for name, observer in (observers or {}).items()},
     }
-    watching = dict(observers or {})
-    identity["observers"] = {name: observer.config() for name, observer in watching.items()}
-    for observer in watching.values():
-        observer.begin()
-    run = _Pass(model, dataset, statistics, data_range, identity, torch.device(device), watching)
-    if path is not None and Path(path).exists():
-        run.resume(path)
-    saved = time.monotonic()
-    with tqdm(
-        total=min_draws * len(knots), initial=int(run.counts.sum()), desc="moments", unit="eval", disable=not progress
-    ) as bar:
-        for drawn in run.advance():
-            bar.total = max(bar.total, int(run.counts.sum()) + batch_size * (len(run.active) - run.knot))
-            bar.update(drawn)
-            if path is not None and time.monotonic() - saved > save_seconds:
-                run.save(path)
-                saved = time.monotonic()
-        bar.total = int(run.counts.sum())
-        bar.refresh()
-    result = run.result()
-    if path is not None and (run.advanced or not Path(path).exists()):
-        run.save(path)
-    return result
+    run = _Pass(model, dataset, statistics, data_range, identity, torch.device(device), observers or {})
+    return run.finish(None if path is None else Path(path), save_seconds, progress)
 
 
 class _Pass:
-    """The running sums of one estimate and the position of its next batch."""
+    """The running sums of one estimate and the position of its next batch.
+
+    Attributes:
+        round, knot: of the next batch; `knot` counts places in `active`.
+        active: knots that are not finished.
+        advanced: whether anything was drawn since the pass was made or resumed.
+    """
 
     def __init__(
         self,
@@ -148,16 +157,52 @@ class _Pass:
         device: torch.device,
         observers: Mapping[str, Observer],
     ) -> None:
+        self.model = model
+        self.dataset = dataset
+        self.statistics = statistics
+        self.data_range = data_range
+        self.identity = identity
+        self.settings = identity["settings"]
+        self.device = device
         self.observers = observers
-        self.model, self.dataset, self.statistics, self.device = model, dataset, statistics, device
-        self.data_range, self.identity, self.settings = data_range, identity, identity["settings"]
         self.knots = np.array(identity["knots"])
-        self.levels = [model.schedule.level_at(lam) for lam in self.knots]
+        self.levels = [model.schedule.level_at(log_snr) for log_snr in self.knots]
         g, m = identity["groups"], len(self.knots)
-        self.counts, self.sums = np.zeros((g, m)), np.zeros((g, m, 6))
-        self.products, self.decoder_sums = np.zeros((m, 6, 6)), np.zeros((g, m, len(DECODER_RATIOS)))
-        self.round, self.knot, self.active = 0, 0, list(range(m))
+        self.counts = np.zeros((g, m))
+        self.sums = np.zeros((g, m, 6))
+        self.products = np.zeros((m, 6, 6))
+        self.decoder_sums = np.zeros((g, m, len(DECODER_RATIOS)))
+        self.round = 0
+        self.knot = 0
+        self.active = list(range(m))
         self.advanced = False
+        for observer in observers.values():
+            observer.begin()
+
+    def finish(self, path: Path | None, save_seconds: float, progress: bool) -> Moments:
+        """Draw all that is left, on from what `path` holds, and keep it there."""
+        if path is not None and path.exists():
+            self.resume(path)
+        self._draw_all(path, save_seconds, progress)
+        result = self.result()
+        if path is not None and (self.advanced or not path.exists()):
+            self.save(path)
+        return result
+
+    def _draw_all(self, path: Path | None, save_seconds: float, progress: bool) -> None:
+        least = self.settings["min_draws"] * len(self.knots)
+        drawn_before = int(self.counts.sum())
+        saved = time.monotonic()
+        with tqdm(total=least, initial=drawn_before, desc="moments", unit="eval", disable=not progress) as bar:
+            for drawn in self.advance():
+                left_of_round = self.settings["batch_size"] * (len(self.active) - self.knot)
+                bar.total = max(bar.total, int(self.counts.sum()) + left_of_round)
+                bar.update(drawn)
+                if path is not None and time.monotonic() - saved > save_seconds:
+                    self.save(path)
+                    saved = time.monotonic()
+            bar.total = int(self.counts.sum())
+            bar.refresh()
 
     def save(self, path: str | Path) -> None:
         observed = {f"{n}/{k}": v for n, observer in self.observers.items() for k, v in observer.arrays().items()}
@@ -184,9 +229,11 @@ class _Pass:
             index, x_0 = self._visits(size)
             while self.knot < len(self.active):
                 self._draw(self.active[self.knot], index, x_0)
-                self.knot, self.advanced = self.knot + 1, True
+                self.knot += 1
+                self.advanced = True
                 yield size
-            self.round, self.knot = self.round + 1, 0
+            self.round += 1
+            self.knot = 0
             self.active = self._unfinished()
 
     def _unfinished(self) -> list[int]:
@@ -214,7 +261,7 @@ class _Pass:
         generator = torch.Generator().manual_seed(stream_seed(self.identity["seed"], self.round, m))
         dtype = torch.float64 if x_0.dtype == torch.float64 else torch.float32
         eps = torch.randn(x_0.shape, generator=generator, dtype=dtype).to(x_0)
-        prediction = self.model.predict(level.alpha * x_0 + level.sigma * eps, level)
+        prediction = self.model.predict(level.diffuse(x_0, eps), level)
         values = self._values(x_0, eps, prediction.eps).cpu().numpy()
         for observer in self.observers.values():
             observer.record(m, index, eps, prediction)

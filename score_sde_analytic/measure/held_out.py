@@ -11,15 +11,19 @@ the others, so that every draw tells about all fits (cross-fitting) and standard
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
+from scipy.interpolate import PchipInterpolator
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.measure.draws import ResidualDraws
-from score_sde_analytic.measure.spectrum import STEPS, Correction, LevelTable, Spectrum, fit
+from score_sde_analytic.measure.spectrum import LevelTable, Spectrum
+from score_sde_analytic.uncertainty import jackknife_variance
 
 #: Groups of examples for standard errors, as of `moments.estimate`.
 GROUPS = 32
@@ -38,7 +42,7 @@ class Choice:
 
     def fit(self, draws: ResidualDraws) -> Spectrum:
         """The spectrum of these settings."""
-        return fit(draws, self.statistic, self.bins, self.shrinkage, self.smooth, self.pooled)
+        return Spectrum.fit(draws, self.statistic, self.bins, self.shrinkage, self.smooth, self.pooled)
 
 
 PLAIN = Choice(None, 1, 0.0, False)
@@ -82,6 +86,46 @@ class _Knot:
         return np.asarray(0.5 * (cost @ self.weights))
 
 
+#: Steps in log-SNR at which fits are priced; the correction per unit of step is smooth in between.
+STEPS = np.geomspace(0.02, 40.0, 14)
+
+
+class Correction:
+    """What held-out data add to `Spectrum.step_nats`, tabulated.
+
+    Args:
+        log_snr: knots, ascending, (m,).
+        table: (held-out cost - cost as fitted) per unit of step at `STEPS`: for all examples, then without each group of
+            them, (steps, 1 + groups, m); or what works it out when it is first needed.
+    """
+
+    def __init__(self, log_snr: Array, table: Array | Callable[[], Array]) -> None:
+        self.log_snr = log_snr
+        self._table = table
+
+    @cached_property
+    def table(self) -> Array:
+        return self._table() if callable(self._table) else self._table
+
+    @cached_property
+    def _per_unit(self) -> PchipInterpolator:
+        return PchipInterpolator(np.log(STEPS), self.table)
+
+    def __call__(self, log_snr_s: ArrayLike, log_snr_t: ArrayLike, group: int | None = None) -> Array:
+        """The correction of steps from t to s, nats per dimension, (n,).
+
+        Args:
+            group: leave out these examples, for jackknife errors.
+        """
+        s, t = (np.atleast_1d(np.asarray(lam, dtype=np.float64)) for lam in (log_snr_s, log_snr_t))
+        row = 0 if group is None else 1 + group
+        out = np.empty(len(s))
+        for i, (lam, step) in enumerate(zip(t, s - t, strict=True)):
+            per_unit = self._per_unit(np.log(np.clip(step, STEPS[0], STEPS[-1])))[row]
+            out[i] = step * np.interp(lam, self.log_snr, per_unit)
+        return out
+
+
 class HeldOut:
     """A fit judged on draws that it never saw: each fold of the examples priced by the fit to the other folds.
 
@@ -95,8 +139,45 @@ class HeldOut:
     """
 
     def __init__(self, draws: ResidualDraws, choice: Choice, folds: int = 8) -> None:
-        self.log_snr, self.choice = draws.log_snr, choice
-        self._draws, self._folds = draws, folds
+        self.log_snr = draws.log_snr
+        self.choice = choice
+        self._draws = draws
+        self._folds = folds
+
+    @staticmethod
+    def choose(
+        draws: ResidualDraws,
+        bins: Sequence[int] = (1, 4, 8, 16),
+        shrinkage: Sequence[float] = (0.0, 10.0, 100.0, math.inf),
+        smooth: Sequence[bool] = (False, True),
+        statistics: Iterable[str] | None = None,
+        steps: int = 10,
+        folds: int = 4,
+        labels: int = 64,
+    ) -> list[Choice]:
+        """Settings in order of their cost on held-out examples, by cross-validation over examples; the first is the best.
+
+        Args:
+            steps: of the chain whose cost decides.
+            labels: most labels that enter, evenly chosen; they say enough.
+
+        Raises:
+            ValueError: a single knot, or a fold with too few draws at some knot for a candidate.
+        """
+        if len(draws.log_snr) < 2:
+            raise ValueError("the cost of a chain needs draws at two knots or more")
+        if steps < 1 or not shrinkage:
+            raise ValueError(f"need a chain of at least one step and some shrinkage to try, got {steps} and {tuple(shrinkage)}")
+        draws = draws.some_labels(labels)
+
+        def price(candidates: Iterable[Choice]) -> list[Choice]:
+            return [replace(c, cost=held_out_cost(draws, c, steps, folds)) for c in candidates]
+
+        priced = price([PLAIN, replace(PLAIN, pooled=True)] if len(draws.sizes) > 1 else [PLAIN])
+        pooled = min(priced, key=_cost).pooled
+        for name in draws.phi if statistics is None else statistics:
+            priced += _conditioned(Choice(name, 1, 0.0, smooth[0], pooled), bins, shrinkage, smooth[1:], price)
+        return sorted(priced, key=_cost)
 
     def _sums(self, steps: Sequence[float]) -> tuple[Array, Array]:
         """(cost of each step summed over the draws of each group, (steps, groups, m); their number, (groups, m))."""
@@ -145,51 +226,30 @@ def jackknife_error(values: Array) -> float:
     """Standard error of values[0] from those without each group, values[1:]; groups without examples do not count."""
     rest = values[1:]
     occupied = rest[rest != values[0]] if np.any(rest != values[0]) else rest
-    n = len(occupied)
-    return float(np.sqrt((n - 1) / n * ((occupied - occupied.mean()) ** 2).sum()))
+    return float(np.sqrt(jackknife_variance(occupied)))
 
 
-def choose(
-    draws: ResidualDraws,
-    bins: Sequence[int] = (1, 4, 8, 16),
-    shrinkage: Sequence[float] = (0.0, 10.0, 100.0, math.inf),
-    smooth: Sequence[bool] = (False, True),
-    statistics: Iterable[str] | None = None,
-    steps: int = 10,
-    folds: int = 4,
-    labels: int = 64,
+def _conditioned(
+    base: Choice,
+    bins: Iterable[int],
+    shrinkage: Sequence[float],
+    smooth: Iterable[bool],
+    price: Callable[[Iterable[Choice]], list[Choice]],
 ) -> list[Choice]:
-    """Settings in order of their cost on held-out examples, by cross-validation over examples; the first is the best.
+    """Settings with the statistic of `base`, priced one after another: first the bins, then the shrinkage, then the smoothness.
 
     Args:
-        steps: of the chain whose cost decides.
-        labels: most labels that enter, evenly chosen; they say enough.
-
-    Raises:
-        ValueError: a single knot, or a fold with too few draws at some knot for a candidate.
+        shrinkage: the bins are tried with the middle one.
+        smooth: what else to try than `base` has.
     """
-    if len(draws.log_snr) < 2:
-        raise ValueError("the cost of a chain needs draws at two knots or more")
-    if steps < 1 or not shrinkage:
-        raise ValueError(f"need a chain of at least one step and some shrinkage to try, got {steps} and {tuple(shrinkage)}")
-    draws = draws.some_labels(labels)
-
-    def priced(candidates: Iterable[Choice]) -> list[Choice]:
-        return [replace(c, cost=held_out_cost(draws, c, steps, folds)) for c in candidates]
-
-    found = priced([PLAIN, replace(PLAIN, pooled=True)] if len(draws.sizes) > 1 else [PLAIN])
-    pooled = min(found, key=_cost).pooled
-    for name in draws.phi if statistics is None else statistics:
-        # One setting after another: first the bins, then the shrinkage, then the smoothness.
-        first = sorted(shrinkage)[len(shrinkage) // 2]
-        tried = priced(Choice(name, b, first, smooth[0], pooled) for b in bins if b > 1)
-        if not tried:
-            continue
-        best = min(tried, key=_cost)
-        tried += priced(replace(best, shrinkage=s) for s in shrinkage if s != first)
-        best = min(tried, key=_cost)
-        found += tried + priced(replace(best, smooth=s) for s in smooth[1:])
-    return sorted(found, key=_cost)
+    middle = sorted(shrinkage)[len(shrinkage) // 2]
+    priced = price(replace(base, bins=b, shrinkage=middle) for b in bins if b > 1)
+    if not priced:
+        return []
+    best = min(priced, key=_cost)
+    priced += price(replace(best, shrinkage=s) for s in shrinkage if s != middle)
+    best = min(priced, key=_cost)
+    return priced + price(replace(best, smooth=s) for s in smooth)
 
 
 def _cost(choice: Choice) -> float:

@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
+from score_sde_analytic.uncertainty import jackknife_variance
 
 KIND = "moments"
 STORED = ("log_snr", "counts", "sums", "products", "decoder_sums")
@@ -177,8 +178,7 @@ class Moments:
         if len(occupied) < 2:  # one example says nothing about another
             return value, np.full_like(value, np.inf, dtype=np.float64)
         replicates = np.stack([np.asarray(statistic(self.without(g), g)) for g in occupied])
-        spread = ((replicates - replicates.mean(0)) ** 2).sum(0)
-        return value, np.sqrt(spread * (len(occupied) - 1) / len(occupied))
+        return value, np.sqrt(jackknife_variance(replicates))
 
     def save(self, path: str | Path, observed: Mapping[str, np.ndarray] | None = None) -> None:
         """Write as safetensors, atomically, with what observers kept."""
@@ -200,8 +200,13 @@ class Moments:
 
 
 def _ratio_stderr(sums: Array, counts: Array) -> Array:
-    """Standard error of sum(sums) / sum(counts) from its groups (axis 0), linearised jackknife."""
-    occupied, total = (counts > 0).sum(0), counts.sum(0)
+    """Standard error of sum(sums) / sum(counts) from its groups (axis 0).
+
+    The jackknife linearised, g/(g - 1) sum_i (S_i - r n_i)^2 / n^2 for g occupied groups: `jackknife_variance` to first order,
+    in closed form for all knots at once, however many groups each of them has.
+    """
+    occupied = (counts > 0).sum(0)
+    total = counts.sum(0)
     deviation = sums - sums.sum(0) / total * counts
     error = np.sqrt((deviation**2).sum(0) * occupied / np.maximum(occupied - 1, 1)) / total
     return np.where(occupied > 1, error, np.inf)  # one example says nothing about another

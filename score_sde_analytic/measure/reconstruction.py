@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.interpolate import CubicSpline, PchipInterpolator
+from scipy.interpolate import CubicSpline
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.measure.interpolant import Interpolant
 from score_sde_analytic.measure.moments import DECODER_RATIOS, Moments, decoder_scale
 from score_sde_analytic.process.decoder import GaussianDecoder
 
@@ -38,12 +38,9 @@ class Reconstruction:
         return cls(moments.log_snr, np.where(np.abs(nats) < 1e-30, 0.0, nats), moments.data_variance)
 
     @cached_property
-    def _rows(self) -> Callable[[Array], Array]:
-        if len(self.log_snr) == 1:
-            return lambda lam: np.repeat(self.nats, len(lam), axis=0)
-        interpolant = PchipInterpolator(self.log_snr, self.nats, axis=0)
+    def _rows(self) -> Interpolant:
         # Below the first knot x0_hat tells nothing more, and the scale of the table is constant.
-        return lambda lam: interpolant(np.maximum(lam, self.log_snr[0]))
+        return Interpolant(self.log_snr, self.nats)
 
     def _within(self, log_snr: ArrayLike) -> Array:
         lam = np.atleast_1d(np.asarray(log_snr, dtype=np.float64))

@@ -7,22 +7,19 @@ Curves are fitted in y, as the scalar one is. Bins are quantiles of phi, so that
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from scipy.integrate import cumulative_simpson
-from scipy.interpolate import PchipInterpolator
-from scipy.optimize import isotonic_regression
-from scipy.special import expit, logit
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.measure.cells import cell_means, quantile_bins
 from score_sde_analytic.measure.draws import ResidualDraws
+from score_sde_analytic.measure.interpolant import Interpolant, nondecreasing, residual_of, y_of
+from score_sde_analytic.process.kernel import optimal_step_nats
 
 #: R of a measured curve stays this far from 0 and 1.
 MARGIN = 1e-9
@@ -65,33 +62,84 @@ class Spectrum:
         if self.mass is not None and self.mass.shape != self.y.shape:
             raise ValueError(f"need the mass of every bin and label, {self.y.shape}, got {self.mass.shape}")
 
+    @classmethod
+    def fit(
+        cls,
+        draws: ResidualDraws,
+        statistic: str | None = None,
+        bins: int = 1,
+        shrinkage: float = 0.0,
+        smooth: bool = False,
+        pooled: bool = False,
+    ) -> Spectrum:
+        """A spectrum from recorded draws.
+
+        R of a bin and label is a weighted mean of its own draws, n of them, and of `shrinkage` draws that obey the profile
+        R_k (pooled over bins) times the bin's overall level: the power of its draws over what the profile expects of them.
+        Where ties of phi leave a bin empty, it takes the values of the bin that they fell into.
+
+        A single bin then has weighted isotonic regression of y along log-SNR. Several have not: where kinds of states separate
+        as noise falls, the bin of the more uncertain kind had less variance while they were mixed, and its y falls.
+
+        Args:
+            statistic: name of a recorded statistic; None does not condition.
+            bins: quantile bins of it.
+            shrinkage: draws that the profile counts for; 0 trusts each cell alone, inf the profile.
+            smooth: interpolate between the medians of bins.
+            pooled: shrink the profile toward its mean over labels, as far as its own errors say (empirical Bayes).
+
+        Raises:
+            ValueError: unknown statistic, fewer draws than bins at some knot, or bad settings.
+        """
+        if bins < 1 or not shrinkage >= 0.0:
+            raise ValueError(f"bins must be at least 1 and shrinkage not negative, got {bins} and {shrinkage}")
+        if statistic is None:
+            bins = 1
+        elif statistic not in draws.phi:
+            raise ValueError(f"no statistic {statistic!r} was recorded; choose one of {', '.join(draws.phi) or 'none'}")
+        m = len(draws.log_snr)
+        r, weight, mass = (np.empty((m, bins, len(draws.sizes))) for _ in range(3))
+        quantiles = np.empty((m, 2 * bins - 1 if statistic else 0))
+        for knot in range(m):
+            rows = draws.at(knot)
+            if len(rows) < max(2, bins):
+                raise ValueError(f"knot {knot} has {len(rows)} draws for {bins} bins; measure more draws or use fewer bins")
+            index = np.zeros((len(rows), 1), dtype=np.int64)
+            if statistic is not None:
+                index, quantiles[knot] = quantile_bins(draws.phi[statistic][rows].astype(np.float64), bins)
+            r[knot], weight[knot], mass[knot] = cell_means(draws.square(rows), index, bins, shrinkage, draws.sizes, pooled)
+        lam = draws.log_snr[:, None, None]
+        r = np.clip(r, MARGIN * np.exp(np.minimum(lam, 0.0)), 1.0 - MARGIN)
+        y = y_of(r, lam)
+        if bins == 1:  # weights as for a relative error of R of sqrt(2 / draws)
+            y = nondecreasing(y, weight * (1.0 - r) ** 2 + 1e-12)
+        return cls(draws.log_snr, y, quantiles, draws.sizes.astype(np.float64), smooth, mass)
+
     @property
     def bins(self) -> int:
         return self.y.shape[1]
 
     @cached_property
-    def _curves(self) -> tuple[Callable[[float], Array], ...]:
-        """Interpolants of y and of the quantiles, made once."""
-        if len(self.log_snr) == 1:
-            return tuple(lambda lam, row=values[0]: row for values in (self.y, self.quantiles))
-        return tuple(PchipInterpolator(self.log_snr, values) for values in (self.y, self.quantiles))
+    def _y(self) -> Interpolant:
+        return Interpolant(self.log_snr, self.y)
 
-    def _inside(self, log_snr: float) -> float:
-        return min(max(float(log_snr), float(self.log_snr[0])), float(self.log_snr[-1]))
+    @cached_property
+    def _quantiles(self) -> Interpolant:
+        return Interpolant(self.log_snr, self.quantiles)
 
     def y_at(self, log_snr: float) -> Array:
         """y of every bin and label at one level, (B, L)."""
-        return self._curves[0](self._inside(log_snr))
+        return self._y(log_snr)
 
     def residual(self, log_snr: float) -> Array:
         """R of every bin and label at one level, (B, L)."""
-        return expit(log_snr - self.y_at(log_snr))
+        return residual_of(self.y_at(log_snr), log_snr)
 
     def quantiles_at(self, log_snr: float) -> Array:
         """Quantiles of phi at one level, interpolated at fixed rank, ascending, (2B - 1,)."""
         if not self.quantiles.size:
             return np.zeros(0)
-        return np.maximum.accumulate(self._curves[1](self._inside(log_snr)))
+        return np.maximum.accumulate(self._quantiles(log_snr))
 
     def mass_at(self, log_snr: float) -> Array:
         """Share of every bin and label in the mean over bins and coordinates at one level, (B, L)."""
@@ -123,7 +171,7 @@ class Spectrum:
 
     def step_nats(self, log_snr_s: float, log_snr_t: float) -> float:
         """Cost of one step at eta = 1 as this spectrum predicts it, nats per dimension."""
-        costs = 0.5 * np.log1p(self.residual(log_snr_t) * np.expm1(log_snr_s - log_snr_t))
+        costs = optimal_step_nats(self.residual(log_snr_t), log_snr_s - log_snr_t)
         return float((costs * self.mass_at(log_snr_t)).sum())
 
     def spread(self, log_snr: float) -> float:
@@ -157,11 +205,15 @@ class LevelTable:
     smooth: bool
 
     @classmethod
-    def of(cls, spectrum: Spectrum, log_snr: float, device: torch.device | str = "cpu") -> LevelTable:
+    def of(cls, spectrum: Spectrum, log_snr: float) -> LevelTable:
         quantiles = spectrum.quantiles_at(log_snr)
         arrays = (spectrum.y_at(log_snr), quantiles[0::2], quantiles[1::2])
-        y, medians, edges = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays)
+        y, medians, edges = (torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
         return cls(log_snr, y, medians, edges, spectrum.smooth and spectrum.bins > 1)
+
+    def to(self, device: torch.device) -> LevelTable:
+        """The table on a device."""
+        return replace(self, y=self.y.to(device), medians=self.medians.to(device), edges=self.edges.to(device))
 
     def residual(self, phi: Tensor | None) -> Tensor:
         """R of every sample and label, (batch, L), or (1, L) without phi; phi is (batch, 1) or (batch, L), float64."""
@@ -174,160 +226,3 @@ class LevelTable:
         low, high = self.medians[upper - 1], self.medians[upper]
         share = ((phi - low) / (high - low).clamp_min(1e-12)).clamp(0.0, 1.0)
         return torch.sigmoid(self.log_snr - torch.lerp(self.y[upper - 1, column], self.y[upper, column], share))
-
-
-#: Steps in log-SNR at which fits are priced; the correction per unit of step is smooth in between.
-STEPS = np.geomspace(0.02, 40.0, 14)
-
-
-class Correction:
-    """What held-out data add to `Spectrum.step_nats`, tabulated.
-
-    Args:
-        log_snr: knots, ascending, (m,).
-        table: (held-out cost - cost as fitted) per unit of step at `STEPS`: for all examples, then without each group of
-            them, (steps, 1 + groups, m); or what works it out when it is first needed.
-    """
-
-    def __init__(self, log_snr: Array, table: Array | Callable[[], Array]) -> None:
-        self.log_snr, self._table = log_snr, table
-
-    @cached_property
-    def table(self) -> Array:
-        return self._table() if callable(self._table) else self._table
-
-    @cached_property
-    def _per_unit(self) -> PchipInterpolator:
-        return PchipInterpolator(np.log(STEPS), self.table)
-
-    def __call__(self, log_snr_s: ArrayLike, log_snr_t: ArrayLike, group: int | None = None) -> Array:
-        """The correction of steps from t to s, nats per dimension, (n,).
-
-        Args:
-            group: leave out these examples, for jackknife errors.
-        """
-        s, t = (np.atleast_1d(np.asarray(lam, dtype=np.float64)) for lam in (log_snr_s, log_snr_t))
-        row = 0 if group is None else 1 + group
-        out = np.empty(len(s))
-        for i, (lam, step) in enumerate(zip(t, s - t, strict=True)):
-            per_unit = self._per_unit(np.log(np.clip(step, STEPS[0], STEPS[-1])))[row]
-            out[i] = step * np.interp(lam, self.log_snr, per_unit)
-        return out
-
-
-# --- fitting ------------------------------------------------------------------------------------------------------------
-
-
-def fit(
-    draws: ResidualDraws,
-    statistic: str | None = None,
-    bins: int = 1,
-    shrinkage: float = 0.0,
-    smooth: bool = False,
-    pooled: bool = False,
-) -> Spectrum:
-    """A spectrum from recorded draws.
-
-    R of a bin and label is a weighted mean of its own draws, n of them, and of `shrinkage` draws that obey the profile
-    R_k (pooled over bins) times the bin's overall level: the power of its draws over what the profile expects of them. Where
-    ties of phi leave a bin empty, it takes the values of the bin that they fell into.
-
-    A single bin then has weighted isotonic regression of y along log-SNR. Several have not: where kinds of states separate as
-    noise falls, the bin of the more uncertain kind had less variance while they were mixed, and its y falls.
-
-    Args:
-        statistic: name of a recorded statistic; None does not condition.
-        bins: quantile bins of it.
-        shrinkage: draws that the profile counts for; 0 trusts each cell alone, inf the profile.
-        smooth: interpolate between the medians of bins.
-        pooled: shrink the profile toward its mean over labels, as far as its own errors say (empirical Bayes).
-
-    Raises:
-        ValueError: unknown statistic, fewer draws than bins at some knot, or bad settings.
-    """
-    if bins < 1 or not shrinkage >= 0.0:
-        raise ValueError(f"bins must be at least 1 and shrinkage not negative, got {bins} and {shrinkage}")
-    if statistic is None:
-        bins = 1
-    elif statistic not in draws.phi:
-        raise ValueError(f"no statistic {statistic!r} was recorded; choose one of {', '.join(draws.phi) or 'none'}")
-    m, labels = len(draws.log_snr), len(draws.sizes)
-    r, weight, mass = (np.empty((m, bins, labels)) for _ in range(3))
-    quantiles = np.empty((m, 2 * bins - 1 if statistic else 0))
-    for knot in range(m):
-        rows = draws.at(knot)
-        if len(rows) < max(2, bins):
-            raise ValueError(f"knot {knot} has {len(rows)} draws for {bins} bins; measure more draws or use fewer bins")
-        square, phi = draws.square(rows), None if statistic is None else draws.phi[statistic][rows].astype(np.float64)
-        index = np.zeros((len(rows), 1), dtype=np.int64)
-        if phi is not None:
-            index, quantiles[knot] = _ranks(phi, bins)
-        r[knot], weight[knot], mass[knot] = _cells(square, index, bins, shrinkage, draws.sizes, pooled)
-    lam = draws.log_snr[:, None, None]
-    r = np.clip(r, MARGIN * np.exp(np.minimum(lam, 0.0)), 1.0 - MARGIN)
-    y = _monotone(lam - logit(r), r, weight) if bins == 1 else lam - logit(r)
-    return Spectrum(draws.log_snr, y, quantiles, draws.sizes.astype(np.float64), smooth, mass)
-
-
-def _ranks(phi: Array, bins: int) -> tuple[np.ndarray, Array]:
-    """(bin of every value, medians and edges of the bins, (2B - 1,)) by quantiles over all values of a knot."""
-    quantiles = np.quantile(phi, np.linspace(0.0, 1.0, 2 * bins + 1))[1:-1]
-    return np.searchsorted(quantiles[1::2], phi, side="right"), quantiles
-
-
-def _cells(
-    square: Array, index: np.ndarray, bins: int, shrinkage: float, sizes: np.ndarray, pooled: bool
-) -> tuple[Array, Array, Array]:
-    """(R, its effective number of draws, share of the label's draws) of every bin and label, (B, L) each."""
-    sums, counts = _sums(square, index, bins)
-    mass = counts / len(square)
-    occupied = np.flatnonzero(counts.any(1))
-    source = occupied[np.searchsorted(occupied, np.arange(bins))]  # ties fall into the next bin above, the last is never empty
-    sums, counts = sums[source], counts[source]
-    means = _empirical_bayes(square, sizes) if pooled else square.mean(0)
-    if bins == 1 and pooled:
-        return means[None], np.maximum(counts, 1.0), mass
-    level = (sums * sizes).sum(1) / np.maximum((counts * means * sizes).sum(1), 1e-300)
-    profile = np.outer(level, means)
-    if math.isinf(shrinkage):
-        return profile, np.maximum(counts, 1.0), mass
-    total = np.maximum(counts + shrinkage, 1e-300)
-    cells = np.where(counts + shrinkage > 0, (sums + shrinkage * profile) / total, profile)
-    return cells, np.maximum(counts, 1.0) + shrinkage, mass
-
-
-def _empirical_bayes(square: Array, sizes: np.ndarray) -> Array:
-    """Mean squares of all labels, their logarithms shrunk toward the mean logarithm, (L,); the mean over coefficients is kept.
-
-    log R_k = x_k + error of variance e_k^2, x_k ~ N(mu, tau^2): the posterior mean, with tau^2 from the scatter that errors
-    leave unexplained (Efron & Morris, 1973).
-    """
-    mean = np.maximum(square.mean(0), 1e-300)
-    error2 = square.var(0, ddof=1) / (len(square) * mean**2)
-    log = np.log(mean)
-    mu = np.average(log, weights=sizes)
-    tau2 = max(float(np.average((log - mu) ** 2 - error2, weights=sizes)), 0.0)
-    share = np.divide(tau2, tau2 + error2, out=np.ones_like(error2), where=tau2 + error2 > 0)
-    shrunk = np.exp(mu + share * (log - mu))
-    return shrunk * float((mean * sizes).sum() / (shrunk * sizes).sum())
-
-
-def _sums(square: Array, index: np.ndarray, bins: int) -> tuple[Array, Array]:
-    """Sum of squares and number of draws in every bin and label, (B, L) each."""
-    labels = square.shape[1]
-    if index.shape[1] == 1:  # one bin per draw
-        member: Array = (index == np.arange(bins)).astype(np.float64)
-        return member.T @ square, np.repeat(member.sum(0)[:, None], labels, axis=1)
-    cell = (index * labels + np.arange(labels)).ravel()
-    sums = np.bincount(cell, weights=square.ravel(), minlength=bins * labels)
-    counts = np.bincount(cell, minlength=bins * labels).astype(np.float64)
-    return np.asarray(sums, dtype=np.float64).reshape(bins, labels), counts.reshape(bins, labels)
-
-
-def _monotone(y: Array, r: Array, draws: Array) -> Array:
-    """y of every curve, made nondecreasing along the knots; weights as for a relative error of R of sqrt(2 / draws)."""
-    weights = draws * (1.0 - r) ** 2 + 1e-12
-    flat, w = y.reshape(len(y), -1).copy(), weights.reshape(len(y), -1)
-    for column in range(flat.shape[1]):
-        flat[:, column] = isotonic_regression(flat[:, column], weights=w[:, column]).x
-    return flat.reshape(y.shape)

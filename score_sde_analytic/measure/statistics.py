@@ -6,7 +6,7 @@ Variances from R_k(lam, phi) = E[(U (eps - eps_hat))_k^2 | phi] are KL-optimal a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -86,6 +86,15 @@ class GradientEnergy(Statistic):
         return (local[:, 0] + FLOOR).log()
 
 
+#: name -> () -> Statistic, with its own settings.
+STATISTICS: dict[str, Callable[[], Statistic]] = {
+    "high_frequency": HighFrequency,
+    "gradient": GradientEnergy,
+    "energy": Energy,
+    "mean": MeanLevel,
+}
+
+
 def from_config(config: Mapping[str, Any], statistic: Statistic | None = None) -> Statistic:
     """The statistic with this `config()`.
 
@@ -135,12 +144,3 @@ def checked(values: Tensor, prediction: Prediction) -> Tensor:
     if not torch.isfinite(values).all():
         raise ValueError("a statistic returned NaN or inf; add a floor before logarithms and divisions")
     return values.reshape(batch, -1)
-
-
-#: By name.
-STATISTICS: dict[str, type[Statistic]] = {
-    "high_frequency": HighFrequency,
-    "gradient": GradientEnergy,
-    "energy": Energy,
-    "mean": MeanLevel,
-}

@@ -27,6 +27,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from score_sde_analytic.process.noise import stream_seed
+from score_sde_analytic.uncertainty import jackknife_variance
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def jackknife(
     for replicates in map(np.asarray, deleted):
         g = len(replicates)
         bias += (g - 1) * (float(replicates.mean()) - centre)
-        variance += (g - 1) / g * float(np.square(replicates - replicates.mean()).sum())
+        variance += float(jackknife_variance(replicates))
     estimate = centre - bias if correct else centre
     stderr = math.sqrt(variance)
     reach = float(student.ppf(0.5 + level / 2, min(map(len, deleted)) - 1)) * stderr

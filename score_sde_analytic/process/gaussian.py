@@ -2,10 +2,14 @@
 
 KL(N(m_q, v_q I) || N(m_p, v_p I)) / d = 1/2 [log(v_p / v_q) + (v_q + ||m_q - m_p||^2 / d) / v_p - 1]
 KL(N(m_q, v_q I) || N(m_p, diag v_p)) / d = mean_i of the same
+                                          = mean_i 1/2 [log1p(e_i / v_q) + (||m_q - m_p||_i^2 - e_i) / v_p_i],   v_p = v_q + e
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,6 +44,11 @@ def mean_square(x: Tensor) -> Tensor:
     return x.double().square().flatten(1).mean(1)
 
 
+def square_error(x: Tensor, y: Tensor) -> Tensor:
+    """(x - y)^2 of every coordinate, float64, (batch, *dims)."""
+    return (x - y).double().square()
+
+
 def normal_kl(square_error: Tensor, var_q: Tensor | float, var_p: Tensor | float) -> Tensor:
     """KL(N(m_q, var_q I) || N(m_p, var_p I)) in nats per dimension.
 
@@ -51,6 +60,18 @@ def normal_kl(square_error: Tensor, var_q: Tensor | float, var_p: Tensor | float
     return 0.5 * (torch.log(var_p / var_q) + (var_q + square_error) / var_p - 1.0)
 
 
+def step_kl(square_error: Any, var_q: Any, excess: Any, var_p: Any) -> Any:
+    """KL(N(m_q, var_q) || N(m_p, var_p)) of one coordinate in nats; tensors, arrays or floats that broadcast.
+
+    Args:
+        square_error: (m_q - m_p)^2.
+        excess: var_p - var_q > -var_q, which the caller knows better than a difference of the two: log1p then keeps tiny steps
+            exact, where var_p / var_q is 1 + O(h).
+    """
+    log1p = torch.log1p if isinstance(excess, Tensor) else np.log1p
+    return 0.5 * (log1p(excess / var_q) + (square_error - excess) / var_p)
+
+
 def diagonal_kl(square_error: Tensor, var_q: Tensor | float, excess: Tensor) -> Tensor:
     """KL(N(m_q, var_q I) || N(m_p, diag(var_q + excess))) in nats per dimension, (batch,); exact where excess is tiny.
 
@@ -58,8 +79,7 @@ def diagonal_kl(square_error: Tensor, var_q: Tensor | float, excess: Tensor) -> 
         square_error: (m_q - m_p)^2 of every coordinate, (batch, *dims).
         excess: of the variances, broadcastable to it, > -var_q.
     """
-    cost = torch.log1p(excess / var_q) + (square_error - excess) / (var_q + excess)
-    return 0.5 * cost.flatten(1).mean(1)
+    return step_kl(square_error, var_q, excess, var_q + excess).flatten(1).mean(1)
 
 
 def _log_interval(lower: Tensor, upper: Tensor) -> Tensor:

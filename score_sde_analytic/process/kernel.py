@@ -5,7 +5,7 @@
     a      = sqrt(sigma_s^2 - rho^2) / sigma_t
     b      = alpha_s - a alpha_t
     mean   = a x_t + b x_0
-    var    = rho^2 + b^2 V0,   V0 = tr Cov(x_0 | x_t) / d   (the KL-optimal variance once x_0 is replaced by x0_hat)
+    var    = rho^2 + b^2 V0,   V0 = tr Cov(x_0 | x_t) / d = exp(-lam_t) R   (KL-optimal once x_0 is replaced by x0_hat)
 
 (Song et al., DDIM, ICLR 2021; Bao et al., Analytic-DPM, ICLR 2022, eq. 8 with lambda^2 = rho^2, read in continuous time.)
 """
@@ -19,7 +19,10 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from score_sde_analytic.process.gaussian import expand
 from score_sde_analytic.process.schedule import Level
 
 
@@ -29,16 +32,32 @@ class Kernel:
 
     Attributes:
         beta: sigma_ts^2, variance of x_t given x_s: DDPM's handcrafted "beta". (Its "beta-tilde" is rho2 at eta = 1.)
+        eta: what rho2 was made with.
     """
 
     a: Any
     b: Any
     rho2: Any
     beta: Any
+    eta: float = 1.0
 
     def variance(self, posterior_variance: Any) -> Any:
         """rho^2 + b^2 V0, the optimal variance of p(x_s | x_t) whose mean uses x0_hat in place of x_0."""
         return self.rho2 + self.b**2 * posterior_variance
+
+    def excess(self, residual: Any, log_snr: Any) -> Any:
+        """b^2 exp(-lam_t) R, what the optimal variance adds to rho^2.
+
+        Args:
+            residual: R of a step, of every coordinate or of every sample; a float, or (batch, *dims).
+            log_snr: lam_t, a float, or float64 (batch,).
+        """
+        inverse_snr = torch.exp(-log_snr) if isinstance(log_snr, Tensor) else math.exp(-log_snr)
+        return expand(self.b**2 * inverse_snr, residual) * residual
+
+    def error(self, square: Tensor) -> Tensor:
+        """b^2 times the squared error of x0_hat: that of the mean; of every coordinate, (batch, *dims), or sample, (batch,)."""
+        return expand(self.b**2, square) * square
 
 
 def reverse_kernel(s: Level, t: Level, eta: float = 1.0) -> Kernel:
@@ -61,7 +80,7 @@ def reverse_kernel(s: Level, t: Level, eta: float = 1.0) -> Kernel:
     a = s.sigma / t.sigma * sqrt(keep)
     # b = alpha_s (1 - sqrt(1 - u)) with 1 - u = (a alpha_t / alpha_s)^2 = q keep.
     b = s.alpha * w * (1.0 + eta**2 * q) / (1.0 + sqrt(q * keep))
-    return Kernel(a, b, eta**2 * s.sigma**2 * w, t.sigma**2 * w)
+    return Kernel(a, b, eta**2 * s.sigma**2 * w, t.sigma**2 * w, eta)
 
 
 def kernels(levels: Sequence[Level], eta: float = 1.0) -> list[Kernel]:

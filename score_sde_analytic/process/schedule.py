@@ -175,7 +175,7 @@ class VariancePreserving(Schedule):
         return 0.5 * np.log(-np.expm1(2.0 * self._log_alpha(t)))
 
     def _log_sigma_rate(self, t: Array) -> Array:
-        return self._log_alpha_rate(t) / np.expm1(-2.0 * self._log_alpha(t)) * -1.0
+        return -self._log_alpha_rate(t) / np.expm1(-2.0 * self._log_alpha(t))
 
     def _time(self, log_snr: Array) -> Array:
         return self._time_of_log_alpha(-0.5 * softplus(-log_snr))

@@ -22,8 +22,8 @@ from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.files import atomic
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.grids.lattice import transition_costs
-from score_sde_analytic.grids.optimal import Objective, spread
-from score_sde_analytic.measure.curve import Bound, NoiseCurve
+from score_sde_analytic.grids.optimal import Objective
+from score_sde_analytic.measure.curve import NoiseCurve, ResidualCap
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.process.kernel import kernels
 from score_sde_analytic.process.schedule import Schedule
@@ -60,7 +60,7 @@ def _save(figure: Figure, path: Path) -> Path:
 
 
 @plt.rc_context(STYLE)
-def curve(path: Path, moments: Moments, curves: Mapping[str, NoiseCurve], bound: Bound) -> Path:
+def curve(path: Path, moments: Moments, curves: Mapping[str, NoiseCurve], bound: ResidualCap) -> Path:
     """R and Lambda, effective variance with error bars and bounds, calibration in standard errors; over log-SNR."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
     lam = moments.log_snr
@@ -78,7 +78,9 @@ def curve(path: Path, moments: Moments, curves: Mapping[str, NoiseCurve], bound:
     return _save(figure, path)
 
 
-def _residual_panel(axis: Axes, moments: Moments, curves: Mapping[str, NoiseCurve], bound: Bound, fine: np.ndarray) -> None:
+def _residual_panel(
+    axis: Axes, moments: Moments, curves: Mapping[str, NoiseCurve], bound: ResidualCap, fine: np.ndarray
+) -> None:
     lam = moments.log_snr
     axis.fill_between(fine, bound(fine), 1.0, color="0.9", label="above the data's bound")
     for source, fitted in curves.items():
@@ -91,7 +93,9 @@ def _residual_panel(axis: Axes, moments: Moments, curves: Mapping[str, NoiseCurv
     axis.set(title="Residual power of the network", xlabel="log-SNR", ylabel="R", ylim=(-0.02, 1.02))
 
 
-def _variance_panel(axis: Axes, moments: Moments, curves: Mapping[str, NoiseCurve], bound: Bound, fine: np.ndarray) -> None:
+def _variance_panel(
+    axis: Axes, moments: Moments, curves: Mapping[str, NoiseCurve], bound: ResidualCap, fine: np.ndarray
+) -> None:
     lam = moments.log_snr
     for source, fitted in curves.items():
         r = moments.residual if source == "residual" else 1.0 - moments.noise_power
@@ -202,7 +206,7 @@ def placement(path: Path, schedule: Schedule, objective: Objective, grids: Mappi
     """Where each grid puts its steps, over log-SNR and over t, above the optimal density sqrt(w)."""
     figure, axes = plt.subplots(1, 2, figsize=(12, 1.8 + 0.32 * len(grids)), layout="constrained")
     lam = np.linspace(objective.low, objective.high, 1000)
-    root = np.sqrt(spread(objective.curve, lam))
+    root = np.sqrt(objective.curve.spread(lam))
     t = np.asarray(schedule.time(lam))
     t[0] = 1.0
     density_t = root * np.abs(np.gradient(lam, t))

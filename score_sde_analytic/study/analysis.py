@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,11 @@ import torch
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.ranges import Data, DataRange, DataStatistics, as_dataset, first_example
-from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.schedule import Schedule
 from score_sde_analytic.study.names import AUTO, CovarianceName, covariance_names
-from score_sde_analytic.study.settings import Budget, Knots, Settings
+from score_sde_analytic.study.settings import Knots, Settings
 from score_sde_analytic.study.structures import moments_file, recorders
 from score_sde_analytic.study.study import Study
 
@@ -71,7 +70,7 @@ def analyse(
         model,
         data,
         knots(model.schedule, settings.knots),
-        **asdict(budget or Budget()),
+        budget or Budget(),
         statistics=statistics,
         data_range=data_range,
         seed=seed,

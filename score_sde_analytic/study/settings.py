@@ -82,12 +82,3 @@ class Settings:
     knots: Knots = field(default_factory=Knots)
     structure: Structure = field(default_factory=Structure)
     search: Search = field(default_factory=Search)
-
-
-@dataclass(frozen=True)
-class Budget:
-    tolerance: float = 0.01
-    min_draws: int = 300
-    max_draws: int = 3000
-    batch_size: int = 100
-    groups: int = 32

@@ -15,7 +15,6 @@ from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.measure.bases import BASES
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
 from score_sde_analytic.measure.held_out import PLAIN, Choice, HeldOut, jackknife_error
-from score_sde_analytic.measure.held_out import choose as choose_fit
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.statistics import STATISTICS
 from score_sde_analytic.study.names import AUTO, CovarianceName, choose
@@ -117,7 +116,7 @@ class Structures:
         if name.given and name.given not in self.recorders[name.base].statistics:
             raise ValueError(f"statistic {name.given!r} was not recorded for {name.base!r}; name it before the pass")
         statistics = [name.given] if name.given else []
-        ranked = choose_fit(draws, settings.bins, settings.shrinkage, settings.smooth, statistics, settings.steps)
+        ranked = HeldOut.choose(draws, settings.bins, settings.shrinkage, settings.smooth, statistics, settings.steps)
         return next((choice for choice in ranked if choice.statistic == (name.given or None)), PLAIN)
 
     def covariance(self, name: CovarianceName) -> Diagonal:

@@ -25,8 +25,7 @@ from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.grids.optimal import budget_law, steps_for
 from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime, Method, Predicted, bits_per_dim, predict
 from score_sde_analytic.likelihood.evaluation import digest
-from score_sde_analytic.measure.curve import Bound as Cap
-from score_sde_analytic.measure.curve import NoiseCurve, Source, residual_bound
+from score_sde_analytic.measure.curve import NoiseCurve, ResidualCap, Source, residual_cap
 from score_sde_analytic.measure.last_step import DECODERS, LastStep
 from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.models.model import ScoreModel
@@ -73,11 +72,11 @@ class Study(Record):
         return self.curves["residual"]
 
     @cached_property
-    def cap(self) -> Cap:
+    def cap(self) -> ResidualCap:
         """The largest R that an exact score could have, from the data alone."""
-        return residual_bound(self.statistics, self.data_range)
+        return residual_cap(self.statistics, self.data_range)
 
-    def _cap(self, source: Source) -> Cap | None:
+    def _cap(self, source: Source) -> ResidualCap | None:
         return self.cap if source in self.settings.capped else None
 
     @property

@@ -21,7 +21,7 @@ from score_sde_analytic.covariance.tweedie import Tweedie
 from score_sde_analytic.grids.grid import even, even_log_snr
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.draws import Recorder
-from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.held_out import PLAIN
 from score_sde_analytic.measure.transforms import PCA
 from score_sde_analytic.metrics import EnergyDistance, Pixels, Reference, evaluate
@@ -351,10 +351,10 @@ def test_as_many_steps_as_the_budget_allows_and_no_more(planar, table, budget):
 def test_vector_products_are_counted(planar, table):
     """Each of the two steps before the last takes its call, one more with its graph, and two products."""
     model = planar.score_model(table)
-    rule = Tweedie(model, 2)
-    sampler, grid = Ancestral(model, rule), even(3, 0.01)
-    generate(sampler, grid, (2,), 10, dtype=torch.float64)
-    assert (model.evaluations + rule.products) / 10 == solvers.cost(sampler, grid) == 3 + 2 * (1 + 2)
+    sampler, grid = Ancestral(model, Tweedie(model, 2)), even(3, 0.01)
+    with model.metered() as cost:
+        generate(sampler, grid, (2,), 10, dtype=torch.float64)
+    assert (cost.evaluations + cost.vector_products) / 10 == solvers.cost(sampler, grid) == 3 + 2 * (1 + 2)
 
 
 def test_names_of_covariances_are_solvers():
@@ -442,7 +442,8 @@ def test_analytic_variance_beats_both_handcrafted_ones_at_ten_steps():
     exact, schedule, count = GaussianMixture(np.ones(4), square, 0.01), Tabulated.linear(), 3000
     model = exact.score_model(schedule)
     knots = np.linspace(-10.0, 9.0, 24)
-    moments = estimate(model, exact.sample(8000, seed=5), knots, statistics=exact.statistics(), max_draws=300, progress=False)
+    options = {"statistics": exact.statistics(), "progress": False}
+    moments = estimate(model, exact.sample(8000, seed=5), knots, Budget(max_draws=300), **options)
     grid, y = even_log_snr(schedule, 10, float(schedule.time(9.0))), exact.sample(count, seed=7)
     covariances = {"beta": Beta(), "tilde": BetaTilde(), "analytic": Isotropic(NoiseCurve.fit(moments))}
     x = {
@@ -461,7 +462,7 @@ def test_structure_and_extrapolation_beat_both_where_directions_differ(mixture, 
     """The 16-d anisotropic mixture at K = 10, where one variance for all loses to beta: by more than 5 standard errors each."""
     count, knots, recorder = 6000, np.linspace(-10.0, 9.0, 24), Recorder(PCA.of(mixture.sample(4000, seed=6)))
     model, y = mixture.score_model(table), mixture.sample(count, seed=7)
-    options = {"statistics": mixture.statistics(), "min_draws": 600, "max_draws": 600, "progress": False}
+    options = {"budget": Budget(min_draws=600, max_draws=600), "statistics": mixture.statistics(), "progress": False}
     moments = estimate(model, mixture.sample(4000, seed=5), knots, observers={"pca": recorder}, **options)
     diagonal = Diagonal(PLAIN.fit(recorder.result(moments.log_snr)), recorder.basis)
     grid = even_log_snr(table, 10, float(table.time(9.0)))

@@ -19,9 +19,9 @@ from score_sde_analytic.likelihood import Chain, bits_per_dim, predict
 from score_sde_analytic.measure.basis import Pixel, PixelChannel, Scalar
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
-from score_sde_analytic.measure.estimation import estimate
-from score_sde_analytic.measure.held_out import Choice, choose, price
-from score_sde_analytic.measure.spectrum import Spectrum, fit
+from score_sde_analytic.measure.estimation import Budget, estimate
+from score_sde_analytic.measure.held_out import Choice, HeldOut, price
+from score_sde_analytic.measure.spectrum import Spectrum
 from score_sde_analytic.measure.statistics import Energy, GradientEnergy, MeanLevel
 from score_sde_analytic.measure.transforms import DCT, PCA
 from score_sde_analytic.models.mixture import GaussianMixture
@@ -142,7 +142,7 @@ def bounds():
     chains = {name: Chain(grid, covariance, GaussianDecoder(0.06)) for name, covariance in covariances.items()}
     model, statistics = GAUSSIAN.score_model(VP), GAUSSIAN.statistics()
     measured = bits_per_dim(model, GAUSSIAN.sample(4000, seed=3), chains, batch_size=1000, progress=False)
-    options = {"statistics": statistics, "min_draws": 2000, "max_draws": 2000, "batch_size": 1000, "progress": False}
+    options = {"budget": Budget(min_draws=2000, max_draws=2000, batch_size=1000), "statistics": statistics, "progress": False}
     moments = estimate(model, GAUSSIAN.sample(2000, seed=4), np.linspace(-9, 6, 8), **options)
     return chains, measured, predict(moments, VP, chains, statistics)
 
@@ -426,7 +426,7 @@ TRUTH = expit(0.7 * np.linspace(-5, 5, 6)[:, None] - np.linspace(-1, 1, 5))  # y
 def test_known_residuals_are_recovered():
     """Within 5 standard errors at each of 6 knots and 5 labels (false alarm below 2e-5), and y never falls."""
     n = 4000
-    s = fit(synthetic(TRUTH, n, SIZES))
+    s = Spectrum.fit(synthetic(TRUTH, n, SIZES))
     assert (s.y.shape, s.bins, s.quantiles.shape) == ((6, 1, 5), 1, (6, 0))
     found = np.stack([s.residual(x)[0] for x in s.log_snr])
     assert np.all(np.abs(found - TRUTH) < 5 * TRUTH * np.sqrt(2 / (n * SIZES)))
@@ -439,7 +439,7 @@ def test_known_conditional_residuals_are_recovered():
     rank = np.stack([rng.permutation(n) for _ in range(6)])
     cell = TRUTH[:, None] * np.array([0.1, 0.3, 0.6, 1.0])[:, None]  # (m, B, L)
     draws = synthetic(np.take_along_axis(cell, (rank * 4 // n)[..., None], 1), n, SIZES, phi=np.log(rank + 1.0))
-    s = fit(draws, "phi", 4)
+    s = Spectrum.fit(draws, "phi", 4)
     found = np.stack([s.residual(x) for x in s.log_snr])
     assert np.all(np.abs(found - cell) < 5 * cell * np.sqrt(2 / (0.25 * n * SIZES)))
     assert np.all(np.diff(s.quantiles, axis=1) > 0)
@@ -454,7 +454,7 @@ def test_noise_cannot_make_y_fall():
     square = np.stack([draws.square(draws.at(m)).mean(0) for m in range(30)])
     assert np.any(np.diff(draws.log_snr[:, None] - logit(np.clip(square, 1e-9, 1 - 1e-9)), axis=0) < 0)
     for options in ({}, {"statistic": "phi"}):
-        assert np.all(np.diff(fit(draws, **options).y, axis=0) >= 0)
+        assert np.all(np.diff(Spectrum.fit(draws, **options).y, axis=0) >= 0)
 
 
 def test_curves_of_bins_may_fall():
@@ -469,7 +469,7 @@ def test_curves_of_bins_may_fall():
     assert np.all(np.diff(-np.log(c[:, 1])) <= 0)
     rank = np.stack([np.random.default_rng(m).permutation(n) for m in range(6)])
     residual = np.take_along_axis(truth[:, :, None], (rank * 2 // n)[..., None], 1)
-    s = fit(synthetic(residual, n, [16], phi=rank, log_snr=lam), "phi", 2)
+    s = Spectrum.fit(synthetic(residual, n, [16], phi=rank, log_snr=lam), "phi", 2)
     found = np.stack([s.residual(x)[:, 0] for x in lam])
     assert np.all(np.abs(found - truth) < 5 * truth * np.sqrt(2 / (16 * 0.5 * n)))
 
@@ -477,7 +477,7 @@ def test_curves_of_bins_may_fall():
 @pytest.mark.parametrize("bins", [1, 2, 7, 16])
 def test_bins_have_equal_counts(bins):
     phi = np.random.default_rng(1).normal(size=(2, 1000, 1))
-    s = fit(synthetic(np.full((2, 3), 0.5), 1000, np.ones(3, int), phi=phi), "phi", bins)
+    s = Spectrum.fit(synthetic(np.full((2, 3), 0.5), 1000, np.ones(3, int), phi=phi), "phi", bins)
     for knot in range(2):
         counts = np.bincount(np.searchsorted(s.quantiles[knot, 1::2], phi[knot, :, 0], side="right"), minlength=bins)
         assert counts.max() - counts.min() <= 2
@@ -496,10 +496,10 @@ def test_shrinkage_goes_from_cells_to_level_times_profile():
     cells = np.stack([square[index == b].mean(0) for b in range(bins)])
     level = (cells * sizes).sum(1) / (square.mean(0) * sizes).sum()
     profile = np.outer(level, square.mean(0))
-    np.testing.assert_allclose(fit(draws, "phi", bins, 0.0).residual(0.0), cells, rtol=1e-9)
-    np.testing.assert_allclose(fit(draws, "phi", bins, math.inf).residual(0.0), profile, rtol=1e-9)
+    np.testing.assert_allclose(Spectrum.fit(draws, "phi", bins, 0.0).residual(0.0), cells, rtol=1e-9)
+    np.testing.assert_allclose(Spectrum.fit(draws, "phi", bins, math.inf).residual(0.0), profile, rtol=1e-9)
     mixed = (200 * cells + 50 * profile) / 250
-    np.testing.assert_allclose(fit(draws, "phi", bins, 50.0).residual(0.0), mixed, rtol=1e-9)
+    np.testing.assert_allclose(Spectrum.fit(draws, "phi", bins, 50.0).residual(0.0), mixed, rtol=1e-9)
 
 
 @pytest.mark.parametrize("case", ["plain", "global", "ties", "local", "local ties"])
@@ -515,7 +515,7 @@ def test_the_price_of_the_draws_themselves_is_the_predicted_one(case):
     residual = expit(phi - 1.5) * np.linspace(0.3, 1, labels)
     draws = synthetic(residual, n, np.arange(1, 7), phi=phi, log_snr=[0.0])
     statistic = None if case == "plain" else "phi"
-    s = fit(draws, statistic, 5)
+    s = Spectrum.fit(draws, statistic, 5)
     for step in (0.1, 1.0, 6.0):
         assert price(s, draws, statistic, step)[0] == pytest.approx(s.step_nats(step, 0.0), rel=1e-9)
         nodes = s.nodes(np.zeros(1), 4096)[0]
@@ -532,12 +532,12 @@ def test_bins_that_ties_leave_empty_take_the_values_of_the_tie(smooth, shrinkage
     phi = np.where(low, 0.0, phi)
     phi[1] = np.where(low[1], rng.uniform(0, 1, (n, 1)), phi[1])  # no ties here
     draws = synthetic(np.where(low, 0.1, 0.6), n, [4], phi=phi, log_snr=[-1.0, 0.0, 1.0])
-    s = fit(draws, "phi", 8, shrinkage, smooth)
+    s = Spectrum.fit(draws, "phi", 8, shrinkage, smooth)
     tied = s.y[0, :5, 0]
     np.testing.assert_allclose(tied, tied[-1])
     # Nothing is far from what occurs: an empty bin of R = 0 would make y some 20.
     assert np.all(np.abs(s.y) < 5)
-    unconditional, conditional = price(fit(draws), draws, None, 1.0), price(s, draws, "phi", 1.0)
+    unconditional, conditional = price(Spectrum.fit(draws), draws, None, 1.0), price(s, draws, "phi", 1.0)
     assert np.all(conditional < unconditional - 0.01)
     predicted = [s.step_nats(lam + 1.0, lam) for lam in draws.log_snr]
     np.testing.assert_allclose(conditional, predicted, rtol=0.03)
@@ -549,7 +549,7 @@ def test_smooth_bins_follow_a_continuous_dependence():
     phi = rng.uniform(-3, 0, size=(2, n, 1))
     draws = synthetic(np.exp(phi) * 0.8, n, [16], phi=phi, log_snr=[0.0, 1.0])
     held_out = synthetic(np.exp(phi) * 0.8, n, [16], phi=phi, log_snr=[0.0, 1.0], seed=9)
-    hard, smooth = (price(fit(draws, "phi", 4, smooth=soft), held_out, "phi", 2.0) for soft in (False, True))
+    hard, smooth = (price(Spectrum.fit(draws, "phi", 4, smooth=soft), held_out, "phi", 2.0) for soft in (False, True))
     assert np.all(smooth < hard)
 
 
@@ -559,7 +559,7 @@ def test_local_statistics_are_fitted_pixel_by_pixel():
     phi = rng.uniform(size=(2, n, labels))
     pixel = np.linspace(0.2, 0.9, labels)
     draws = synthetic(np.where(phi < 0.5, 0.2, 0.8) * pixel, n, np.full(labels, 3), phi=phi, log_snr=[-1.0, 1.5])
-    s = fit(draws, "phi", 2)
+    s = Spectrum.fit(draws, "phi", 2)
     for knot, lam in enumerate(draws.log_snr):
         assert s.quantiles[knot, 1] == pytest.approx(0.5, abs=0.02)
         truth = np.outer([0.2, 0.8], pixel)
@@ -572,9 +572,9 @@ def test_the_level_of_a_bin_counts_what_its_pixels_are_expected_to_have():
     residual, n = np.geomspace(0.01, 0.9, 8), 4000
     phi = np.log(residual) + 0.01 * np.random.default_rng(8).normal(size=(1, n, 8))
     draws = synthetic(residual[None], n, np.ones(8, int), phi=phi, log_snr=[0.0])
-    s = fit(draws, "phi", 4, math.inf)
-    assert price(s, draws, "phi", 2.0)[0] == pytest.approx(price(fit(draws), draws, None, 2.0)[0], rel=1e-2)
-    assert s.step_nats(2.0, 0.0) == pytest.approx(fit(draws).step_nats(2.0, 0.0), rel=1e-2)
+    s = Spectrum.fit(draws, "phi", 4, math.inf)
+    assert price(s, draws, "phi", 2.0)[0] == pytest.approx(price(Spectrum.fit(draws), draws, None, 2.0)[0], rel=1e-2)
+    assert s.step_nats(2.0, 0.0) == pytest.approx(Spectrum.fit(draws).step_nats(2.0, 0.0), rel=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -589,7 +589,7 @@ def test_the_level_of_a_bin_counts_what_its_pixels_are_expected_to_have():
 )
 def test_bad_fits_are_named(options, match):
     with pytest.raises(ValueError, match=match):
-        fit(
+        Spectrum.fit(
             synthetic(np.full((2, 3), 0.5), 40, np.ones(3, int), phi=np.random.default_rng(0).normal(size=(2, 40, 1))),
             **options,
         )
@@ -597,16 +597,16 @@ def test_bad_fits_are_named(options, match):
 
 def test_too_few_draws_are_named():
     with pytest.raises(ValueError, match="knot 0 has 1 draws"):
-        fit(synthetic(np.full((2, 3), 0.5), 1, np.ones(3, int)))
+        Spectrum.fit(synthetic(np.full((2, 3), 0.5), 1, np.ones(3, int)))
     draws = synthetic(np.full((2, 1), 0.5), 40, [1])
     with pytest.raises(ValueError, match="none"):
-        fit(draws, "phi", 2)
+        Spectrum.fit(draws, "phi", 2)
     with pytest.raises(ValueError, match="two knots"):
-        choose(synthetic(np.full((1, 1), 0.5), 40, [1]))
+        HeldOut.choose(synthetic(np.full((1, 1), 0.5), 40, [1]))
     with pytest.raises(ValueError, match="needs two folds"):
-        choose(replace(draws, example=4 * draws.example))  # all in one fold of four
+        HeldOut.choose(replace(draws, example=4 * draws.example))  # all in one fold of four
     with pytest.raises(ValueError, match="knot 1 has no draws to price"):
-        price(fit(draws), draws.take(draws.knot == 0), None, 1.0)
+        price(Spectrum.fit(draws), draws.take(draws.knot == 0), None, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -640,7 +640,7 @@ KNOTS = np.linspace(-9.5, 7.0, 18)
 
 def record(mixture, examples, seed, knots=KNOTS):
     recorder = Recorder(Scalar(), {"energy": Energy()})
-    options = {"min_draws": examples, "max_draws": examples, "batch_size": 1000, "seed": seed, "progress": False}
+    options = {"budget": Budget(min_draws=examples, max_draws=examples, batch_size=1000), "seed": seed, "progress": False}
     options |= {"statistics": mixture.statistics(), "observers": {"scalar": recorder}}
     moments = estimate(mixture.score_model(VP), mixture.sample(examples, seed=seed), knots, **options)
     return moments, recorder.result(moments.log_snr)
@@ -664,7 +664,7 @@ def jackknife(values):
 def test_conditioning_lowers_the_held_out_price(scales):
     """Steps of 2 in log-SNR: lower by more than 5 jackknife errors over 20 groups of held-out examples."""
     _, train, test = scales
-    fits = {name: (fit(train, *setting), setting[0]) for name, setting in SETTINGS.items()}
+    fits = {name: (Spectrum.fit(train, *setting), setting[0]) for name, setting in SETTINGS.items()}
 
     def total(name, rows):
         return price(*(fits[name][0], test.take(rows), fits[name][1], 2.0)).mean()
@@ -684,7 +684,9 @@ def test_conditioning_lowers_the_measured_bound_as_predicted(scales):
     std = 0.05
 
     def chain(draws, setting):
-        return Chain(grid, Diagonal(fit(draws, *setting), Scalar(), Energy() if setting[0] else None), GaussianDecoder(std))
+        return Chain(
+            grid, Diagonal(Spectrum.fit(draws, *setting), Scalar(), Energy() if setting[0] else None), GaussianDecoder(std)
+        )
 
     chains = {name: chain(train, setting) for name, setting in SETTINGS.items()}
     measured = bits_per_dim(SCALES.score_model(VP), SCALES.sample(4000, seed=8), chains, batch_size=1000, progress=False)
@@ -703,13 +705,13 @@ def test_conditioning_lowers_the_measured_bound_as_predicted(scales):
 
 
 def test_choose_conditions_where_it_helps(scales):
-    ranked = choose(scales[1], bins=(1, 4, 8), shrinkage=(0.0, 30.0))
+    ranked = HeldOut.choose(scales[1], bins=(1, 4, 8), shrinkage=(0.0, 30.0))
     assert len(ranked) == 1 + 2 + 1 + 1  # plain (one label: nothing to pool); bins, then shrinkage, then smoothness
     assert [c.cost for c in ranked] == sorted(c.cost for c in ranked)
     assert ranked[0].statistic == "energy"
     assert ranked[-1] == Choice(None, 1, 0.0, False, cost=ranked[-1].cost)
     assert ranked[0].cost < 0.95 * ranked[-1].cost
-    assert [c.statistic for c in choose(scales[1], statistics=())] == [None]
+    assert [c.statistic for c in HeldOut.choose(scales[1], statistics=())] == [None]
 
 
 def test_choose_finds_nothing_where_there_is_nothing():
@@ -722,7 +724,10 @@ def test_choose_finds_nothing_where_there_is_nothing():
     for g in range(8):
         part = draws.take(draws.example % 8 == g)
         part = replace(part, example=part.example // 8)
-        found = {(c.statistic, c.bins, c.shrinkage, c.smooth): c.cost for c in choose(part, bins=(1, 8), shrinkage=(0.0, 30.0))}
+        found = {
+            (c.statistic, c.bins, c.shrinkage, c.smooth): c.cost
+            for c in HeldOut.choose(part, bins=(1, 8), shrinkage=(0.0, 30.0))
+        }
         plain = found.pop((None, 1, 0.0, False))
         for setting, cost in found.items():
             gains.setdefault(setting, []).append(plain - cost)

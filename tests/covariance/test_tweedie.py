@@ -15,6 +15,7 @@ from score_sde_analytic.likelihood.chain import Chain
 from score_sde_analytic.likelihood.evaluation import bits_per_dim
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.receipt import Receipt
 from score_sde_analytic.process.kernel import kernels, reverse_kernel
 from score_sde_analytic.process.schedule import Level, LinearVP
 from score_sde_analytic.samplers import Ancestral, generate
@@ -254,9 +255,10 @@ def test_two_sided_products_pay_where_the_jacobian_is_asymmetric():
     for two_sided in (True, False):
         for products in (3, 12):
             covariance = Tweedie(model, products_per_draw=products, two_sided=two_sided)
-            noise = one_step(covariance, s, t)[1].add_noise(torch.zeros_like(z), prediction, z)
+            with model.metered() as cost:
+                noise = one_step(covariance, s, t)[1].add_noise(torch.zeros_like(z), prediction, z)
             errors[two_sided, products] = float((noise - expected).norm() / expected.norm())
-            assert covariance.products == 20 * products * (1 + two_sided)
+            assert cost.vector_products == 20 * products * (1 + two_sided)
     assert errors[True, 3] < 0.9 * errors[False, 3]
     assert errors[True, 12] < 0.3 * errors[False, 12]
 
@@ -367,14 +369,15 @@ def test_samples(gaussian):
     model = gaussian.score_model(LINEAR)
     covariance = Tweedie(model, products_per_draw=6)
     grid = even_log_snr(LINEAR, 3, 0.05)
-    samples = generate(
-        Ancestral(model, covariance, final="draw"), grid, (6,), 4000, seed=1, batch_size=2000, dtype=torch.float64
-    )
+    with model.metered() as cost:
+        samples = generate(
+            Ancestral(model, covariance, final="draw"), grid, (6,), 4000, seed=1, batch_size=2000, dtype=torch.float64
+        )
     data = gaussian.basis[0] @ torch.diag(gaussian.eigenvalues[0]) @ gaussian.basis[0].mT
     white = torch.linalg.solve(torch.linalg.cholesky(data), (samples - gaussian.means).mT)
     torch.testing.assert_close(torch.cov(white), torch.eye(6, dtype=torch.float64), rtol=0, atol=0.12)
-    assert covariance.products == 4000 * 3 * 6
-    assert model.evaluations == 4000 * 3 * 2  # each step's call, and the linearisation
+    assert cost.vector_products == 4000 * 3 * 6
+    assert cost.evaluations == 4000 * 3 * 2  # each step's call, and the linearisation
 
 
 @pytest.mark.parametrize("steps", [2, 10])
@@ -467,16 +470,20 @@ def test_products_are_counted(mixture):
     first, second = covariance.steps(ks, levels[:-1])
     x_0, x_t = noisy(mixture, levels[0], 5)
     prediction = model.predict(x_t, levels[0])
-    first.add_noise(torch.zeros_like(x_t), prediction, x_0)
-    assert (covariance.products, model.evaluations, model.calls) == (30, 10, 2)
-    for step in (first, first, second):  # steps from one level share its Jacobians
-        step.kl(ks[0], prediction, x_0)
-    assert (covariance.products, model.evaluations) == (30 + 5 * 16, 15)
-    first.kl(ks[0], model.predict(x_t + 1.0, levels[0]), x_0)
-    assert covariance.products == 30 + 2 * 5 * 16
+    with model.metered() as cost:
+        first.add_noise(torch.zeros_like(x_t), prediction, x_0)
+    assert cost == Receipt(1, 5, 30)
+    with model.metered() as cost:
+        for step in (first, first, second, *covariance.steps(ks, levels[:-1])):  # steps from one level share its Jacobians
+            step.kl(ks[0], prediction, x_0)
+    assert cost == Receipt(1, 5, 5 * 16)
+    with model.metered() as cost:
+        first.kl(ks[0], model.predict(x_t + 1.0, levels[0]), x_0)
+    assert cost == Receipt(2, 10, 5 * 16)
     quadrature = Tweedie(model, method="lanczos", products_per_probe=4, probes=3)
-    quadrature.steps(ks, levels[:-1])[0].kl(ks[0], prediction, x_0)
-    assert quadrature.products == 5 * 4 * 4
+    with model.metered() as cost:
+        quadrature.steps(ks, levels[:-1])[0].kl(ks[0], prediction, x_0)
+    assert cost == Receipt(1, 5, 5 * 4 * 4)
 
 
 def test_exact_is_the_default_in_few_dimensions(mixture):

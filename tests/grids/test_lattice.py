@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from conftest import SCHEDULES
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic
 from score_sde_analytic.grids.grid import Grid, even, even_log_snr
-from score_sde_analytic.grids.lattice import Lattice, optimal_step_cost, prior_cost, transition_costs
+from score_sde_analytic.grids.lattice import Lattice, prior_cost, transition_costs
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.moments import DECODER_RATIOS
 from score_sde_analytic.measure.reconstruction import Reconstruction
-from score_sde_analytic.process.kernel import reverse_kernel
+from score_sde_analytic.process.kernel import optimal_step_nats, reverse_kernel
 from score_sde_analytic.process.schedule import VE, LinearVP
 
 LAM = st.floats(-7.5, 9.0)
@@ -38,7 +38,7 @@ def test_the_optimal_variance_costs_the_optimum_under_every_schedule(name, lam, 
     assume(abs(lam[0] - lam[1]) > 1e-3)
     curve, schedule = random_curve(seed), SCHEDULES[name]
     s, t = schedule.level_at(max(lam)), schedule.level_at(min(lam))
-    expected = optimal_step_cost(curve, max(lam), min(lam))
+    expected = optimal_step_nats(curve.residual(min(lam)), max(lam) - min(lam))
     assert Isotropic(curve).step_nats(curve, s, t) == pytest.approx(float(expected), rel=1e-6, abs=1e-12)
     power = curve.noise_power(min(lam)) + curve.residual(min(lam)) * math.exp(abs(lam[0] - lam[1]))
     assert expected == pytest.approx(0.5 * math.log(power), rel=1e-9, abs=1e-14)
@@ -49,7 +49,7 @@ def test_no_variance_beats_the_optimal_one(lam, seed, other, name):
     assume(abs(lam[0] - lam[1]) > 1e-3)
     curve, schedule = random_curve(seed), SCHEDULES[name]
     s, t = schedule.level_at(max(lam)), schedule.level_at(min(lam))
-    best = optimal_step_cost(curve, max(lam), min(lam))
+    best = optimal_step_nats(curve.residual(min(lam)), max(lam) - min(lam))
     for covariance in (Beta(), BetaTilde(), Isotropic(random_curve(other)), Isotropic(curve, 0.01)):
         assert covariance.step_nats(curve, s, t) >= best * (1 - 1e-6) - 1e-12
 
@@ -68,7 +68,7 @@ def test_tiny_steps_keep_relative_precision(schedule, steep):
     """J/2 -> R h/2 as h -> 0."""
     for h in (1e-3, 1e-6, 1e-9):
         s, t = schedule.level_at(1.0 + h), schedule.level_at(1.0)
-        assert optimal_step_cost(steep, 1.0 + h, 1.0) == pytest.approx(0.5 * h * steep.residual(1.0), rel=h + 1e-6)
+        assert optimal_step_nats(steep.residual(1.0), h) == pytest.approx(0.5 * h * steep.residual(1.0), rel=h + 1e-6)
         assert Isotropic(steep).step_nats(steep, s, t) == pytest.approx(0.5 * h * steep.residual(1.0), rel=h + 1e-5)
 
 
@@ -80,7 +80,7 @@ def test_the_continuous_limit(steep, count):
 
     def excess(k):
         knots = np.linspace(-9, 9, k + 1)
-        return optimal_step_cost(steep, knots[1:], knots[:-1]).sum() - limit
+        return optimal_step_nats(steep.residual(knots[:-1]), np.diff(knots)).sum() - limit
 
     assert excess(count) > 0
     assert excess(count) == pytest.approx(2 * excess(2 * count), rel=0.02)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 
 from score_sde_analytic.covariance.isotropic import BetaTilde, Isotropic
-from score_sde_analytic.grids.lattice import Lattice, optimal_step_cost
+from score_sde_analytic.grids.lattice import Lattice
 from score_sde_analytic.grids.optimal import (
     Objective,
     budget_law,
@@ -18,13 +18,13 @@ from score_sde_analytic.grids.optimal import (
     closed_form_levels,
     entropic,
     refined,
-    spread,
     steps_for,
 )
 from score_sde_analytic.measure.curve import NoiseCurve
-from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.reconstruction import Reconstruction
+from score_sde_analytic.process.kernel import optimal_step_nats
 from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, Schedule, SubVP
 
 LOW, HIGH = -10.0, 9.0
@@ -116,8 +116,8 @@ def test_spread_is_the_excess_of_a_small_step(mixture_curve, objective):
     h = 1e-3
     for lam in (-3.03, 0.21, 3.37):
         limit = 0.5 * quad(mixture_curve.residual, lam, lam + h, epsabs=1e-16)[0]
-        excess = optimal_step_cost(mixture_curve, lam + h, lam) - limit
-        assert excess == pytest.approx(spread(mixture_curve, lam) * h**2 / 4, rel=5e-3)
+        excess = optimal_step_nats(mixture_curve.residual(lam), h) - limit
+        assert excess == pytest.approx(mixture_curve.spread(lam) * h**2 / 4, rel=5e-3)
 
 
 def test_klub_is_the_cost_of_beta_tilde_less_its_limit(mixture_curve):
@@ -145,8 +145,8 @@ def test_every_schedule_gets_the_same_levels_and_bits(mixture):
             mixture.score_model(schedule),
             mixture.sample(2000),
             np.linspace(LOW, HIGH, 20),
+            Budget(max_draws=300),
             statistics=mixture.statistics(),
-            max_draws=300,
             progress=False,
         )
         curve, table = NoiseCurve.fit(moments), Reconstruction.of(moments)

@@ -14,7 +14,7 @@ from score_sde_analytic.grids.grid import Grid, even, even_log_snr
 from score_sde_analytic.grids.lattice import prior_cost
 from score_sde_analytic.likelihood import Chain, ContinuousTime, bits_per_dim, paper_chain, predict
 from score_sde_analytic.measure.curve import NoiseCurve
-from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import decoder_scale
 from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.models.mixture import GaussianMixture
@@ -63,7 +63,9 @@ def test_mixture_in_sixteen_dimensions(mixture, table, moments, k):
 def test_the_bound_is_tight_in_the_limit(triple):
     """With many steps the gap of the exact score closes to that of the decoder; the gap falls with K."""
     schedule, x = CosineVP(), triple.sample(2000, seed=8)
-    moments = estimate(triple.score_model(schedule), triple.sample(20_000), np.linspace(-10, 12, 45), max_draws=600, **QUIET)
+    moments = estimate(
+        triple.score_model(schedule), triple.sample(20_000), np.linspace(-10, 12, 45), Budget(max_draws=600), **QUIET
+    )
     exact = -BITS * triple.log_density(x, schedule.level(0.0)).numpy()
     gaps = []
     for k in (4, 16, 100):
@@ -81,7 +83,9 @@ def test_the_bound_is_tight_in_the_limit(triple):
 def test_one_dimension_under_every_schedule(triple, schedule):
     low, high = max(schedule.log_snr_range[0], -9.0), 6.0
     knots = np.linspace(low, high, 31)
-    moments = estimate(triple.score_model(schedule), triple.sample(20_000), knots, max_draws=1000, min_draws=1000, **QUIET)
+    moments = estimate(
+        triple.score_model(schedule), triple.sample(20_000), knots, Budget(max_draws=1000, min_draws=1000), **QUIET
+    )
     for k in (3, 12):
         grid = even_log_snr(schedule, k, schedule.time(5.0))
         chains = chains_of(moments, grid, schedule)
@@ -106,7 +110,7 @@ def test_discrete_data(toy, k):
     """Measured above the entropy, and predicted; the decoder is integrated over the bins."""
     (mixture, entropy), schedule, data_range = toy, LinearVP(), DataRange(-1, 1, 5)
     model = mixture.score_model(schedule)
-    options = {"data_range": data_range, "max_draws": 600, "min_draws": 600, **QUIET}
+    options = {"budget": Budget(max_draws=600, min_draws=600), "data_range": data_range, **QUIET}
     moments = estimate(model, mixture.sample(20_000), np.linspace(-9, 6, 31), **options)
     grid = even_log_snr(schedule, k, schedule.time(3.5))
     chains = chains_of(moments, grid, schedule)
@@ -125,7 +129,8 @@ def test_discrete_data_with_a_categorical_decoder(toy, k):
     """Measured above the entropy, predicted from the histogram of levels, and one network call cheaper."""
     (mixture, entropy), schedule, data_range = toy, LinearVP(), DataRange(-1, 1, 5)
     model, train = mixture.score_model(schedule), mixture.sample(20_000)
-    moments = estimate(model, train, np.linspace(-9, 6, 31), data_range=data_range, max_draws=600, min_draws=600, **QUIET)
+    budget = Budget(max_draws=600, min_draws=600)
+    moments = estimate(model, train, np.linspace(-9, 6, 31), budget, data_range=data_range, **QUIET)
     grid, curve = even_log_snr(schedule, k, schedule.time(3.5)), NoiseCurve.fit(moments)
     methods = {
         "chain": Chain(grid, Isotropic(curve), CategoricalDecoder()),

@@ -11,7 +11,7 @@ from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.grids.grid import even_log_snr
 from score_sde_analytic.likelihood import BITS, Chain, ContinuousTime, bits_per_dim, predict
 from score_sde_analytic.measure.curve import NoiseCurve
-from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import LogSNR, ScoreModel
 from score_sde_analytic.process.decoder import CategoricalDecoder, GaussianDecoder, NoDecoder
@@ -26,7 +26,7 @@ T_MIN = SCHEDULE.time(LAST)
 def fitted(mixture, **options):
     x = mixture.sample(20_000, seed=5)
     knots = np.linspace(-10.0, LAST, 32)
-    options = {"statistics": mixture.statistics(), "min_draws": 400, "max_draws": 400, **options}
+    options = {"budget": Budget(min_draws=400, max_draws=400), "statistics": mixture.statistics(), **options}
     return estimate(mixture.score_model(SCHEDULE), x, knots, **options, **QUIET)
 
 

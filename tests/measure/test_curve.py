@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 from score_sde_analytic.data.ranges import DataRange, DataStatistics
 from score_sde_analytic.files import save_arrays
-from score_sde_analytic.measure.curve import NoiseCurve, residual_bound
+from score_sde_analytic.measure.curve import NoiseCurve, residual_cap
 from score_sde_analytic.measure.estimation import estimate
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.process.schedule import CosineVP
@@ -65,13 +65,13 @@ def test_scale_of_the_data_does_not_matter(table, variance):
 def test_y_never_decreases(r, relative, bounded):
     lam = np.linspace(-6.0, 6.0, len(r))
     statistics = DataStatistics(0, torch.zeros(2), 0.6, np.array([0.2, 1.0]), "")
-    bound = {"none": None, "variance": residual_bound(statistics), "range": residual_bound(None, DataRange())}[bounded]
-    curve = NoiseCurve.from_residual(lam, r, relative * np.array(r), bound=bound)
+    cap = {"none": None, "variance": residual_cap(statistics), "range": residual_cap(None, DataRange())}[bounded]
+    curve = NoiseCurve.from_residual(lam, r, relative * np.array(r), cap=cap)
     assert np.all(np.diff(curve.y) >= -1e-12)
     assert np.all(np.diff(curve.y_at(LAM)) >= -1e-9)
     assert np.all(curve.y_slope(LAM) >= -1e-9)
-    if bound is not None:
-        assert np.all(curve.residual(lam) <= bound(lam) * (1 + 1e-9))
+    if cap is not None:
+        assert np.all(curve.residual(lam) <= cap(lam) * (1 + 1e-9))
 
 
 def test_noisy_measurements_are_pooled_by_their_precision():
@@ -143,32 +143,32 @@ def test_containers(method, knots):
 
 
 def test_bounds(triple):
-    """Every bound holds for the exact residual; eigenvalues are tighter than the variance, variance than range."""
+    """Every cap holds for the exact residual; eigenvalues are tighter than the variance, variance than range."""
     lam = np.linspace(-8.0, 8.0, 17)
     anisotropic = DataStatistics(0, torch.zeros(2), 0.5, np.array([0.1, 0.9]), "")
     plain = DataStatistics(0, torch.zeros(2), 0.5, None, "")
-    by_range, by_variance = residual_bound(None, DataRange())(lam), residual_bound(plain)(lam)
-    by_eigenvalues = residual_bound(anisotropic)(lam)
-    assert np.all(residual_bound()(lam) == 1)
+    by_range, by_variance = residual_cap(None, DataRange())(lam), residual_cap(plain)(lam)
+    by_eigenvalues = residual_cap(anisotropic)(lam)
+    assert np.all(residual_cap()(lam) == 1)
     np.testing.assert_allclose(by_range, gaussian_residual(lam, 1.0))  # no data in [-1, 1] vary more than 1
     assert np.all(by_range <= np.minimum(1, np.exp(lam)))
     np.testing.assert_allclose(by_variance, gaussian_residual(lam, 0.5))
     np.testing.assert_allclose(by_eigenvalues, (gaussian_residual(lam, 0.1) + gaussian_residual(lam, 0.9)) / 2)
     assert np.all(by_eigenvalues < by_variance)
     assert np.all(by_variance < by_range)
-    bound = residual_bound(triple.statistics())
+    cap = residual_cap(triple.statistics())
     for value in lam[::4]:
         level = CosineVP().level_at(float(value))
         r, error = triple.residual(level)
-        assert r <= bound(np.array([value]))[0] + 5 * error
+        assert r <= cap(np.array([value]))[0] + 5 * error
 
 
 def test_fit_uses_the_requested_source(moments):
-    """For an exact score both sources describe one curve; the bound lowers both."""
+    """For an exact score both sources describe one curve; the cap lowers both."""
     residual, score = NoiseCurve.fit(moments), NoiseCurve.fit(moments, "score")
     assert (residual.source, score.source) == ("residual", "score")
     np.testing.assert_allclose(score.residual(score.log_snr[5:-5]), residual.residual(score.log_snr[5:-5]), rtol=0.1)
-    capped = NoiseCurve.fit(moments, bound=lambda lam: np.full_like(lam, 0.2))
+    capped = NoiseCurve.fit(moments, cap=lambda lam: np.full_like(lam, 0.2))
     assert capped.residual(capped.log_snr).max() <= 0.2 + 1e-12
     with pytest.raises(ValueError, match="source"):
         NoiseCurve.fit(moments, "variance")
@@ -234,7 +234,7 @@ def test_a_sample_covariance_of_few_examples_caps_nothing():
     """For 300 isotropic Gaussian examples in 64 dimensions its eigenvalues would put R below the truth."""
     few = DataStatistics.of(TensorDataset(torch.randn(300, 64, generator=torch.Generator().manual_seed(0))))
     lam = np.linspace(-4.0, 8.0, 9)
-    np.testing.assert_allclose(residual_bound(few)(lam), gaussian_residual(lam, few.variance))
+    np.testing.assert_allclose(residual_cap(few)(lam), gaussian_residual(lam, few.variance))
 
 
 def test_values_of_r_that_no_curve_can_take_are_reported():

@@ -1,5 +1,7 @@
 """Residuals kept draw by draw: what is kept, and that keeping it changes nothing and survives interruptions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from score_sde_analytic.files import load_arrays
 from score_sde_analytic.measure.basis import Basis, Channel, Pixel, PixelChannel, Scalar
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
-from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.statistics import Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic
 from score_sde_analytic.measure.transforms import DCT, PCA, ColourDCT
@@ -17,7 +19,8 @@ from score_sde_analytic.process.schedule import LinearVP
 VP = LinearVP()
 SHAPE = (3, 5, 4)
 KNOTS = np.array([-3.0, 0.0, 4.0])
-OPTIONS = {"min_draws": 64, "max_draws": 64, "batch_size": 32, "groups": 16, "progress": False}
+BUDGET = Budget(min_draws=64, max_draws=64, batch_size=32, groups=16)
+OPTIONS = {"budget": BUDGET, "progress": False}
 STORED = ("log_snr", "counts", "sums", "products", "decoder_sums")
 
 
@@ -105,7 +108,7 @@ def recorded(request):
         images(dtype=request.param),
         KNOTS,
         observers=watching | {"spy": spy},
-        **(OPTIONS | {"max_draws": 96, "tolerance": 0}),
+        **(OPTIONS | {"budget": replace(BUDGET, max_draws=96, tolerance=0)}),
     )
     return watching, {name: r.result(moments.log_snr) for name, r in watching.items()}, spy.seen
 
@@ -194,7 +197,7 @@ def test_observers_change_no_moment():
 @pytest.mark.parametrize("fresh", [True, False], ids=["new process", "same objects"])
 def test_an_interrupted_pass_resumes_to_the_bit(tmp_path, stops, fresh):
     """Knots finish at different times; the interruption comes out of the network."""
-    options = OPTIONS | {"max_draws": 160, "tolerance": 0.009}
+    options = OPTIONS | {"budget": replace(BUDGET, max_draws=160, tolerance=0.009)}
     whole = recorders()
     expected = estimate(network(), images(), KNOTS, observers=whole, **options)
     assert len(set(expected.draws)) > 1

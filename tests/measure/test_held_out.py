@@ -14,14 +14,13 @@ from score_sde_analytic.runners.experiment import Experiment
 
 from score_sde_analytic.covariance.diagonal import Diagonal
 from score_sde_analytic.grids.grid import even_log_snr
-from score_sde_analytic.grids.optimal import spread
 from score_sde_analytic.likelihood import Chain, bits_per_dim, predict
 from score_sde_analytic.measure.basis import Basis, Pixel, PixelChannel, Scalar
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
-from score_sde_analytic.measure.estimation import estimate
-from score_sde_analytic.measure.held_out import GROUPS, Choice, HeldOut, choose, held_out_cost, jackknife_error, price
-from score_sde_analytic.measure.spectrum import STEPS, fit
+from score_sde_analytic.measure.estimation import Budget, estimate
+from score_sde_analytic.measure.held_out import GROUPS, STEPS, Choice, HeldOut, held_out_cost, jackknife_error, price
+from score_sde_analytic.measure.spectrum import Spectrum
 from score_sde_analytic.measure.statistics import Energy, GradientEnergy, HighFrequency, Statistic
 from score_sde_analytic.measure.transforms import DCT, PCA
 from score_sde_analytic.models.mixture import GaussianMixture
@@ -70,12 +69,12 @@ def test_every_fold_is_priced_by_the_fit_to_the_others(choice):
 def folded_price(draws, step):
     """Plain fits, each fold priced by the fit to the others."""
     group = draws.example % 8
-    return np.mean([price(fit(draws.take(group != f)), draws.take(group == f), None, step) for f in range(8)], 0)
+    return np.mean([price(Spectrum.fit(draws.take(group != f)), draws.take(group == f), None, step) for f in range(8)], 0)
 
 
 def test_corrections_lead_from_the_fitted_to_the_held_out_price():
     draws = chi_squares(TRUTH, 64, 0)
-    held_out, whole = HeldOut(draws, PLAIN), fit(draws)
+    held_out, whole = HeldOut(draws, PLAIN), Spectrum.fit(draws)
     for step in STEPS[[3, 8, 11]]:
         fitted = [whole.step_nats(lam + step, lam) for lam in draws.log_snr]
         found = held_out.correction(draws.log_snr + step, draws.log_snr)
@@ -108,10 +107,10 @@ def test_held_out_prices_are_honest_where_fitted_ones_are_low():
         draws = chi_squares(TRUTH, 60, int(rng.integers(2**31)))
         values = HeldOut(draws, PLAIN).chain(10)
         held_out[i], errors[i] = values[0], jackknife_error(values)
-        whole = fit(draws)
+        whole = Spectrum.fit(draws)
         costs = [whole.step_nats(lam + 1.2, lam) for lam in draws.log_snr]
         fitted[i] = np.trapezoid(costs, draws.log_snr) * 10 / 12
-        truth[i] = np.mean([true_cost(fit(draws.take(draws.example % 8 != f))) for f in range(8)])
+        truth[i] = np.mean([true_cost(Spectrum.fit(draws.take(draws.example % 8 != f))) for f in range(8)])
     assert (truth - fitted).mean() > 10 * (truth - fitted).std(ddof=1) / 10
     assert abs((held_out - truth).mean()) < 4 * (held_out - truth).std(ddof=1) / 10
     assert (np.abs(held_out - truth) < 2 * errors).sum() >= 85
@@ -132,7 +131,7 @@ def test_predictions_of_fitted_covariances_agree_with_measured_bounds():
     basis = PixelChannel()
     recorder = Recorder(basis, {"energy": Energy()})
     model, statistics = MIXTURE.score_model(VP), MIXTURE.statistics()
-    options = {"min_draws": 160, "max_draws": 160, "statistics": statistics, "progress": False}
+    options = {"budget": Budget(min_draws=160, max_draws=160), "statistics": statistics, "progress": False}
     moments = estimate(model, MIXTURE.sample(160, seed=1), np.linspace(-9.9, 7.0, 16), observers={"x": recorder}, **options)
     draws, chains = recorder.result(moments.log_snr), {}
     for choice in (PLAIN, Choice("energy", 6, 0.0, False)):
@@ -159,17 +158,17 @@ def test_predictions_of_fitted_covariances_agree_with_measured_bounds():
 def test_pooling_helps_where_curves_are_alike_and_leaves_others_alone():
     alike = np.repeat(TRUTH[:, :1], 40, axis=1)
     few = chi_squares(alike, 30, 0)
-    alone, pooled = fit(few), fit(few, pooled=True)
+    alone, pooled = Spectrum.fit(few), Spectrum.fit(few, pooled=True)
     for lam in few.log_snr:
         error = np.abs(np.log(np.stack([alone.residual(lam)[0], pooled.residual(lam)[0]]) / expit(0.8 * lam - 2))).mean(1)
         assert error[1] < 0.6 * error[0]
     different = expit(0.8 * np.linspace(-6, 6, 5)[:, None] + np.linspace(-8, 3, 40))
     many = chi_squares(different, 400, 0)
-    alone, pooled = fit(many), fit(many, pooled=True)
+    alone, pooled = Spectrum.fit(many), Spectrum.fit(many, pooled=True)
     for lam in many.log_snr:
         np.testing.assert_allclose(pooled.residual(lam), alone.residual(lam), rtol=0.02)
         np.testing.assert_allclose(pooled.residual(lam).mean(), alone.residual(lam).mean(), rtol=0.02)
-    assert choose(few)[0].pooled
+    assert HeldOut.choose(few)[0].pooled
     assert held_out_cost(few, POOLED) < held_out_cost(few, PLAIN)
     assert held_out_cost(many, POOLED) == pytest.approx(held_out_cost(many, PLAIN), rel=1e-3)
 
@@ -177,9 +176,9 @@ def test_pooling_helps_where_curves_are_alike_and_leaves_others_alone():
 def test_the_integral_of_one_curve_is_the_scalar_one():
     lam, y = np.linspace(-8, 8, 9), np.linspace(-1, 3, 9) ** 3 / 9
     curve = NoiseCurve(lam, y)
-    draws_free = fit(chi_squares(TRUTH, 20, 0))
+    draws_free = Spectrum.fit(chi_squares(TRUTH, 20, 0))
     one = type(draws_free)(lam, y[:, None, None], np.zeros((9, 0)), np.ones(1))
-    expected = quad(lambda x: float(np.sqrt(spread(curve, x))), -7, 7, limit=200)[0]
+    expected = quad(lambda x: float(np.sqrt(curve.spread(x))), -7, 7, limit=200)[0]
     assert one.root_integral(-7.0, 7.0) == pytest.approx(expected, rel=2e-3)
 
 
@@ -209,9 +208,9 @@ def diagonal(basis, statistic, shape=(1, 4, 4), smooth=True):
     truth = expit(0.8 * np.linspace(-6, 6, 5)[:, None] + rng.normal(size=d))
     base = chi_squares(truth, 64, 1)
     if phi is None:
-        return Diagonal(fit(base), basis, None)
+        return Diagonal(Spectrum.fit(base), basis, None)
     draws = ResidualDraws(base.log_snr, base.knot, base.example, base.rms, {"phi": phi.reshape(320, -1)}, base.sizes)
-    return Diagonal(fit(draws, "phi", 4, 5.0, smooth), basis, statistic)
+    return Diagonal(Spectrum.fit(draws, "phi", 4, 5.0, smooth), basis, statistic)
 
 
 AXES = np.linalg.qr(np.random.default_rng(3).normal(size=(16, 16)))[0]
@@ -240,7 +239,7 @@ def test_a_saved_covariance_is_the_same(name, tmp_path):
 
 def test_a_saved_covariance_keeps_its_held_out_price(tmp_path):
     draws = chi_squares(TRUTH, 60, 0)
-    original = Diagonal(fit(draws), PixelChannel(), None, HeldOut(draws, PLAIN).correction)
+    original = Diagonal(Spectrum.fit(draws), PixelChannel(), None, HeldOut(draws, PLAIN).correction)
     original.save(tmp_path / "c.safetensors")
     loaded = Diagonal.load(tmp_path / "c.safetensors")
     for group in (None, 3):

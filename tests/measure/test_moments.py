@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from score_sde_analytic.data.ranges import DataRange, DataStatistics
 from score_sde_analytic.measure.curve import NoiseCurve
-from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import DECODER_RATIOS, Moments, decoder_scale
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import LogSNR, ScoreModel
@@ -21,7 +22,8 @@ from score_sde_analytic.process.decoder import decoder_nats
 from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP
 
 ARRAYS = ("log_snr", "counts", "sums", "products", "decoder_sums")
-SMALL = {"min_draws": 64, "max_draws": 64, "batch_size": 32, "groups": 16, "progress": False}
+BUDGET = Budget(min_draws=64, max_draws=64, batch_size=32, groups=16)
+SMALL = {"budget": BUDGET, "progress": False}
 
 
 def assert_identical(first: Moments, second: Moments) -> None:
@@ -67,7 +69,7 @@ def test_the_three_moments_are_tied(moments):
 def test_a_flawed_score_is_flagged(mixture, flawed):
     """Lambda = 1.21 L, X = 1.1 L, R = 1 - 0.99 L for the exact L: the contrast is -0.22 L."""
     knots = np.array([-4.0, 0.0, 2.0])
-    options = {"statistics": mixture.statistics(), "progress": False, "max_draws": 600}
+    options = {"budget": Budget(max_draws=600), "statistics": mixture.statistics(), "progress": False}
     measured = estimate(flawed, mixture.sample(5000), knots, **options)
     exact = estimate(mixture.score_model(flawed.schedule), mixture.sample(5000), knots, **options)
     difference, size = measured.calibration()
@@ -97,9 +99,8 @@ def test_standard_errors_cover(triple, closed_form):
     model, scores = triple.score_model(schedule), []
     for seed in range(100):
         x = triple.sample(640, seed=1000 + seed)
-        m = estimate(
-            model, x, knots, statistics=statistics, min_draws=640, max_draws=640, batch_size=640, seed=seed, progress=False
-        )
+        budget = Budget(min_draws=640, max_draws=640, batch_size=640)
+        m = estimate(model, x, knots, budget, statistics=statistics, seed=seed, progress=False)
         scores.append((m.residual - truth) / m.stderr("residual"))
     spread, bias = np.std(scores, axis=0, ddof=1), np.mean(scores, axis=0)
     assert np.all((spread > 0.72) & (spread < 1.36)), spread
@@ -136,13 +137,13 @@ def test_residual_does_not_depend_on_the_schedule(triple):
 def test_stopping_rule(triple):
     """An easy tolerance stops at min_draws rounded up to a batch, an impossible one exactly at max_draws."""
     model, x = triple.score_model(LinearVP()), triple.sample(1000)
-    options = {"min_draws": 90, "max_draws": 330, "batch_size": 40, "progress": False}
-    easy = estimate(model, x, [-1.0, 1.0], tolerance=1e9, **options)
-    hard = estimate(model, x, [-1.0, 1.0], tolerance=0.0, **options)
+    budget = Budget(min_draws=90, max_draws=330, batch_size=40)
+    easy = estimate(model, x, [-1.0, 1.0], replace(budget, tolerance=1e9), progress=False)
+    hard = estimate(model, x, [-1.0, 1.0], replace(budget, tolerance=0.0), progress=False)
     assert easy.draws.tolist() == [120, 120]
     assert hard.draws.tolist() == [330, 330]
     assert hard.evaluations == 660
-    between = estimate(model, x, np.linspace(-8, 8, 9), tolerance=0.03, **options)
+    between = estimate(model, x, np.linspace(-8, 8, 9), replace(budget, tolerance=0.03), progress=False)
     done = between.stderr("residual") <= 0.03 * between.residual
     assert np.all(done | (between.draws == 330))
     assert len(set(between.draws.tolist())) > 1
@@ -169,7 +170,7 @@ def test_every_example_is_visited_equally_often():
 
     model = ScoreModel(net, LinearVP(), fingerprint="zero")
     data = Recorder(torch.randn(32, 2))
-    options = {"min_draws": 96, "max_draws": 96, "batch_size": 20, "progress": False}
+    options = {"budget": Budget(min_draws=96, max_draws=96, batch_size=20), "progress": False}
     statistics = DataStatistics.of(data)
     seen.clear()
     estimate(model, data, [0.0], statistics=statistics, **options)
@@ -196,7 +197,8 @@ def test_images_in_float32():
 def test_decoder_table_is_a_gaussian_likelihood(triple):
     """Column j is E[-log N(x_0; x0_hat, s_j^2)], whose expectation is log s + (log 2 pi + MSE / s^2) / 2."""
     schedule = LinearVP()
-    m = estimate(triple.score_model(schedule), triple.sample(2000), [2.0], min_draws=2000, max_draws=2000, progress=False)
+    budget = Budget(min_draws=2000, max_draws=2000)
+    m = estimate(triple.score_model(schedule), triple.sample(2000), [2.0], budget, progress=False)
     level = schedule.level_at(2.0)
     std = DECODER_RATIOS * decoder_scale(2.0, m.data_variance)
     plain = m.sums.sum(0)[0, 2] / m.draws[0] * (level.sigma / level.alpha) ** 2
@@ -242,7 +244,7 @@ def interrupting(mixture: GaussianMixture, after: float) -> ScoreModel:
 @pytest.mark.parametrize("stops", [(1,), (3,), (7, 2), (11, 1, 1)])
 def test_an_interrupted_run_resumes_to_the_bit(tmp_path, triple, stops):
     x, knots, path = triple.sample(70), [-2.0, 0.0, 2.0], tmp_path / "m"
-    options = {**SMALL, "max_draws": 192, "tolerance": 0.05}
+    options = SMALL | {"budget": replace(BUDGET, max_draws=192, tolerance=0.05)}
     expected = estimate(interrupting(triple, np.inf), x, knots, **options)
     for stop in stops:
         with pytest.raises(Interrupted):
@@ -260,7 +262,7 @@ import sys, time
 import torch
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import LogSNR, ScoreModel
-from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.process.schedule import LinearVP
 
 torch.set_num_threads(1)
@@ -271,8 +273,8 @@ def net(x, log_snr):
     return mixture(x, log_snr)
 
 model = ScoreModel(net, LinearVP(), times=LogSNR(), fingerprint="mixture")
-estimate(model, mixture.sample(200), [-2.0, 0.0, 2.0], path=sys.argv[1], save_seconds=0.0, tolerance=0.0,
-         min_draws=64, max_draws=640, batch_size=32, progress=False)
+budget = Budget(tolerance=0.0, min_draws=64, max_draws=640, batch_size=32)
+estimate(model, mixture.sample(200), [-2.0, 0.0, 2.0], budget, path=sys.argv[1], save_seconds=0.0, progress=False)
 """
 
 
@@ -306,8 +308,8 @@ def test_a_finished_file_costs_no_evaluation(tmp_path, triple):
     ("change", "match"),
     [
         ({"seed": 1}, "seed: file has 0, expected 1"),
-        ({"groups": 8}, "groups"),
-        ({"max_draws": 128}, "settings.max_draws"),
+        ({"budget": replace(BUDGET, groups=8)}, "groups"),
+        ({"budget": replace(BUDGET, max_draws=128)}, "settings.max_draws"),
         ({"log_snr": [0.5]}, "knots"),
         ({"data_range": DataRange(-5, 5)}, "decoder"),
         ({"data": torch.zeros(70, 1, dtype=torch.float64)}, "data"),
@@ -352,10 +354,6 @@ def test_save_and_load(tmp_path, moments):
         ({"log_snr": [0.0, 0.0]}, "all different"),
         ({"log_snr": [-100.0]}, "range"),
         ({"log_snr": [np.nan]}, "range"),
-        ({"groups": 1}, "groups"),
-        ({"groups": 100}, "min_draws"),
-        ({"min_draws": 100}, "max_draws"),
-        ({"batch_size": 0}, "batch_size"),
         ({"data": torch.zeros(0, 2)}, "empty"),
         ({"data": torch.full((9, 2), torch.nan)}, "NaN"),
         ({"data": 3 * torch.ones(9, 2), "data_range": DataRange()}, "declared range"),
@@ -366,6 +364,20 @@ def test_bad_settings_are_named(options, match):
     settings = {"model": ScoreModel(lambda x, t: x, LinearVP(), fingerprint="f"), "data": torch.randn(99, 2), "log_snr": [0.0]}
     with pytest.raises(ValueError, match=match):
         estimate(**(settings | SMALL | options))
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"groups": 1}, "groups"),
+        ({"groups": 100}, "min_draws"),
+        ({"min_draws": 100}, "max_draws"),
+        ({"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_budgets_that_contradict_themselves_are_refused(settings, match):
+    with pytest.raises(ValueError, match=match):
+        replace(BUDGET, **settings)
 
 
 @pytest.mark.parametrize(

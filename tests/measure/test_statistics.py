@@ -12,9 +12,9 @@ from score_sde_analytic.grids.grid import even_log_snr
 from score_sde_analytic.likelihood import Chain, bits_per_dim
 from score_sde_analytic.measure.basis import Channel, Pixel, Scalar
 from score_sde_analytic.measure.draws import Recorder
-from score_sde_analytic.measure.estimation import estimate
-from score_sde_analytic.measure.held_out import choose
-from score_sde_analytic.measure.spectrum import fit
+from score_sde_analytic.measure.estimation import Budget, estimate
+from score_sde_analytic.measure.held_out import HeldOut
+from score_sde_analytic.measure.spectrum import Spectrum
 from score_sde_analytic.measure.statistics import FLOOR, Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic, checked
 from score_sde_analytic.measure.transforms import DCT
 from score_sde_analytic.models.model import Prediction, ScoreModel
@@ -245,15 +245,18 @@ def test_own_statistics_work_end_to_end(statistic, basis):
 
     model = ScoreModel(network, VP, fingerprint="flat and loud")
     recorder = Recorder(basis, {"own": statistic})
-    options = {"min_draws": 1000, "max_draws": 1000, "batch_size": 500, "progress": False}
+    options = {"budget": Budget(min_draws=1000, max_draws=1000, batch_size=500), "progress": False}
     moments = estimate(model, flat_and_loud(1000), np.linspace(-8, 6, 8), observers={"own": recorder}, **options)
     draws = recorder.result(moments.log_snr)
     assert draws.phi["own"].shape == (8000, 16 if statistic.local else 1)
-    ranked = choose(draws, bins=(4,), shrinkage=(0.0, 100.0), smooth=(False,))
+    ranked = HeldOut.choose(draws, bins=(4,), shrinkage=(0.0, 100.0), smooth=(False,))
     plain = next(c.cost for c in ranked if c.statistic is None)
     assert ranked[0].cost < (1.0 if isinstance(statistic, Halves) else 0.98) * plain + 1e-12
     grid = even_log_snr(VP, 5, float(VP.time(5.0)))
-    covariances = {"plain": Diagonal(fit(draws), basis), "own": Diagonal(fit(draws, "own", 4, 30.0), basis, statistic)}
+    covariances = {
+        "plain": Diagonal(Spectrum.fit(draws), basis),
+        "own": Diagonal(Spectrum.fit(draws, "own", 4, 30.0), basis, statistic),
+    }
     chains = {name: Chain(grid, covariance, GaussianDecoder(0.1)) for name, covariance in covariances.items()}
     found = bits_per_dim(model, flat_and_loud(1000, seed=1), chains, batch_size=500, progress=False)
     gain = found["plain"].per_example - found["own"].per_example

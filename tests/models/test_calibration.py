@@ -16,7 +16,7 @@ from score_sde_analytic.covariance.isotropic import Beta, Isotropic
 from score_sde_analytic.grids.grid import even_log_snr
 from score_sde_analytic.likelihood import BITS, Chain, ContinuousTime, Fixed, Flow, Hutchinson, bits_per_dim, predict
 from score_sde_analytic.measure.curve import NoiseCurve
-from score_sde_analytic.measure.estimation import estimate
+from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.process.decoder import GaussianDecoder
@@ -112,11 +112,8 @@ def test_errors_of_predictions():
     model, knots, statistics = mixture.score_model(SCHEDULE), np.linspace(-10.0, 5.0, 12), mixture.statistics()
 
     def moments(draws, seed):
-        x, options = (
-            mixture.sample(draws, seed=seed),
-            {"min_draws": draws, "max_draws": draws, "batch_size": draws, "seed": seed},
-        )
-        return estimate(model, x, knots, **options, **QUIET)
+        budget = Budget(min_draws=draws, max_draws=draws, batch_size=draws)
+        return estimate(model, mixture.sample(draws, seed=seed), knots, budget, seed=seed, **QUIET)
 
     large = moments(320 * 125, 10_000)
     chain = Chain(

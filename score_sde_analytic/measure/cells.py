@@ -1,0 +1,64 @@
+"""Mean squared residuals of bins and labels: n draws of a cell, shrunk toward the profile of all bins and toward each other."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from score_sde_analytic.arrays import Array
+
+
+def quantile_bins(phi: Array, bins: int) -> tuple[np.ndarray, Array]:
+    """(bin of every value, medians and edges of the bins, (2B - 1,)) by quantiles over all values of a knot."""
+    quantiles = np.quantile(phi, np.linspace(0.0, 1.0, 2 * bins + 1))[1:-1]
+    return np.searchsorted(quantiles[1::2], phi, side="right"), quantiles
+
+
+def cell_means(
+    square: Array, index: np.ndarray, bins: int, shrinkage: float, sizes: np.ndarray, pooled: bool
+) -> tuple[Array, Array, Array]:
+    """(R, its effective number of draws, share of the label's draws) of every bin and label, (B, L) each."""
+    sums, counts = _sums(square, index, bins)
+    mass = counts / len(square)
+    occupied = np.flatnonzero(counts.any(1))
+    source = occupied[np.searchsorted(occupied, np.arange(bins))]  # ties fall into the next bin above, the last is never empty
+    sums, counts = sums[source], counts[source]
+    means = _empirical_bayes(square, sizes) if pooled else square.mean(0)
+    if bins == 1 and pooled:
+        return means[None], np.maximum(counts, 1.0), mass
+    level = (sums * sizes).sum(1) / np.maximum((counts * means * sizes).sum(1), 1e-300)
+    profile = np.outer(level, means)
+    if math.isinf(shrinkage):
+        return profile, np.maximum(counts, 1.0), mass
+    total = np.maximum(counts + shrinkage, 1e-300)
+    cells = np.where(counts + shrinkage > 0, (sums + shrinkage * profile) / total, profile)
+    return cells, np.maximum(counts, 1.0) + shrinkage, mass
+
+
+def _empirical_bayes(square: Array, sizes: np.ndarray) -> Array:
+    """Mean squares of all labels, their logarithms shrunk toward the mean logarithm, (L,); the mean over coefficients is kept.
+
+    log R_k = x_k + error of variance e_k^2, x_k ~ N(mu, tau^2): the posterior mean, with tau^2 from the scatter that errors
+    leave unexplained (Efron & Morris, 1973).
+    """
+    mean = np.maximum(square.mean(0), 1e-300)
+    error2 = square.var(0, ddof=1) / (len(square) * mean**2)
+    log = np.log(mean)
+    mu = np.average(log, weights=sizes)
+    tau2 = max(float(np.average((log - mu) ** 2 - error2, weights=sizes)), 0.0)
+    share = np.divide(tau2, tau2 + error2, out=np.ones_like(error2), where=tau2 + error2 > 0)
+    shrunk = np.exp(mu + share * (log - mu))
+    return shrunk * float((mean * sizes).sum() / (shrunk * sizes).sum())
+
+
+def _sums(square: Array, index: np.ndarray, bins: int) -> tuple[Array, Array]:
+    """Sum of squares and number of draws in every bin and label, (B, L) each."""
+    labels = square.shape[1]
+    if index.shape[1] == 1:  # one bin per draw
+        member: Array = (index == np.arange(bins)).astype(np.float64)
+        return member.T @ square, np.repeat(member.sum(0)[:, None], labels, axis=1)
+    cell = (index * labels + np.arange(labels)).ravel()
+    sums = np.bincount(cell, weights=square.ravel(), minlength=bins * labels)
+    counts = np.bincount(cell, minlength=bins * labels).astype(np.float64)
+    return np.asarray(sums, dtype=np.float64).reshape(bins, labels), counts.reshape(bins, labels)

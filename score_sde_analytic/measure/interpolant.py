@@ -1,0 +1,62 @@
+"""What all curves have in common: y in place of R, nondecreasing along knots in log-SNR, interpolated in between.
+
+    R = sigmoid(lam - y),   y = lam - log(R / (1 - R))
+
+R is about exp(lam) where noise is large and changes by orders of magnitude; y hardly changes and is constant for Gaussian data.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+from scipy.optimize import isotonic_regression
+from scipy.special import expit, logit
+
+from score_sde_analytic.arrays import Array
+
+
+def residual_of(y: Any, log_snr: Any) -> Any:
+    """R = sigmoid(lam - y)."""
+    return expit(log_snr - y)
+
+
+def y_of(residual: Any, log_snr: Any) -> Any:
+    """y = lam - log(R / (1 - R)), for R in (0, 1)."""
+    return log_snr - logit(residual)
+
+
+def nondecreasing(y: Array, weights: Array) -> Array:
+    """The nearest y (weighted least squares) that never decreases along the knots, (m, ...), column by column."""
+    columns = y.reshape(len(y), -1).copy()
+    for column, weight in zip(columns.T, weights.reshape(len(y), -1).T, strict=True):
+        column[:] = isotonic_regression(column, weights=weight).x
+    return columns.reshape(y.shape)
+
+
+class Interpolant:
+    """A monotone cubic (PCHIP) through values at knots, constant beyond the end knots.
+
+    Args:
+        knots: ascending, (m,).
+        values: (m, ...).
+    """
+
+    def __init__(self, knots: Array, values: Array) -> None:
+        self._knots = knots
+        self._first = values[0]
+        self._cubic = PchipInterpolator(knots, values) if len(knots) > 1 else None
+
+    def __call__(self, x: Any) -> Array:
+        """Values at x, x.shape + (...)."""
+        if self._cubic is None:
+            return np.full((*np.shape(x), *self._first.shape), self._first)
+        return self._cubic(np.clip(x, self._knots[0], self._knots[-1]))
+
+    def slope(self, x: Array) -> Array:
+        """The derivative at x, (...); 0 beyond the end knots. For curves of one value per knot."""
+        if self._cubic is None:
+            return np.zeros_like(x)
+        inside = (x >= self._knots[0]) & (x <= self._knots[-1])
+        return np.where(inside, self._cubic(np.clip(x, self._knots[0], self._knots[-1]), nu=1), 0.0)
