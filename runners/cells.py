@@ -190,13 +190,14 @@ class Bench:
         rule = getattr(sampler, "covariance", None)
         like = torch.zeros(options["batch_size"], *test.shape[1:], device=experiment.device, dtype=test.dtype)
         generate(sampler, grid, tuple(test.shape[1:]), 1, settings.seed, **options)  # libraries load before the clock runs
-        before = model.evaluations, getattr(rule, "products", 0)
         bare = bare_seconds(model, like, BARE) / len(like)
-        x, seconds = timed(
-            lambda: generate(sampler, grid, tuple(test.shape[1:]), settings.count, settings.seed, **options), experiment.device
-        )
-        calls = (model.evaluations - before[0]) / settings.count
-        extra = (getattr(rule, "products", 0) - before[1]) / settings.count
+        shape, before = tuple(test.shape[1:]), getattr(rule, "products", 0)
+        with model.metered() as cost:
+            x, seconds = timed(
+                lambda: generate(sampler, grid, shape, settings.count, settings.seed, **options), experiment.device
+            )
+        calls = cost.evaluations / settings.count
+        extra = (getattr(rule, "products", 0) - before) / settings.count
         claimed, priced = sampler.calls(grid), solvers.cost(sampler, grid)
         if claimed is not None and priced is not None and (calls != claimed if priced == claimed else calls + extra > priced):
             raise RuntimeError(f"{sampler.name} made {calls + extra:g} network calls per sample where it claims {priced}")

@@ -66,8 +66,9 @@ from score_sde_analytic.metrics import (
     mixture_metrics,
 )
 from score_sde_analytic.models.mixture import GaussianMixture
-from score_sde_analytic.models.model import Continuous, LogSNR, OneBased, Prediction, ScoreModel, Sigma, ZeroBased
+from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.models.networks import LearnedRange, WithFeatures
+from score_sde_analytic.models.times import Continuous, LogSNR, OneBased, Sigma, ZeroBased
 from score_sde_analytic.process.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
 from score_sde_analytic.process.kernel import Kernel, reverse_kernel
 from score_sde_analytic.process.noise import BatchNoise, SampleNoise
@@ -87,8 +88,8 @@ from score_sde_analytic.samplers import (
     ReverseSDE,
     Sampler,
     UniPC,
+    carry,
     generate,
-    run,
 )
 
 __all__ = [
@@ -196,6 +197,7 @@ __all__ = [
     "ZeroBased",
     "bits_per_dim",
     "budget_law",
+    "carry",
     "choose",
     "closed_form",
     "covariance_of",
@@ -219,7 +221,6 @@ __all__ = [
     "refined",
     "residual_bound",
     "reverse_kernel",
-    "run",
     "shortest_paths",
     "spread",
     "steps_for",

@@ -175,7 +175,7 @@ class Tweedie(Covariance):
     instead of 1/K. Whatever is part of the model is part of it: conditions, guidance, clamping (a coordinate of x0_hat that is
     clamped has derivative 0, hence no uncertainty).
 
-    Cost, beside the step's own network call: one more call, with its graph, which `model.evaluations` counts; and products.
+    Cost, beside the step's own network call: one more call, with its graph, which `model.metered()` counts; and products.
     A product is a backward pass to the input: one network call at least (1.0 on the digits network, 2.1 the second of a
     two-sided pair); counting 2 is safe.
 

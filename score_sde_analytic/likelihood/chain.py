@@ -103,10 +103,11 @@ class _Plan:
 
     def kl(self, k: int, model: ScoreModel, prediction: Prediction, x_0: Tensor) -> Tensor:
         """The KL divergence of step k."""
-        before = model.evaluations, self.covariance.products
-        value = self.covariances[k].kl(self.kernels[k], prediction, x_0)
-        self.evaluations += model.evaluations - before[0]
-        self.products += self.covariance.products - before[1]
+        before = self.covariance.products
+        with model.metered() as cost:
+            value = self.covariances[k].kl(self.kernels[k], prediction, x_0)
+        self.evaluations += cost.evaluations
+        self.products += self.covariance.products - before
         return value
 
     @classmethod

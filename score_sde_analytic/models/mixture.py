@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from score_sde_analytic.data.ranges import DataStatistics
-from score_sde_analytic.models.model import LogSNR, ScoreModel, digest_of
+from score_sde_analytic.models.model import ScoreModel, digest_of
+from score_sde_analytic.models.times import LogSNR
 from score_sde_analytic.process.schedule import Level, Schedule
 
 

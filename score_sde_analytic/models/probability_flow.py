@@ -187,6 +187,7 @@ def eps_and_divergence(
                 (gradient,) = torch.autograd.grad(eps, x, v.clone(), retain_graph=True)
             divergence += (gradient * v).flatten(1).sum(1)
             products += len(x)
+            model.charge(vector_products=len(x))
         if not torch.isfinite(divergence).all():
             raise RuntimeError(
                 f"the network's gradient holds NaN or inf at log-SNR {level.log_snr:.4g}; look for square roots, norms or"

@@ -353,8 +353,9 @@ def test_vector_products_are_counted(planar, table):
     model = planar.score_model(table)
     rule = Tweedie(model, 2)
     sampler, grid = Ancestral(model, rule), even(3, 0.01)
-    generate(sampler, grid, (2,), 10, dtype=torch.float64)
-    assert (model.evaluations + rule.products) / 10 == solvers.cost(sampler, grid) == 3 + 2 * (1 + 2)
+    with model.metered() as cost:
+        generate(sampler, grid, (2,), 10, dtype=torch.float64)
+    assert (cost.evaluations + rule.products) / 10 == solvers.cost(sampler, grid) == 3 + 2 * (1 + 2)
 
 
 def test_names_of_covariances_are_solvers():

@@ -367,14 +367,14 @@ def test_samples(gaussian):
     model = gaussian.score_model(LINEAR)
     covariance = Tweedie(model, products_per_draw=6)
     grid = even_log_snr(LINEAR, 3, 0.05)
-    samples = generate(
-        Ancestral(model, covariance, final="draw"), grid, (6,), 4000, seed=1, batch_size=2000, dtype=torch.float64
-    )
+    sampler = Ancestral(model, covariance, final="draw")
+    with model.metered() as cost:
+        samples = generate(sampler, grid, (6,), 4000, seed=1, batch_size=2000, dtype=torch.float64)
     data = gaussian.basis[0] @ torch.diag(gaussian.eigenvalues[0]) @ gaussian.basis[0].mT
     white = torch.linalg.solve(torch.linalg.cholesky(data), (samples - gaussian.means).mT)
     torch.testing.assert_close(torch.cov(white), torch.eye(6, dtype=torch.float64), rtol=0, atol=0.12)
     assert covariance.products == 4000 * 3 * 6
-    assert model.evaluations == 4000 * 3 * 2  # each step's call, and the linearisation
+    assert cost.evaluations == 4000 * 3 * 2  # each step's call, and the linearisation
 
 
 @pytest.mark.parametrize("steps", [2, 10])
@@ -466,12 +466,13 @@ def test_products_are_counted(mixture):
     ks = kernels(levels)
     first, second = covariance.steps(ks, levels[:-1])
     x_0, x_t = noisy(mixture, levels[0], 5)
-    prediction = model.predict(x_t, levels[0])
-    first.add_noise(torch.zeros_like(x_t), prediction, x_0)
-    assert (covariance.products, model.evaluations, model.calls) == (30, 10, 2)
-    for step in (first, first, second):  # steps from one level share its Jacobians
-        step.kl(ks[0], prediction, x_0)
-    assert (covariance.products, model.evaluations) == (30 + 5 * 16, 15)
+    with model.metered() as cost:
+        prediction = model.predict(x_t, levels[0])
+        first.add_noise(torch.zeros_like(x_t), prediction, x_0)
+        assert (covariance.products, cost.evaluations, cost.calls) == (30, 10, 2)
+        for step in (first, first, second):  # steps from one level share its Jacobians
+            step.kl(ks[0], prediction, x_0)
+        assert (covariance.products, cost.evaluations) == (30 + 5 * 16, 15)
     first.kl(ks[0], model.predict(x_t + 1.0, levels[0]), x_0)
     assert covariance.products == 30 + 2 * 5 * 16
     quadrature = Tweedie(model, method="lanczos", products_per_probe=4, probes=3)
