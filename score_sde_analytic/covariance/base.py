@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -19,28 +19,40 @@ from score_sde_analytic.process.kernel import Kernel
 from score_sde_analytic.process.schedule import Level
 
 
-class StepCovariance(Protocol):
+class StepCovariance(ABC):
     """The covariance of one step, with everything settled that does not depend on the state."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def add_noise(self, mean: Tensor, prediction: Prediction, z: Tensor) -> Tensor:
         """mean + Sigma^{1/2} z for standard normal z; `mean` may be overwritten."""
-        ...
 
+    @abstractmethod
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Tensor) -> Tensor:
         """KL(q(x_s | x_t, x_0) || p(x_s | x_t)) per sample, in nats per dimension, (batch,)."""
-        ...
+
+    def capped(self, variance: float) -> StepCovariance:
+        """min(var, variance) I where this is var I.
+
+        Raises:
+            ValueError: a covariance that is not isotropic.
+        """
+        raise ValueError("the last-step noise clip is defined for isotropic covariances; set clip=0")
 
 
 class Covariance(ABC):
-    """A rule that gives every step its covariance.
-
-    Attributes:
-        products: vector products with the network's Jacobian so far, one per sample; 0 for rules that take none.
-    """
+    """A rule that gives every step its covariance."""
 
     products: int = 0
     #: Whether `step_nats` knows the price of steps before they are taken.
     priced: ClassVar[bool] = False
+    #: Whether every step is var I with a var that `variance` knows beforehand.
+    isotropic: ClassVar[bool] = False
+    #: Whether it is made of beta, a variance of the kernel of eta = 1 alone.
+    ddpm_only: ClassVar[bool] = False
+    #: Whether what it adds to rho^2 is b^2 Cov(x_0 | x_t), so that a sampler may take a share of it.
+    has_posterior: ClassVar[bool] = True
     #: What held-out data add to a fitted price; None for prices that are not fitted.
     correction: Correction | None = None
 
@@ -51,6 +63,29 @@ class Covariance(ABC):
             TypeError: these covariances depend on the state, so that no curve knows their price.
         """
         raise TypeError("this covariance cannot be priced from curves; measure the bound instead")
+
+    def variance(self, kernel: Kernel, t: Level) -> Any:
+        """var of an isotropic step from level t; kernel and level fields may be arrays.
+
+        Raises:
+            TypeError: the covariance is not isotropic.
+        """
+        raise TypeError(f"{type(self).__name__} is no multiple of the identity; ask for `isotropic` first")
+
+    def require_eta(self, eta: float) -> None:
+        """Refuse a kernel that these covariances do not belong to.
+
+        Raises:
+            ValueError: eta < 1 and a covariance that is `ddpm_only`.
+        """
+        if self.ddpm_only and eta != 1.0:
+            raise ValueError(
+                f"{type(self).__name__} is made of beta, a variance of the DDPM kernel: use eta=1, or BetaTilde for eta<1"
+            )
+
+    def extra_calls(self, steps: int) -> int:
+        """Network calls and vector products per sample that so many noisy steps take besides their own call."""
+        return 0
 
     def nodes(self, curve: NoiseCurve, log_snr: Array) -> Array | None:
         """R, (n,) or (n, nodes of equal mass), of which these covariances are the optimum; None where they are not."""

@@ -38,7 +38,7 @@ KIND = "diagonal covariance"
 
 
 @dataclass(frozen=True)
-class DiagonalStep:
+class DiagonalStep(StepCovariance):
     """The covariance of one step: V0 = exp(-lam_t) R."""
 
     kernel: Kernel

@@ -179,7 +179,8 @@ def chain_nats(v: Tensor, draw: Draw, schedule: Schedule, recipe: Recipe) -> Ten
 def _kernel(schedule: Schedule, s: Any, t: Any, device: torch.device) -> Kernel:
     """Kernels of many steps, fields as tensors (n,)."""
     kernel = reverse_kernel(schedule.level(s), schedule.level(t))
-    return Kernel(*(torch.as_tensor(getattr(kernel, name), device=device) for name in ("a", "b", "rho2", "beta")))
+    a, b, rho2, beta = (torch.as_tensor(value, device=device) for value in (kernel.a, kernel.b, kernel.rho2, kernel.beta))
+    return Kernel(a, b, rho2, beta)
 
 
 def loss(head: Head, draw: Draw, recipe: Recipe, schedule: Schedule) -> Tensor:

@@ -20,10 +20,9 @@ noise is large. Calibration adds a shift, linear between knots in log-SNR, to lo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,7 +38,7 @@ from score_sde_analytic.process.schedule import Level
 
 
 @dataclass(frozen=True)
-class _ExcessStep:
+class _ExcessStep(StepCovariance):
     """Sigma = diag(rho^2 + excess(x_t)); who adds the noise decides nothing else."""
 
     kernel: Kernel
@@ -89,6 +88,8 @@ class Interpolated(Covariance):
         ValueError: a step with eta < 1, for which beta is no bound; or noise at s = 0, where beta_tilde is 0.
     """
 
+    ddpm_only: ClassVar[bool] = True
+    has_posterior: ClassVar[bool] = False
     head: RangeHead | None = None
 
     def __post_init__(self) -> None:
@@ -96,11 +97,8 @@ class Interpolated(Covariance):
             raise ValueError(f"a {type(self.head).__name__} gives no range of variances; use LearnedDiagonal with it")
 
     def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
-        for kernel, t in zip(kernels, levels, strict=True):
-            # eta^2 = rho^2 / (sigma_s^2 w), sigma_s^2 = a^2 sigma_t^2 + rho^2, w = beta / sigma_t^2
-            full = kernel.beta / t.sigma**2 * ((kernel.a * t.sigma) ** 2 + kernel.rho2)
-            if not math.isclose(kernel.rho2, full, rel_tol=1e-6):
-                raise ValueError("the interpolated variance belongs to the DDPM kernel: use eta=1, or another variance")
+        for kernel in kernels:
+            self.require_eta(kernel.eta)
         return [_ExcessStep(kernel, self) for kernel in kernels]
 
     def range(self, prediction: Prediction) -> Tensor:

@@ -13,7 +13,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -26,12 +26,9 @@ from score_sde_analytic.process.gaussian import axpy, mean_square, normal_kl
 from score_sde_analytic.process.kernel import Kernel, reverse_kernel
 from score_sde_analytic.process.schedule import Level
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True, slots=True)
-class IsotropicStep:
+class IsotropicStep(StepCovariance):
     """Sigma = variance * I."""
 
     variance: float
@@ -43,11 +40,15 @@ class IsotropicStep:
         error = kernel.b**2 * mean_square(x_0 - prediction.x_0)
         return normal_kl(error, kernel.rho2, self.variance)
 
+    def capped(self, variance: float) -> IsotropicStep:
+        return IsotropicStep(min(self.variance, variance))
+
 
 class IsotropicCovariance(Covariance):
     """Sigma = var I with var a function of the step alone, so that whole lattices can be priced at once."""
 
     priced: ClassVar[bool] = True
+    isotropic: ClassVar[bool] = True
 
     @abstractmethod
     def variance(self, kernel: Kernel, t: Level) -> Any:
@@ -70,6 +71,9 @@ class IsotropicCovariance(Covariance):
 
 class Beta(IsotropicCovariance):
     """var = sigma_ts^2."""
+
+    ddpm_only: ClassVar[bool] = True
+    has_posterior: ClassVar[bool] = False
 
     def variance(self, kernel: Kernel, t: Level) -> Any:
         return kernel.beta

@@ -228,6 +228,9 @@ class Tweedie(Covariance):
     def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
         return [TweedieStep(self, k, k.b**2 * math.exp(-t.log_snr)) for k, t in zip(kernels, levels, strict=True)]
 
+    def extra_calls(self, steps: int) -> int:
+        return steps * (1 + self.products_per_draw * (1 + self.two_sided))
+
     def fingerprint(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> dict[str, Any]:
         quadrature = None if self.method == "exact" else [self.products_per_probe, self.probes, self.two_sided, self.seed]
         try:
@@ -271,7 +274,7 @@ class Tweedie(Covariance):
 
 
 @dataclass(frozen=True)
-class TweedieStep:
+class TweedieStep(StepCovariance):
     """The covariance of one step, Sigma = rho^2 I + excess S_+.
 
     Attributes:

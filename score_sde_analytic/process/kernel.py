@@ -29,12 +29,14 @@ class Kernel:
 
     Attributes:
         beta: sigma_ts^2, variance of x_t given x_s: DDPM's handcrafted "beta". (Its "beta-tilde" is rho2 at eta = 1.)
+        eta: what rho2 was made with.
     """
 
     a: Any
     b: Any
     rho2: Any
     beta: Any
+    eta: float = 1.0
 
     def variance(self, posterior_variance: Any) -> Any:
         """rho^2 + b^2 V0, the optimal variance of p(x_s | x_t) whose mean uses x0_hat in place of x_0."""
@@ -61,7 +63,7 @@ def reverse_kernel(s: Level, t: Level, eta: float = 1.0) -> Kernel:
     a = s.sigma / t.sigma * sqrt(keep)
     # b = alpha_s (1 - sqrt(1 - u)) with 1 - u = (a alpha_t / alpha_s)^2 = q keep.
     b = s.alpha * w * (1.0 + eta**2 * q) / (1.0 + sqrt(q * keep))
-    return Kernel(a, b, eta**2 * s.sigma**2 * w, t.sigma**2 * w)
+    return Kernel(a, b, eta**2 * s.sigma**2 * w, t.sigma**2 * w, eta)
 
 
 def kernels(levels: Sequence[Level], eta: float = 1.0) -> list[Kernel]:
