@@ -107,8 +107,7 @@ class GaussianMixture(nn.Module):
         """(R, its standard error): E tr Cov(eps | x_t) / d at this level, by Monte Carlo over x_t of the exact posterior."""
         generator = torch.Generator().manual_seed(seed + 1)
         z = torch.randn(count, self.dim, dtype=torch.float64, generator=generator)
-        x_t = level.alpha * self.sample(count, seed) + level.sigma * z
-        covariance = self.posterior(x_t, level)[1]
+        covariance = self.posterior(level.diffuse(self.sample(count, seed), z), level)[1]
         r = (level.alpha / level.sigma) ** 2 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
         return float(r.mean()), float(r.std()) / math.sqrt(count)
 

@@ -113,7 +113,7 @@ class VEClock(Clock):
         return Coefficients(level, level.alpha, 0.0, 1.0)
 
     def value(self, level: Level) -> float:
-        return float(level.sigma / level.alpha)
+        return float(level.ratio)
 
     def first_step(self, schedule: Schedule, t_min: float) -> float:
         return self.value(schedule.level(t_min))

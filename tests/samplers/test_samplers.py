@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 
+from score_sde_analytic.covariance.base import StepCovariance
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic, IsotropicStep
 from score_sde_analytic.grids.grid import Grid, even, even_log_snr, karras, quadratic
 from score_sde_analytic.measure.curve import NoiseCurve
@@ -245,9 +246,16 @@ def test_clip_leaves_a_single_step_alone(schedule):
 
 
 def test_clip_needs_an_isotropic_covariance():
+    class Coloured(StepCovariance):
+        def add_noise(self, mean, prediction, z):
+            return mean
+
+        def kl(self, kernel, prediction, x_0):
+            return torch.zeros(len(x_0))
+
     class Other(Isotropic):
         def steps(self, kernels, levels):
-            return [object() for _ in kernels]
+            return [Coloured() for _ in kernels]
 
     with pytest.raises(ValueError, match="isotropic"):
         Ancestral(pointwise(LinearVP()), Other(EXACT), clip=0.1).plan(even(3, 0.1))
