@@ -50,7 +50,7 @@ def mixture() -> GaussianMixture:
 @torch.no_grad()
 def draw_values(model: ScoreModel, level: Level, x_0: Tensor, eps: Tensor, statistics: DataStatistics) -> Array:
     """[R, Lambda, X, controls] per draw, (batch, 6 or 5); the energy of x_0 is a control where its mean is known."""
-    eps_hat = model.predict(level.alpha * x_0 + level.sigma * eps, level).eps
+    eps_hat = model.predict(level.diffuse(x_0, eps), level).eps
     centred = x_0.double() - statistics.mean
     columns = [
         mean_square(eps - eps_hat),

@@ -102,11 +102,12 @@ def samples(experiment: Experiment, name: str, steps: int, count: int, batch: in
         arrays, metadata = load_arrays(path, "samples", ["samples"])
         require_match(path, metadata["identity"], identity)
         return torch.from_numpy(arrays["samples"]), metadata["calls"]
-    grid, before = experiment.study.grid(steps, "log_snr", variance), experiment.model.calls
+    grid = experiment.study.grid(steps, "log_snr", variance)
     sampler = Ancestral(experiment.model, experiment.study.covariance(variance), float(eta or 1.0))
     shape = tuple(experiment.splits.train.shape[1:])
-    x = generate(sampler, grid, shape, count, experiment.config.seed, batch, device=experiment.device, progress=True).cpu()
-    calls = (experiment.model.calls - before) / math.ceil(count / batch)
+    with experiment.model.metered() as cost:
+        x = generate(sampler, grid, shape, count, experiment.config.seed, batch, device=experiment.device, progress=True).cpu()
+    calls = cost.calls / math.ceil(count / batch)
     save_arrays(path, {"samples": x.numpy()}, {"kind": "samples", "identity": identity, "calls": calls})
     return x, calls
 

@@ -25,7 +25,7 @@ from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.noise import BatchNoise, Noise, SampleNoise
 from score_sde_analytic.process.schedule import LinearVP
-from score_sde_analytic.samplers import Ancestral, run
+from score_sde_analytic.samplers import Ancestral, carry
 
 SHAPE = (16, 3, 16, 16)
 SCHEDULE = LinearVP()
@@ -53,9 +53,10 @@ def ours(grid: Grid, noise: Callable[[], Noise], clamp: tuple[float, float] | No
     def row(net: Identity, x: Tensor) -> Tensor:
         model = ScoreModel(net, SCHEDULE, clamp=clamp)
         sampler = Ancestral(model, Isotropic(CURVE))
-        x_0 = run(sampler, sampler.plan(grid), x, noise())
-        if model.calls != grid.steps:
-            raise RuntimeError(f"{model.calls} counted calls for {grid.steps} steps")
+        with model.metered() as cost:
+            x_0 = carry(sampler, sampler.plan(grid), x, noise())
+        if cost.calls != grid.steps:
+            raise RuntimeError(f"{cost.calls} counted calls for {grid.steps} steps")
         return x_0
 
     return row

@@ -19,9 +19,10 @@ from score_sde_analytic.data.ranges import DataRange, DataStatistics
 from score_sde_analytic.likelihood.flow import Diffused, Direct, Entry, ExactTrace, Hutchinson, Uniform
 from score_sde_analytic.measure.estimation import Budget
 from score_sde_analytic.models.mixture import GaussianMixture
-from score_sde_analytic.models.model import Continuous, LogSNR, OneBased, ScoreModel, Sigma, Times, ZeroBased
+from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.networks import LearnedRange, WithFeatures, load_unet
 from score_sde_analytic.models.ode_solvers import FIXED, Adaptive, Fixed
+from score_sde_analytic.models.times import Continuous, LogSNR, OneBased, Sigma, Times, ZeroBased
 from score_sde_analytic.process.decoder import Decoder
 from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, Schedule, SubVP, Tabulated
 from score_sde_analytic.study.names import choose, construct

@@ -23,7 +23,9 @@ from .experiment import Experiment
 
 def estimate(experiment: Experiment) -> list[Path]:
     """Moments -> curves, calibration report and the pictures of both."""
-    work, moments = experiment.workdir, experiment.study.moments
+    work = experiment.workdir
+    with experiment.model.metered() as cost:
+        moments = experiment.study.moments
     written = [experiment.moments_path]
     for source, curve in experiment.study.curves.items():
         curve.save(work / f"curve_{source}.safetensors")
@@ -31,7 +33,7 @@ def estimate(experiment: Experiment) -> list[Path]:
     table = experiment.study.calibration
     content = {
         "network_evaluations": moments.evaluations,
-        "network_calls": experiment.model.calls,
+        "network_calls": cost.calls,
         "groups": moments.groups,
         "knots": table,
         "y": {source: curve.y_at(moments.log_snr) for source, curve in experiment.study.curves.items()},
@@ -110,21 +112,23 @@ def _sheet(experiment: Experiment, grid: str, variance: str, calls: dict[str, fl
     clip = settings.clip_pixels * experiment.splits.data_range.bin_width if settings.clip_pixels else 0.0
     sampler = Ancestral(experiment.model, experiment.study.covariance(variance), settings.eta, settings.final, clip)
     for steps in settings.steps:
-        times, before = experiment.study.grid(steps, grid, settings.grid_variance), experiment.model.calls
+        times = experiment.study.grid(steps, grid, settings.grid_variance)
         times.save(experiment.workdir / "grids" / f"{Path(grid).stem}_K{steps}.json")
-        sheet[steps] = generate(
-            sampler,
-            times,
-            tuple(experiment.splits.test.shape[1:]),
-            settings.count,
-            settings.seed,
-            settings.batch_size,
-            device=experiment.device,
-            dtype=experiment.splits.test.dtype,
-            progress=True,
-        ).cpu()
+        with experiment.model.metered() as cost:
+            samples = generate(
+                sampler,
+                times,
+                tuple(experiment.splits.test.shape[1:]),
+                settings.count,
+                settings.seed,
+                settings.batch_size,
+                device=experiment.device,
+                dtype=experiment.splits.test.dtype,
+                progress=True,
+            )
+        sheet[steps] = samples.cpu()
         batches = math.ceil(settings.count / settings.batch_size)
-        calls[f"{grid} {variance} K={steps}"] = (experiment.model.calls - before) / batches
+        calls[f"{grid} {variance} K={steps}"] = cost.calls / batches
     return sheet
 
 

@@ -66,8 +66,9 @@ from score_sde_analytic.metrics import (
     mixture_metrics,
 )
 from score_sde_analytic.models.mixture import GaussianMixture
-from score_sde_analytic.models.model import Continuous, LogSNR, OneBased, Prediction, ScoreModel, Sigma, ZeroBased
+from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.models.networks import LearnedRange, WithFeatures
+from score_sde_analytic.models.times import Continuous, LogSNR, OneBased, Sigma, ZeroBased
 from score_sde_analytic.process.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
 from score_sde_analytic.process.kernel import Kernel, reverse_kernel
 from score_sde_analytic.process.noise import BatchNoise, SampleNoise
@@ -88,7 +89,6 @@ from score_sde_analytic.samplers import (
     Sampler,
     UniPC,
     generate,
-    run,
 )
 
 __all__ = [
@@ -218,7 +218,6 @@ __all__ = [
     "refined",
     "residual_cap",
     "reverse_kernel",
-    "run",
     "shortest_paths",
     "steps_for",
 ]

@@ -20,7 +20,8 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from score_sde_analytic.files import atomic, differences, write_text
-from score_sde_analytic.models.model import LogSNR, Prediction, ScoreModel, Sigma, digest_of
+from score_sde_analytic.models.model import Prediction, ScoreModel, digest_of
+from score_sde_analytic.models.times import LogSNR, Sigma
 from score_sde_analytic.process.gaussian import expand
 
 #: log(R / (1 - R)) of a head stays above min(lam, 0) - DEPTH.

@@ -7,13 +7,15 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
+
+from score_sde_analytic.extras import optional
 
 Part = Literal["train", "validation", "test"]
 
@@ -36,11 +38,7 @@ def digits() -> NDArray[np.int64]:
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError("the digits need scikit-learn: pip install 'score_sde_analytic[images]'") from error
-    return load_digits().images.astype(np.int64)[:, None]
+    return _datasets("the set of digits").load_digits().images.astype(np.int64)[:, None]
 
 
 def photographs() -> list[NDArray[np.uint8]]:
@@ -49,12 +47,9 @@ def photographs() -> list[NDArray[np.uint8]]:
     Raises:
         ImportError: scikit-learn, or the Pillow it reads pictures with, is not installed.
     """
-    try:
-        from sklearn.datasets import load_sample_images
-
-        return list(load_sample_images().images)
-    except ImportError as error:
-        raise ImportError("the photographs need scikit-learn and Pillow: pip install 'score_sde_analytic[images]'") from error
+    user = "the set of photographs"
+    optional("PIL.Image", extra="images", user=user, package="Pillow")
+    return list(_datasets(user).load_sample_images().images)
 
 
 def part_mask(height: int, width: int, tile: int, part: Part) -> NDArray[np.bool_]:
@@ -127,11 +122,11 @@ def digit_labels() -> NDArray[np.int64]:
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError("the digits need scikit-learn: pip install 'score_sde_analytic[images]'") from error
-    return load_digits().target.astype(np.int64)
+    return _datasets("the set of digits").load_digits().target.astype(np.int64)
+
+
+def _datasets(user: str) -> Any:
+    return optional("sklearn.datasets", extra="images", user=user, package="scikit-learn")
 
 
 def read_idx_labels(path: str | Path) -> NDArray[np.int64]:

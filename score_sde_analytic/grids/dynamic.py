@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.extras import optional
 from score_sde_analytic.grids.grid import optimal_paths
 from score_sde_analytic.process.kernel import optimal_step_nats
 
@@ -325,15 +325,11 @@ def _lines(costs: StepCosts) -> tuple[Array, Array]:
     return np.expm1(above), slope[:, 0].copy() if slope.shape[1] == 1 else slope
 
 
-def _compiled() -> ModuleType:
+def _compiled() -> Any:
     """The kernels, compiled by numba, which is imported no sooner.
 
     Raises:
         ImportError: numba is absent.
     """
-    try:
-        from score_sde_analytic.grids import monge_kernels
-    except ImportError as error:
-        message = "the Monge solver needs numba: pip install 'score_sde_analytic[grids]', or use method='plain'"
-        raise ImportError(message) from error
-    return monge_kernels
+    user = "the Monge solver (method='plain' does without)"
+    return optional("score_sde_analytic.grids.monge_kernels", extra="grids", user=user, package="numba")

@@ -75,7 +75,12 @@ class ContinuousTime(Method):
         return float(schedule.log_snr(1.0)), float(schedule.log_snr(self.t_min))
 
     def terms(self, model: ScoreModel, batch: Batch) -> Terms:
-        x_0, before = batch.x_0, model.evaluations
+        with model.metered() as cost:
+            values = self._values(model, batch)
+        return Terms(values, cost.evaluations)
+
+    def _values(self, model: ScoreModel, batch: Batch) -> torch.Tensor:
+        x_0 = batch.x_0
         lam, weight = self._draws(batch, *self.range(model.schedule))
         # Strata closer than noise forgets take turns among independent copies, or they would repeat each other's draws.
         low, high = self.range(model.schedule)
@@ -88,8 +93,7 @@ class ContinuousTime(Method):
             error = mean_square(eps - model.predict(x_t, level).eps)
             integral += 0.5 * weight[:, j].to(x_0.device) * error
             batch.tick((j + 1) / (self.times + 1))
-        values = torch.stack([prior_nats(model.schedule, x_0), integral, self._last(model, batch)], 1)
-        return Terms(values, model.evaluations - before)
+        return torch.stack([prior_nats(model.schedule, x_0), integral, self._last(model, batch)], 1)
 
     def _draws(self, batch: Batch, low: float, high: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-SNRs (batch, times) and their weights 1 / (times x density)."""

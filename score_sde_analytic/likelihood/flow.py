@@ -186,10 +186,10 @@ class Flow(Method):
         self.entry.check(data_range)
 
     def terms(self, model: ScoreModel, batch: Batch) -> Terms:
-        before, k = model.evaluations, self.importance_samples
-        columns, products = zip(
-            *[self._sample(model, replace(batch, tick=_share(batch, j, k)), j) for j in range(k)], strict=True
-        )
+        k = self.importance_samples
+        with model.metered() as cost:
+            samples = [self._sample(model, replace(batch, tick=_share(batch, j, k)), j) for j in range(k)]
+        columns, products = zip(*samples, strict=True)
         values = torch.stack(columns)  # (k, batch, columns)
         if k > 1:
             dim = batch.x_0[0].numel()
@@ -198,7 +198,7 @@ class Flow(Method):
             values = torch.cat([values.mean(0), (weighted - total.mean(0))[:, None]], 1)
         else:
             values = values[0]
-        return Terms(values, model.evaluations - before, sum(products))
+        return Terms(values, cost.evaluations, sum(products))
 
     def _sample(self, model: ScoreModel, batch: Batch, j: int) -> tuple[Tensor, int]:
         """One importance sample of every example: columns but the weighting, (batch, columns), and vector products."""

@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from score_sde_analytic.data.ranges import DataRange, as_dataset, batches
+from score_sde_analytic.data.ranges import Data, DataRange, as_dataset, batches
 from score_sde_analytic.measure.basis import BuiltIn
 
 
@@ -103,7 +102,7 @@ class ColourDCT(DCT):
         self._rotation = _Cast(self.rotation)
 
     @classmethod
-    def of(cls, data: Tensor | Dataset[Any], radial: bool | int = False) -> ColourDCT:
+    def of(cls, data: Data, radial: bool | int = False) -> ColourDCT:
         """R from the eigenvectors of the channels' covariance over all pixels, by descending variance.
 
         Args:
@@ -165,7 +164,7 @@ class PCA(_Linear):
         self._w = _Cast(torch.linalg.solve_triangular(inverse_t, v, upper=True, left=False).numpy())
 
     @classmethod
-    def of(cls, data: Tensor | Dataset[Any], rank: int | None = None, seed: int = 0, max_exact: int = 4096) -> PCA:
+    def of(cls, data: Data, rank: int | None = None, seed: int = 0, max_exact: int = 4096) -> PCA:
         """The leading eigenvectors of Cov(x_0), by descending variance.
 
         Args:
@@ -253,7 +252,7 @@ def _rings(shape: Sequence[int], radial: bool | int) -> NDArray[np.int64]:
 class _Rows:
     """Float64 rows made of a data set batch by batch, and products with their covariance."""
 
-    def __init__(self, data: Tensor | Dataset[Any], rows: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, data: Data, rows: Callable[[Tensor], Tensor]) -> None:
         self._dataset, self._rows, self.count = as_dataset(data), rows, 0
         total: Any = 0.0
         for x in self._batches():

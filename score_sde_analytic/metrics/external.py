@@ -6,7 +6,6 @@ CleanFIDFeatures         clean-fid's resizing and Inception-v3
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.extras import optional
 from score_sde_analytic.metrics.features import BytePixels, Features, ModuleFeatures
 
 
@@ -86,9 +86,4 @@ class CleanFIDFeatures(Features):
 
 
 def _require(module: str, package: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"features of {package} need it and torchvision ({error}): pip install 'score_sde_analytic[fidelity]'"
-        ) from error
+    return optional(module, extra="fidelity", user=f"features of {package}", package=f"{package} and torchvision")

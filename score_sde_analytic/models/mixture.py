@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from score_sde_analytic.data.ranges import DataStatistics
-from score_sde_analytic.models.model import LogSNR, ScoreModel, digest_of
+from score_sde_analytic.models.model import ScoreModel, digest_of
+from score_sde_analytic.models.times import LogSNR
 from score_sde_analytic.process.schedule import Level, Schedule
 
 
@@ -106,8 +107,7 @@ class GaussianMixture(nn.Module):
         """(R, its standard error): E tr Cov(eps | x_t) / d at this level, by Monte Carlo over x_t of the exact posterior."""
         generator = torch.Generator().manual_seed(seed + 1)
         z = torch.randn(count, self.dim, dtype=torch.float64, generator=generator)
-        x_t = level.alpha * self.sample(count, seed) + level.sigma * z
-        covariance = self.posterior(x_t, level)[1]
+        covariance = self.posterior(level.diffuse(self.sample(count, seed), z), level)[1]
         r = (level.alpha / level.sigma) ** 2 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
         return float(r.mean()), float(r.std()) / math.sqrt(count)
 

@@ -14,18 +14,18 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from score_sde_analytic.models.receipt import Receipt, charge, metered
+from score_sde_analytic.models.receipt import Receipt, charge, metered, show, watched
+from score_sde_analytic.models.times import Continuous, Number, Times
 from score_sde_analytic.process.gaussian import axpy, expand
 from score_sde_analytic.process.schedule import Level, Schedule
 
 Quantity = Literal["eps", "x_0", "v", "score"]
 Coordinates = Literal["schedule", "vp", "ve"]
-Number = float | Tensor
 #: Layers whose output depends on the mode of the network.
 RANDOM_WHEN_TRAINING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 
@@ -84,82 +84,6 @@ class Prediction:
         return Prediction(self.x_t, self.level, self.x_0.clamp(lo, hi), "x_0", self.extra)
 
 
-class Times(Protocol):
-    """What a network is fed for its time argument."""
-
-    def label(self, level: Level) -> Number: ...
-
-
-@dataclass(frozen=True)
-class Continuous:
-    """label = scale * t; score SDE's VP networks were trained with scale 999."""
-
-    scale: float = 1.0
-
-    def label(self, level: Level) -> Number:
-        return self.scale * level.t
-
-
-@dataclass(frozen=True)
-class ZeroBased:
-    """Table index n - 1 of time t = n / steps, as DDPM counts: 0 .. steps - 1.
-
-    Args:
-        steps: N of the discrete model.
-        scale: None, or the range the index is rescaled to: label = index * scale / steps.
-        integer: round to whole indices, for networks that accept nothing else.
-    """
-
-    steps: int
-    scale: float | None = None
-    integer: bool = False
-    first: ClassVar[int] = 0
-
-    def label(self, level: Level) -> Number:
-        # The network saw nothing below its first index; times before it share that label.
-        index = level.t * self.steps - 1.0
-        index = index.clamp_min(0.0) if isinstance(index, Tensor) else max(index, 0.0)
-        index = index + self.first
-        if self.scale is not None:
-            index = index * (self.scale / self.steps)
-        if self.integer:
-            return index.round().long() if isinstance(index, Tensor) else round(index)
-        return index
-
-
-@dataclass(frozen=True)
-class OneBased(ZeroBased):
-    """Table index n of time t = n / steps: 1 .. steps."""
-
-    first: ClassVar[int] = 1
-
-
-@dataclass(frozen=True)
-class Sigma:
-    """sigma / alpha, the noise level in variance-exploding coordinates."""
-
-    def label(self, level: Level) -> Number:
-        return level.sigma / level.alpha
-
-
-@dataclass(frozen=True)
-class LogSNR:
-    """scale * (log-SNR + shift), the log-SNR first confined to [lo, hi], the range the network was trained on.
-
-    EDM's c_noise = log(sigma/alpha)/4 is `LogSNR(scale=-1/8)`.
-    """
-
-    scale: float = 1.0
-    shift: float = 0.0
-    lo: float = -math.inf
-    hi: float = math.inf
-
-    def label(self, level: Level) -> Number:
-        lam = level.log_snr
-        lam = lam.clamp(self.lo, self.hi) if isinstance(lam, Tensor) else min(max(lam, self.lo), self.hi)
-        return self.scale * (lam + self.shift)
-
-
 class ScoreModel:
     """A network and the schedule it is used with: `model(x_t, t) -> Prediction`.
 
@@ -173,9 +97,6 @@ class ScoreModel:
         coordinates: the scaling of its input: "schedule" feeds x_t; "vp" divides by sqrt(alpha^2 + sigma^2); "ve" by alpha.
         clamp: None, or (lo, hi) of the data: x_0 is confined to it in every prediction.
         fingerprint: identity of a network without a state dict; saved results refer to it.
-
-    Attributes:
-        calls, evaluations: network calls so far, and samples evaluated in them.
     """
 
     def __init__(
@@ -202,8 +123,6 @@ class ScoreModel:
         self.times: Times = Continuous() if times is None else times
         self.coordinates = coordinates
         self.clamp = clamp
-        self.calls = 0
-        self.evaluations = 0
         self._fingerprint = fingerprint
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Prediction:
@@ -223,15 +142,16 @@ class ScoreModel:
             raise ValueError("t = 0 is the data itself: there is nothing to predict")
         norm = self._norm(level)
         x = x_t if isinstance(norm, float) and norm == 1.0 else x_t / expand(norm, x_t)
-        self.calls += 1
-        self.evaluations += len(x_t)
         charge(self, calls=1, evaluations=len(x_t))
         answer = self.net(x, self._labels(level, x))
         out = self._checked(getattr(answer, "sample", answer), x_t)
         prediction = self._read(out, x, x_t, level, norm)
         if (extra := getattr(answer, "extra", None)) is not None:
             prediction = replace(prediction, extra=extra)
-        return prediction if self.clamp is None else prediction.clamp(*self.clamp)
+        if self.clamp is not None:
+            prediction = prediction.clamp(*self.clamp)
+        show(self, prediction)
+        return prediction
 
     def metered(self) -> AbstractContextManager[Receipt]:
         """A receipt of the network calls made inside a block, in this thread:
@@ -241,6 +161,10 @@ class ScoreModel:
         print(cost.calls, cost.evaluations)
         """
         return metered(self)
+
+    def watched(self, observer: Callable[[Prediction], object]) -> AbstractContextManager[None]:
+        """Show every prediction made inside a block, in this thread, to `observer`; it may raise to end the work."""
+        return watched(self, observer)
 
     def charge(self, vector_products: int) -> None:
         """Enter products with the network's Jacobian, one per sample, on the open receipts."""
@@ -260,7 +184,7 @@ class ScoreModel:
             return 1.0
         if self.coordinates == "ve":
             return level.alpha
-        return (level.alpha**2 + level.sigma**2) ** 0.5
+        return level.norm
 
     def _labels(self, level: Level, x: Tensor) -> Tensor:
         label = self.times.label(level)

@@ -20,6 +20,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from score_sde_analytic.extras import optional
 from score_sde_analytic.files import write_text
 from score_sde_analytic.models.model import Wrapper
 
@@ -140,8 +141,5 @@ class LearnedRange(Wrapper):
 
 
 def _unet_class() -> Any:
-    try:
-        from diffusers import UNet2DModel  # deferred: importing diffusers takes seconds
-    except ImportError as error:
-        raise ImportError("image networks need diffusers: pip install 'score_sde_analytic[images]'") from error
-    return UNet2DModel
+    # Deferred: importing diffusers takes seconds.
+    return optional("diffusers", extra="images", user="an image network").UNet2DModel

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from score_sde_analytic.extras import optional
 from score_sde_analytic.process.gaussian import mean_square
 
 #: Solvers of torchdiffeq by kind; one of the other kind would ignore its settings (rk4 would take a single step).
@@ -88,14 +89,11 @@ def integrate(
         ImportError: torchdiffeq is absent.
         RuntimeError: the solver gave up; the message says why.
     """
-    try:
-        from torchdiffeq import odeint
-    except ImportError as error:
-        raise ImportError("the probability-flow ODE needs torchdiffeq: pip install 'score_sde_analytic[ode]'") from error
+    torchdiffeq = optional("torchdiffeq", extra="ode", user="the probability-flow ODE")
     t = torch.tensor(span, dtype=torch.float64, device=state[0].device)
     options = solver.options(min(first_step, abs(span[1] - span[0])), max_step, t[1])
     try:
-        solution = odeint(field, state, t, method=solver.method, options=options, **solver.tolerances)
+        solution = torchdiffeq.odeint(field, state, t, method=solver.method, options=options, **solver.tolerances)
     except AssertionError as error:
         raise RuntimeError(_reason(str(error), solver)) from error
     return tuple(part[-1] for part in solution)

@@ -113,7 +113,7 @@ class VEClock(Clock):
         return Coefficients(level, level.alpha, 0.0, 1.0)
 
     def value(self, level: Level) -> float:
-        return float(level.sigma / level.alpha)
+        return float(level.ratio)
 
     def first_step(self, schedule: Schedule, t_min: float) -> float:
         return self.value(schedule.level(t_min))
@@ -187,6 +187,7 @@ def eps_and_divergence(
                 (gradient,) = torch.autograd.grad(eps, x, v.clone(), retain_graph=True)
             divergence += (gradient * v).flatten(1).sum(1)
             products += len(x)
+            model.charge(vector_products=len(x))
         if not torch.isfinite(divergence).all():
             raise RuntimeError(
                 f"the network's gradient holds NaN or inf at log-SNR {level.log_snr:.4g}; look for square roots, norms or"

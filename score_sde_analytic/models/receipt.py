@@ -1,15 +1,23 @@
-"""What a piece of work costs in network calls: receipts, open while the work runs.
+"""What a block of work asks of a network: receipts of its cost, and observers of its answers, open while the block runs.
 
-Counters that are read before and after go wrong where a model is shared; a receipt is told of the calls made in its own
-context (`contextvars`): of its own thread, and of its own block.
+Counters that are read before and after go wrong where a model is shared. A receipt is told of what happens in its own context
+(`contextvars`): in its own thread, and inside its own block. A thread that works for a block, as one of a pool's, joins it by
+running in a copy of its context: `pool.submit(contextvars.copy_context().run, work)`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from threading import Lock
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+#: Threads that share a block may count at the same moment.
+_LOCK = Lock()
 
 
 @dataclass
@@ -28,27 +36,60 @@ class Receipt:
 
     def add(self, calls: int = 0, evaluations: int = 0, vector_products: int = 0) -> None:
         """Count some more."""
-        self.calls += calls
-        self.evaluations += evaluations
-        self.vector_products += vector_products
+        with _LOCK:
+            self.calls += calls
+            self.evaluations += evaluations
+            self.vector_products += vector_products
 
 
-_OPEN: ContextVar[tuple[tuple[object, Receipt], ...]] = ContextVar("open receipts", default=())
+class _Listeners(Generic[T]):
+    """Who listens to a source, each for a block of its own."""
+
+    def __init__(self, name: str) -> None:
+        self._open: ContextVar[tuple[tuple[object, T], ...]] = ContextVar(name, default=())
+
+    @contextmanager
+    def listening(self, source: object, listener: T) -> Iterator[T]:
+        """Listen while the block runs, however it ends."""
+        token = self._open.set((*self._open.get(), (source, listener)))
+        try:
+            yield listener
+        finally:
+            self._open.reset(token)
+
+    def of(self, source: object) -> list[T]:
+        """Those that listen to this very object, the outermost first."""
+        return [listener for heard, listener in self._open.get() if heard is source]
+
+
+_RECEIPTS: _Listeners[Receipt] = _Listeners("open receipts")
+_OBSERVERS: _Listeners[Callable[[Any], object]] = _Listeners("observers")
 
 
 @contextmanager
 def metered(source: object) -> Iterator[Receipt]:
-    """A receipt of all that `source` does inside the block; blocks may nest, and each counts all of it."""
-    receipt = Receipt()
-    token = _OPEN.set((*_OPEN.get(), (source, receipt)))
-    try:
+    """A receipt of all that `source` does inside the block; blocks may nest, and each counts all of it.
+
+    A receipt is complete when its block ends, by an exception too: work that was charged before it stays charged.
+    """
+    with _RECEIPTS.listening(source, Receipt()) as receipt:
         yield receipt
-    finally:
-        _OPEN.reset(token)
 
 
 def charge(source: object, calls: int = 0, evaluations: int = 0, vector_products: int = 0) -> None:
     """Enter costs of `source` on every open receipt of it."""
-    for metered_source, receipt in _OPEN.get():
-        if metered_source is source:
-            receipt.add(calls, evaluations, vector_products)
+    for receipt in _RECEIPTS.of(source):
+        receipt.add(calls, evaluations, vector_products)
+
+
+@contextmanager
+def watched(source: object, observer: Callable[[Any], object]) -> Iterator[None]:
+    """`observer(answer)` for each answer of `source` inside the block, in order; what it raises ends the work."""
+    with _OBSERVERS.listening(source, observer):
+        yield
+
+
+def show(source: object, answer: Any) -> None:
+    """Show an answer of `source` to all who watch it."""
+    for observer in _OBSERVERS.of(source):
+        observer(answer)

@@ -68,8 +68,7 @@ def reverse_kernel(s: Level, t: Level, eta: float = 1.0) -> Kernel:
     Raises:
         ValueError: eta outside [0, 1], or s not below t.
     """
-    if not 0.0 <= eta <= 1.0:
-        raise ValueError(f"eta must lie in [0, 1], got {eta}")
+    check_eta(eta)
     later = s.log_snr > t.log_snr
     scalar = isinstance(later, bool)  # Python floats per sampling step, arrays for the cost of a whole lattice
     if not (later if scalar else np.all(np.asarray(later))):
@@ -86,6 +85,12 @@ def reverse_kernel(s: Level, t: Level, eta: float = 1.0) -> Kernel:
 def kernels(levels: Sequence[Level], eta: float = 1.0) -> list[Kernel]:
     """One kernel per step of levels in visiting order."""
     return [reverse_kernel(s, t, eta) for t, s in pairwise(levels)]
+
+
+def check_eta(eta: float) -> None:
+    """Raise ValueError unless 0 <= eta <= 1."""
+    if not 0.0 <= eta <= 1.0:
+        raise ValueError(f"eta must lie in [0, 1], got {eta}")
 
 
 def optimal_step_nats(residual: Any, step: Any) -> Any:

@@ -2,7 +2,8 @@
 
 from score_sde_analytic.samplers.analytic_multistep import AnalyticMultistep
 from score_sde_analytic.samplers.ancestral import Ancestral
-from score_sde_analytic.samplers.base import Sampler, Step, generate, run
+from score_sde_analytic.samplers.base import Sampler, Step, carry, generate
+from score_sde_analytic.samplers.callback import Callback
 from score_sde_analytic.samplers.corrector import (
     AnnealedLangevin,
     EulerMaruyama,
@@ -20,6 +21,7 @@ __all__ = [
     "AnalyticMultistep",
     "Ancestral",
     "AnnealedLangevin",
+    "Callback",
     "DPMSolverPP",
     "EulerMaruyama",
     "Heun",
@@ -31,6 +33,6 @@ __all__ = [
     "Sampler",
     "Step",
     "UniPC",
+    "carry",
     "generate",
-    "run",
 ]

@@ -27,28 +27,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from score_sde_analytic.covariance.base import Covariance, StepCovariance
-from score_sde_analytic.covariance.isotropic import Beta
+from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.gaussian import axpy
-from score_sde_analytic.process.kernel import Kernel, kernels
+from score_sde_analytic.process.kernel import check_eta
 from score_sde_analytic.process.noise import Noise
 from score_sde_analytic.process.schedule import Level
-from score_sde_analytic.samplers.base import Sampler, Step, intervals
+from score_sde_analytic.samplers.base import Sampler, Step
+from score_sde_analytic.samplers.kernel_steps import KernelStep, kernel_steps
 
 
 @dataclass(frozen=True, slots=True)
-class MultistepStep(Step):
+class MultistepStep(KernelStep):
     """A kernel step with `slope`, the weight of x0_hat's last change."""
 
-    kernel: Kernel
-    covariance: StepCovariance
     slope: float
 
 
@@ -63,7 +61,7 @@ class AnalyticMultistep(Sampler[MultistepStep]):
         kappa: share of the extrapolation; None for 1 - eta^2.
 
     Raises:
-        ValueError: eta or kappa outside [0, 1], or `Beta`, which is no posterior covariance.
+        ValueError: eta or kappa outside [0, 1], or a covariance that is no posterior covariance, as `Beta`.
     """
 
     model: ScoreModel
@@ -72,28 +70,25 @@ class AnalyticMultistep(Sampler[MultistepStep]):
     kappa: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.eta <= 1.0:
-            raise ValueError(f"eta must lie in [0, 1], got {self.eta}")
+        check_eta(self.eta)
         if self.kappa is not None and not 0.0 <= self.kappa <= 1.0:
             raise ValueError(f"kappa must lie in [0, 1], or be None for 1 - eta^2, got {self.kappa}")
-        if isinstance(self.covariance, Beta):
+        if not self.covariance.has_posterior:
             raise ValueError("beta holds no posterior covariance to share with the extrapolation; use Isotropic or BetaTilde")
 
     def calls(self, grid: Grid) -> int:
         return grid.steps
 
     def plan(self, grid: Grid) -> list[MultistepStep]:
-        steps = intervals(self.model.schedule, grid)
         kappa = 1.0 - self.eta**2 if self.kappa is None else self.kappa
-        shares = [0.0] + [kappa] * (len(steps) - 1)
-        ks = kernels([step.t for step in steps] + [steps[-1].s], self.eta)
-        # Every posterior covariance enters its step as b^2 times itself.
-        shared = [replace(k, b=k.b * math.sqrt(1.0 - share)) for k, share in zip(ks, shares, strict=True)]
-        covariances = self.covariance.steps(shared, [step.t for step in steps])
-        past = [steps[0].t] + [step.t for step in steps[:-1]]
-        slopes = [share * _slope(step, r, self.eta) for share, step, r in zip(shares, steps, past, strict=True)]
-        parts = zip(steps, ks, covariances, slopes, strict=True)
-        return [MultistepStep(step.t, step.s, kernel, covariance, slope) for step, kernel, covariance, slope in parts]
+        kappas = [0.0] + [kappa] * (grid.steps - 1)
+        chain = kernel_steps(grid.levels(self.model.schedule), self.covariance, self.eta, [1.0 - share for share in kappas])
+        past = [chain[0].t] + [step.t for step in chain[:-1]]
+        slopes = [share * _slope(step, r, self.eta) for share, step, r in zip(kappas, chain, past, strict=True)]
+        return [
+            MultistepStep(step.t, step.s, step.kernel, step.covariance, slope)
+            for step, slope in zip(chain, slopes, strict=True)
+        ]
 
     def init(self, plan: Sequence[MultistepStep], x: Tensor) -> Tensor | None:
         return None
@@ -102,7 +97,7 @@ class AnalyticMultistep(Sampler[MultistepStep]):
         prediction = self.model.predict(x_t, step.t)
         if step.last:
             return prediction.x_0, None
-        mean = prediction.combine(step.kernel.a, step.kernel.b)
+        mean = step.mean(prediction)
         if state is not None and step.slope > 0.0:
             mean = axpy(mean, prediction.x_0 - state, step.slope)
         return step.covariance.add_noise(mean, prediction, noise.draw(x_t)), prediction.x_0

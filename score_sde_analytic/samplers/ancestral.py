@@ -8,26 +8,24 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from score_sde_analytic.covariance.base import Covariance, StepCovariance
-from score_sde_analytic.covariance.isotropic import Beta, IsotropicStep
+from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
-from score_sde_analytic.process.kernel import Kernel, kernels
+from score_sde_analytic.process.kernel import check_eta
 from score_sde_analytic.process.noise import Noise
-from score_sde_analytic.samplers.base import Sampler, Step
+from score_sde_analytic.samplers.base import Sampler
+from score_sde_analytic.samplers.kernel_steps import KernelStep, kernel_steps
 
 
 @dataclass(frozen=True, slots=True)
-class KernelStep(Step):
-    """A step by a reverse kernel."""
+class AncestralStep(KernelStep):
+    """A kernel step that adds its noise, or gives its mean."""
 
-    kernel: Kernel
-    covariance: StepCovariance
     noisy: bool
 
 
 @dataclass(frozen=True)
-class Ancestral(Sampler[KernelStep]):
+class Ancestral(Sampler[AncestralStep]):
     """Exactly K network calls on a grid of K steps; any strictly ordered real grid, any schedule.
 
     Args:
@@ -39,8 +37,8 @@ class Ancestral(Sampler[KernelStep]):
             clip^2 pi / 2 (Bao et al., ICLR 2022, appendix; two 8-bit levels in [-1, 1] are 4/255).
 
     Raises:
-        ValueError: eta outside [0, 1], `Beta` with eta < 1, an unknown `final`, or a clip that is negative or used with a
-            covariance that is not isotropic.
+        ValueError: eta outside [0, 1], or < 1 with a covariance of DDPM's kernel alone, as `Beta`; an unknown `final`; a clip
+            that is negative or used with a covariance that is not isotropic.
     """
 
     model: ScoreModel
@@ -50,10 +48,8 @@ class Ancestral(Sampler[KernelStep]):
     clip: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.eta <= 1.0:
-            raise ValueError(f"eta must lie in [0, 1], got {self.eta}")
-        if isinstance(self.covariance, Beta) and self.eta != 1.0:
-            raise ValueError("the handcrafted variance beta belongs to the DDPM kernel: use eta=1, or BetaTilde for eta<1")
+        check_eta(self.eta)
+        self.covariance.require_eta(self.eta)
         if self.final not in ("mean", "draw"):
             raise ValueError(f"final must be 'mean' or 'draw', got {self.final!r}")
         if not self.clip >= 0.0:
@@ -62,25 +58,19 @@ class Ancestral(Sampler[KernelStep]):
     def calls(self, grid: Grid) -> int:
         return grid.steps
 
-    def plan(self, grid: Grid) -> list[KernelStep]:
-        levels = grid.levels(self.model.schedule)
-        ks = kernels(levels, self.eta)
-        covariances = self.covariance.steps(ks, levels[:-1])
-        steps = [KernelStep(t, s, k, c, True) for t, s, k, c in zip(levels[:-1], levels[1:], ks, covariances, strict=True)]
+    def plan(self, grid: Grid) -> list[AncestralStep]:
+        chain = kernel_steps(grid.levels(self.model.schedule), self.covariance, self.eta)
+        steps = [AncestralStep(step.t, step.s, step.kernel, step.covariance, noisy=True) for step in chain]
         if self.clip > 0.0 and len(steps) > 1:
-            steps[-2] = replace(steps[-2], covariance=self._clipped(steps[-2].covariance))
+            capped = steps[-2].covariance.capped(self.clip**2 * math.pi / 2)
+            steps[-2] = replace(steps[-2], covariance=capped)
         if self.final == "mean":
             steps[-1] = replace(steps[-1], noisy=False)
         return steps
 
-    def _clipped(self, covariance: Any) -> IsotropicStep:
-        if not isinstance(covariance, IsotropicStep):
-            raise ValueError("the last-step noise clip is defined for isotropic covariances; set clip=0")
-        return IsotropicStep(min(covariance.variance, self.clip**2 * math.pi / 2))
-
-    def step(self, x_t: Tensor, step: KernelStep, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+    def step(self, x_t: Tensor, step: AncestralStep, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         prediction = self.model.predict(x_t, step.t)
-        x_s = prediction.combine(step.kernel.a, step.kernel.b)
+        x_s = step.mean(prediction)
         if step.noisy:
             x_s = step.covariance.add_noise(x_s, prediction, noise.draw(x_t))
         return x_s, state

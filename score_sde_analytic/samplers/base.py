@@ -8,7 +8,7 @@ its samples, so that equal seeds give equal starts to all samplers, and ends in 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass, fields, is_dataclass
 from itertools import pairwise
 from typing import Any, Generic, TypeVar
@@ -21,6 +21,7 @@ from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.noise import Noise, SampleNoise
 from score_sde_analytic.process.schedule import Level, Schedule
+from score_sde_analytic.samplers.callback import Callback, Reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +107,31 @@ def intervals(schedule: Schedule, grid: Grid) -> list[Step]:
 
 
 @torch.no_grad()
-def run(
-    sampler: Sampler[S], plan: Sequence[S], x: Tensor, noise: Noise, progress: bool = False, desc: str = "sample"
+def carry(
+    sampler: Sampler[S],
+    plan: Sequence[S],
+    x: Tensor,
+    noise: Noise,
+    progress: bool = False,
+    desc: str = "sample",
+    callback: Callback | None = None,
+    first_index: int = 0,
 ) -> Tensor:
     """Carry x, a draw of x_T, through all steps to data.
+
+    Args:
+        callback: told of every step (`callback.py`); what it raises ends the run.
+        first_index: index of the first sample, which only a callback is told.
 
     Raises:
         RuntimeError: the result is not finite.
     """
+    take: Callable[[Tensor, S, Any, Noise], tuple[Tensor, Any]] = sampler.step
+    if callback is not None:
+        take = Reported(sampler.model, sampler.step, callback, range(first_index, first_index + len(x)))
     state = sampler.init(plan, x)
     for step in tqdm(plan, desc=desc, unit="step", leave=False, disable=not progress):
-        x, state = sampler.step(x, step, state, noise)
+        x, state = take(x, step, state, noise)
     if not torch.isfinite(x).all():
         raise RuntimeError(
             f"the samples of {sampler.name} hold NaN or inf: it diverged on this grid; use more steps, a grid that takes"
@@ -141,25 +156,40 @@ def generate(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     progress: bool = False,
+    callback: Callback | None = None,
 ) -> Tensor:
     """`count` samples (count, *shape), each a function of (seed, its index) whatever the batch size.
+
+    >>> from score_sde_analytic import Ancestral, BetaTilde, GaussianMixture, LinearVP, even
+    >>> sampler = Ancestral(GaussianMixture([1.0], [[0.7]], 0.3).score_model(LinearVP()), BetaTilde())
+    >>> x = generate(sampler, even(2, 0.1), shape=(1,), count=8, callback=lambda step: print(step["i"], f"{step['sigma']:.3f}"))
+    0 152.167
+    1 0.340
 
     Args:
         first_index: index of the first sample; continue a set by starting where it ended.
         progress: show a progress bar over steps and batches.
+        callback: called after each step of each batch with a dictionary of k-diffusion's "x", "i", "sigma", "sigma_hat" and
+            "denoised", and of "x_s", "t", "s" and "indices" (`callback.py` says what they are); what it raises ends the run.
+
+    Raises:
+        ValueError: count or batch_size not positive, or a grid that does not begin at t = 1.
+        RuntimeError: samples are not finite.
     """
     if count < 1 or batch_size < 1:
         raise ValueError(f"count and batch_size must be positive, got {count} and {batch_size}")
     if grid.times[0] != 1.0:
         raise ValueError(
-            f"samples start from the prior at t = 1, this grid at {grid.times[0]:.6g}; begin it with 1, or use run()"
+            f"samples start from the prior at t = 1, this grid at {grid.times[0]:.6g}; begin it with 1, or use carry()"
         )
-    plan, parts = sampler.plan(grid), []
+    plan = sampler.plan(grid)
+    samples = []
     with tqdm(total=count, desc=f"sample K={grid.steps}", unit="sample", disable=not progress, leave=False) as bar:
         for start in range(0, count, batch_size):
             size = min(batch_size, count - start)
-            noise = SampleNoise(seed, range(first_index + start, first_index + start + size), device)
+            first = first_index + start
+            noise = SampleNoise(seed, range(first, first + size), device)
             x = prior_sample(sampler.model.schedule, noise, torch.empty(size, *shape, device=device, dtype=dtype))
-            parts.append(run(sampler, plan, x, noise))
+            samples.append(carry(sampler, plan, x, noise, callback=callback, first_index=first))
             bar.update(size)
-    return torch.cat(parts)
+    return torch.cat(samples)

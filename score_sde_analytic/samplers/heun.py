@@ -65,7 +65,7 @@ class Heun(Sampler[ChurnStep]):
         return [self._churn(t, s, grid.steps) for t, s in pairwise(grid.levels(self.model.schedule))]
 
     def _churn(self, t: Level, s: Level, steps: int) -> ChurnStep:
-        level = t.sigma / t.alpha
+        level = t.ratio
         gamma = min(self.s_churn / steps, math.sqrt(2.0) - 1.0) if self.s_min <= level <= self.s_max else 0.0
         lowest = self.model.schedule.log_snr_range[0]
         log_snr = max(t.log_snr - 2.0 * math.log1p(gamma), lowest)
@@ -82,6 +82,6 @@ class Heun(Sampler[ChurnStep]):
         first = self.model.predict(u * hat.alpha, hat)
         if step.last:
             return first.x_0, state
-        h = s.sigma / s.alpha - hat.sigma / hat.alpha
+        h = s.ratio - hat.ratio
         second = self.model.predict(axpy(u, first.eps, h) * s.alpha, s)
         return axpy(u, first.eps + second.eps, 0.5 * h) * s.alpha, state

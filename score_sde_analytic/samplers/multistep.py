@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from score_sde_analytic.extras import optional
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.noise import Noise
@@ -44,7 +45,7 @@ class _Scheduled(Sampler[Step]):
         scheduler = self.scheduler()
         scheduler.set_timesteps(len(plan))
         scheduler.timesteps = torch.arange(len(plan), 0, -1)
-        scheduler.sigmas = torch.tensor([step.t.sigma / step.t.alpha for step in plan] + [0.0], dtype=torch.float64)
+        scheduler.sigmas = torch.tensor([step.t.ratio for step in plan] + [0.0], dtype=torch.float64)
         scheduler.set_begin_index(0)
         return scheduler
 
@@ -128,8 +129,5 @@ class UniPC(_Scheduled):
 
 
 def _diffusers(name: str) -> Any:
-    try:
-        import diffusers  # takes seconds: imported when first used
-    except ImportError as error:
-        raise ImportError(f"{name} is diffusers': pip install 'score_sde_analytic[images]'") from error
-    return getattr(diffusers, name)
+    # Importing diffusers takes seconds.
+    return getattr(optional("diffusers", extra="images", user=name), name)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from score_sde_analytic.extras import optional
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.probability_flow import CLOCKS, Clock, Coefficients, velocity
@@ -199,8 +200,4 @@ Motion = Callable[[Tensor, float], _Motion]
 
 
 def _torchsde() -> Any:
-    try:
-        import torchsde
-    except ImportError as error:
-        raise ImportError("the reverse SDE needs torchsde: pip install 'score_sde_analytic[sde]'") from error
-    return torchsde
+    return optional("torchsde", extra="sde", user="the reverse SDE")

@@ -179,8 +179,9 @@ def test_the_parts_add_up(triple):
 def test_evaluations_are_the_networks_own_count(triple):
     model = triple.score_model(LinearVP())
     chains = {"a": Chain(even(4, 0.01), Beta(), 0.1), "b": Chain(even(4, 0.01), BetaTilde(), 0.1)}
-    bounds = bits_per_dim(model, triple.sample(10), chains, draws=3, **QUIET)
-    assert model.evaluations == bounds["a"].evaluations == 120
+    with model.metered() as cost:
+        bounds = bits_per_dim(model, triple.sample(10), chains, draws=3, **QUIET)
+    assert cost.evaluations == bounds["a"].evaluations == 120
     assert bounds["a"].prior == bounds["b"].prior
     assert bounds["a"].transitions != bounds["b"].transitions
 

@@ -13,7 +13,8 @@ from score_sde_analytic.likelihood import BITS, Chain, ContinuousTime, bits_per_
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.models.mixture import GaussianMixture
-from score_sde_analytic.models.model import LogSNR, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.times import LogSNR
 from score_sde_analytic.process.decoder import CategoricalDecoder, GaussianDecoder, NoDecoder
 from score_sde_analytic.process.schedule import VE, LinearVP
 
@@ -212,8 +213,10 @@ def test_the_batch_size_does_not_matter(separated):
 @pytest.mark.parametrize(("decoder", "extra"), [(GaussianDecoder(0.3), 1), (NoDecoder(), 0), (CategoricalDecoder(), 0)])
 def test_costs(separated, decoder, extra):
     model, data_range = separated[0].score_model(SCHEDULE), DataRange(-1, 1, 3)
-    bound = bits_per_dim(model, torch.ones(4, 2, dtype=torch.float64), ContinuousTime(0.1, decoder, 3), data_range, **QUIET)
-    assert bound.evaluations == model.evaluations == 4 * (3 + extra)
+    x, method = torch.ones(4, 2, dtype=torch.float64), ContinuousTime(0.1, decoder, 3)
+    with model.metered() as cost:
+        bound = bits_per_dim(model, x, method, data_range, **QUIET)
+    assert bound.evaluations == cost.evaluations == 4 * (3 + extra)
     assert bound.calls_per_example == 3 + extra
     assert bound.vector_products == 0
     assert bound.columns == ("prior", "transitions", "reconstruction")

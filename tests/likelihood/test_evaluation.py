@@ -28,7 +28,8 @@ from score_sde_analytic.likelihood import (
 )
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.models.mixture import GaussianMixture
-from score_sde_analytic.models.model import LogSNR, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.times import LogSNR
 from score_sde_analytic.process.decoder import CategoricalDecoder, GaussianDecoder, NoDecoder
 from score_sde_analytic.process.schedule import LinearVP
 
@@ -369,9 +370,9 @@ def test_bad_data_are_refused(net, method, x, data_range, match):
     if isinstance(method, Flow) and data_range is None:
         method = METHODS["flow"]
     model = net.score_model(LinearVP())
-    with pytest.raises(ValueError, match=match):
+    with model.metered() as cost, pytest.raises(ValueError, match=match):
         bits_per_dim(model, x, method, data_range, **QUIET)
-    assert model.calls == 0
+    assert cost.calls == 0
 
 
 def test_a_network_that_returns_nan(name):
@@ -417,11 +418,12 @@ def test_no_gradients_are_kept(net, name):
 def test_all_methods_at_once_are_each_alone(net):
     methods = {k: m for k, m in METHODS.items() if k != "weighted"}
     model = net.score_model(LinearVP())
-    together = bits_per_dim(model, X, methods, batch_size=3, seed=5, **QUIET)
+    with model.metered() as cost:
+        together = bits_per_dim(model, X, methods, batch_size=3, seed=5, **QUIET)
     assert list(together) == list(methods)
     for name, bound in together.items():
         assert_same(bound, evaluate(net, name))
-    assert model.evaluations == sum(bound.evaluations for bound in together.values())
+    assert cost.evaluations == sum(bound.evaluations for bound in together.values())
 
 
 def nested(schedule=None):
@@ -438,23 +440,26 @@ def test_nested_chains_share_the_network(net):
     chains |= {f"{k} beta": Chain(grid, Beta(), 0.3) for k, grid in grids.items()}
     chains |= {f"{k} categorical": Chain(grid, Beta(), CategoricalDecoder()) for k, grid in grids.items()}
     model = net.score_model(LinearVP())
-    together = bits_per_dim(model, X, chains, LEVELS, batch_size=4, **QUIET)
+    with model.metered() as shared:
+        together = bits_per_dim(model, X, chains, LEVELS, batch_size=4, **QUIET)
     distinct = {t for grid in grids.values() for t in grid.times[:-1]}
-    assert model.evaluations == len(distinct) * len(X) == 13 * len(X)
+    assert shared.evaluations == len(distinct) * len(X) == 13 * len(X)
     for name, chain in chains.items():
         alone = net.score_model(LinearVP())
-        bound = bits_per_dim(alone, X, chain, LEVELS, batch_size=4, **QUIET)
+        with alone.metered() as cost:
+            bound = bits_per_dim(alone, X, chain, LEVELS, batch_size=4, **QUIET)
         np.testing.assert_allclose(together[name].terms, bound.terms, rtol=1e-12)
         calls = chain.grid.steps - ("categorical" in name)
-        assert together[name].evaluations == bound.evaluations == alone.evaluations == calls * len(X)
+        assert together[name].evaluations == bound.evaluations == cost.evaluations == calls * len(X)
         assert chain.calls == calls
 
 
 def test_chains_without_a_time_in_common(net):
     chains = {"a": Chain(even(3, 0.1), Beta(), 0.2), "b": Chain(even_log_snr(LinearVP(), 4, 0.03), Beta(), NoDecoder())}
     model = net.score_model(LinearVP())
-    bits_per_dim(model, X, chains, **QUIET)
-    assert model.evaluations == (1 + 2 + 2) * len(X)  # t = 1 is shared, the last of "b" needs no call
+    with model.metered() as cost:
+        bits_per_dim(model, X, chains, **QUIET)
+    assert cost.evaluations == (1 + 2 + 2) * len(X)  # t = 1 is shared, the last of "b" needs no call
 
 
 def test_some_methods_finished(net, tmp_path):

@@ -23,7 +23,8 @@ from score_sde_analytic.likelihood import (
     bits_per_dim,
 )
 from score_sde_analytic.models.mixture import GaussianMixture
-from score_sde_analytic.models.model import LogSNR, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.times import LogSNR
 from score_sde_analytic.process.decoder import CategoricalDecoder, GaussianDecoder, NoDecoder
 from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, SubVP, Tabulated
 
@@ -435,14 +436,16 @@ def test_the_batch_size_does_not_matter(planar, entry):
     way, data_range, k = ENTRIES[entry]
     trace, x = ExactTrace() if k > 1 else Hutchinson(), level_data(6)
     flow = Flow(1e-2, way, trace, Adaptive(0.1, 0.1), importance_samples=min(k, 2), examples_per_block=4)
-    results, models = [], []
+    results, models, costs = [], [], []
     for batch_size in (2, 3, 100):
         models.append(Recorded(planar, LinearVP()))
-        results.append(bits_per_dim(models[-1], x, flow, data_range, batch_size=batch_size, seed=3, **QUIET))
+        with models[-1].metered() as cost:
+            results.append(bits_per_dim(models[-1], x, flow, data_range, batch_size=batch_size, seed=3, **QUIET))
+        costs.append(cost)
         assert max(models[-1].rows_seen) <= batch_size
-    for bound, model in zip(results, models, strict=True):
+    for bound, model, cost in zip(results, models, costs, strict=True):
         np.testing.assert_allclose(bound.per_example, results[0].per_example, rtol=0, atol=1e-10)
-        assert bound.evaluations == model.evaluations == sum(model.rows_seen) == results[0].evaluations
+        assert bound.evaluations == cost.evaluations == sum(model.rows_seen) == results[0].evaluations
     reseeded = bits_per_dim(models[0], x, flow, data_range, seed=4, **QUIET)
     assert not np.allclose(reseeded.per_example, results[0].per_example)
 
@@ -462,9 +465,10 @@ def test_costs(planar, entry, divergence):
     (way, data_range, k), x = ENTRIES[entry], level_data(5)
     k = k if isinstance(divergence, ExactTrace) else 1
     model, flow = Recorded(planar, LinearVP()), Flow(1e-3, way, divergence, Fixed(4, "euler"), k)
-    bound = bits_per_dim(model, x, flow, data_range, draws=2, **QUIET)
+    with model.metered() as cost:
+        bound = bits_per_dim(model, x, flow, data_range, draws=2, **QUIET)
     decoding, entering = int(entry == "diffused"), int(entry in ("direct", "uniform"))
-    assert bound.evaluations == model.evaluations == 2 * k * 5 * (4 + decoding + entering)
+    assert bound.evaluations == cost.evaluations == 2 * k * 5 * (4 + decoding + entering)
     probes = 2 if isinstance(divergence, ExactTrace) else divergence.probes_per_sample
     assert bound.vector_products == probes * (bound.evaluations - 2 * k * 5 * decoding)
     assert bound.summary()["vector_products"] == bound.vector_products

@@ -207,8 +207,9 @@ def test_an_interrupted_pass_resumes_to_the_bit(tmp_path, stops, fresh):
             estimate(network(stop), images(), KNOTS, path=path, save_seconds=0.0, observers=watching, **options)
         watching = recorders() if fresh else watching
     model = network()
-    resumed = estimate(model, images(), KNOTS, path=path, save_seconds=0.0, observers=watching, **options)
-    assert model.calls == expected.evaluations / 32 - sum(stops)
+    with model.metered() as cost:
+        resumed = estimate(model, images(), KNOTS, path=path, save_seconds=0.0, observers=watching, **options)
+    assert cost.calls == expected.evaluations / 32 - sum(stops)
     assert_same(resumed, expected)
     for name, recorder in watching.items():
         assert_same_draws(recorder.result(KNOTS), whole[name].result(KNOTS))
@@ -228,8 +229,9 @@ def test_a_finished_file_is_read_and_not_rewritten(tmp_path):
     estimate(network(), images(), KNOTS, path=path, observers=recorders(), **OPTIONS)
     before, content = path.stat(), path.read_bytes()
     watching, model = recorders(), network(0)
-    estimate(model, images(), KNOTS, path=path, save_seconds=0.0, observers=watching, **OPTIONS)
-    assert model.calls == 0
+    with model.metered() as cost:
+        estimate(model, images(), KNOTS, path=path, save_seconds=0.0, observers=watching, **OPTIONS)
+    assert cost.calls == 0
     assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
     assert path.read_bytes() == content
     assert all(len(recorder.result(KNOTS).knot) == 192 for recorder in watching.values())

@@ -17,7 +17,8 @@ from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import DECODER_RATIOS, Moments, decoder_scale
 from score_sde_analytic.models.mixture import GaussianMixture
-from score_sde_analytic.models.model import LogSNR, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.times import LogSNR
 from score_sde_analytic.process.decoder import decoder_nats
 from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP
 
@@ -151,8 +152,9 @@ def test_stopping_rule(triple):
 
 def test_evaluations_are_the_networks_own_count(triple):
     model = triple.score_model(LinearVP())
-    m = estimate(model, triple.sample(50), [0.0, 1.0], **SMALL)
-    assert model.evaluations == m.evaluations == 128
+    with model.metered() as cost:
+        m = estimate(model, triple.sample(50), [0.0, 1.0], **SMALL)
+    assert cost.evaluations == m.evaluations == 128
     assert m.decoder_nats().shape == (2, len(DECODER_RATIOS))
 
 
@@ -250,10 +252,11 @@ def test_an_interrupted_run_resumes_to_the_bit(tmp_path, triple, stops):
         with pytest.raises(Interrupted):
             estimate(interrupting(triple, stop), x, knots, path=path, save_seconds=0.0, **options)
     model = interrupting(triple, np.inf)
-    resumed = estimate(model, x, knots, path=path, save_seconds=0.0, **options)
+    with model.metered() as cost:
+        resumed = estimate(model, x, knots, path=path, save_seconds=0.0, **options)
     assert_identical(resumed, expected)
     assert_identical(Moments.load(path), expected)
-    assert model.evaluations == expected.evaluations - 32 * sum(stops)
+    assert cost.evaluations == expected.evaluations - 32 * sum(stops)
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
@@ -261,7 +264,8 @@ KILLED = """
 import sys, time
 import torch
 from score_sde_analytic.models.mixture import GaussianMixture
-from score_sde_analytic.models.model import LogSNR, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.times import LogSNR
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.process.schedule import LinearVP
 
@@ -300,8 +304,9 @@ def test_a_finished_file_costs_no_evaluation(tmp_path, triple):
     path, x = tmp_path / "deep" / "m", triple.sample(70)
     first = estimate(triple.score_model(LinearVP()), x, [0.0], path=path, **SMALL)
     model = triple.score_model(LinearVP())
-    assert_identical(estimate(model, x, [0.0], path=path, **SMALL), first)
-    assert model.calls == 0
+    with model.metered() as cost:
+        assert_identical(estimate(model, x, [0.0], path=path, **SMALL), first)
+    assert cost.calls == 0
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from conftest import SCHEDULES
-from score_sde_analytic.models.model import Continuous, LogSNR, OneBased, Prediction, ScoreModel, Sigma, ZeroBased, digest_of
+from score_sde_analytic.models.model import Prediction, ScoreModel, digest_of
+from score_sde_analytic.models.times import Continuous, LogSNR, OneBased, Sigma, ZeroBased
 from score_sde_analytic.process.schedule import LinearVP, Tabulated
 
 MEAN, VARIANCE = 0.4, 0.25
@@ -174,9 +175,10 @@ def test_combine_is_a_linear_combination(kind):
 
 def test_calls_are_counted():
     model = ScoreModel(lambda x, t: x, LinearVP())
-    model(torch.zeros(5, 1), 0.5)
-    model(torch.zeros(2, 1), torch.tensor([0.5, 0.2]))
-    assert (model.calls, model.evaluations) == (2, 7)
+    with model.metered() as cost:
+        model(torch.zeros(5, 1), 0.5)
+        model(torch.zeros(2, 1), torch.tensor([0.5, 0.2]))
+    assert (cost.calls, cost.evaluations) == (2, 7)
 
 
 @pytest.mark.parametrize(

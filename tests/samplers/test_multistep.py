@@ -10,10 +10,11 @@ from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic
 from score_sde_analytic.grids.grid import Grid, even, even_log_snr
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.models.mixture import GaussianMixture
-from score_sde_analytic.models.model import ScoreModel, ZeroBased
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.times import ZeroBased
 from score_sde_analytic.process.noise import SampleNoise
 from score_sde_analytic.process.schedule import LinearVP, SubVP, Tabulated
-from score_sde_analytic.samplers import AnalyticMultistep, Ancestral, DPMSolverPP, UniPC, generate, run
+from score_sde_analytic.samplers import AnalyticMultistep, Ancestral, DPMSolverPP, UniPC, carry, generate
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -86,7 +87,7 @@ def test_dpm_solver_is_diffusers_own_loop(options, steps):
     algorithm = "sde-dpmsolver++" if options.get("noisy") else "dpmsolver++"
     expected, grid = theirs(diffusers.DPMSolverMultistepScheduler(algorithm_type=algorithm, **settings), steps, start())
     sampler = DPMSolverPP(ScoreModel(net, Tabulated.linear(), times=ZeroBased(1000)), **options)
-    torch.testing.assert_close(run(sampler, sampler.plan(grid), start(), Given()), expected, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(carry(sampler, sampler.plan(grid), start(), Given()), expected, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("steps", [8, 20])
@@ -112,7 +113,7 @@ def test_unipc_is_diffusers_own_loop(options, steps):
 def test_unipc_ends_as_diffusers_does():
     expected, grid = theirs(diffusers.UniPCMultistepScheduler(), 8, start())
     sampler = UniPC(ScoreModel(net, Tabulated.linear(), times=ZeroBased(1000)))
-    torch.testing.assert_close(run(sampler, sampler.plan(grid), start(), Silent()), expected, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(carry(sampler, sampler.plan(grid), start(), Silent()), expected, rtol=2e-5, atol=2e-5)
 
 
 def test_ddpm_is_diffusers_own_loop():
@@ -148,7 +149,7 @@ def cdf(mixture, x, level):
     return (mixture.weights * torch.special.ndtr((x - level.alpha * mixture.means[:, 0]) / variance.sqrt())).sum(-1)
 
 
-def carry(sampler, plan, x, noise):
+def to_first_level(sampler, plan, x, noise):
     state = sampler.init(plan, x)
     for step in plan[:-1]:
         x, state = sampler.step(x, step, state, noise)
@@ -160,7 +161,7 @@ def flow_error(make, schedule, steps):
     sampler = make(MILD.score_model(schedule))
     plan = sampler.plan(even_log_snr(schedule, steps + 1, 0.1))
     x = torch.linspace(-2, 2, 21, dtype=torch.float64)[:, None]
-    end = carry(sampler, plan, x, Silent())
+    end = to_first_level(sampler, plan, x, Silent())
     return float((cdf(MILD, end, plan[-1].t) - cdf(MILD, x, plan[0].t)).abs().max())
 
 
@@ -234,7 +235,7 @@ def variance_error(make, steps):
     plan = sampler.plan(even_log_snr(LinearVP(), steps + 1, 0.1))
     x = torch.zeros(2 + steps, 1, dtype=torch.float64)
     x[1] = 1.0
-    x = carry(sampler, plan, x, Basis()).flatten()
+    x = to_first_level(sampler, plan, x, Basis()).flatten()
     top, end, response = plan[0].t, plan[-1].t, x[1:] - x[0]
     variance = response[0] ** 2 * (top.alpha**2 * VARIANCE + top.sigma**2) + response[1:].square().sum()
     return abs(float(variance) - end.alpha**2 * VARIANCE - end.sigma**2)
@@ -324,8 +325,9 @@ SAMPLERS = {
 def test_calls_are_as_claimed(schedule, name, k):
     model = MILD.score_model(schedule)
     sampler, grid = SAMPLERS[name](model), even_log_snr(schedule, k, 0.05)
-    x = generate(sampler, grid, (1,), 3, batch_size=3)
-    assert model.calls == sampler.calls(grid) == k
+    with model.metered() as cost:
+        x = generate(sampler, grid, (1,), 3, batch_size=3)
+    assert cost.calls == sampler.calls(grid) == k
     assert x.abs().max() < 4.0
 
 
@@ -343,7 +345,7 @@ def test_one_sampler_serves_runs_that_take_turns():
     sampler, grid = DPMSolverPP(MILD.score_model(LinearVP()), 3), even(6, 0.05)
     plan = sampler.plan(grid)
     x = [torch.full((1, 1), v) for v in (0.5, -1.0)]
-    alone = [run(sampler, plan, v, Silent()) for v in x]
+    alone = [carry(sampler, plan, v, Silent()) for v in x]
     states = [sampler.init(plan, v) for v in x]
     for step in plan:
         for i in (0, 1):

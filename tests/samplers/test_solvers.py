@@ -27,8 +27,8 @@ from score_sde_analytic.samplers import (
     ReverseDiffusion,
     ReverseSDE,
     UniPC,
+    carry,
     generate,
-    run,
 )
 
 pytest.importorskip("torchsde")
@@ -103,7 +103,7 @@ class Basis:
         return z
 
 
-def carry(sampler, plan, x, noise):
+def to_first_level(sampler, plan, x, noise):
     """The state at the grid's last noisy time."""
     state = sampler.init(plan, x)
     for step in plan[:-1]:
@@ -128,7 +128,7 @@ def flow_error(make, schedule, steps, mixture=MILD):
     sampler = make(mixture.score_model(schedule))
     plan = sampler.plan(even_log_snr(schedule, steps + 1, FIRST))
     x = torch.linspace(-2, 2, 21, dtype=torch.float64)[:, None] * schedule.prior_variance**0.5
-    end = carry(sampler, plan, x, Silent())
+    end = to_first_level(sampler, plan, x, Silent())
     return float((cdf(mixture, end, plan[-1].t) - cdf(mixture, x, plan[0].t)).abs().max())
 
 
@@ -164,7 +164,7 @@ def moments(make, schedule, steps, per_step=4):
     plan = sampler.plan(even_log_snr(schedule, steps + 1, FIRST))
     x = torch.zeros(2 + per_step * steps, 1, dtype=torch.float64)
     x[1] = 1.0
-    x = carry(sampler, plan, x, Basis()).flatten()
+    x = to_first_level(sampler, plan, x, Basis()).flatten()
     top, end, response = plan[0].t, plan[-1].t, x[1:] - x[0]
     mean = x[0] + response[0] * top.alpha * MEAN
     variance = response[0] ** 2 * (top.alpha**2 * VARIANCE + top.sigma**2) + response[1:].square().sum()
@@ -193,7 +193,7 @@ def test_adaptive_sde_has_the_law_of_the_data(method):
     sampler = ReverseSDE(GAUSSIAN.score_model(LinearVP()), method, AdaptiveSDE(0.1, 0.1), per_sample=False)
     plan, n = sampler.plan(Grid((1.0, 0.2, 0.0))), 300
     noise = package.base.SampleNoise(0, range(n))
-    x = carry(sampler, plan, noise.draw(torch.empty(n, 1, dtype=torch.float64)).clone(), noise)
+    x = to_first_level(sampler, plan, noise.draw(torch.empty(n, 1, dtype=torch.float64)).clone(), noise)
     end = plan[-1].t
     expected = end.alpha**2 * VARIANCE + end.sigma**2
     assert float(x.mean()) == pytest.approx(end.alpha * MEAN, abs=5 * math.sqrt(expected / n) + 0.03)
@@ -208,7 +208,7 @@ def test_euler_in_ve_is_ddim(schedule):
     model = MILD.score_model(schedule)
     x = x * schedule.prior_variance**0.5
     samplers = Ancestral(model, BetaTilde(), 0.0), ProbabilityFlow(model, variable="ve")
-    ddim, euler = (run(s, s.plan(grid), x, Silent()) for s in samplers)
+    ddim, euler = (carry(s, s.plan(grid), x, Silent()) for s in samplers)
     torch.testing.assert_close(euler, ddim, rtol=1e-8, atol=1e-8)
 
 
@@ -268,7 +268,7 @@ def test_heun_is_edm_s():
         x = x_hat + (s_next - hat) * d
         if s_next > 0:
             x = x_hat + (s_next - hat) * (d + slope_at(x, s_next)) / 2
-    torch.testing.assert_close(run(sampler, sampler.plan(grid), start, Same(z)), x, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(carry(sampler, sampler.plan(grid), start, Same(z)), x, rtol=1e-9, atol=1e-9)
 
 
 def test_churn_stays_within_the_schedule(schedule):
@@ -288,8 +288,9 @@ def test_langevin_keeps_the_law(schedule, corrector):
     model = ScoreModel(lambda x, t: x * level.sigma / variance, schedule)
     noise = package.base.SampleNoise(0, range(50))
     x = math.sqrt(variance) * noise.draw(torch.empty(50, d, dtype=torch.float64))
-    moved = corrector.correct(model, x, level, noise)
-    assert model.calls == 3
+    with model.metered() as cost:
+        moved = corrector.correct(model, x, level, noise)
+    assert cost.calls == 3
     assert not torch.equal(moved, x)
     assert float(moved.var()) == pytest.approx(variance, rel=0.1)
     wide = corrector.correct(model, 2 * x, level, noise)  # and pull a wrong one towards it
@@ -333,9 +334,10 @@ def test_predictor_corrector_corrects_where_it_arrived():
 def test_calls_are_as_claimed(name, k):
     model = MILD.score_model(SubVP())
     sampler, grid = ON_GRID[name](model), even_log_snr(SubVP(), k, 0.05)
-    generate(sampler, grid, (1,), 3, batch_size=3, dtype=torch.float64)
-    assert model.calls == sampler.calls(grid)
-    assert model.evaluations == 3 * model.calls
+    with model.metered() as cost:
+        generate(sampler, grid, (1,), 3, batch_size=3, dtype=torch.float64)
+    assert cost.calls == sampler.calls(grid)
+    assert cost.evaluations == 3 * cost.calls
 
 
 @pytest.mark.parametrize("name", ADAPTIVE)

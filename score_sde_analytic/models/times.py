@@ -1,0 +1,90 @@
+"""What a network is fed for its time argument."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from torch import Tensor
+
+from score_sde_analytic.process.schedule import Level
+
+Number = float | Tensor
+
+
+class Times(Protocol):
+    """What a network is fed for its time argument."""
+
+    def label(self, level: Level) -> Number: ...
+
+
+@dataclass(frozen=True)
+class Continuous:
+    """label = scale * t; score SDE's VP networks were trained with scale 999."""
+
+    scale: float = 1.0
+
+    def label(self, level: Level) -> Number:
+        return self.scale * level.t
+
+
+@dataclass(frozen=True)
+class ZeroBased:
+    """Table index n - 1 of time t = n / steps, as DDPM counts: 0 .. steps - 1.
+
+    Args:
+        steps: N of the discrete model.
+        scale: None, or the range the index is rescaled to: label = index * scale / steps.
+        integer: round to whole indices, for networks that accept nothing else.
+    """
+
+    steps: int
+    scale: float | None = None
+    integer: bool = False
+    first: ClassVar[int] = 0
+
+    def label(self, level: Level) -> Number:
+        # The network saw nothing below its first index; times before it share that label.
+        index = level.t * self.steps - 1.0
+        index = index.clamp_min(0.0) if isinstance(index, Tensor) else max(index, 0.0)
+        index = index + self.first
+        if self.scale is not None:
+            index = index * (self.scale / self.steps)
+        if self.integer:
+            return index.round().long() if isinstance(index, Tensor) else round(index)
+        return index
+
+
+@dataclass(frozen=True)
+class OneBased(ZeroBased):
+    """Table index n of time t = n / steps: 1 .. steps."""
+
+    first: ClassVar[int] = 1
+
+
+@dataclass(frozen=True)
+class Sigma:
+    """sigma / alpha, the noise level in variance-exploding coordinates."""
+
+    def label(self, level: Level) -> Number:
+        return level.ratio
+
+
+@dataclass(frozen=True)
+class LogSNR:
+    """scale * (log-SNR + shift), the log-SNR first confined to [lo, hi], the range the network was trained on.
+
+    EDM's c_noise = log(sigma/alpha)/4 is `LogSNR(scale=-1/8)`.
+    """
+
+    scale: float = 1.0
+    shift: float = 0.0
+    lo: float = -math.inf
+    hi: float = math.inf
+
+    def label(self, level: Level) -> Number:
+        log_snr = level.log_snr
+        if isinstance(log_snr, Tensor):
+            return self.scale * (log_snr.clamp(self.lo, self.hi) + self.shift)
+        return self.scale * (min(max(log_snr, self.lo), self.hi) + self.shift)

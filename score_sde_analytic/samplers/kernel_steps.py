@@ -1,0 +1,46 @@
+"""Steps by a reverse kernel with a covariance, as the samplers of the analytic family take them.
+
+x_s = a x_t + b x0_hat + Sigma^{1/2} z
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from score_sde_analytic.covariance.base import Covariance, StepCovariance
+from score_sde_analytic.models.model import Prediction
+from score_sde_analytic.process.kernel import Kernel, kernels
+from score_sde_analytic.process.schedule import Level
+from score_sde_analytic.samplers.base import Step
+
+
+@dataclass(frozen=True, slots=True)
+class KernelStep(Step):
+    """A step by a reverse kernel."""
+
+    kernel: Kernel
+    covariance: StepCovariance
+
+    def mean(self, prediction: Prediction) -> Tensor:
+        """a x_t + b x0_hat."""
+        return prediction.combine(self.kernel.a, self.kernel.b)
+
+
+def kernel_steps(
+    levels: Sequence[Level], covariance: Covariance, eta: float, shares: Iterable[float] | None = None
+) -> list[KernelStep]:
+    """One step per pair of neighbouring levels, in visiting order.
+
+    Args:
+        shares: of Cov(x_0 | x_t) that each step adds, in [0, 1]; None for all of it.
+    """
+    ks = kernels(levels, eta)
+    sharing = ks
+    if shares is not None:  # every posterior covariance enters its step as b^2 times itself
+        sharing = [replace(k, b=k.b * math.sqrt(share)) for k, share in zip(ks, shares, strict=True)]
+    covariances = covariance.steps(sharing, levels[:-1])
+    return [KernelStep(t, s, k, c) for t, s, k, c in zip(levels[:-1], levels[1:], ks, covariances, strict=True)]
