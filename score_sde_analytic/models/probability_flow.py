@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.ode_solvers import Adaptive, Fixed, integrate
 from score_sde_analytic.process.schedule import Level, Schedule
 
 
@@ -127,6 +128,37 @@ def velocity(model: ScoreModel, c: Coefficients, u: Tensor, dtype: torch.dtype, 
         c.drift * part + c.gain * model.predict((c.scale * part).to(dtype), c.level).eps.double() for part in u.split(rows)
     ]
     return torch.cat(parts)
+
+
+def transport(
+    model: ScoreModel,
+    clock: Clock,
+    x: Tensor,
+    span: tuple[float, float],
+    solver: Adaptive | Fixed,
+    first_step: float,
+    dtype: torch.dtype,
+    rows: int,
+) -> Tensor:
+    """x at span[1] on the flow through x at span[0], both in the clock's variable, either way; (batch, *dims) float64.
+
+    Args:
+        x: float64.
+        first_step: of an adaptive solver, in the clock's variable.
+        dtype, rows: of the network's calls, as in `velocity`.
+
+    Raises:
+        ImportError: torchdiffeq is absent.
+        RuntimeError: the solver gave up.
+    """
+    first = clock.at(model.schedule, span[0])
+    last = clock.at(model.schedule, span[1])
+
+    def field(s: Tensor, u: tuple[Tensor]) -> tuple[Tensor]:
+        return (velocity(model, clock.at(model.schedule, float(s)), u[0], dtype, rows),)
+
+    (u,) = integrate(field, (x / first.scale,), span, solver, first_step, clock.max_step)
+    return last.scale * u
 
 
 #: The probe vectors for a slice of the batch, one tensor like u at a time.

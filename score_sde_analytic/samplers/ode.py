@@ -14,8 +14,8 @@ from torch import Tensor
 
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
-from score_sde_analytic.models.ode_solvers import FIXED, Adaptive, Fixed, integrate
-from score_sde_analytic.models.probability_flow import CLOCKS, velocity
+from score_sde_analytic.models.ode_solvers import FIXED, Adaptive, Fixed
+from score_sde_analytic.models.probability_flow import CLOCKS, transport
 from score_sde_analytic.process.noise import Noise
 from score_sde_analytic.samplers.base import Sampler, Step, intervals
 
@@ -73,15 +73,9 @@ class ProbabilityFlow(Sampler[Step]):
         return torch.cat([self._solve(part, step) for part in x_t.split(rows)]), state
 
     def _solve(self, x_t: Tensor, step: Step) -> Tensor:
-        clock, schedule = CLOCKS[self.variable], self.model.schedule
+        clock = CLOCKS[self.variable]
         span = clock.value(step.t), clock.value(step.s)
-        first, last = (clock.at(schedule, s) for s in span)
-
-        def field(s: Tensor, u: tuple[Tensor]) -> tuple[Tensor]:
-            return (velocity(self.model, clock.at(schedule, float(s)), u[0], x_t.dtype, len(x_t)),)
-
         solver = self.solver if isinstance(self.solver, Adaptive) else Fixed(1, self.solver)
         # From the prior down, the field is of order one over a tenth of the interval.
         first_step = 0.1 * abs(span[1] - span[0])
-        u = integrate(field, (x_t.double() / first.scale,), span, solver, first_step, clock.max_step)[0]
-        return (last.scale * u).to(x_t.dtype)
+        return transport(self.model, clock, x_t.double(), span, solver, first_step, x_t.dtype, len(x_t)).to(x_t.dtype)
