@@ -18,7 +18,7 @@ from score_sde_analytic.data import sources as datasets
 from score_sde_analytic.data.ranges import DataRange, DataStatistics
 from score_sde_analytic.grids import grid as grids
 from score_sde_analytic.grids.grid import Grid
-from score_sde_analytic.likelihood.flow import Diffused, Direct, Entry, ExactTrace, Hutchinson, Uniform
+from score_sde_analytic.likelihood import Diffused, Direct, Entry, ExactTrace, Hutchinson, Uniform
 from score_sde_analytic.measure.basis import Basis, Channel, Pixel, PixelChannel, Scalar
 from score_sde_analytic.measure.statistics import Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic
 from score_sde_analytic.measure.transforms import DCT, PCA, ColourDCT

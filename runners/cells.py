@@ -19,7 +19,7 @@ from torch import Tensor
 
 from score_sde_analytic.files import load_arrays, save_arrays, write_text
 from score_sde_analytic.grids.grid import Grid
-from score_sde_analytic.likelihood import Chain, Flow, Method, predict
+from score_sde_analytic.likelihood import Chain, Flow, Method, price
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.ode_solvers import Adaptive
@@ -226,7 +226,7 @@ class Bench:
         if isinstance(method, Chain) and self.settings.bits == "predicted":
             if not evaluate.in_table(experiment, method):
                 return None
-            total = predict(experiment.moments, experiment.schedule, {"": method}, experiment.statistics)[""].total
+            total = price(experiment.moments, experiment.schedule, {"": method}, experiment.statistics)[""].total
             return {"value": finite(total.value), "stderr": finite(total.stderr), "kind": "predicted"}
         total = evaluate.measure(experiment, {"compare": method})["compare"].total
         kind = "measured" if isinstance(method, Chain) else "flow"

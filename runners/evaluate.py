@@ -17,14 +17,14 @@ from score_sde_analytic.likelihood import (
     ContinuousTime,
     Flow,
     Method,
-    Part,
-    Predicted,
+    Priced,
     bits_per_dim,
-    predict,
+    price,
 )
 from score_sde_analytic.likelihood.chain import paper_chain
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.report import figures
+from score_sde_analytic.uncertainty import Estimate
 
 from . import build
 from .experiment import Experiment, markdown
@@ -109,10 +109,10 @@ def in_table(experiment: Experiment, chain: Chain) -> bool:
     return bool(lam <= experiment.moments.log_snr[-1] + 1e-9)
 
 
-def _predicted(experiment: Experiment, methods: Mapping[str, Chain | ContinuousTime]) -> dict[str, Predicted]:
+def _predicted(experiment: Experiment, methods: Mapping[str, Chain | ContinuousTime]) -> dict[str, Priced]:
     if "predicted" not in experiment.config.evaluate.methods:
         return {}
-    return predict(experiment.moments, experiment.schedule, methods, experiment.statistics)
+    return price(experiment.moments, experiment.schedule, methods, experiment.statistics)
 
 
 def measure(experiment: Experiment, methods: Mapping[str, Method]) -> dict[str, Bound]:
@@ -137,7 +137,7 @@ def measure(experiment: Experiment, methods: Mapping[str, Method]) -> dict[str, 
     return {name: found[files[name]] for name in methods}
 
 
-def _cell(chain: Chain, predicted: Predicted | None, measured: Bound | None) -> dict[str, Any]:
+def _cell(chain: Chain, predicted: Priced | None, measured: Bound | None) -> dict[str, Any]:
     cell: dict[str, Any] = {"times": chain.grid.times, "decoder": chain.decoder.config()}
     if predicted is not None:
         cell["predicted"] = predicted.summary()
@@ -148,7 +148,7 @@ def _cell(chain: Chain, predicted: Predicted | None, measured: Bound | None) -> 
     return cell
 
 
-def _disagreement(a: Part, b: Part) -> float:
+def _disagreement(a: Estimate, b: Estimate) -> float:
     return (a.value - b.value) / math.hypot(a.stderr, b.stderr)
 
 
@@ -170,10 +170,10 @@ def _orderings(measured: dict[str, Bound], settings: ConfigDict, variances: Sequ
     return lines
 
 
-def _paired(a: np.ndarray, b: np.ndarray) -> Part:
+def _paired(a: np.ndarray, b: np.ndarray) -> Estimate:
     """Mean of a - b over examples, with its standard error."""
     difference = a - b
-    return Part(float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(len(difference))))
+    return Estimate(float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(len(difference))))
 
 
 def _orderings_table(lines: list[dict[str, Any]]) -> str:
@@ -281,7 +281,7 @@ def _exact(experiment: Experiment) -> np.ndarray | None:
 
 
 def _row(
-    name: str, values: Mapping[str, np.ndarray], bound: Bound | None, predicted: Predicted | None, reference: str
+    name: str, values: Mapping[str, np.ndarray], bound: Bound | None, predicted: Priced | None, reference: str
 ) -> dict[str, Any]:
     row: dict[str, Any] = {}
     if name in values:

@@ -28,7 +28,7 @@ from score_sde_analytic.files import write_text
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.grids.lattice import Lattice
 from score_sde_analytic.grids.optimal import Objective, closed_form, entropic, refined
-from score_sde_analytic.likelihood import Chain, Part
+from score_sde_analytic.likelihood import Chain
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.measure.curve import Bound, NoiseCurve, Source, residual_bound
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
@@ -41,6 +41,7 @@ from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.networks import LearnedRange
 from score_sde_analytic.process.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
 from score_sde_analytic.process.schedule import Schedule
+from score_sde_analytic.uncertainty import Estimate
 
 from . import build
 
@@ -195,7 +196,7 @@ class Experiment:
         return self._diagonals[name]
 
     @cached_property
-    def structures(self) -> dict[str, Part]:
+    def structures(self) -> dict[str, Estimate]:
         """Held-out nats per dimension that every recorded covariance saves over the isotropic one, best first.
 
         In a chain of `covariance.steps` steps even in log-SNR over the knots; errors are paired, over groups of examples.
@@ -210,7 +211,7 @@ class Experiment:
 
         isotropic = HeldOut(self.draws(names[0]).pooled(), PLAIN).chain(steps)
         saved = {name: isotropic - cost(name) for name in names}
-        parts = {name: Part(float(values[0]), jackknife_error(values)) for name, values in saved.items()}
+        parts = {name: Estimate(float(values[0]), jackknife_error(values)) for name, values in saved.items()}
         return dict(sorted(parts.items(), key=lambda item: -item[1].value))
 
     def resolve(self, name: str) -> str:

@@ -18,7 +18,7 @@ from score_sde_analytic.files import write_text
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.grids.lattice import Lattice
 from score_sde_analytic.grids.optimal import budget_law, steps_for
-from score_sde_analytic.likelihood import Chain, predict
+from score_sde_analytic.likelihood import Chain, price
 from score_sde_analytic.likelihood.bound import BITS
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.estimation import estimate
@@ -92,7 +92,7 @@ def _invariance(experiment: Experiment, steps: int) -> Path:
 def _price(experiment: Experiment, grids: dict[tuple[str, int], Grid]) -> dict[tuple[str, int], tuple[float, float]]:
     """Predicted bits/dim of every grid with the analytic variance, and its standard error."""
     chains = {f"{name}/{k}": _chain(experiment, grid) for (name, k), grid in grids.items()}
-    bounds = predict(experiment.moments, experiment.schedule, chains, experiment.statistics)
+    bounds = price(experiment.moments, experiment.schedule, chains, experiment.statistics)
     return {(name, k): tuple(bounds[f"{name}/{k}"].total) for name, k in grids}  # type: ignore[misc]
 
 

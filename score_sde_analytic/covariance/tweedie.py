@@ -245,7 +245,7 @@ class Tweedie(Covariance):
         linearised = Linearised(self.model, prediction, self.two_sided)
 
         def product(v: Tensor) -> Tensor:
-            self.products += len(v) * (1 + self.two_sided)
+            self._count(len(v) * (1 + self.two_sided))
             return linearised.symmetric(v) if self.two_sided else linearised.transposed(v)
 
         return product
@@ -255,8 +255,12 @@ class Tweedie(Covariance):
         x = prediction.x_t.flatten(1)
         linearised, axes = Linearised(self.model, prediction), torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
         transposed = torch.stack([linearised.transposed(axis.expand(x.shape)) for axis in axes], 2)
-        self.products += x.numel()
+        self._count(x.numel())
         return 0.5 * (transposed + transposed.mT)
+
+    def _count(self, products: int) -> None:
+        self.products += products
+        self.model.charge(products)
 
     def spectrum(self, prediction: Prediction) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d d"]]:
         """(eigenvalues, ascending, clipped at 0; eigenvectors in columns) of the network's Cov(eps | x_t).
