@@ -1,8 +1,8 @@
 """Ways of data into the flow at t_min, below which a network knows nothing.
 
 - `Direct`, continuous data: the score at t_min is held constant below it. With tau = (sigma / alpha)^2 the flow of
-  z = x / alpha is dz / dtau = -score / 2, so one step z = x - tau score(x) / 2, counted in the density, leaves an error of order
-  tau^2.
+  z = x / alpha is dz / dtau = -score / 2, so one step z = x - tau score(x) / 2, counted in the density, leaves an error of
+  order tau^2.
 - `Uniform` dequantisation of discrete data: p(bin) >= bin_width^d exp E log p(x + u), u uniform in the bin, then as above.
 - `Diffused`: z ~ q(x_{t_min} | x_0), -log p(x_0) <= E[-log p(z) + log q(z | x_0) - log p(x_0 | z)], nothing neglected.
 
