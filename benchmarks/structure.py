@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 from score_sde_analytic.runners.evaluate import measure
-from score_sde_analytic.runners.experiment import Experiment, markdown
+from score_sde_analytic.runners.experiment import Experiment
 
 from score_sde_analytic.covariance.diagonal import Diagonal
 from score_sde_analytic.likelihood import BITS, ContinuousTime
+from score_sde_analytic.report.tables import markdown
 from score_sde_analytic.uncertainty import Estimate
 
 

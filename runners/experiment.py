@@ -435,12 +435,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} does not belong in a report")
-
-
-def markdown(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """A small table for the terminal and for reports."""
-    # A covariance "pca|energy" would end the cell.
-    lines = [list(header), *[[str(cell).replace("|", " given ") for cell in row] for row in rows]]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join("| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines)

@@ -25,10 +25,10 @@ from score_sde_analytic.measure.estimation import estimate
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, SubVP
-from score_sde_analytic.report import figures
+from score_sde_analytic.report import figures, tables
 
 from . import build
-from .experiment import Experiment, markdown
+from .experiment import Experiment
 
 VARIANCE = "residual"
 
@@ -42,9 +42,15 @@ def run(experiment: Experiment) -> list[Path]:
     experiment.grid(settings.name, VARIANCE, settings.steps).save(work / "grid.json")
     costs = _price(experiment, grids)
     optimum = _optimum(experiment, range(2, settings.max_steps + 1), settings.excess)
-    tables = _tables(settings.compare, settings.steps_table, grids, costs, optimum)
-    print("\n" + tables)
-    write_text(work / "grids.md", tables + "\n")
+    content = {
+        "units": "bits/dim",
+        "costs": {name: {str(k): costs[name, k] for k in settings.steps_table} for name in settings.compare},
+        "objectives": {name: grid.objective for (name, _), grid in grids.items()},
+        "optimum": optimum,
+    }
+    text = tables.grids(content)
+    print("\n" + text)
+    write_text(work / "grids.md", text + "\n")
     shown = {name: experiment.grid(name, VARIANCE, settings.shown_steps) for name in settings.compare}
     pictures = [
         figures.placement(work / "grids.png", experiment.schedule, experiment.moments_objective, shown),
@@ -52,12 +58,6 @@ def run(experiment: Experiment) -> list[Path]:
     ]
     if experiment.config.data.name == "mixture":
         pictures.append(_invariance(experiment, settings.steps))
-    content = {
-        "units": "bits/dim",
-        "costs": {name: {str(k): costs[name, k] for k in settings.steps_table} for name in settings.compare},
-        "objectives": {name: grid.objective for (name, _), grid in grids.items()},
-        "optimum": optimum,
-    }
     return [work / "grid.json", work / "grids", work / "grids.md", *pictures, experiment.record("grids", content)]
 
 
@@ -137,27 +137,3 @@ def _dp_costs(experiment: Experiment, moments: Moments, most: int) -> Array:
     first = experiment.last_cost(moments, lattice.levels.log_snr)
     grids = lattice.optimal_grids(curve, Isotropic(curve), first, most)
     return np.array([grids[k].cost if k in grids else math.inf for k in range(1, most + 1)])
-
-
-def _tables(
-    names: Sequence[str],
-    steps: Sequence[int],
-    grids: dict[tuple[str, int], Grid],
-    costs: dict[tuple[str, int], tuple[float, float]],
-    optimum: dict[str, Any],
-) -> str:
-    limit, error = optimum["limit"]
-    rows = []
-    for name in names:
-        cells = [f"{costs[name, k][0]:.3f} ± {costs[name, k][1]:.3f}" for k in steps]
-        rows.append([name, *cells, grids[name, steps[-1]].objective])
-    text = "Predicted bits/dim with the analytic variance (residual):\n\n"
-    text += markdown(["grid", *(f"K = {k}" for k in steps), "serves"], rows)
-    text += f"\n\nContinuous limit: {limit:.4f} ± {error:.4f} bits/dim.\n\nSteps within an excess of the limit:\n\n"
-    budget = []
-    for i, bits in enumerate(optimum["excess"]):
-        k, spread = optimum["steps_for"][i], optimum["steps_for_interpolated"][1, i]
-        exact = f"more than {optimum['steps'][-1]}" if k is None else f"{k} ± {spread:.1f}"
-        law = optimum["steps_for_law"][:, i]
-        budget.append([f"{bits:g}", exact, f"{law[0]:.1f} ± {law[1]:.1f}"])
-    return text + markdown(["excess, bits/dim", "K, dynamic programming", "K, law 1 + I²/(4 excess log 2)"], budget)

@@ -28,9 +28,10 @@ from score_sde_analytic.covariance.head_training import (
 )
 from score_sde_analytic.covariance.heads import covariance_of
 from score_sde_analytic.files import atomic, differences
+from score_sde_analytic.report.tables import markdown
 
 from . import build
-from .experiment import Experiment, markdown
+from .experiment import Experiment
 
 CHECKPOINT = "head_state.pt"
 #: Settings that training does not depend on.

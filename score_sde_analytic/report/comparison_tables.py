@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .experiment import markdown
+from score_sde_analytic.report.tables import markdown
 
 Content = Mapping[str, Any]
 
