@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from score_sde_analytic.runners.experiment import Experiment
-from score_sde_analytic.runners.tables import markdown
 
 from score_sde_analytic.data.ranges import DataStatistics, as_dataset
 from score_sde_analytic.grids.grid import even_log_snr
 from score_sde_analytic.measure.draws import Recorder
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.statistics import STATISTICS
+from score_sde_analytic.report.tables import markdown
 from score_sde_analytic.samplers import Ancestral, generate
 
 Rows = dict[str, Callable[[], object]]

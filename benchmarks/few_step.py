@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from score_sde_analytic.runners.experiment import Experiment
-from score_sde_analytic.runners.tables import markdown
 from torch import Tensor
 from tqdm import tqdm
 
 from score_sde_analytic.files import write_text
 from score_sde_analytic.grids.grid import even_log_snr
 from score_sde_analytic.metrics import EnergyDistance, Frechet, Reference
+from score_sde_analytic.report.tables import markdown
 from score_sde_analytic.samplers import AnalyticMultistep, generate
 
 ETAS = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from score_sde_analytic.configs.digits_vp import get_config
 from score_sde_analytic.runners.experiment import Experiment
-from score_sde_analytic.runners.tables import markdown
 
 from score_sde_analytic.likelihood import (
     Adaptive,
@@ -32,6 +31,7 @@ from score_sde_analytic.likelihood import (
     bits_per_dim,
 )
 from score_sde_analytic.process.decoder import CategoricalDecoder
+from score_sde_analytic.report.tables import markdown
 
 REFERENCE = "dopri5, 1e-6"
 

@@ -17,7 +17,6 @@ import torch
 from score_sde_analytic.configs import digits_vp, patches
 from score_sde_analytic.runners import build
 from score_sde_analytic.runners.classifier import labels
-from score_sde_analytic.runners.tables import markdown
 from torch import Tensor
 
 from score_sde_analytic.measure.transforms import DCT, ColourDCT
@@ -40,6 +39,7 @@ from score_sde_analytic.metrics import (
     mixture_metrics,
 )
 from score_sde_analytic.models.mixture import GaussianMixture
+from score_sde_analytic.report.tables import markdown
 
 GROUPS = 10
 

@@ -20,7 +20,6 @@ import torch
 from ml_collections import ConfigDict
 from score_sde_analytic.configs import digits_vp, patches
 from score_sde_analytic.runners.experiment import Experiment
-from score_sde_analytic.runners.tables import markdown
 from torch import Tensor
 from tqdm import tqdm
 
@@ -40,6 +39,7 @@ from score_sde_analytic.metrics import (
     SlicedWasserstein,
     evaluate,
 )
+from score_sde_analytic.report.tables import markdown
 from score_sde_analytic.samplers import Ancestral, generate
 
 

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 from score_sde_analytic.runners.evaluate import measure
 from score_sde_analytic.runners.experiment import Experiment
-from score_sde_analytic.runners.tables import markdown
 
 from score_sde_analytic.covariance.diagonal import Diagonal
 from score_sde_analytic.likelihood import BITS, ContinuousTime
-from score_sde_analytic.likelihood.bound import Part
+from score_sde_analytic.report.tables import markdown
+from score_sde_analytic.uncertainty import Estimate
 
 
 def table(experiment: Experiment, names: dict[str, list[str]], steps: list[int], tweedie: list[int]) -> str:
@@ -56,9 +56,9 @@ def table(experiment: Experiment, names: dict[str, list[str]], steps: list[int],
     )
 
 
-def paired(difference: np.ndarray) -> Part:
+def paired(difference: np.ndarray) -> Estimate:
     """Mean and standard error."""
-    return Part(float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(len(difference))))
+    return Estimate(float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(len(difference))))
 
 
 def integral(experiment: Experiment, name: str) -> float | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 import score_sde_analytic
 from score_sde_analytic.data import sources as datasets
 from score_sde_analytic.data.ranges import DataRange, DataStatistics
-from score_sde_analytic.likelihood.flow import Diffused, Direct, Entry, ExactTrace, Hutchinson, Uniform
+from score_sde_analytic.likelihood import Diffused, Direct, Entry, ExactTrace, Hutchinson, Uniform
 from score_sde_analytic.measure.estimation import Budget
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import ScoreModel

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from score_sde_analytic.files import load_arrays, save_arrays, write_text
 from score_sde_analytic.grids.grid import Grid
-from score_sde_analytic.likelihood import Chain, Flow, Method, predict
+from score_sde_analytic.likelihood import Chain, Flow, Method, price
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.ode_solvers import Adaptive
@@ -226,7 +226,7 @@ class Bench:
         if isinstance(method, Chain) and self.settings.bits == "predicted":
             if not experiment.study.priceable(method):
                 return None
-            total = predict(experiment.study.moments, experiment.schedule, {"": method}, experiment.study.statistics)[""].total
+            total = price(experiment.study.moments, experiment.schedule, {"": method}, experiment.study.statistics)[""].total
             return {"value": finite(total.value), "stderr": finite(total.stderr), "kind": "predicted"}
         total = evaluate.measure(experiment, {"compare": method})["compare"].total
         kind = "measured" if isinstance(method, Chain) else "flow"

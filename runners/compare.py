@@ -31,11 +31,11 @@ from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.grids.lattice import Lattice
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.models.model import ScoreModel
-from score_sde_analytic.report import comparison, page
+from score_sde_analytic.report import comparison, comparison_tables, page
 from score_sde_analytic.samplers import Ancestral, Sampler, generate
 from score_sde_analytic.study.names import GRIDS, CovarianceName, GridName, choose
 
-from . import fidelity, paths, solvers, tables
+from . import fidelity, paths, solvers
 from .cells import Bench, Job, shown
 from .experiment import Experiment
 
@@ -106,8 +106,8 @@ def run(experiment: Experiment) -> list[Path]:
     folder = experiment.workdir / "compare"
     content = plain(work.content(work.cells()))
     write_text(folder / "compare.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-    text = tables.text(content)
-    print("\n" + tables.summary(content))
+    text = comparison_tables.text(content)
+    print("\n" + comparison_tables.summary(content))
     write_text(folder / "compare.md", text + "\n")
     written = [folder / "compare.json", folder / "compare.md", *_pictures(content, folder)]
     page.write(folder / "compare.html", content, folder)

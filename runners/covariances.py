@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from score_sde_analytic.files import write_text
 from score_sde_analytic.likelihood import BITS
+from score_sde_analytic.report import tables
 
 from .experiment import Experiment
-from .tables import markdown
-
-#: Excess over the continuous limit that the table asks a number of steps for, bits/dim.
-WITHIN = 0.05
 
 
 def write(experiment: Experiment) -> list[Path]:
@@ -41,25 +36,9 @@ def write(experiment: Experiment) -> list[Path]:
             "smooth": choice.smooth,
             "pooled": choice.pooled,
         }
-    text = _table(rows)
+    text = tables.covariances(rows)
     print(f"\nHeld-out bits/dim saved by {settings.steps} steps even in log-SNR, validation split:\n\n{text}")
     print(f"Best: {experiment.study.resolve('auto')} (config.covariance.name='auto' takes it).")
     write_text(work / "covariances.md", text + "\n")
     experiment.record("covariances", rows)
     return [work / "covariances.md", *written]
-
-
-def _table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    scalar = rows["residual"]["I"]
-    lines = []
-    for name, row in rows.items():
-        settings = "-"
-        if "bins" in row:
-            words = [f"{row['bins']} bins, shrinkage {row['shrinkage']:g}"] if row["bins"] > 1 else ["one bin"]
-            words += [word for word in ("smooth", "pooled") if row[word]]
-            settings = ", ".join(words)
-        saved = f"{row['saved']:+.4f} ± {row['stderr']:.4f}" if "bins" in row else "0"
-        needed = 1.0 + row["I"] ** 2 / (4.0 * WITHIN / BITS)
-        lines.append([name, settings, saved, f"{row['I']:.3f}", f"{(row['I'] / scalar) ** 2:.2f}", f"{needed:.0f}"])
-    header = ["covariance", "chosen settings", "bits/dim saved", "I", "I^2 of isotropic", f"K for {WITHIN} bits/dim"]
-    return markdown(header, lines)

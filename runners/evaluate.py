@@ -17,16 +17,15 @@ from score_sde_analytic.likelihood import (
     ContinuousTime,
     Flow,
     Method,
-    Part,
-    Predicted,
+    Priced,
 )
 from score_sde_analytic.likelihood.chain import paper_chain
-from score_sde_analytic.report import figures
+from score_sde_analytic.report import figures, tables
 from score_sde_analytic.study.names import ChainName, CovarianceName
+from score_sde_analytic.uncertainty import Estimate
 
 from . import build
 from .experiment import Experiment
-from .tables import markdown
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -80,11 +79,11 @@ def _chains(experiment: Experiment) -> list[Any]:
         "cells": {str(name): _cell(chains[name], predicted.get(name), measured.get(name)) for name in chains},
         "orderings": _orderings(measured, settings, variances),
     }
-    tables = _bounds_table(content["cells"])
+    text = tables.bounds(content["cells"])
     if content["orderings"]:
-        tables += "\n\nPaired differences on the test split:\n\n" + _orderings_table(content["orderings"])
-    print("\n" + tables)
-    write_text(work / "bits_per_dim.md", tables + "\n")
+        text += "\n\nPaired differences on the test split:\n\n" + tables.orderings(content["orderings"])
+    print("\n" + text)
+    write_text(work / "bits_per_dim.md", text + "\n")
     picture = figures.bits(work / "bits_per_dim.png", content["cells"], names, [str(v) for v in variances])
     return [work / "bits_per_dim.md", picture, experiment.record("bits_per_dim", content)]
 
@@ -93,7 +92,7 @@ def _is_measured(name: ChainName, settings: ConfigDict) -> bool:
     return "bound" in settings.methods and name.grid in (*settings.grids, "paper") and name.steps in settings.steps
 
 
-def _predicted(experiment: Experiment, methods: Mapping[Name, Chain | ContinuousTime]) -> dict[Name, Predicted]:
+def _predicted(experiment: Experiment, methods: Mapping[Name, Chain | ContinuousTime]) -> dict[Name, Priced]:
     if "predicted" not in experiment.config.evaluate.methods:
         return {}
     return experiment.study.price(methods)
@@ -112,7 +111,7 @@ def measure(experiment: Experiment, methods: Mapping[Name, Method]) -> dict[Name
     return {name: bounds[str(name)] for name in methods}
 
 
-def _cell(chain: Chain, predicted: Predicted | None, measured: Bound | None) -> dict[str, Any]:
+def _cell(chain: Chain, predicted: Priced | None, measured: Bound | None) -> dict[str, Any]:
     cell: dict[str, Any] = {"times": chain.grid.times, "decoder": chain.decoder.config()}
     if predicted is not None:
         cell["predicted"] = predicted.summary()
@@ -123,7 +122,7 @@ def _cell(chain: Chain, predicted: Predicted | None, measured: Bound | None) -> 
     return cell
 
 
-def _disagreement(a: Part, b: Part) -> float:
+def _disagreement(a: Estimate, b: Estimate) -> float:
     return (a.value - b.value) / math.hypot(a.stderr, b.stderr)
 
 
@@ -147,32 +146,10 @@ def _orderings(
     return lines
 
 
-def _paired(a: np.ndarray, b: np.ndarray) -> Part:
+def _paired(a: np.ndarray, b: np.ndarray) -> Estimate:
     """Mean of a - b over examples, with its standard error."""
     difference = a - b
-    return Part(float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(len(difference))))
-
-
-def _orderings_table(lines: list[dict[str, Any]]) -> str:
-    rows = [[line["claim"], f"{line['difference']:+.4f}", f"{line['standard_errors']:+.1f}"] for line in lines]
-    return markdown(["grid/variance/K", "bits/dim saved", "in standard errors"], rows)
-
-
-def _bounds_table(cells: dict[str, Any]) -> str:
-    rows = []
-    for name, cell in cells.items():
-        m, p = cell.get("measured"), cell.get("predicted")
-        if m is None:
-            continue
-        text = [f"{m[part]['value']:.3g}" for part in ("prior", "transitions", "reconstruction")]
-        agreement = f"{cell['disagreement_in_standard_errors']:+.1f}" if p else "-"
-        rows.append([*name.split("/"), *text, _error_bar(m["total"]), _error_bar(p["total"]) if p else "-", agreement])
-    header = ["grid", "variance", "K", "prior", "transitions", "reconstr.", "bits/dim measured", "predicted", "diff/SE"]
-    return markdown(header, rows)
-
-
-def _error_bar(part: Mapping[str, float]) -> str:
-    return f"{part['value']:.3f} ± {part['stderr']:.3f}"
+    return Estimate(float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(len(difference))))
 
 
 # --- agreement: every method on the same examples -----------------------------------------------------------------------
@@ -241,7 +218,7 @@ def _agreement(experiment: Experiment, methods: dict[str, Method]) -> list[Any]:
         "methods": rows,
         "predicted_steps": {k: predicted[f"K = {k}"].total for k in every} if predicted else {},
     }
-    table = _agreement_table(content)
+    table = tables.agreement(content)
     print("\n" + table)
     write_text(work / "likelihoods.md", table + "\n")
     picture = figures.agreement(work / "likelihoods.png", content)
@@ -258,7 +235,7 @@ def _exact(experiment: Experiment) -> np.ndarray | None:
 
 
 def _row(
-    name: str, values: Mapping[str, np.ndarray], bound: Bound | None, predicted: Predicted | None, reference: str
+    name: str, values: Mapping[str, np.ndarray], bound: Bound | None, predicted: Priced | None, reference: str
 ) -> dict[str, Any]:
     row: dict[str, Any] = {}
     if name in values:
@@ -273,27 +250,3 @@ def _row(
         if name in values:
             row["disagreement_in_standard_errors"] = _disagreement(bound.total, predicted.total)  # type: ignore[union-attr]
     return row
-
-
-TITLES = {"continuous": "continuous time", "flow": "probability flow", "exact": "exact density"}
-
-
-def _agreement_table(content: Mapping[str, Any]) -> str:
-    reference, rows = content["reference"], []
-    for name, row in content["methods"].items():
-        m, p = row.get("measured"), row.get("predicted")
-        above = row.get("above_reference")
-        rows.append(
-            [
-                TITLES.get(name, f"chain, {name}"),
-                _error_bar(m["total"]) if m else "-",
-                _error_bar(p["total"]) if p else "-",
-                f"{row['disagreement_in_standard_errors']:+.1f}" if "disagreement_in_standard_errors" in row else "-",
-                f"{above['value']:+.4f} ± {above['stderr']:.4f}" if above else "-",
-                f"{row['calls_per_example']:.0f}" if m else "-",
-                f"{row['vector_products_per_example']:.0f}" if m else "-",
-            ]
-        )
-    versus = TITLES.get(reference, reference)
-    header = ["method", "bits/dim", "predicted", "diff/SE", f"above {versus}, paired", "network calls", "vector products"]
-    return markdown(header, rows)

@@ -18,18 +18,17 @@ from score_sde_analytic.files import write_text
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.grids.lattice import Lattice
 from score_sde_analytic.grids.optimal import budget_law, steps_for
-from score_sde_analytic.likelihood import Chain, predict
+from score_sde_analytic.likelihood import Chain, price
 from score_sde_analytic.likelihood.bound import BITS
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, SubVP
-from score_sde_analytic.report import figures
+from score_sde_analytic.report import figures, tables
 
 from . import build
 from .experiment import Experiment
-from .tables import markdown
 
 VARIANCE = "residual"
 
@@ -43,9 +42,15 @@ def run(experiment: Experiment) -> list[Path]:
     experiment.study.grid(settings.steps, settings.name, VARIANCE).save(work / "grid.json")
     costs = _price(experiment, grids)
     optimum = _optimum(experiment, range(2, settings.max_steps + 1), settings.excess)
-    tables = _tables(settings.compare, settings.steps_table, grids, costs, optimum)
-    print("\n" + tables)
-    write_text(work / "grids.md", tables + "\n")
+    content = {
+        "units": "bits/dim",
+        "costs": {name: {str(k): costs[name, k] for k in settings.steps_table} for name in settings.compare},
+        "objectives": {name: grid.objective for (name, _), grid in grids.items()},
+        "optimum": optimum,
+    }
+    text = tables.grids(content)
+    print("\n" + text)
+    write_text(work / "grids.md", text + "\n")
     shown = {name: experiment.study.grid(settings.shown_steps, name, VARIANCE) for name in settings.compare}
     pictures = [
         figures.placement(work / "grids.png", experiment.schedule, experiment.study.search.objective, shown),
@@ -53,12 +58,6 @@ def run(experiment: Experiment) -> list[Path]:
     ]
     if experiment.config.data.name == "mixture":
         pictures.append(_invariance(experiment, settings.steps))
-    content = {
-        "units": "bits/dim",
-        "costs": {name: {str(k): costs[name, k] for k in settings.steps_table} for name in settings.compare},
-        "objectives": {name: grid.objective for (name, _), grid in grids.items()},
-        "optimum": optimum,
-    }
     return [work / "grid.json", work / "grids", work / "grids.md", *pictures, experiment.record("grids", content)]
 
 
@@ -93,7 +92,7 @@ def _invariance(experiment: Experiment, steps: int) -> Path:
 def _price(experiment: Experiment, grids: dict[tuple[str, int], Grid]) -> dict[tuple[str, int], tuple[float, float]]:
     """Predicted bits/dim of every grid with the analytic variance, and its standard error."""
     chains = {f"{name}/{k}": _chain(experiment, grid) for (name, k), grid in grids.items()}
-    bounds = predict(experiment.study.moments, experiment.schedule, chains, experiment.study.statistics)
+    bounds = price(experiment.study.moments, experiment.schedule, chains, experiment.study.statistics)
     return {(name, k): tuple(bounds[f"{name}/{k}"].total) for name, k in grids}  # type: ignore[misc]
 
 
@@ -130,27 +129,3 @@ def _optimum(experiment: Experiment, steps: Sequence[int], excess: Sequence[floa
         "steps_for_interpolated": budgets,
         "steps_for_law": laws,
     }
-
-
-def _tables(
-    names: Sequence[str],
-    steps: Sequence[int],
-    grids: dict[tuple[str, int], Grid],
-    costs: dict[tuple[str, int], tuple[float, float]],
-    optimum: dict[str, Any],
-) -> str:
-    limit, error = optimum["limit"]
-    rows = []
-    for name in names:
-        cells = [f"{costs[name, k][0]:.3f} ± {costs[name, k][1]:.3f}" for k in steps]
-        rows.append([name, *cells, grids[name, steps[-1]].objective])
-    text = "Predicted bits/dim with the analytic variance (residual):\n\n"
-    text += markdown(["grid", *(f"K = {k}" for k in steps), "serves"], rows)
-    text += f"\n\nContinuous limit: {limit:.4f} ± {error:.4f} bits/dim.\n\nSteps within an excess of the limit:\n\n"
-    budget = []
-    for i, bits in enumerate(optimum["excess"]):
-        k, spread = optimum["steps_for"][i], optimum["steps_for_interpolated"][1, i]
-        exact = f"more than {optimum['steps'][-1]}" if k is None else f"{k} ± {spread:.1f}"
-        law = optimum["steps_for_law"][:, i]
-        budget.append([f"{bits:g}", exact, f"{law[0]:.1f} ± {law[1]:.1f}"])
-    return text + markdown(["excess, bits/dim", "K, dynamic programming", "K, law 1 + I²/(4 excess log 2)"], budget)

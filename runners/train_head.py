@@ -28,10 +28,10 @@ from score_sde_analytic.covariance.head_training import (
 )
 from score_sde_analytic.covariance.heads import covariance_of
 from score_sde_analytic.files import atomic, differences
+from score_sde_analytic.report.tables import markdown
 from score_sde_analytic.study.names import choose
 
 from .experiment import Experiment
-from .tables import markdown
 
 CHECKPOINT = "head_state.pt"
 #: Settings that training does not depend on.

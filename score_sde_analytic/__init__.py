@@ -30,11 +30,11 @@ from score_sde_analytic.likelihood import (
     Fixed,
     Flow,
     Hutchinson,
-    Predicted,
+    Priced,
     Uniform,
     bits_per_dim,
     paper_chain,
-    predict,
+    price,
 )
 from score_sde_analytic.measure.basis import Basis, Channel, Pixel, PixelChannel, Scalar
 from score_sde_analytic.measure.curve import NoiseCurve, residual_cap
@@ -165,9 +165,9 @@ __all__ = [
     "PixelChannel",
     "Pixels",
     "Precision",
-    "Predicted",
     "Prediction",
     "PredictorCorrector",
+    "Priced",
     "ProbabilityFlow",
     "Recall",
     "Reconstruction",
@@ -213,7 +213,7 @@ __all__ = [
     "optimal_paths",
     "paper_chain",
     "plain_paths",
-    "predict",
+    "price",
     "quadratic",
     "refined",
     "residual_cap",

@@ -20,13 +20,30 @@ class Estimate(NamedTuple):
 
     >>> print(Estimate(2.5, 0.0123))
     2.500 ± 0.012
+    >>> f"{Estimate(-0.25, 0.0123):+.2f}"
+    '-0.25 ± 0.01'
     """
 
     value: float
     stderr: float
 
+    @classmethod
+    def of(cls, values: Array) -> Estimate:
+        """The mean of independent values (n,); NaN where there are too few for a mean, or for its error."""
+        count = len(values)
+        if count == 0:
+            return cls(math.nan, math.nan)
+        error = values.std(ddof=1) / math.sqrt(count) if count > 1 else math.nan
+        return cls(float(values.mean()), float(error))
+
     def __str__(self) -> str:
-        return f"{self.value:.3f} ± {self.stderr:.3f}"
+        return f"{self:.3f}"
+
+    def __format__(self, spec: str) -> str:
+        """`value ± stderr`, both by the format of a float; a sign that it asks for is the value's."""
+        if not spec:
+            return str(self)
+        return f"{self.value:{spec}} ± {self.stderr:{spec.removeprefix('+')}}"
 
 
 def jackknife_variance(replicates: Array) -> Array:

@@ -2,7 +2,7 @@
 
     step t -> s:   1/2 [log(v / rho^2) + (rho^2 + b^2 V0) / v - 1]        any variance v, V0 from R of the network's mean
                    1/2 log(1 + R (exp(lam_s - lam_t) - 1))                the optimal v, whatever the schedule
-    prior:         KL(q(x_1 | x_0) || N(0, prior_variance I))
+    prior:         `process.kernel.prior_kl`
     last step:     E[-log p(x_0 | x_{t_1})], measured once as a function of lam_{t_1} and the decoder's std
 
 Sources: Ho et al., 2020, eq. 5 for the bound; theory of optimal variances from Bao et al., ICLR 2022.
@@ -22,7 +22,6 @@ from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.grids.dynamic import Indices, StepCosts, shortest_paths
 from score_sde_analytic.grids.grid import Grid, optimal_paths
 from score_sde_analytic.measure.curve import NoiseCurve
-from score_sde_analytic.process.gaussian import normal_kl
 from score_sde_analytic.process.schedule import Level, Schedule
 
 
@@ -34,12 +33,6 @@ def transition_costs(schedule: Schedule, curve: NoiseCurve, covariance: Covarian
     """
     levels = grid.levels(schedule)[:-1]
     return covariance.step_nats(curve, _columns(levels[1:]), _columns(levels[:-1])) if len(levels) > 1 else np.zeros(0)
-
-
-def prior_cost(schedule: Schedule, second_moment: float) -> float:
-    """KL(q(x_1 | x_0) || N(0, prior_variance I)) in nats per dimension, averaged over data."""
-    top = schedule.level(1.0)
-    return float(normal_kl(top.alpha**2 * second_moment, top.sigma**2, schedule.prior_variance))
 
 
 def _columns(levels: Sequence[Level]) -> Level:

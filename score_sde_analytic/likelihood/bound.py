@@ -10,26 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
+from score_sde_analytic.uncertainty import Estimate
 
 BITS = 1.0 / math.log(2.0)
 KIND = "bound"
 
 
-class Part(NamedTuple):
-    """A value with its standard error, in bits per dimension."""
-
-    value: float
-    stderr: float
-
-
-class Estimate:
+class BitsPerDim:
     """Bits per dimension: a total, the parts that add up to it, and the cost of each transition.
 
     Attributes:
@@ -38,47 +32,47 @@ class Estimate:
         evaluations: network evaluations, one per example and call; those of a shared pass count for each that used them.
     """
 
-    total: Part
-    parts: Mapping[str, Part]
+    total: Estimate
+    parts: Mapping[str, Estimate]
     per_step: Array
     per_step_stderr: Array
     evaluations: int
 
     @property
-    def prior(self) -> Part:
+    def prior(self) -> Estimate:
         """KL of the last noise level from the prior (for a flow, -log of the prior's density at the latent)."""
         return self.parts["prior"]
 
     @property
-    def transitions(self) -> Part:
+    def transitions(self) -> Estimate:
         """Sum over steps, or the integral over log-SNR."""
         return self.parts["transitions"]
 
     @property
-    def reconstruction(self) -> Part:
+    def reconstruction(self) -> Estimate:
         """-log p(x_0 | x_{t_1})."""
         return self.parts["reconstruction"]
 
     def summary(self) -> dict[str, Any]:
         """Plain data for reports."""
-        parts = {name: part._asdict() for name, part in self.parts.items()}
+        parts = {name: estimate._asdict() for name, estimate in self.parts.items()}
         steps = {"per_step": self.per_step.tolist(), "per_step_stderr": self.per_step_stderr.tolist()}
         return {"total": self.total._asdict()} | parts | {"evaluations": self.evaluations} | steps
 
 
 @dataclass(frozen=True)
-class Predicted(Estimate):
+class Priced(BitsPerDim):
     """A bound priced from the curve; errors are those of the moments."""
 
-    total: Part
-    parts: Mapping[str, Part]
+    total: Estimate
+    parts: Mapping[str, Estimate]
     per_step: Array
     per_step_stderr: Array
     evaluations: int
 
 
 @dataclass(frozen=True)
-class Bound(Estimate):
+class Bound(BitsPerDim):
     """Measured bits per dimension of examples; standard errors are over examples.
 
     Attributes:
@@ -105,14 +99,14 @@ class Bound(Estimate):
         return self.terms.sum(1)
 
     @cached_property
-    def total(self) -> Part:  # type: ignore[override]
-        return _mean(self.per_example)
+    def total(self) -> Estimate:  # type: ignore[override]
+        return Estimate.of(self.per_example)
 
     @cached_property
-    def parts(self) -> dict[str, Part]:  # type: ignore[override]
+    def parts(self) -> dict[str, Estimate]:  # type: ignore[override]
         # A chain of one step has transitions, but no columns of them.
         names = dict.fromkeys([*self.columns, *([] if "volume" in self.columns else ["transitions"])])
-        return {name: _mean(self._columns_of(name).sum(1)) for name in names}
+        return {name: Estimate.of(self._columns_of(name).sum(1)) for name in names}
 
     @cached_property
     def per_step(self) -> Array:  # type: ignore[override]
@@ -120,7 +114,7 @@ class Bound(Estimate):
 
     @cached_property
     def per_step_stderr(self) -> Array:  # type: ignore[override]
-        return np.array([_mean(column).stderr for column in self._columns_of("transitions").T])
+        return np.array([Estimate.of(column).stderr for column in self._columns_of("transitions").T])
 
     def _columns_of(self, name: str) -> Array:
         return self.terms[:, [i for i, column in enumerate(self.columns) if column == name]]
@@ -193,10 +187,3 @@ class Bound(Estimate):
             vector_products=sum(shard.vector_products for shard in shards),
             identity=shards[0].identity,
         )
-
-
-def _mean(values: Array) -> Part:
-    if len(values) == 0:  # an empty shard
-        return Part(math.nan, math.nan)
-    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return Part(float(values.mean()), float(error))

@@ -10,21 +10,27 @@ with common random numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from score_sde_analytic.arrays import Array
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.grids import grid as grids
 from score_sde_analytic.grids.grid import Grid
-from score_sde_analytic.likelihood.evaluation import Batch, Method, Terms, digest, prior_nats
+from score_sde_analytic.grids.lattice import transition_costs
+from score_sde_analytic.likelihood.evaluation import digest
+from score_sde_analytic.likelihood.method import Batch, Method, Terms
+from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.process.decoder import Decoder, GaussianDecoder, as_decoder
-from score_sde_analytic.process.kernel import Kernel, kernels, reverse_kernel
+from score_sde_analytic.process.gaussian import mean_square
+from score_sde_analytic.process.kernel import Kernel, kernels, prior_kl, reverse_kernel
 from score_sde_analytic.process.noise import LevelNoise
 from score_sde_analytic.process.schedule import Level, Schedule
 
@@ -64,6 +70,19 @@ class Chain(Method):
         """t_1, where the decoder takes over."""
         return self.grid.times[-2]
 
+    def transition_nats(self, schedule: Schedule, curve: NoiseCurve, group: int | None) -> Array:
+        """Price of each transition in visiting order, nats per dimension, without a group of the curve's examples.
+
+        Raises:
+            TypeError: a covariance that depends on the state: no curve knows its price.
+        """
+        nats = transition_costs(schedule, curve, self.covariance, self.grid)
+        correction = self.covariance.correction
+        if correction is None:
+            return nats
+        log_snr = schedule.log_snr(np.array(self.grid.times[:-1]))
+        return nats + correction(log_snr[1:], log_snr[:-1], group)
+
     @property
     def calls(self) -> int:
         """Network calls per example: K, or K - 1 where the decoder needs none."""
@@ -77,18 +96,21 @@ class Chain(Method):
         """All chains from one network call per distinct time."""
         noise = batch.noise()
         plans = {name: _Plan.of(chain, model.schedule) for name, chain in methods.items()}
-        columns: dict[str, list[Tensor]] = {name: [prior_nats(model.schedule, batch.x_0)] for name in methods}
+        prior = prior_kl(model.schedule, mean_square(batch.x_0))
+        columns: dict[str, list[Tensor]] = {name: [prior] for name in methods}
         levels = {level.t: level for plan in plans.values() for level in plan.levels}
-        for done, t in enumerate(sorted(levels, reverse=True)):
-            users = {name: plan.position[t] for name, plan in plans.items() if t in plan.position}
-            found = _at(model, batch, noise, levels[t], {name: (plans[name], k) for name, k in users.items()})
-            for name, value in found.items():
-                columns[name].append(value)
-            batch.tick((done + 1) / len(levels))
-        size, device = len(batch.x_0), batch.x_0.device
-        stacked = {name: torch.stack([v.to(device) for v in values], 1) for name, values in columns.items()}
+        for visited, t in enumerate(sorted(levels, reverse=True), 1):
+            steps = [(name, plan, plan.position[t]) for name, plan in plans.items() if t in plan.position]
+            for name, nats in _at(model, batch, noise, levels[t], steps).items():
+                columns[name].append(nats)
+            batch.progress.reached(visited / len(levels))
+        device = batch.x_0.device
         return {
-            name: Terms(stacked[name], size * methods[name].calls + plan.evaluations, plan.products)
+            name: Terms(
+                torch.stack([column.to(device) for column in columns[name]], 1),
+                len(batch.x_0) * methods[name].calls + plan.evaluations,
+                plan.vector_products,
+            )
             for name, plan in plans.items()
         }
 
@@ -101,49 +123,52 @@ class _Plan:
     position: dict[float, int]
     kernels: list[Kernel]
     covariances: list[StepCovariance]
-    covariance: Covariance
     decoder: Decoder
     evaluations: int = 0
-    products: int = 0
-
-    def kl(self, k: int, model: ScoreModel, prediction: Prediction, x_0: Tensor) -> Tensor:
-        """The KL divergence of step k."""
-        with model.metered() as cost:
-            value = self.covariances[k].kl(self.kernels[k], prediction, x_0)
-        self.evaluations += cost.evaluations
-        self.products += cost.vector_products
-        return value
+    vector_products: int = 0
 
     @classmethod
     def of(cls, chain: Chain, schedule: Schedule) -> _Plan:
         levels = chain.grid.levels(schedule)[:-1]
-        ks = kernels(levels)
-        covariances = chain.covariance.steps(ks, levels[:-1])
+        steps = kernels(levels)
         position = {level.t: k for k, level in enumerate(levels)}
-        return cls(levels, position, ks, covariances, chain.covariance, chain.decoder)
+        return cls(levels, position, steps, chain.covariance.steps(steps, levels[:-1]), chain.decoder)
+
+    def is_last(self, k: int) -> bool:
+        """Whether step k leads to the data."""
+        return k == len(self.kernels)
+
+    def kl(self, k: int, model: ScoreModel, prediction: Prediction, x_0: Tensor) -> Tensor:
+        """The KL divergence of step k, nats per dimension, (batch,)."""
+        with model.metered() as cost:
+            nats = self.covariances[k].kl(self.kernels[k], prediction, x_0)
+        self.evaluations += cost.evaluations
+        self.vector_products += cost.vector_products
+        return nats
 
 
 def _at(
-    model: ScoreModel, batch: Batch, noise: LevelNoise, level: Level, users: Mapping[str, tuple[_Plan, int]]
+    model: ScoreModel, batch: Batch, noise: LevelNoise, level: Level, steps: Sequence[tuple[str, _Plan, int]]
 ) -> dict[str, Tensor]:
-    """The term of every chain at one level, in nats per dimension, (batch,); at most one network call."""
-    x_0, found, waiting = batch.x_0, {}, {}
-    for name, (plan, k) in users.items():
-        exact = plan.decoder.expected(x_0, level, batch.data_range) if k == len(plan.kernels) else None
-        if exact is None:
-            waiting[name] = (plan, k)
-        else:
-            found[name] = exact
-    if not waiting:
-        return found
-    x_t = level.alpha * x_0 + level.sigma * noise.at(level.log_snr, x_0)
+    """The term of every chain that steps from one level, in nats per dimension, (batch,); at most one network call."""
+    x_0, data_range = batch.x_0, batch.data_range
+    nats: dict[str, Tensor] = {}
+    for name, plan, k in steps:
+        exact = plan.decoder.expected(x_0, level, data_range) if plan.is_last(k) else None
+        if exact is not None:
+            nats[name] = exact
+    if len(nats) == len(steps):
+        return nats
+    x_t = level.diffuse(x_0, noise.at(level.log_snr, x_0))
     prediction = model.predict(x_t, level)
-    for name, (plan, k) in waiting.items():
-        if k < len(plan.kernels):
-            found[name] = plan.kl(k, model, prediction, x_0)
+    for name, plan, k in steps:
+        if name in nats:
+            continue
+        if plan.is_last(k):
+            nats[name] = plan.decoder.nats(x_0, x_t, prediction.x_0, level, data_range)
         else:
-            found[name] = plan.decoder.nats(x_0, x_t, prediction.x_0, level, batch.data_range)
-    return found
+            nats[name] = plan.kl(k, model, prediction, x_0)
+    return nats
 
 
 def paper_chain(schedule: Schedule, covariance: Covariance, steps: int, table: int = 1000, grid: Grid | None = None) -> Chain:

@@ -13,14 +13,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.integrate import simpson
+from torch import Tensor
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.ranges import DataRange
-from score_sde_analytic.likelihood.evaluation import Batch, Method, Terms, digest, prior_nats
+from score_sde_analytic.likelihood.evaluation import digest
+from score_sde_analytic.likelihood.method import Batch, Method, Terms
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.decoder import Decoder, as_decoder
-from score_sde_analytic.process.gaussian import expand, mean_square
+from score_sde_analytic.process.gaussian import mean_square
+from score_sde_analytic.process.kernel import prior_kl
 from score_sde_analytic.process.noise import KNOTS, stream_seed
 from score_sde_analytic.process.schedule import Schedule
 
@@ -28,6 +32,8 @@ from score_sde_analytic.process.schedule import Schedule
 CELLS = 1000
 #: Share of that density which is uniform, whatever the curve: no weight exceeds its inverse.
 DEFENSIVE = 0.1
+#: Points of the integral of R.
+POINTS = 4001
 
 
 @dataclass(frozen=True)
@@ -70,41 +76,49 @@ class ContinuousTime(Method):
         """t_min, where the decoder takes over."""
         return self.t_min
 
+    def transition_nats(self, schedule: Schedule, curve: NoiseCurve, group: int | None) -> Array:
+        """1/2 integral of R over log-SNR, the price of infinitely many transitions, nats per dimension, (1,)."""
+        log_snr = np.linspace(*self.range(schedule), POINTS)
+        return np.array([0.5 * simpson(curve.residual(log_snr), x=log_snr)])
+
     def range(self, schedule: Schedule) -> tuple[float, float]:
         """Log-SNR at t = 1 and at t_min."""
         return float(schedule.log_snr(1.0)), float(schedule.log_snr(self.t_min))
 
     def terms(self, model: ScoreModel, batch: Batch) -> Terms:
         with model.metered() as cost:
-            values = self._values(model, batch)
-        return Terms(values, cost.evaluations)
+            integral = self._integral(model, batch)
+            prior = prior_kl(model.schedule, mean_square(batch.x_0))
+            values = torch.stack([prior, integral, self._last(model, batch)], 1)
+        return Terms(values, cost.evaluations, cost.vector_products)
 
-    def _values(self, model: ScoreModel, batch: Batch) -> torch.Tensor:
+    def _integral(self, model: ScoreModel, batch: Batch) -> Tensor:
+        """1/2 sum of weight * error, (batch,)."""
         x_0 = batch.x_0
-        lam, weight = self._draws(batch, *self.range(model.schedule))
-        # Strata closer than noise forgets take turns among independent copies, or they would repeat each other's draws.
         low, high = self.range(model.schedule)
+        log_snr, weight = self._draws(batch, low, high)
+        # Strata closer than noise forgets take turns among independent copies, or they would repeat each other's draws.
         noises = [batch.noise(c) for c in range(max(1, int(self.times * KNOTS / (high - low))))]
         integral = torch.zeros(len(x_0), dtype=torch.float64, device=x_0.device)
         for j in range(self.times):
-            level = model.schedule.level(model.schedule.time(lam[:, j]))
-            eps = noises[j % len(noises)].at(lam[:, j], x_0)
-            x_t = expand(level.alpha, x_0) * x_0 + expand(level.sigma, x_0) * eps
-            error = mean_square(eps - model.predict(x_t, level).eps)
+            level = model.schedule.level(model.schedule.time(log_snr[:, j]))
+            eps = noises[j % len(noises)].at(log_snr[:, j], x_0)
+            error = mean_square(eps - model.predict(level.diffuse(x_0, eps), level).eps)
             integral += 0.5 * weight[:, j].to(x_0.device) * error
-            batch.tick((j + 1) / (self.times + 1))
-        return torch.stack([prior_nats(model.schedule, x_0), integral, self._last(model, batch)], 1)
+            batch.progress.reached((j + 1) / (self.times + 1))
+        return integral
 
-    def _draws(self, batch: Batch, low: float, high: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def _draws(self, batch: Batch, low: float, high: float) -> tuple[Tensor, Tensor]:
         """Log-SNRs (batch, times) and their weights 1 / (times x density)."""
         jitter = np.stack([np.random.default_rng(stream_seed(batch.seed, *key)).random(self.times) for key in batch.keys])
         edges, mass = self._density(low, high)
+        width = edges[1] - edges[0]
         rank = (np.arange(self.times) + jitter) / self.times * mass[-1]
         cell = np.clip(np.searchsorted(mass, rank, side="right") - 1, 0, CELLS - 1)
-        share = np.diff(mass)
-        lam = edges[cell] + (edges[1] - edges[0]) * (rank - mass[cell]) / share[cell]
-        weight = (edges[1] - edges[0]) * mass[-1] / (share[cell] * self.times)
-        return torch.from_numpy(np.clip(lam, low, high)), torch.from_numpy(weight)
+        share = np.diff(mass)[cell]
+        log_snr = edges[cell] + width * (rank - mass[cell]) / share
+        weight = width * mass[-1] / (share * self.times)
+        return torch.from_numpy(np.clip(log_snr, low, high)), torch.from_numpy(weight)
 
     def _density(self, low: float, high: float) -> tuple[Array, Array]:
         """Edges of the cells in log-SNR and the mass below each, both (CELLS + 1,)."""
@@ -115,10 +129,12 @@ class ContinuousTime(Method):
             mass = (1.0 - DEFENSIVE) * mass + DEFENSIVE * mass.mean()
         return edges, np.concatenate([[0.0], np.cumsum(mass)])
 
-    def _last(self, model: ScoreModel, batch: Batch) -> torch.Tensor:
+    def _last(self, model: ScoreModel, batch: Batch) -> Tensor:
+        """The decoder's term, (batch,)."""
+        x_0, data_range = batch.x_0, batch.data_range
         level = model.schedule.level(self.t_min)
-        exact = self.decoder.expected(batch.x_0, level, batch.data_range)
+        exact = self.decoder.expected(x_0, level, data_range)
         if exact is not None:
-            return exact.to(batch.x_0.device)
-        x_t = level.alpha * batch.x_0 + level.sigma * batch.noise().at(level.log_snr, batch.x_0)
-        return self.decoder.nats(batch.x_0, x_t, model.predict(x_t, level).x_0, level, batch.data_range)
+            return exact.to(x_0.device)
+        x_t = level.diffuse(x_0, batch.noise().at(level.log_snr, x_0))
+        return self.decoder.nats(x_0, x_t, model.predict(x_t, level).x_0, level, data_range)

@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -40,6 +40,9 @@ class NatsTable(Protocol):
 
 class Decoder(ABC):
     """-log p(x_0 | x_t) at the first level of a chain."""
+
+    #: Whether it leads back to the data; a bound without is one on the density of noisy data.
+    decodes: ClassVar[bool] = True
 
     @abstractmethod
     def nats(self, x_0: Tensor, x_t: Tensor, x_0_hat: Tensor | None, level: Level, data_range: DataRange | None) -> Tensor:
@@ -157,6 +160,8 @@ def _categorical_table(spacing: float, levels: int | None) -> Array:
 @dataclass(frozen=True)
 class NoDecoder(Decoder):
     """No last step: -log q(x_t | x_0), whose mean is the entropy of the noise, log(2 pi e sigma^2) / 2."""
+
+    decodes: ClassVar[bool] = False
 
     def nats(self, x_0: Tensor, x_t: Tensor, x_0_hat: Tensor | None, level: Level, data_range: DataRange | None) -> Tensor:
         noise = (x_t - expand(level.alpha, x_t) * x_0) / expand(level.sigma, x_t)

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from score_sde_analytic.process.gaussian import expand
-from score_sde_analytic.process.schedule import Level
+from score_sde_analytic.process.gaussian import expand, normal_kl
+from score_sde_analytic.process.schedule import Level, Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +99,13 @@ def optimal_step_nats(residual: Any, step: Any) -> Any:
     1/2 log(var / rho^2) = 1/2 log(1 + R_t (exp(lam_s - lam_t) - 1)),   whatever the schedule
     """
     return 0.5 * np.log1p(residual * np.expm1(step))
+
+
+def prior_kl(schedule: Schedule, power: Tensor | float) -> Tensor:
+    """KL(q(x_1 | x_0) || N(0, prior_variance I)) in nats per dimension, in the shape of `power`, float64.
+
+    Args:
+        power: ||x_0||^2 / d, of examples or on average.
+    """
+    top = schedule.level(1.0)
+    return normal_kl(top.alpha**2 * power, top.sigma**2, schedule.prior_variance)

@@ -23,7 +23,7 @@ from score_sde_analytic.covariance.tweedie import Tweedie
 from score_sde_analytic.data.ranges import Data
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.grids.optimal import budget_law, steps_for
-from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime, Method, Predicted, bits_per_dim, predict
+from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime, Method, Priced, bits_per_dim, price
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.measure.curve import NoiseCurve, ResidualCap, Source, residual_cap
 from score_sde_analytic.measure.last_step import DECODERS, LastStep
@@ -209,18 +209,18 @@ class Study(Record):
         times = self.grid(steps, grid, covariance)
         return Chain(times, self.covariance(covariance), self.decoder(times.times[-2]))
 
-    def bits(self, *steps: int, grid: str | GridName = DP, covariance: str | CovarianceName = "") -> Bits[Predicted]:
-        """Predicted bits/dim of chains of so many steps, with errors; no network call."""
+    def bits(self, *steps: int, grid: str | GridName = DP, covariance: str | CovarianceName = "") -> Bits[Priced]:
+        """Priced bits/dim of chains of so many steps, with errors; no network call."""
         return Bits(self.price({k: self.chain(k, grid, covariance) for k in steps}))
 
-    def price(self, methods: Mapping[Name, Chain | ContinuousTime]) -> dict[Name, Predicted]:
-        """Predicted bits/dim of chains, and of continuous time, from the moments alone, with errors.
+    def price(self, methods: Mapping[Name, Chain | ContinuousTime]) -> dict[Name, Priced]:
+        """Priced bits/dim of chains, and of continuous time, from the moments alone, with errors.
 
         Raises:
             TypeError: a covariance depends on the state, so that no curve knows its price (`priceable`).
             ValueError: a decoder without a price.
         """
-        priced = predict(self.moments, self.schedule, {str(name): method for name, method in methods.items()}, self.statistics)
+        priced = price(self.moments, self.schedule, {str(name): method for name, method in methods.items()}, self.statistics)
         return {name: priced[str(name)] for name in methods}
 
     def priceable(self, chain: Chain) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from score_sde_analytic.likelihood.bound import Estimate as BitsPerDim
+from score_sde_analytic.likelihood.bound import BitsPerDim
 
 B = TypeVar("B", bound=BitsPerDim)
 
@@ -13,6 +13,4 @@ class Bits(dict[int, B]):
     """Steps -> bits per dimension, with their errors and parts; prints a line for each number of steps."""
 
     def __str__(self) -> str:
-        return "\n".join(
-            f"K = {steps}: {bits.total.value:.3f} ± {bits.total.stderr:.3f} bits/dim" for steps, bits in self.items()
-        )
+        return "\n".join(f"K = {steps}: {bits.total:.3f} bits/dim" for steps, bits in self.items())

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from score_sde_analytic.configs import digits_vp, mixture_2d
-from score_sde_analytic.runners import cells, compare, solvers, tables
+from score_sde_analytic.runners import cells, compare, solvers
 from score_sde_analytic.runners.experiment import Experiment
 
 from score_sde_analytic.covariance.diagonal import Diagonal
@@ -27,6 +27,7 @@ from score_sde_analytic.measure.transforms import PCA
 from score_sde_analytic.metrics import EnergyDistance, Pixels, Reference, evaluate
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.process.schedule import Tabulated
+from score_sde_analytic.report import comparison_tables
 from score_sde_analytic.samplers import (
     AnalyticMultistep,
     Ancestral,
@@ -298,7 +299,7 @@ def test_failures_are_marked_with_their_reason_and_others_go_on(tmp_path, monkey
     text = (tmp_path / "compare" / "compare.md").read_text()
     for cell in found.values():
         if cell["status"] == "failed":
-            assert f"[{tables.marks(content)[cell['reason']]}] failed: {cell['reason']}" in text
+            assert f"[{comparison_tables.marks(content)[cell['reason']]}] failed: {cell['reason']}" in text
     assert "ode_dopri5" in content["paths"]["failed"]
 
 

@@ -10,12 +10,13 @@ import torch
 from scipy.special import expit, logit
 from torch.distributions import MultivariateNormal, kl_divergence
 
+from score_sde_analytic import likelihood
 from score_sde_analytic.covariance.diagonal import Diagonal
 from score_sde_analytic.covariance.isotropic import Isotropic
 from score_sde_analytic.grids.dynamic import StepCosts, shortest_paths
 from score_sde_analytic.grids.grid import even, even_log_snr, karras, optimal_paths, quadratic
 from score_sde_analytic.grids.lattice import Lattice, transition_costs
-from score_sde_analytic.likelihood import Chain, bits_per_dim, predict
+from score_sde_analytic.likelihood import Chain, bits_per_dim
 from score_sde_analytic.measure.basis import Pixel, PixelChannel, Scalar
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
@@ -144,7 +145,7 @@ def bounds():
     measured = bits_per_dim(model, GAUSSIAN.sample(4000, seed=3), chains, batch_size=1000, progress=False)
     options = {"budget": Budget(min_draws=2000, max_draws=2000, batch_size=1000), "statistics": statistics, "progress": False}
     moments = estimate(model, GAUSSIAN.sample(2000, seed=4), np.linspace(-9, 6, 8), **options)
-    return chains, measured, predict(moments, VP, chains, statistics)
+    return chains, measured, likelihood.price(moments, VP, chains, statistics)
 
 
 def test_measured_bounds_are_the_predicted_ones(bounds):
@@ -690,7 +691,7 @@ def test_conditioning_lowers_the_measured_bound_as_predicted(scales):
 
     chains = {name: chain(train, setting) for name, setting in SETTINGS.items()}
     measured = bits_per_dim(SCALES.score_model(VP), SCALES.sample(4000, seed=8), chains, batch_size=1000, progress=False)
-    predicted = predict(moments, VP, chains, SCALES.statistics())
+    predicted = likelihood.price(moments, VP, chains, SCALES.statistics())
     for name, setting in SETTINGS.items():
         parts = [chain(train.take(train.example % 10 != g), setting) for g in range(10)]
         costs = [transition_costs(VP, CURVE, part.covariance, grid).sum() for part in parts]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from conftest import SCHEDULES
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic
 from score_sde_analytic.grids.grid import Grid, even, even_log_snr
-from score_sde_analytic.grids.lattice import Lattice, prior_cost, transition_costs
+from score_sde_analytic.grids.lattice import Lattice, transition_costs
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.moments import DECODER_RATIOS
 from score_sde_analytic.measure.reconstruction import Reconstruction
@@ -104,14 +104,6 @@ def test_transitions_visit_the_grid(schedule, steep):
     expected = [Beta().step_nats(steep, schedule.level(s), schedule.level(t)) for t, s in itertools.pairwise(grid.times[:-1])]
     np.testing.assert_allclose(costs, expected, rtol=1e-12)
     assert transition_costs(schedule, steep, Beta(), Grid((1.0, 0.0))).shape == (0,)
-
-
-def test_prior_cost(schedule):
-    """KL(N(alpha x_0, sigma^2) || N(0, prior)) averaged over E x_0^2, by hand."""
-    alpha, sigma, prior = schedule.alpha(1.0), schedule.sigma(1.0), schedule.prior_variance
-    by_hand = math.log(math.sqrt(prior) / sigma) + (sigma**2 + alpha**2 * 0.7) / (2 * prior) - 0.5
-    assert prior_cost(schedule, 0.7) == pytest.approx(by_hand, abs=1e-15)
-    assert prior_cost(schedule, 0.7) > 0
 
 
 # --- lattices -----------------------------------------------------------------------------------------------------------

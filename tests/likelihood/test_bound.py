@@ -11,8 +11,7 @@ from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic
 from score_sde_analytic.data.ranges import DataRange, DataStatistics
 from score_sde_analytic.grids.grid import Grid, even, even_log_snr
-from score_sde_analytic.grids.lattice import prior_cost
-from score_sde_analytic.likelihood import Chain, ContinuousTime, bits_per_dim, paper_chain, predict
+from score_sde_analytic.likelihood import Chain, ContinuousTime, bits_per_dim, paper_chain, price
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import decoder_scale
@@ -20,7 +19,7 @@ from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.decoder import CategoricalDecoder, GaussianDecoder, NoDecoder
-from score_sde_analytic.process.kernel import reverse_kernel
+from score_sde_analytic.process.kernel import prior_kl, reverse_kernel
 from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, Tabulated
 
 BITS = 1 / math.log(2)
@@ -50,13 +49,13 @@ def test_mixture_in_sixteen_dimensions(mixture, table, moments, k):
     grid = even_log_snr(table, k, table.time(7.0))
     chains = chains_of(moments, grid, table)
     measured = bits_per_dim(mixture.score_model(table), x, chains, seed=2, **QUIET)
-    predicted = predict(moments, table, chains, mixture.statistics())
+    predicted = price(moments, table, chains, mixture.statistics())
     assert_predicted(predicted, measured)
     exact = -BITS * mixture.log_density(x, table.level(0.0)).numpy() / 16
     for name, bound in measured.items():
         gap = bound.per_example - exact
         assert gap.mean() > -4 * gap.std() / math.sqrt(len(gap)), name  # false alarm 3e-5
-        assert bound.prior.value == pytest.approx(prior_cost(table, float(x.square().mean())) * BITS, rel=1e-9)
+        assert bound.prior.value == pytest.approx(float(prior_kl(table, float(x.square().mean()))) * BITS, rel=1e-9)
     assert measured["residual"].transitions.value <= min(b.transitions.value for b in measured.values()) * 1.01
 
 
@@ -90,7 +89,7 @@ def test_one_dimension_under_every_schedule(triple, schedule):
         grid = even_log_snr(schedule, k, schedule.time(5.0))
         chains = chains_of(moments, grid, schedule)
         measured = bits_per_dim(triple.score_model(schedule), triple.sample(2000, seed=9), chains, **QUIET)
-        predicted = predict(moments, schedule, chains, triple.statistics())
+        predicted = price(moments, schedule, chains, triple.statistics())
         assert_predicted(predicted, measured)
 
 
@@ -115,7 +114,7 @@ def test_discrete_data(toy, k):
     grid = even_log_snr(schedule, k, schedule.time(3.5))
     chains = chains_of(moments, grid, schedule)
     measured = bits_per_dim(model, mixture.sample(1500, seed=4), chains, data_range, **QUIET)
-    predicted = predict(moments, schedule, chains, mixture.statistics())
+    predicted = price(moments, schedule, chains, mixture.statistics())
     assert_predicted(predicted, measured)
     for bound in measured.values():
         assert bound.total.value > entropy - 4 * bound.total.stderr
@@ -138,7 +137,7 @@ def test_discrete_data_with_a_categorical_decoder(toy, k):
     }
     x = mixture.sample(1500, seed=4)
     measured = bits_per_dim(model, x, methods, data_range, **QUIET)
-    assert_predicted(predict(moments, schedule, methods, DataStatistics.of(train, data_range)), measured)
+    assert_predicted(price(moments, schedule, methods, DataStatistics.of(train, data_range)), measured)
     for bound in measured.values():
         assert bound.total.value > entropy - 4 * bound.total.stderr  # false alarm 3e-5
     assert measured["chain"].evaluations == (k - 1) * 1500
@@ -217,7 +216,7 @@ def test_one_step_has_no_transitions(triple, moments):
     assert bound.per_step.shape == (0,)
     assert math.isnan(bound.total.stderr)  # one example
     wide = float(decoder_scale(schedule.log_snr(1.0), moments.data_variance))
-    predicted = predict(moments, schedule, {"a": Chain(Grid((1.0, 0.0)), Beta(), wide)}, triple.statistics())["a"]
+    predicted = price(moments, schedule, {"a": Chain(Grid((1.0, 0.0)), Beta(), wide)}, triple.statistics())["a"]
     assert predicted.transitions == (0.0, 0.0)
 
 
@@ -366,17 +365,17 @@ def test_what_cannot_be_priced_is_refused(moments, table, triple):
 
     grid = even_log_snr(table, 3, 0.05)
     with pytest.raises(TypeError, match="cannot be priced"):
-        predict(moments, table, {"a": Chain(grid, Dense(), 0.1)}, triple.statistics())
+        price(moments, table, {"a": Chain(grid, Dense(), 0.1)}, triple.statistics())
     with pytest.raises(ValueError, match="outside the measured range"):
-        predict(moments, table, {"a": Chain(grid, Beta(), 1e6)}, triple.statistics())
+        price(moments, table, {"a": Chain(grid, Beta(), 1e6)}, triple.statistics())
 
 
 def test_a_categorical_decoder_is_priced_from_a_histogram(moments, table, triple, toy):
     chain = {"a": Chain(even_log_snr(table, 3, 0.05), Beta(), CategoricalDecoder())}
     with pytest.raises(ValueError, match="histogram of levels"):
-        predict(moments, table, chain, triple.statistics())
+        price(moments, table, chain, triple.statistics())
     statistics = DataStatistics.of(toy[0].sample(10), DataRange(-1, 1, 5))
     with pytest.raises(ValueError, match="declare the data_range"):
-        predict(moments, table, chain, statistics)
+        price(moments, table, chain, statistics)
     with pytest.raises(ValueError, match="declare their levels"):
         bits_per_dim(triple.score_model(table), triple.sample(3), chain, **QUIET)

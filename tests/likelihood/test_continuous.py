@@ -9,7 +9,7 @@ import torch
 from score_sde_analytic.covariance.isotropic import Isotropic
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.grids.grid import even_log_snr
-from score_sde_analytic.likelihood import BITS, Chain, ContinuousTime, bits_per_dim, predict
+from score_sde_analytic.likelihood import BITS, Chain, ContinuousTime, bits_per_dim, price
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.models.mixture import GaussianMixture
@@ -237,7 +237,7 @@ def test_predicted_from_the_curve(case):
         "without": ContinuousTime(t_min, NoDecoder(), curve=curve),
         "chain": Chain(grid, Isotropic(curve), NoDecoder()),
     }
-    predicted = predict(moments, SCHEDULE, methods, mixture.statistics())
+    predicted = price(moments, SCHEDULE, methods, mixture.statistics())
     measured = bits_per_dim(mixture.score_model(SCHEDULE), x, methods, seed=1, batch_size=1000, **QUIET)
     for name, bound in measured.items():
         for part in ("total", "transitions", "reconstruction"):
@@ -254,7 +254,7 @@ def test_the_prediction_is_the_limit_of_chains(sixteen):
     t_min, decoder = SCHEDULE.time(8.0), decoder_of(curve, 8.0)
     methods = {k: Chain(even_log_snr(SCHEDULE, k, t_min), Isotropic(curve), decoder) for k in (100, 200, 400, 4000)}
     methods["limit"] = ContinuousTime(t_min, decoder)
-    total = {name: p.total.value for name, p in predict(moments, SCHEDULE, methods, mixture.statistics()).items()}
+    total = {name: p.total.value for name, p in price(moments, SCHEDULE, methods, mixture.statistics()).items()}
     excess = np.array([total[k] - total["limit"] for k in (100, 200, 400, 4000)])
     assert (excess > 0).all()
     np.testing.assert_allclose(excess[:2] / excess[1:3], 2.0, rtol=0.1)

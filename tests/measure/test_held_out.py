@@ -12,9 +12,10 @@ from score_sde_analytic.configs import mixture as mixture_config
 from score_sde_analytic.runners import modes
 from score_sde_analytic.runners.experiment import Experiment
 
+from score_sde_analytic import likelihood
 from score_sde_analytic.covariance.diagonal import Diagonal
 from score_sde_analytic.grids.grid import even_log_snr
-from score_sde_analytic.likelihood import Chain, bits_per_dim, predict
+from score_sde_analytic.likelihood import Chain, bits_per_dim
 from score_sde_analytic.measure.basis import Basis, Pixel, PixelChannel, Scalar
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
@@ -142,7 +143,7 @@ def test_predictions_of_fitted_covariances_agree_with_measured_bounds():
                 grid = even_log_snr(VP, k, float(VP.time(6.0)))
                 chains[f"{name} {choice.statistic} {k}"] = Chain(grid, covariance, NoDecoder())
     measured = bits_per_dim(model, MIXTURE.sample(4000, seed=2), chains, batch_size=1000, progress=False)
-    predicted = predict(moments, VP, chains, statistics)
+    predicted = likelihood.price(moments, VP, chains, statistics)
     for name in (n for n in chains if n.startswith("held out")):
         assert predicted[name].transitions.stderr > 0
         error = math.hypot(measured[name].total.stderr, predicted[name].total.stderr)

@@ -14,7 +14,7 @@ from scipy.integrate import quad
 
 from score_sde_analytic.covariance.isotropic import Beta, Isotropic
 from score_sde_analytic.grids.grid import even_log_snr
-from score_sde_analytic.likelihood import BITS, Chain, ContinuousTime, Fixed, Flow, Hutchinson, bits_per_dim, predict
+from score_sde_analytic.likelihood import BITS, Chain, ContinuousTime, Fixed, Flow, Hutchinson, bits_per_dim, price
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.reconstruction import Reconstruction
@@ -119,7 +119,7 @@ def test_errors_of_predictions():
     chain = Chain(
         even_log_snr(SCHEDULE, 8, SCHEDULE.time(4.0)), Isotropic(NoiseCurve.fit(large)), Reconstruction.of(large).decoder(4.0)
     )
-    truth, *found = (predict(m, SCHEDULE, {"": chain}, statistics)[""] for m in (large, *(moments(320, i) for i in range(100))))
+    truth, *found = (price(m, SCHEDULE, {"": chain}, statistics)[""] for m in (large, *(moments(320, i) for i in range(100))))
     for part in ("total", "transitions", "reconstruction"):
         count = coverage(getattr(truth, part).value, *zip(*(getattr(p, part) for p in found), strict=True))
         assert 87 <= count <= 99, part

@@ -5,11 +5,12 @@ import math
 import mpmath
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from conftest import SCHEDULES
-from score_sde_analytic.process.kernel import kernels, reverse_kernel
+from score_sde_analytic.process.kernel import kernels, prior_kl, reverse_kernel
 from score_sde_analytic.process.schedule import Level, Tabulated
 
 ETAS = [0.0, 0.3, 1.0]
@@ -130,3 +131,13 @@ def test_eta_outside_is_refused(eta):
 def test_time_must_decrease(schedule, s):
     with pytest.raises(ValueError, match="earlier time"):
         reverse_kernel(schedule.level(s), schedule.level(0.4))
+
+
+def test_prior_kl(schedule):
+    """KL(N(alpha x_0, sigma^2) || N(0, prior)) averaged over E x_0^2, by hand; of many examples their mean."""
+    alpha, sigma, prior = schedule.alpha(1.0), schedule.sigma(1.0), schedule.prior_variance
+    by_hand = math.log(math.sqrt(prior) / sigma) + (sigma**2 + alpha**2 * 0.7) / (2 * prior) - 0.5
+    assert float(prior_kl(schedule, 0.7)) == pytest.approx(by_hand, abs=1e-15)
+    assert float(prior_kl(schedule, 0.7)) > 0
+    each = prior_kl(schedule, torch.tensor([0.2, 1.2], dtype=torch.float64))
+    assert float(each.mean()) == pytest.approx(by_hand, rel=1e-12)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from score_sde_analytic.report.tables import markdown
 
 Content = Mapping[str, Any]
 
@@ -132,12 +134,3 @@ def _all(content: Content) -> str:
         "ratio to bare",
     ]
     return markdown(header, rows)
-
-
-def markdown(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """A small table for the terminal and for reports."""
-    # A covariance "pca|energy" would end the cell.
-    lines = [list(header), *[[str(cell).replace("|", " given ") for cell in row] for row in rows]]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join("| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines)
