@@ -1,8 +1,9 @@
-# Two entry points, each in its own virtual environment: `make demo` and `make test`.
+# Each entry point has its own virtual environment: `make demo`; `make test`, `make test-all`; `make test-oldest`.
 PYTHON ?= python3
 PIP_FLAGS = --quiet --disable-pip-version-check --constraint constraints.txt
+RUN_TESTS = OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n 2
 
-.PHONY: demo test check
+.PHONY: demo lint test test-all test-oldest
 
 .venv/installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
@@ -20,9 +21,20 @@ PIP_FLAGS = --quiet --disable-pip-version-check --constraint constraints.txt
 demo: .venv/installed
 	.venv/bin/python -m runners.main --config=configs/digits_vp.py --workdir=results/digits_vp
 
-# Lint, types, tests with coverage.
-test: .venv-test/installed
+# Style and types.
+lint: .venv-test/installed
 	.venv-test/bin/ruff check .
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/mypy
-	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=90
+
+# All tests but the slow ones, with coverage.
+test: lint
+	$(RUN_TESTS) -m "not slow" --cov --cov-report=term --cov-fail-under=95
+
+# The slow ones too.
+test-all: lint
+	$(RUN_TESTS) --cov --cov-report=term --cov-fail-under=95
+
+# The oldest versions that setup.py allows, in a temporary environment; TORCH=2.13.0 replaces torch's.
+test-oldest:
+	$(PYTHON) .ci/oldest.py

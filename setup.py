@@ -9,7 +9,16 @@ ODE = ["torchdiffeq>=0.2.3"]
 SDE = ["torchsde>=0.2.6"]
 FIDELITY = ["torch-fidelity>=0.4", "clean-fid>=0.1.35", "torchvision"]  # the Inception features of published tables
 IMAGES = ["diffusers>=0.30", "scikit-learn>=1.3"]
-TEST = ["pytest>=8", "pytest-cov>=5", "pytest-xdist>=3.5", "hypothesis>=6.100", "beartype>=0.18", "ruff>=0.6", "mypy>=1.11"]
+TEST = [
+    "pytest>=8",
+    "pytest-cov>=5",
+    "pytest-xdist>=3.5",
+    "hypothesis>=6.100",
+    "beartype>=0.18",
+    "ruff>=0.6",
+    "mypy>=1.11",
+    "setuptools>=77",  # builds the wheel that the tests install
+]
 APPLICATION = {"score_sde_analytic.runners": "runners", "score_sde_analytic.configs": "configs"}
 
 setup(
@@ -18,7 +27,31 @@ setup(
     description="Optimal reverse variances, optimal time grids and bits/dim of pretrained diffusion models, without training",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=[
+        "diffusion models",
+        "score-based generative models",
+        "Analytic-DPM",
+        "likelihood",
+        "bits per dimension",
+        "fast sampling",
+        "dynamic programming",
+    ],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Mathematics",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     # The application lies beside the library in the repository, and inside it where it is installed.
     packages=[*find_packages(include=["score_sde_analytic", "score_sde_analytic.*"]), *APPLICATION],

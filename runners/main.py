@@ -1,72 +1,213 @@
-"""From a pretrained network to optimal few-step samples and bits/dim.
+"""The command line: flags, the config by its name or file, and one-line errors for what a user can put right.
 
-  python -m runners.main --config=configs/digits_vp.py --workdir=results/digits_vp [--mode=MODE] [--config.FIELD=VALUE ...]
-
-Modes:
-  demo              estimate, then sample and evaluate, then report (the default)
-  estimate          one Monte Carlo pass over the validation split: moments, noise curves, calibration, which covariance is best
-  grid              where to put the steps: every grid's predicted bits/dim for each K, step budgets, pictures
-  sample            sample sheets for every variance and number of steps
-  evaluate          bits/dim, predicted from the curve and measured on the test split
-  compare           every solver on the same network, by budgets of network calls: fidelity, bits/dim, time; one HTML page
-  train             train a UNet2DModel on the training split; writes WORKDIR/network
-  train_head        heads that tell the reverse covariance of every state, on the frozen network; writes WORKDIR/heads
-  train_classifier  a classifier of the data (digits, mnist) whose features measure samples; writes WORKDIR/classifier
-
-All fields of a config are listed, with what they mean, in configs/default.py.
-Long modes continue what an interrupted run left in the workdir; sample and train_classifier begin anew. All name their outputs.
+Only the mode that runs is imported, after the flags are read.
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any, NoReturn
 
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
-FLAGS = flags.FLAGS
-MODES = ["demo", "train", "train_head", "train_classifier", "estimate", "grid", "sample", "evaluate", "compare"]
+from score_sde_analytic.errors import InputError, UserError
 
-
-def define_flags() -> None:
-    """Declare the flags; ml_collections reads the config's own flags at this point."""
-    default = "configs/digits_vp.py"
-    config_flags.DEFINE_config_file("config", default, "Experiment file; override fields with --config.FIELD=VALUE.")
-    flags.DEFINE_string("workdir", None, "Folder for all outputs (default: results/<name of the config file>).")
-    flags.DEFINE_enum("mode", "demo", MODES, "What to do; see above.")
+#: The shipped configs lie beside this package, in the repository and where it is installed.
+CONFIGS = Path(__file__).parents[1] / "configs"
+DEFAULT_CONFIG = "digits_vp"
+HELP = {"--help", "-help", "--helpshort", "--helpfull", "-h", "-?"}
 
 
-def main(argv: list[str]) -> None:
-    from . import classifier, modes, train, train_head  # after flags are parsed: --help stays fast
+@dataclass(frozen=True)
+class Mode:
+    """What the application can do: a line of help, and the "module.function" of this package that does it."""
 
-    if len(argv) > 1:
-        raise ValueError(f"unexpected argument {argv[1]!r}; settings are given as --config.FIELD=VALUE")
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-    file = config_flags.get_config_filename(FLAGS["config"])
-    workdir = Path(FLAGS.workdir or Path("results") / Path(file.partition(":")[0]).stem)
-    workdir.mkdir(parents=True, exist_ok=True)
-    trainers = {"train": train.run, "train_head": train_head.run, "train_classifier": classifier.run}
-    run = {**modes.MODES, **trainers}[FLAGS.mode]
-    written = run(FLAGS.config, workdir)
+    line: str
+    function: str
+
+    @property
+    def run(self) -> Callable[..., list[Path]]:
+        module, _, name = self.function.partition(".")
+        return getattr(import_module(f"{__package__}.{module}"), name)
+
+    def __call__(self, config: ConfigDict, workdir: Path) -> list[Path]:
+        return self.run(config, workdir)
+
+
+class OnNetwork(Mode):
+    """A mode that works with a trained network."""
+
+    def __call__(self, config: ConfigDict, workdir: Path) -> list[Path]:
+        import torch
+
+        from .experiment import Experiment
+
+        torch.manual_seed(config.seed)
+        return self.run(Experiment(config, workdir))
+
+
+MODES: dict[str, Mode] = {
+    "demo": OnNetwork("estimate, then sample and evaluate, then report (the default)", "modes.demo"),
+    "estimate": OnNetwork(
+        "one Monte Carlo pass over the validation split: moments, noise curves, calibration, which covariance is best",
+        "modes.estimate",
+    ),
+    "grid": OnNetwork(
+        "where to put the steps: every grid's predicted bits/dim for each K, step budgets, pictures", "grids.run"
+    ),
+    "sample": OnNetwork("sample sheets for every variance and number of steps", "modes.sample"),
+    "evaluate": OnNetwork("bits/dim, predicted from the curve and measured on the test split", "evaluate.run"),
+    "compare": OnNetwork(
+        "every solver on the same network, by budgets of network calls: fidelity, bits/dim, time; one HTML page", "compare.run"
+    ),
+    "train": Mode("train a UNet2DModel on the training split; writes WORKDIR/network", "train.run"),
+    "train_head": Mode(
+        "heads that tell the reverse covariance of every state, on the frozen network; writes WORKDIR/heads", "train_head.run"
+    ),
+    "train_classifier": Mode(
+        "a classifier of the data (digits, mnist) whose features measure samples; writes WORKDIR/classifier", "classifier.run"
+    ),
+}
+
+FLAGS = {
+    "config": f"config, by name or file (default: {DEFAULT_CONFIG})",
+    "mode": "what to do (default: demo)",
+    "workdir": "folder for all outputs (default: results/NAME of the config)",
+    "config.FIELD": "another value of a field of the config, as in --config.sample.steps='(5, 10)'",
+}
+
+USAGE = """From a pretrained network to optimal few-step samples and bits/dim.
+
+  score-sde-analytic --config=NAME [--mode=MODE] [--workdir=FOLDER] [--config.FIELD=VALUE ...]     from any folder
+  python -m runners.main --config=configs/NAME.py [...]                                            in the repository
+
+Modes:
+{modes}
+
+Flags:
+{flags}
+
+Configs that come with the package, by NAME:
+  {configs}
+A config of your own is a file that defines get_config(): --config=path/to/mine.py, or, if it takes an argument,
+--config=path/to/mine.py:ARGUMENT.
+
+All fields of a config are listed, with what they mean, in {fields}.
+Long modes continue what an interrupted run left in the workdir; sample and train_classifier begin anew. All name their outputs.
+"""
+
+
+def shipped() -> list[str]:
+    """Names of the configs that come with the package."""
+    return sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem not in ("__init__", "default"))
+
+
+def config_file(name: str) -> Path:
+    """The file of a config: a path that ends in .py, or the name of a shipped one.
+
+    Raises:
+        InputError: there is no such file or name.
+    """
+    file = Path(name) if name.endswith(".py") else CONFIGS / f"{name}.py"
+    if not file.is_file():
+        kind = "file" if name.endswith(".py") else "of the name"
+        raise InputError(
+            f"there is no config {kind} {name}; the names are {', '.join(shipped())}, or give a file, as in mine.py"
+        )
+    return file
+
+
+class ConfigByName(flags.ArgumentParser):
+    """Reads `file.py`, `file.py:argument`, or the name of a shipped config."""
+
+    def __init__(self, file_parser: flags.ArgumentParser) -> None:
+        self.file_parser = file_parser
+
+    def parse(self, argument: str) -> Any:
+        name, colon, of_config = argument.partition(":")
+        return self.file_parser.parse(f"{config_file(name)}{colon}{of_config}")
+
+
+def declare(argv: Sequence[str]) -> flags.FlagValues:
+    """The flags; the config's own fields become flags when it is read."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, FLAGS["config"], flag_values=values, sys_argv=list(argv))
+    flag = values["config"]
+    flag.parser = ConfigByName(flag.parser)
+    flags.DEFINE_string("workdir", None, FLAGS["workdir"], flag_values=values)
+    flags.DEFINE_enum("mode", "demo", list(MODES), FLAGS["mode"], flag_values=values)
+    return values
+
+
+def parse(argv: Sequence[str]) -> flags.FlagValues:
+    """Flags with their values.
+
+    Raises:
+        InputError: a flag that does not exist, or a value that it cannot take.
+    """
+    values = declare(argv)
+    try:
+        values.set_default("config", DEFAULT_CONFIG)
+        rest = values(argv)[1:]
+    except flags.Error as error:
+        if "Traceback" in str(error):  # what a config file's own code raised
+            raise
+        raise InputError(str(error)) from error
+    if rest:
+        raise InputError(f"unexpected argument {rest[0]!r}; settings are given as --config.FIELD=VALUE")
+    return values
+
+
+def usage() -> str:
+    """What --help prints."""
+    modes = _rows({name: mode.line for name, mode in MODES.items()})
+    settings = _rows({f"--{name}": line for name, line in FLAGS.items()})
+    return USAGE.format(modes=modes, flags=settings, configs=", ".join(shipped()), fields=CONFIGS / "default.py")
+
+
+def _rows(lines: Mapping[str, str]) -> str:
+    width = max(map(len, lines))
+    return "\n".join(f"  {name:{width}}  {line}" for name, line in lines.items())
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run a mode and name what it wrote."""
+    values = parse(argv)
+    name = config_flags.get_config_filename(values["config"]).partition(":")[0]
+    workdir = Path(values.workdir or Path("results") / Path(name).stem)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to {workdir} ({error.strerror}); choose another --workdir") from error
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+        written = MODES[values.mode](values.config, workdir)
     print("\nWritten:")
     for path in dict.fromkeys(written):
         print(f"  {path}")
 
 
-def cli() -> None:
-    """Run, turning the errors a user can cause into one line that names cause and remedy."""
+def cli(arguments: Sequence[str] | None = None) -> None:
+    """Run, telling the mistakes that a user can put right in one line of cause and remedy."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if HELP.intersection(given):
+        print(usage())
+        return
     try:
-        define_flags()
-        app.run(main)
-    except (AttributeError, KeyError, TypeError) as error:
+        main(["score-sde-analytic", *given])
+    except UserError as error:
+        _fail(str(error))
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         if not _from_config(error):
             raise
         text = str(error).replace("\\n", ". ").replace("\\", "").replace("'", "")
-        _fail(f"config: {text}; the fields are listed in configs/default.py")
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        _fail(str(error))
+        _fail(f"config: {text}; the fields are listed in {CONFIGS / 'default.py'}")
     except KeyboardInterrupt:
         print("interrupted; the same command continues from here", file=sys.stderr)
         sys.exit(130)
@@ -80,7 +221,7 @@ def _from_config(error: BaseException) -> bool:
     return trace is not None and "ml_collections" in trace.tb_frame.f_code.co_filename
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
 

@@ -1,15 +1,12 @@
-"""The modes estimate, sample and demo, and the table of all that use a pretrained network."""
+"""The modes estimate, sample and demo."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
-from ml_collections import ConfigDict
 from torch import Tensor
 
 from score_sde_analytic.covariance.isotropic import IsotropicCovariance
@@ -17,7 +14,7 @@ from score_sde_analytic.files import save_arrays
 from score_sde_analytic.report import figures
 from score_sde_analytic.samplers import Ancestral, generate
 
-from . import compare, covariances, evaluate, grids
+from . import covariances, evaluate
 from .experiment import Experiment
 
 
@@ -135,21 +132,3 @@ def _sheet(experiment: Experiment, grid: str, variance: str, calls: dict[str, fl
 def demo(experiment: Experiment) -> list[Path]:
     """The whole: estimate -> curve -> grids -> samples -> bits/dim."""
     return list(dict.fromkeys([*estimate(experiment), *sample(experiment), *evaluate.run(experiment)]))
-
-
-def _mode(steps: Callable[[Experiment], list[Path]]) -> Callable[[ConfigDict, Path], list[Path]]:
-    def run(config: ConfigDict, workdir: Path) -> list[Path]:
-        torch.manual_seed(config.seed)
-        return steps(Experiment(config, workdir))
-
-    return run
-
-
-MODES = {
-    "grid": _mode(grids.run),
-    "demo": _mode(demo),
-    "estimate": _mode(estimate),
-    "sample": _mode(sample),
-    "evaluate": _mode(evaluate.run),
-    "compare": _mode(compare.run),
-}

@@ -9,8 +9,8 @@ import torch
 from scipy.integrate import quad
 from scipy.special import expit
 from score_sde_analytic.configs import mixture as mixture_config
-from score_sde_analytic.runners import modes
 from score_sde_analytic.runners.experiment import Experiment
+from score_sde_analytic.runners.main import MODES
 
 from score_sde_analytic import likelihood
 from score_sde_analytic.covariance.diagonal import Diagonal
@@ -327,7 +327,7 @@ def small(name="auto"):
 def test_the_best_covariance_is_chosen_by_held_out_bits(tmp_path):
     """The mixture's components share a diagonal covariance of wide spectrum: pixels beat one variance for all."""
     config = small()
-    written = modes.MODES["estimate"](config, tmp_path)
+    written = MODES["estimate"](config, tmp_path)
     experiment = Experiment(config, tmp_path)
     best = experiment.study.resolve("auto")
     assert best == next(iter(experiment.study.structures.saved)) != "residual"
