@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +28,7 @@ from score_sde_analytic.grids.grid import even_log_snr
 from score_sde_analytic.metrics import EnergyDistance, Frechet, Reference
 from score_sde_analytic.report.tables import markdown
 from score_sde_analytic.samplers import AnalyticMultistep, generate
+from score_sde_analytic.uncertainty import Estimate
 
 ETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 #: Column -> share of the extrapolation at an eta.
@@ -52,7 +52,7 @@ def judge(experiment: Experiment, samples: int) -> Callable[[Tensor], float]:
 def cell(values: list[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.2f}"
-    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1) / math.sqrt(len(values)):.2f}"
+    return f"{Estimate.of(np.array(values)):.2f}"
 
 
 def table(

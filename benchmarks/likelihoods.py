@@ -8,7 +8,6 @@ Reads the moments that `python -m runners.main` left in the workdir, or measures
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from score_sde_analytic.likelihood import (
 )
 from score_sde_analytic.process.decoder import CategoricalDecoder
 from score_sde_analytic.report.tables import markdown
+from score_sde_analytic.uncertainty import Estimate
 
 REFERENCE = "dopri5, 1e-6"
 
@@ -63,13 +63,12 @@ def methods(experiment: Experiment) -> dict[str, Method]:
 
 
 def row(name: str, bound: Bound, reference: Bound, seconds: float) -> list[str]:
-    difference = bound.per_example - reference.per_example
-    error = difference.std(ddof=1) / math.sqrt(len(difference))
-    n = len(difference)
+    difference = Estimate.of(bound.per_example - reference.per_example)
+    n = len(bound.per_example)
     return [
         name,
-        f"{bound.total.value:.3f} ± {bound.total.stderr:.3f}",
-        "-" if bound is reference else f"{difference.mean():+.4f} ± {error:.4f}",
+        f"{bound.total:.3f}",
+        "-" if bound is reference else f"{difference:+.4f}",
         f"{bound.calls_per_example:.0f}",
         f"{bound.vector_products / n:.0f}",
         f"{1000 * seconds / n:.0f}",

@@ -16,7 +16,6 @@ import math
 import tempfile
 from pathlib import Path
 
-import numpy as np
 from score_sde_analytic.runners.evaluate import measure
 from score_sde_analytic.runners.experiment import Experiment
 
@@ -36,7 +35,7 @@ def table(experiment: Experiment, names: dict[str, list[str]], steps: list[int],
                 methods[f"{grid}/{name}/{k}"] = experiment.study.chain(k, {"even": "log_snr"}.get(grid, grid), name)
     found = measure(experiment, methods)
     limit = found.pop("limit").per_example
-    excess = {name: paired(bound.per_example - limit) for name, bound in found.items()}
+    excess = {name: Estimate.of(bound.per_example - limit) for name, bound in found.items()}
     scalar = integral(experiment, "residual")
     rows = []
     for grid, covariances in names.items():
@@ -46,19 +45,12 @@ def table(experiment: Experiment, names: dict[str, list[str]], steps: list[int],
             for k in steps:
                 part = excess.get(f"{grid}/{name}/{k}")
                 law = f" ({BITS * i**2 / (4 * (k - 1)):.3f})" if grid == "dp" and i is not None else ""
-                cells.append(f"{part.value:.3f} ± {part.stderr:.3f}{law}" if part else "-")
+                cells.append(f"{part:.3f}{law}" if part else "-")
             rows.append([grid, name, *cells])
-    head = (
-        f"Excess over continuous time ({np.mean(limit):.3f} ± {paired(limit).stderr:.3f} bits/dim), {len(limit)} test examples"
-    )
+    head = f"Excess over continuous time ({Estimate.of(limit):.3f} bits/dim), {len(limit)} test examples"
     return f"{head}; in brackets I^2 / (4 (K - 1)):\n\n" + markdown(
         ["grid", "covariance", "I", "I^2 of residual", *[f"K = {k}" for k in steps]], rows
     )
-
-
-def paired(difference: np.ndarray) -> Estimate:
-    """Mean and standard error."""
-    return Estimate(float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(len(difference))))
 
 
 def integral(experiment: Experiment, name: str) -> float | None:

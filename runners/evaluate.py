@@ -148,8 +148,7 @@ def _orderings(
 
 def _paired(a: np.ndarray, b: np.ndarray) -> Estimate:
     """Mean of a - b over examples, with its standard error."""
-    difference = a - b
-    return Estimate(float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(len(difference))))
+    return Estimate.of(a - b)
 
 
 # --- agreement: every method on the same examples -----------------------------------------------------------------------

@@ -13,6 +13,7 @@ from score_sde_analytic.covariance.isotropic import IsotropicCovariance
 from score_sde_analytic.files import save_arrays
 from score_sde_analytic.report import figures
 from score_sde_analytic.samplers import Ancestral, generate
+from score_sde_analytic.uncertainty import Estimate
 
 from . import covariances, evaluate
 from .experiment import Experiment
@@ -60,7 +61,7 @@ def _overfitting(experiment: Experiment) -> list[Path]:
     error = np.hypot(train.stderr("residual") / train.residual, held_out.stderr("residual")[at] / held_out.residual[at]) * ratio
     size = (ratio - 1.0) / error
     worst = int(np.abs(size).argmax())
-    text = f"R on training data is {ratio[worst]:.2f} ± {error[worst]:.2f} of that on held-out data at log-SNR"
+    text = f"R on training data is {Estimate(ratio[worst], error[worst]):.2f} of that on held-out data at log-SNR"
     text += f" {train.log_snr[worst]:.1f}, where they differ most."
     print(f"Overfitting: {text}")
     # The largest of m differences exceeds 4 standard errors by chance with probability m * 6e-5.

@@ -13,7 +13,7 @@ from contourpy import ContourGenerator, FillType, contour_generator
 from markupsafe import Markup
 
 from score_sde_analytic.report import svg
-from score_sde_analytic.report.results import FAMILIES, Cell, Comparison, Metric, Row, as_float, floats, plain
+from score_sde_analytic.report.results import FAMILIES, Cell, Comparison, Criterion, Row, as_float, floats, plain
 from score_sde_analytic.report.svg import BOTTOM, LEFT, RIGHT, TOP, WIDTH, Frame, Point, Scale, Series
 
 #: Series a single panel can hold; with more, each family has panels of its own.
@@ -37,7 +37,7 @@ class Panel:
 # --- a number against network calls ---------------------------------------------------------------------------------
 
 
-def against_calls(comparison: Comparison, metric: Metric) -> list[Panel]:
+def against_calls(comparison: Comparison, metric: Criterion) -> list[Panel]:
     """A metric over the network calls, with 95 % intervals."""
     return _small_multiples(comparison, list(comparison.values(metric)), metric.title)
 
@@ -93,26 +93,26 @@ def _floor(points: Sequence[Point]) -> float | None:
 
 
 def _groups(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """Rows by family; a large family in several parts, each with all grids of its solvers where they fit."""
+    """Rows by family; a large family in several shares, each with all grids of its solvers where they fit."""
     groups = []
     for family, name in FAMILIES.items():
-        parts = _parts([row for row in rows if row.family == family])
-        for number, part in enumerate(parts, 1):
-            title = f"{name} ({number} of {len(parts)})" if len(parts) > 1 else name
-            groups.append((title[:1].upper() + title[1:], part))
+        shares = _shares([row for row in rows if row.family == family])
+        for number, share in enumerate(shares, 1):
+            title = f"{name} ({number} of {len(shares)})" if len(shares) > 1 else name
+            groups.append((title[:1].upper() + title[1:], share))
     return groups
 
 
-def _parts(rows: Sequence[Row]) -> list[list[Row]]:
-    parts: list[list[Row]] = []
+def _shares(rows: Sequence[Row]) -> list[list[Row]]:
+    shares: list[list[Row]] = []
     most = math.ceil(len(rows) / math.ceil(len(rows) / CROWD)) if rows else CROWD
-    for _, found in groupby(rows, key=lambda row: row.solver):
-        grids = list(found)
-        if parts and len(parts[-1]) + len(grids) <= most:
-            parts[-1] += grids
+    for _, members in groupby(rows, key=lambda row: row.solver):
+        grids = list(members)
+        if shares and len(shares[-1]) + len(grids) <= most:
+            shares[-1] += grids
         else:
-            parts += [grids[i : i + most] for i in range(0, len(grids), most)]
-    return parts
+            shares += [grids[i : i + most] for i in range(0, len(grids), most)]
+    return shares
 
 
 def _panel(title: str, members: Sequence[Row], points: Mapping[Row, Sequence[Point]], frame: Frame) -> Panel:
@@ -245,25 +245,25 @@ def _point_chart(frame: Frame, ground: Markup, states: np.ndarray, name: str, fa
 
 def _open_line(xs: np.ndarray, ys: np.ndarray) -> str:
     """A path that stops where the state is no longer finite; far excursions are shortened to what a renderer can hold."""
-    found = [(a, b) for a, b in zip(xs, ys, strict=True) if math.isfinite(a) and math.isfinite(b)]
-    inside = [(min(max(a, -1e4), 1e4), min(max(b, -1e4), 1e4)) for a, b in found]
+    finite = [(a, b) for a, b in zip(xs, ys, strict=True) if math.isfinite(a) and math.isfinite(b)]
+    inside = [(min(max(a, -1e4), 1e4), min(max(b, -1e4), 1e4)) for a, b in finite]
     return "M" + "L".join(f"{a:.1f},{b:.1f}" for a, b in inside) if inside else ""
 
 
 def _pixel_panels(data: Mapping[str, Any], solvers: Mapping[str, Any], families: Mapping[str, str]) -> list[Panel]:
-    found = {name: (_abscissa(one), array) for name, one in solvers.items() if (array := _states(one)) is not None}
-    found = {name: (x, _by_pixel(array)) for name, (x, array) in found.items() if array.ndim <= 3 and len(x) == len(array)}
-    if not found:
+    read = {name: (_abscissa(one), array) for name, one in solvers.items() if (array := _states(one)) is not None}
+    ways = {name: (x, _by_pixel(array)) for name, (x, array) in read.items() if array.ndim <= 3 and len(x) == len(array)}
+    if not ways:
         return []
     labels = [*map(str, data.get("axes") or ())] + [f"pixel {i + 1}" for i in range(CROWD)]
     over = "log-SNR" if any(one.get("log_snr") for one in solvers.values()) else "time"
     ends = (LEFT, WIDTH - RIGHT) if over == "log-SNR" else (WIDTH - RIGHT, LEFT)  # noise on the left: time runs down
-    x = Scale.over((v for xs, _ in found.values() for v in xs), *ends, margin=0.02)
-    inside = np.concatenate([array.ravel() for _, array in found.values()])
+    x = Scale.over((v for xs, _ in ways.values() for v in xs), *ends, margin=0.02)
+    inside = np.concatenate([array.ravel() for _, array in ways.values()])
     inside = inside[np.isfinite(inside)]
     low, high = np.quantile(inside, [0.002, 0.998]) if inside.size else (-1.0, 1.0)
     frame = Frame(x, Scale.over([low, high], svg.HEIGHT - BOTTOM, TOP), over, "pixel value")
-    return [Panel(name, *_pixel_chart(frame, xs, array, labels, name)) for name, (xs, array) in found.items()]
+    return [Panel(name, *_pixel_chart(frame, xs, array, labels, name)) for name, (xs, array) in ways.items()]
 
 
 def _by_pixel(states: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.files import atomic
-from score_sde_analytic.report.figures import STYLE, _mosaic, _save
+from score_sde_analytic.report.style import STYLE, mosaic, save
 
 #: A map of colours per family; its members differ in shade and marker.
 FAMILIES = {"analytic": "Blues", "ode": "Greens", "sde": "Oranges", "multistep": "Purples", "corrector": "Greys"}
@@ -25,19 +25,19 @@ Content = Mapping[str, Any]
 
 def styles(solvers: Sequence[Content]) -> dict[str, dict[str, Any]]:
     """Colour and marker of every solver."""
-    found = {}
+    looks = {}
     for family, name in FAMILIES.items():
         members = [solver["name"] for solver in solvers if solver["family"] == family]
         shades = plt.get_cmap(name)(np.linspace(0.9, 0.4, max(len(members), 2)))
         for i, member in enumerate(members):
-            found[member] = {"color": shades[i], "marker": MARKERS[i % len(MARKERS)]}
-    return found
+            looks[member] = {"color": shades[i], "marker": MARKERS[i % len(MARKERS)]}
+    return looks
 
 
 def sheet(path: Path, x: Tensor, data: Tensor, declared: DataRange, columns: int = 8, scale: int = 4) -> Path:
     """Samples as one picture: images in a mosaic, each pixel `scale` wide, or points in the range of the data."""
     if x.ndim == 4:
-        pixels = np.kron(_mosaic(x, columns, declared), np.ones((scale, scale) + (1,) * (x.shape[1] > 1)))
+        pixels = np.kron(mosaic(x, columns, declared), np.ones((scale, scale) + (1,) * (x.shape[1] > 1)))
     else:
         pixels = _points(x[:, :2].double().numpy(), data[:, :2].double().numpy())
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def quality(path: Path, content: Content, metric: Content) -> Path:
             axis.set_ylim(bottom=-3.0 * noise)
     axes[0][0].set_ylabel(f"{metric['label']} ({metric['better']} is better), ± 2 SE")
     _legend(figure, axes[0])
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _panels(count: int) -> tuple[Figure, np.ndarray]:
@@ -128,7 +128,7 @@ def bits(path: Path, content: Content) -> Path | None:
         axis.set_xticks(content["budgets"], [str(k) for k in content["budgets"]])
         axis.minorticks_off()
     _legend(figure, axes[0])
-    return _save(figure, path)
+    return save(figure, path)
 
 
 @plt.rc_context(STYLE | {"axes.grid": False})
@@ -153,22 +153,22 @@ def sheets(path: Path, content: Content, folder: Path, grid: str) -> Path:
                 axis.imshow(plt.imread(folder / cell["sheet"]), cmap="gray", interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
-    return _save(figure, path)
+    return save(figure, path)
 
 
 @plt.rc_context(STYLE | {"axes.grid": False})
 def paths(path: Path, content: Content, columns: int = 6) -> Path:
     """The way of every sample from noise (grey) to data (black), a panel per solver, over the data's density if known."""
-    found = content["paths"]
+    recorded = content["paths"]
     labels = {solver["name"]: solver["label"] for solver in content["solvers"]}
-    rows = -(-len(found["solvers"]) // columns)
+    rows = -(-len(recorded["solvers"]) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(2.3 * columns, 2.4 * rows), squeeze=False)
     figure.subplots_adjust(left=0.07, right=0.99, bottom=0.25 / rows, top=1.0 - 0.15 / rows, wspace=0.25, hspace=0.3)
-    for axis in axes.flat[len(found["solvers"]) :]:
+    for axis in axes.flat[len(recorded["solvers"]) :]:
         axis.set_visible(False)
-    for axis, (name, way) in zip(axes.flat, found["solvers"].items(), strict=False):
-        if found.get("density"):
-            density = found["density"]
+    for axis, (name, way) in zip(axes.flat, recorded["solvers"].items(), strict=False):
+        if recorded.get("density"):
+            density = recorded["density"]
             # The square root shows wide modes beside narrow ones.
             ends = (density["x"][0], density["x"][-1], density["y"][0], density["y"][-1])
             axis.imshow(np.sqrt(density["values"]), cmap="Blues", origin="lower", extent=ends, aspect="auto")
@@ -177,10 +177,10 @@ def paths(path: Path, content: Content, columns: int = 6) -> Path:
         axis.scatter(*states[-1].T, s=4, color="black", zorder=3)
         axis.set_title(labels[name], fontsize=8)
         axis.autoscale_view()
-        if found.get("density"):  # whatever goes astray
+        if recorded.get("density"):  # whatever goes astray
             axis.set_xlim(2 * density["x"][0], 2 * density["x"][-1])
             axis.set_ylim(2 * density["y"][0], 2 * density["y"][-1])
         axis.tick_params(labelsize=6)
-    figure.supxlabel(found["axes"][0], fontsize=8)
-    figure.supylabel(found["axes"][1], fontsize=8)
-    return _save(figure, path)
+    figure.supxlabel(recorded["axes"][0], fontsize=8)
+    figure.supylabel(recorded["axes"][1], fontsize=8)
+    return save(figure, path)

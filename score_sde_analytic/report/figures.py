@@ -6,20 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from scipy.special import logit
 from torch import Tensor
 
 from score_sde_analytic.covariance.isotropic import IsotropicCovariance
 from score_sde_analytic.data.ranges import DataRange
-from score_sde_analytic.files import atomic
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.grids.lattice import transition_costs
 from score_sde_analytic.grids.optimal import Objective
@@ -27,36 +21,8 @@ from score_sde_analytic.measure.curve import NoiseCurve, ResidualCap
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.process.kernel import kernels
 from score_sde_analytic.process.schedule import Schedule
-
-#: Colour-blind safe (Okabe & Ito).
-COLOURS = {"residual": "#0072B2", "score": "#009E73", "beta": "#D55E00", "beta_tilde": "#CC79A7"}
-LABELS = {
-    "residual": "analytic (residual)",
-    "score": "analytic (score)",
-    "beta": r"$\beta$",
-    "beta_tilde": r"$\tilde\beta$",
-}
-#: For covariances without a colour of their own.
-OTHERS = ["#E69F00", "#56B4E9", "#6A3D9A", "#8C564B", "#999999", "#000000", "#17BECF", "#BCBD22"]
-STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25}
-
-
-def colour_of(name: str, names: Sequence[str]) -> str:
-    """The colour of a covariance among those of one picture."""
-    others = [other for other in names if other not in COLOURS]
-    return COLOURS[name] if name in COLOURS else OTHERS[others.index(name) % len(OTHERS)]
-
-
-def label_of(name: str) -> str:
-    """A covariance as pictures name it: "dct|high_frequency" is conditional on the second."""
-    return LABELS.get(name, name.replace("|", " | ").replace("_", " "))
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-    plt.close(figure)
-    return path
+from score_sde_analytic.report.style import COLOURS, GRID_COLOURS, LABELS, STYLE, colour_of, label_of, mosaic, save
+from score_sde_analytic.uncertainty import Estimate
 
 
 @plt.rc_context(STYLE)
@@ -75,7 +41,7 @@ def curve(path: Path, moments: Moments, curves: Mapping[str, NoiseCurve], bound:
     axes[2].set(title="Calibration: zero for an exact score", xlabel="log-SNR", ylabel="difference")
     for axis in axes:
         axis.legend(fontsize=8, framealpha=0.9)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _residual_panel(
@@ -144,7 +110,7 @@ def variances(
     )
     for axis in axes:
         axis.legend(fontsize=8)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 @plt.rc_context(STYLE)
@@ -173,7 +139,7 @@ def bits(path: Path, cells: Mapping[str, Any], grids: Sequence[str], choices: Se
         axis.minorticks_off()
         _cut_above(axis, cells, grid, choices)
     axes[0][-1].legend(title="line: predicted ± 2 SE\npoint: measured ± 2 SE", fontsize=8, title_fontsize=8)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _cut_above(axis: Axes, cells: Mapping[str, Any], grid: str, choices: Sequence[str]) -> None:
@@ -195,10 +161,6 @@ def _cut_above(axis: Axes, cells: Mapping[str, Any], grid: str, choices: Sequenc
 def _totals(cells: Mapping[str, Any], prefix: str) -> list[float]:
     """Predicted bits/dim of the cells whose name begins so."""
     return [c["predicted"]["total"]["value"] for name, c in cells.items() if name.startswith(prefix) and "predicted" in c]
-
-
-#: One colour per grid in the pictures that compare grids.
-GRID_COLOURS = ["#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", "#D55E00", "#999999", "#6A3D9A", "#000000"]
 
 
 @plt.rc_context(STYLE)
@@ -223,7 +185,7 @@ def placement(path: Path, schedule: Schedule, objective: Objective, grids: Mappi
         axis.spines["left"].set_visible(False)
         axis.grid(axis="y", visible=False)
     axes[1].set_xscale("log")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 @plt.rc_context(STYLE)
@@ -239,7 +201,7 @@ def invariance(path: Path, chains: Mapping[str, tuple[Schedule, Grid, float]]) -
     axes[0].set(xlabel="log-SNR", title="The same optimal levels for every schedule ...")
     axes[1].set(xlabel="t", title="... at each schedule's own times")
     axes[0].set_ylim(-len(chains) + 0.4, 0.6)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 @plt.rc_context(STYLE)
@@ -256,12 +218,12 @@ def excess(
     for row, name in enumerate(names):
         points = np.array([costs[name, n][0] for n in steps]) - limit
         axis.plot(steps, points, "o-", ms=3.5, lw=0.8, color=GRID_COLOURS[row % len(GRID_COLOURS)], label=name)
-    title = f"Excess over the continuous limit, {limit:.3f} ± {error:.3f} bits/dim"
+    title = f"Excess over the continuous limit, {Estimate(limit, error):.3f} bits/dim"
     axis.set(xlabel="network calls K", ylabel="excess, bits/dim", xscale="log", yscale="log", title=title)
     axis.set_xticks(list(steps), [str(n) for n in steps])
     _plain_ticks(axis)
     axis.legend(fontsize=8, ncols=2)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _plain_ticks(axis: Axes) -> None:
@@ -297,7 +259,7 @@ def samples(
             if column == 0:
                 axis.set_ylabel(f"K = {rows[row]}" if row < len(rows) else "test data")
         axes[0][column].set_title(label_of(name))
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _panel(axis: Axes, x: Tensor, data: Tensor, declared: DataRange, columns: int) -> None:
@@ -307,23 +269,11 @@ def _panel(axis: Axes, x: Tensor, data: Tensor, declared: DataRange, columns: in
         axis.set_xlim(spans[:, 0].min(), spans[:, 0].max())
         axis.set_ylim(spans[:, 1].min(), spans[:, 1].max())
         return
-    axis.imshow(_mosaic(x[: 4 * columns], columns, declared), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axis.imshow(mosaic(x[: 4 * columns], columns, declared), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axis.set_xticks([])
     axis.set_yticks([])
     for spine in axis.spines.values():
         spine.set_visible(False)
-
-
-def _mosaic(x: Tensor, columns: int, declared: DataRange) -> np.ndarray:
-    """Images (n, c, h, w) in a padded mosaic (H, W[, 3]) of values in [0, 1]."""
-    images = ((x.float() - declared.lo) / (declared.hi - declared.lo)).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-    n, h, w, c = images.shape
-    rows = -(-n // columns)
-    sheet = np.ones((rows * (h + 1) - 1, columns * (w + 1) - 1, c))
-    for i, image in enumerate(images):
-        top, left = (i // columns) * (h + 1), (i % columns) * (w + 1)
-        sheet[top : top + h, left : left + w] = image
-    return sheet[..., 0] if c == 1 else sheet
 
 
 #: Methods without steps, in the agreement panel.
@@ -340,7 +290,7 @@ def agreement(path: Path, content: Mapping[str, Any]) -> Path:
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.4), layout="constrained")
     _levels_panel(axes[0], content)
     _differences_panel(axes[1], content)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _steps_of(name: str) -> int | None:
@@ -384,7 +334,7 @@ def _differences_panel(axis: Axes, content: Mapping[str, Any]) -> None:
     for place, (name, part) in enumerate(rows):
         colour = LIMITS[name][1] if name in LIMITS else COLOURS["residual"]
         axis.errorbar(part["value"], -place, xerr=2 * part["stderr"], fmt="o", ms=4, capsize=3, color=colour)
-        text = f"{part['value']:+.4f} ± {part['stderr']:.4f}"
+        text = f"{Estimate(**part):+.4f}"
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
         where = (part["value"], -place)
         axis.annotate(text, where, (0, 7), textcoords="offset points", ha="center", fontsize=8, bbox=box)

@@ -26,9 +26,9 @@ from score_sde_analytic.report.results import (
     FAMILIES,
     Cell,
     Comparison,
-    Estimate,
-    Metric,
+    Criterion,
     Ranking,
+    Reading,
     Row,
     conclusion,
     findings,
@@ -46,7 +46,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
-class Entry:
+class Shown:
     """One cell of a table as the page shows it."""
 
     text: str = ""
@@ -72,12 +72,12 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a solver on a grid, a column per budget; a cell of the data is an `Entry`, several may meet in one place."""
+    """Rows of a solver on a grid, a column per budget; a cell of the data is an `Shown`, several may meet in one place."""
 
     title: str
     caption: str
     columns: Sequence[str]
-    rows: Sequence[tuple[Row, Sequence[Sequence[Entry]]]]
+    rows: Sequence[tuple[Row, Sequence[Sequence[Shown]]]]
 
 
 @dataclass(frozen=True)
@@ -190,19 +190,19 @@ def _view(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def _subject(content: Mapping[str, Any]) -> str:
     """The data in one line."""
     data = content.get("data") or {}
-    parts = [str(data["name"])] if data.get("name") else []
+    facts = [str(data["name"])] if data.get("name") else []
     if data.get("shape"):
-        parts.append("shape " + " × ".join(map(str, data["shape"])))
+        facts.append("shape " + " × ".join(map(str, data["shape"])))
     if ends := floats(data.get("range")):
-        parts.append("values in [" + ", ".join(f"{v:g}".replace("-", "−") for v in ends) + "]")
-    parts += [f"{data[key]:,} {what}" for key, what in _COUNTS.items() if isinstance(data.get(key), int)]
-    return "; ".join(parts)
+        facts.append("values in [" + ", ".join(f"{v:g}".replace("-", "−") for v in ends) + "]")
+    facts += [f"{data[key]:,} {what}" for key, what in _COUNTS.items() if isinstance(data.get(key), int)]
+    return "; ".join(facts)
 
 
 _COUNTS = {"test_examples": "test examples", "reference_examples": "reference examples"}
 
 
-def _summary(content: Mapping[str, Any], comparison: Comparison, first: Metric | None) -> str:
+def _summary(content: Mapping[str, Any], comparison: Comparison, first: Criterion | None) -> str:
     """What was compared, who wins, what failed."""
     if not comparison.cells:
         return "There are no measurements in this report."
@@ -230,21 +230,21 @@ def _plural(count: int, what: str) -> str:
 
 def _table(comparison: Comparison, title: str, caption: str, entry: Any) -> Table:
     """A table whose cells are entry(cell); rows and columns without any entry are left out."""
-    found = {(cell.row, cell.budget): True for cell in comparison.cells if entry(cell) is not None}
-    budgets = [budget for budget in comparison.budgets if any(key[1] == budget for key in found)]
+    filled = {(cell.row, cell.budget): True for cell in comparison.cells if entry(cell) is not None}
+    budgets = [budget for budget in comparison.budgets if any(key[1] == budget for key in filled)]
     rows = []
     for row in comparison.rows:
-        if any(key[0] == row for key in found):
+        if any(key[0] == row for key in filled):
             places = [[entry(cell) for cell in comparison.at(row, budget)] for budget in budgets]
             rows.append((row, [[one for one in place if one is not None] for place in places]))
     return Table(title, caption, ["adaptive" if b is None else f"K = {b}" for b in budgets], rows)
 
 
-def _result(comparison: Comparison, metric: Metric) -> Result:
+def _result(comparison: Comparison, metric: Criterion) -> Result:
     rankings = {budget: comparison.ranking(metric, budget) for budget in comparison.budgets}
 
-    def entry(cell: Cell) -> Entry | None:
-        return _scored(cell, cell.estimate(metric), rankings[cell.budget])
+    def entry(cell: Cell) -> Shown | None:
+        return _scored(cell, cell.reading(metric), rankings[cell.budget])
 
     table = _table(comparison, metric.label, f"{metric.title}, {metric.direction}", entry)
     return Result(table, charts.against_calls(comparison, metric), metric.about)
@@ -255,31 +255,31 @@ def _bits(comparison: Comparison) -> Result | None:
         return None
     rankings = {budget: comparison.ranking(BITS, budget) for budget in comparison.budgets}
 
-    def entry(cell: Cell) -> Entry | None:
+    def entry(cell: Cell) -> Shown | None:
         return _scored(cell, cell.bits, rankings[cell.budget], cell.bits.kind) if cell.bits and not cell.failed else None
 
     table = _table(comparison, "Bits/dim", "Bits/dim, lower is better", entry)
     return Result(table, charts.against_calls(comparison, BITS))
 
 
-def _scored(cell: Cell, estimate: Estimate | None, ranking: Ranking | None, small: str = "") -> Entry | None:
+def _scored(cell: Cell, reading: Reading | None, ranking: Ranking | None, small: str = "") -> Shown | None:
     if cell.failed:
         return _failed(cell)
-    if estimate is None:
+    if reading is None:
         return None
     over = cell.budget is not None and not cell.within_budget
     notes = [note for note in (cell.effort, "over the budget, not ranked" if over else "", small) if note]
-    return Entry(_shown(estimate), "; ".join(notes), _mark(cell, ranking))
+    return Shown(_shown(reading), "; ".join(notes), _mark(cell, ranking))
 
 
-def _failed(cell: Cell) -> Entry:
-    return Entry(mark="failed", reason=cell.reason or "no reason given")
+def _failed(cell: Cell) -> Shown:
+    return Shown(mark="failed", reason=cell.reason or "no reason given")
 
 
-def _shown(estimate: Estimate) -> str:
-    if estimate.known and not math.isfinite(estimate.stderr) and math.isfinite(estimate.low + estimate.high):
-        return f"{plain(estimate.value, 4)} [{plain(estimate.low)}, {plain(estimate.high)}]"
-    return str(estimate)
+def _shown(reading: Reading) -> str:
+    if reading.known and not math.isfinite(reading.stderr) and math.isfinite(reading.low + reading.high):
+        return f"{plain(reading.value, 4)} [{plain(reading.low)}, {plain(reading.high)}]"
+    return str(reading)
 
 
 def _mark(cell: Cell, ranking: Ranking | None) -> str:
@@ -291,10 +291,10 @@ def _mark(cell: Cell, ranking: Ranking | None) -> str:
 
 
 def _cost(comparison: Comparison) -> Table | None:
-    def entry(cell: Cell) -> Entry | None:
+    def entry(cell: Cell) -> Shown | None:
         if cell.failed or not math.isfinite(cell.seconds):
             return None
-        return Entry(_seconds(cell.seconds), f"× {plain(cell.ratio)}" if math.isfinite(cell.ratio) else "")
+        return Shown(_seconds(cell.seconds), f"× {plain(cell.ratio)}" if math.isfinite(cell.ratio) else "")
 
     table = _table(comparison, "Cost", "Seconds per sample", entry)
     return table if table.rows else None
@@ -312,12 +312,12 @@ def _sheets(comparison: Comparison, album: Album) -> Table | None:
     order = sorted((cell for cell in comparison.cells if cell.sheet and not cell.failed), key=lambda c: c.budget or math.inf)
     sheets = {id(cell): album.sheet(cell.sheet) for cell in order}
 
-    def entry(cell: Cell) -> Entry | None:
+    def entry(cell: Cell) -> Shown | None:
         if cell.failed and any(sheets.values()):
             return _failed(cell)
         sheet = sheets.get(id(cell))
         where = "adaptive" if cell.budget is None else f"K = {cell.budget}"
-        return Entry(f"{cell.row.title}, {where}", cell.effort, sheet=sheet) if sheet else None
+        return Shown(f"{cell.row.title}, {where}", cell.effort, sheet=sheet) if sheet else None
 
     table = _table(comparison, "Samples", "Samples from the same seeds", entry)
     return table if table.rows else None

@@ -1,6 +1,6 @@
-"""The plain data of a comparison of solvers, read into rows, cells and estimates; and which differences the data can tell.
+"""The plain data of a comparison of solvers, read into rows, cells and readings; and which differences the data can tell.
 
-An estimate is better than another when their 95 % intervals do not overlap: a cautious rule, since two estimates may
+A reading is better than another when their 95 % intervals do not overlap: a cautious rule, since two readings may
 differ significantly while their intervals still touch, and the only one that errors of unknown correlation allow.
 """
 
@@ -35,15 +35,15 @@ def as_float(value: Any) -> float:
 
 
 def floats(values: Iterable[Any] | None) -> list[float]:
-    found = list(values or ())
+    numbers = list(values or ())
     try:
-        return np.array(found, dtype=np.float64).tolist()
+        return np.array(numbers, dtype=np.float64).tolist()
     except (TypeError, ValueError):
-        return [as_float(value) for value in found]
+        return [as_float(value) for value in numbers]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Reading:
     """A value with its standard error and 95 % interval; NaN where unknown."""
 
     value: float
@@ -53,7 +53,7 @@ class Estimate:
     kind: str = ""
 
     @classmethod
-    def of(cls, data: Mapping[str, Any] | None) -> Estimate | None:
+    def of(cls, data: Mapping[str, Any] | None) -> Reading | None:
         if not data:
             return None
         numbers = {name: as_float(data.get(name)) for name in ("value", "stderr", "low", "high")}
@@ -71,7 +71,7 @@ class Estimate:
         high = self.high if math.isfinite(self.high) else self.value + reach
         return low, high
 
-    def overlaps(self, other: Estimate) -> bool:
+    def overlaps(self, other: Reading) -> bool:
         (low, high), (other_low, other_high) = self.interval, other.interval
         return low <= other_high and other_low <= high
 
@@ -118,7 +118,9 @@ def joined(names: Sequence[str], most: int = 3) -> str:
 
 
 @dataclass(frozen=True)
-class Metric:
+class Criterion:
+    """What solvers are compared by: a metric, or bits/dim."""
+
     name: str
     label: str
     lower: bool = True
@@ -126,7 +128,7 @@ class Metric:
     about: str = ""
 
     @classmethod
-    def of(cls, data: Mapping[str, Any]) -> Metric:
+    def of(cls, data: Mapping[str, Any]) -> Criterion:
         name = str(data["name"])
         lower = data.get("better", "lower") != "higher"
         return cls(name, str(data.get("label") or name), lower, str(data.get("unit") or ""), str(data.get("about") or ""))
@@ -141,7 +143,7 @@ class Metric:
 
 
 #: Bits/dim compare like a metric.
-BITS = Metric("bits", "Bits/dim")
+BITS = Criterion("bits", "Bits/dim")
 
 
 @dataclass(frozen=True)
@@ -169,13 +171,13 @@ class Cell:
     tolerance: float = math.nan
     failed: bool = False
     reason: str = ""
-    metrics: Mapping[str, Estimate | None] = field(default_factory=dict)
-    bits: Estimate | None = None
+    metrics: Mapping[str, Reading | None] = field(default_factory=dict)
+    bits: Reading | None = None
     seconds: float = math.nan
     ratio: float = math.nan
     sheet: str = ""
 
-    def estimate(self, metric: Metric) -> Estimate | None:
+    def reading(self, metric: Criterion) -> Reading | None:
         return self.bits if metric is BITS else self.metrics.get(metric.name)
 
     @property
@@ -208,7 +210,7 @@ class Ranking:
 class Comparison:
     """What the tables and pictures of the report are made from."""
 
-    metrics: tuple[Metric, ...]
+    metrics: tuple[Criterion, ...]
     rows: tuple[Row, ...]
     budgets: tuple[int | None, ...]
     cells: tuple[Cell, ...]
@@ -223,7 +225,7 @@ class Comparison:
         budgets: list[int | None] = [*sorted({*map(int, content.get("budgets") or ())} | {c.budget for c in cells if c.budget})]
         if any(cell.budget is None for cell in cells):
             budgets.append(None)
-        return cls(tuple(Metric.of(data) for data in content.get("metrics") or ()), tuple(rows), tuple(budgets), cells)
+        return cls(tuple(Criterion.of(data) for data in content.get("metrics") or ()), tuple(rows), tuple(budgets), cells)
 
     def at(self, row: Row, budget: int | None) -> list[Cell]:
         return [cell for cell in self.cells if cell.row == row and cell.budget == budget]
@@ -232,21 +234,21 @@ class Comparison:
     def failures(self) -> list[Cell]:
         return [cell for cell in self.cells if cell.failed]
 
-    def values(self, metric: Metric) -> Iterator[tuple[Cell, Estimate]]:
+    def values(self, metric: Criterion) -> Iterator[tuple[Cell, Reading]]:
         """Cells that have a value of this metric."""
         for cell in self.cells:
-            estimate = cell.estimate(metric)
-            if not cell.failed and estimate is not None and estimate.known:
-                yield cell, estimate
+            reading = cell.reading(metric)
+            if not cell.failed and reading is not None and reading.known:
+                yield cell, reading
 
-    def ranking(self, metric: Metric, budget: int | None) -> Ranking | None:
+    def ranking(self, metric: Criterion, budget: int | None) -> Ranking | None:
         """The best within a budget. None without a candidate, for adaptive solvers, or where bounds of several kinds meet."""
-        found = [(cell, e) for cell, e in self.values(metric) if cell.budget == budget and cell.within_budget]
-        if not found or len({estimate.kind for _, estimate in found}) > 1:
+        candidates = [(cell, e) for cell, e in self.values(metric) if cell.budget == budget and cell.within_budget]
+        if not candidates or len({reading.kind for _, reading in candidates}) > 1:
             return None
-        best, top = min(found, key=lambda pair: pair[1].value if metric.lower else -pair[1].value)
-        ties = tuple(cell for cell, estimate in found if cell is not best and estimate.overlaps(top))
-        return Ranking(best, ties, len(found))
+        best, top = min(candidates, key=lambda pair: pair[1].value if metric.lower else -pair[1].value)
+        ties = tuple(cell for cell, reading in candidates if cell is not best and reading.overlaps(top))
+        return Ranking(best, ties, len(candidates))
 
 
 def _cell(data: Mapping[str, Any], solvers: Mapping[str, Mapping[str, Any]]) -> Cell:
@@ -263,15 +265,15 @@ def _cell(data: Mapping[str, Any], solvers: Mapping[str, Mapping[str, Any]]) -> 
         tolerance=as_float(data.get("tolerance")),
         failed=data.get("status", "ok") != "ok",
         reason=str(data.get("reason") or ""),
-        metrics={str(key): Estimate.of(value) for key, value in (data.get("metrics") or {}).items()},
-        bits=Estimate.of(data.get("bits")),
+        metrics={str(key): Reading.of(value) for key, value in (data.get("metrics") or {}).items()},
+        bits=Reading.of(data.get("bits")),
         seconds=as_float(data.get("seconds_per_sample")),
         ratio=as_float(data.get("ratio_to_bare")),
         sheet=str(data.get("sheet") or ""),
     )
 
 
-def findings(comparison: Comparison, metric: Metric) -> list[tuple[int, str]]:
+def findings(comparison: Comparison, metric: Criterion) -> list[tuple[int, str]]:
     """One sentence per budget: the best solver with its error, or that none can be named."""
     lines = []
     for budget in comparison.budgets:
@@ -281,9 +283,9 @@ def findings(comparison: Comparison, metric: Metric) -> list[tuple[int, str]]:
     return lines
 
 
-def _finding(ranking: Ranking, metric: Metric) -> str:
-    estimate = ranking.best.estimate(metric)
-    named = f"{ranking.best.row.title}: {estimate}"
+def _finding(ranking: Ranking, metric: Criterion) -> str:
+    reading = ranking.best.reading(metric)
+    named = f"{ranking.best.row.title}: {reading}"
     if ranking.candidates == 1:
         return f"{named}; nothing to compare it with."
     if ranking.clear:
@@ -293,7 +295,7 @@ def _finding(ranking: Ranking, metric: Metric) -> str:
     return f"No winner. {named} is {extreme}, but overlaps the interval{'s' if len(ranking.ties) > 1 else ''} of {others}."
 
 
-def conclusion(comparison: Comparison, metric: Metric) -> str:
+def conclusion(comparison: Comparison, metric: Criterion) -> str:
     """The findings in one or two sentences: who wins at which budgets, and where nobody does."""
     winners: dict[str, list[str]] = {}
     open_at: list[str] = []

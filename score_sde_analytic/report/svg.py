@@ -62,16 +62,16 @@ class Scale:
 
     def ticks(self, most: int = 6) -> list[float]:
         """Round numbers inside the scale, at most so many."""
-        found = self._decades(most) if self.log else []
-        return found if len(found) > 1 else self._even(most)
+        ticks = self._decades(most) if self.log else []
+        return ticks if len(ticks) > 1 else self._even(most)
 
     def _decades(self, most: int) -> list[float]:
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
         for digits in ((1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
-            found = [d * 10.0**e for e in range(first, last + 1) for d in digits if self.low <= d * 10.0**e <= self.high]
-            if len(found) <= most:
-                return found
-        return found[:: math.ceil(len(found) / most)]
+            ticks = [d * 10.0**e for e in range(first, last + 1) for d in digits if self.low <= d * 10.0**e <= self.high]
+            if len(ticks) <= most:
+                return ticks
+        return ticks[:: math.ceil(len(ticks) / most)]
 
     def _even(self, most: int) -> list[float]:
         rough = (self.high - self.low) / most

@@ -18,8 +18,8 @@ from comparison_content import content as made_up
 from score_sde_analytic.report import charts, page, svg
 from score_sde_analytic.report.results import (
     Comparison,
-    Estimate,
-    Metric,
+    Criterion,
+    Reading,
     Row,
     conclusion,
     findings,
@@ -576,7 +576,7 @@ def test_page_does_not_scroll_sideways(width, content, folder, tmp_path):
 
 
 def test_estimates_without_error_overlap_everything():
-    assert Estimate(1.0).overlaps(Estimate(99.0, 0.1))
-    assert not Estimate(1.0, 0.1).overlaps(Estimate(2.0, 0.1))
-    assert Metric.of({"name": "x"}).lower
+    assert Reading(1.0).overlaps(Reading(99.0, 0.1))
+    assert not Reading(1.0, 0.1).overlaps(Reading(2.0, 0.1))
+    assert Criterion.of({"name": "x"}).lower
     assert Row("a", "", "A").title == "A"
