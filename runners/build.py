@@ -48,6 +48,11 @@ TIMES: dict[str, Callable[..., Times]] = {
 }
 
 
+def without(settings: ConfigDict, *names: str) -> dict[str, Any]:
+    """A part of the config as plain data, but for fields that say where and when, not what."""
+    return {name: value for name, value in settings.to_dict().items() if name not in names}
+
+
 def schedule(config: ConfigDict) -> Schedule:
     """The forward process."""
     return construct(SCHEDULES, config.schedule.to_dict(), "schedule")

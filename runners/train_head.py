@@ -5,9 +5,6 @@ Every random number of a step is a function of (seed, step), so an interrupted r
 
 from __future__ import annotations
 
-import math
-import pickle
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +24,11 @@ from score_sde_analytic.covariance.head_training import (
     transition_bits,
 )
 from score_sde_analytic.covariance.heads import covariance_of
-from score_sde_analytic.files import atomic, differences
+from score_sde_analytic.models.training import Checkpoint, train
 from score_sde_analytic.report.tables import markdown
 from score_sde_analytic.study.names import choose
 
+from . import build
 from .experiment import Experiment
 
 CHECKPOINT = "head_state.pt"
@@ -65,22 +63,16 @@ def run(config: ConfigDict, workdir: Path) -> list[Path]:
     experiment = Experiment(config, workdir)
     how = recipe(config)
     trainer = _trainer(experiment, how)
-    identity = {"model": experiment.model.fingerprint()} | _settings(config)
-    for name in AFTERWARDS:
-        del identity["head"][name]
-    checkpoint = workdir / CHECKPOINT
-    if checkpoint.exists():
-        trainer.restore(_read(checkpoint, identity, experiment.device))
-    _train(trainer, checkpoint, identity, config.head.checkpoint_seconds)
-    return [*_finish(experiment, trainer, how), checkpoint]
+    identity = {"model": experiment.model.fingerprint()} | _settings(config, *AFTERWARDS)
+    checkpoint = Checkpoint(workdir / CHECKPOINT, identity, config.head.checkpoint_seconds)
+    train(trainer, checkpoint, experiment.device, "train heads")
+    return [*_finish(experiment, trainer, how), checkpoint.path]
 
 
-def _settings(config: ConfigDict) -> dict[str, Any]:
-    """What was trained on what."""
-    settings = {"head": config.head.to_dict(), "data": config.data.to_dict(), "seed": config.seed}
-    for part, name in (("head", "checkpoint_seconds"), ("head", "path"), ("data", "directory")):  # where and when, not what
-        del settings[part][name]
-    return settings
+def _settings(config: ConfigDict, *others: str) -> dict[str, Any]:
+    """What was trained on what: all settings but where, when, and others."""
+    head = build.without(config.head, "checkpoint_seconds", "path", *others)
+    return {"head": head, "data": build.without(config.data, "directory"), "seed": config.seed}
 
 
 def _trainer(experiment: Experiment, how: Recipe) -> HeadTrainer:
@@ -104,32 +96,6 @@ def _feature_channels(experiment: Experiment, how: Recipe) -> int:
     if extra is None or extra.shape[2:] != x_0.shape[2:]:
         raise ValueError("this network gives no features; use --config.head.architecture=separate")
     return extra.shape[1]
-
-
-def _train(trainer: HeadTrainer, checkpoint: Path, identity: dict[str, Any], every: float) -> None:
-    saved, average = time.monotonic(), dict.fromkeys(trainer.heads, math.nan)
-    with tqdm(total=trainer.recipe.steps, initial=trainer.step, desc="train heads", unit="step") as bar:
-        while trainer.step < trainer.recipe.steps:
-            for name, value in trainer.advance().items():
-                average[name] = value if math.isnan(average[name]) else 0.99 * average[name] + 0.01 * value
-            bar.set_postfix({name: f"{value:.4f}" for name, value in average.items()}, refresh=False)
-            bar.update()
-            if time.monotonic() - saved > every or trainer.step == trainer.recipe.steps:
-                with atomic(checkpoint) as temporary:
-                    torch.save(trainer.state() | {"identity": identity}, temporary)
-                saved = time.monotonic()
-
-
-def _read(path: Path, identity: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is damaged ({reason}); delete it to train from the start") from error
-    lines = differences(state["identity"], identity)
-    if lines:
-        raise ValueError(f"{path} belongs to another training run ({'; '.join(lines)}); use another --workdir")
-    return state
 
 
 def _finish(experiment: Experiment, trainer: HeadTrainer, how: Recipe) -> list[Path]:

@@ -1,223 +1,68 @@
-"""Optimal reverse variances, time grids and bits/dim of pretrained diffusion models, without training."""
+"""How few network calls, at which times, with which noise, and at what cost in bits: for any pretrained diffusion model.
 
-from score_sde_analytic.covariance.base import Covariance
-from score_sde_analytic.covariance.diagonal import Diagonal
-from score_sde_analytic.covariance.head_networks import load_head
-from score_sde_analytic.covariance.heads import Interpolated, LearnedDiagonal, covariance_of
-from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic
-from score_sde_analytic.covariance.tweedie import Tweedie
-from score_sde_analytic.data.ranges import DataRange, DataStatistics
-from score_sde_analytic.grids.dynamic import (
-    ShortestPaths,
-    StepCosts,
-    is_monge,
-    monge_path,
-    monge_paths,
-    plain_paths,
-    shortest_paths,
-)
-from score_sde_analytic.grids.grid import Grid, even, even_log_snr, karras, optimal_paths, quadratic
-from score_sde_analytic.grids.lattice import Lattice
-from score_sde_analytic.grids.optimal import Objective, budget_law, closed_form, entropic, refined, steps_for
-from score_sde_analytic.likelihood import (
-    Adaptive,
-    Bound,
-    Chain,
-    ContinuousTime,
-    Diffused,
-    Direct,
-    ExactTrace,
-    Fixed,
-    Flow,
-    Hutchinson,
-    Priced,
-    Uniform,
-    bits_per_dim,
-    paper_chain,
-    price,
-)
-from score_sde_analytic.measure.basis import Basis, Channel, Pixel, PixelChannel, Scalar
-from score_sde_analytic.measure.curve import NoiseCurve, residual_cap
-from score_sde_analytic.measure.draws import Recorder, ResidualDraws
-from score_sde_analytic.measure.estimation import Budget, estimate
-from score_sde_analytic.measure.held_out import Choice, HeldOut
-from score_sde_analytic.measure.moments import Moments
-from score_sde_analytic.measure.reconstruction import Reconstruction
-from score_sde_analytic.measure.spectrum import Spectrum
-from score_sde_analytic.measure.statistics import Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic
-from score_sde_analytic.measure.transforms import DCT, PCA, ColourDCT
-from score_sde_analytic.metrics import (
-    KID,
-    ClassifierFeatures,
-    Coefficients,
-    EnergyDistance,
-    Features,
-    Frechet,
-    GaussianMMD,
-    Measured,
-    Metric,
-    ModuleFeatures,
-    Pixels,
-    Precision,
-    Recall,
-    Reference,
-    SlicedWasserstein,
-    TorchFidelityFeatures,
-    mixture_metrics,
-)
-from score_sde_analytic.models.mixture import GaussianMixture
-from score_sde_analytic.models.model import Prediction, ScoreModel
-from score_sde_analytic.models.networks import LearnedRange, WithFeatures
-from score_sde_analytic.models.times import Continuous, LogSNR, OneBased, Sigma, ZeroBased
-from score_sde_analytic.process.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
-from score_sde_analytic.process.kernel import Kernel, reverse_kernel
-from score_sde_analytic.process.noise import BatchNoise, SampleNoise
-from score_sde_analytic.process.schedule import VE, CosineVP, Level, LinearVP, Schedule, SubVP, Tabulated
-from score_sde_analytic.samplers import (
-    AdaptiveSDE,
-    AnalyticMultistep,
-    Ancestral,
-    AnnealedLangevin,
-    DPMSolverPP,
-    EulerMaruyama,
-    Heun,
-    Langevin,
-    PredictorCorrector,
-    ProbabilityFlow,
-    ReverseDiffusion,
-    ReverseSDE,
-    Sampler,
-    UniPC,
-    generate,
+The front door is `analyse`; what lies behind it is found by room: `grids.karras`, `samplers.Heun`, `metrics.KID`.
+"""
+
+from importlib import import_module
+from types import ModuleType
+
+from score_sde_analytic.data import DataRange
+from score_sde_analytic.grids import Grid
+from score_sde_analytic.likelihood import Chain, ContinuousTime, Flow, bits_per_dim
+from score_sde_analytic.measure import Budget
+from score_sde_analytic.models import Continuous, GaussianMixture, LogSNR, OneBased, ScoreModel, Sigma, ZeroBased
+from score_sde_analytic.process import VE, CosineVP, LinearVP, SubVP, Tabulated
+from score_sde_analytic.samplers import Ancestral, generate
+from score_sde_analytic.study import Settings, Study, analyse
+from score_sde_analytic.uncertainty import Estimate
+
+#: From the ground up; a room imports only from those before it.
+ROOMS = (
+    "data",
+    "process",
+    "models",
+    "measure",
+    "covariance",
+    "grids",
+    "samplers",
+    "likelihood",
+    "metrics",
+    "report",
+    "study",
+    "compare",
 )
 
 __all__ = [
-    "DCT",
-    "KID",
-    "PCA",
     "VE",
-    "Adaptive",
-    "AdaptiveSDE",
-    "AnalyticMultistep",
     "Ancestral",
-    "AnnealedLangevin",
-    "Basis",
-    "BatchNoise",
-    "Beta",
-    "BetaTilde",
-    "Bound",
     "Budget",
-    "CategoricalDecoder",
     "Chain",
-    "Channel",
-    "Choice",
-    "ClassifierFeatures",
-    "Coefficients",
-    "ColourDCT",
     "Continuous",
     "ContinuousTime",
     "CosineVP",
-    "Covariance",
-    "DPMSolverPP",
     "DataRange",
-    "DataStatistics",
-    "Decoder",
-    "Diagonal",
-    "Diffused",
-    "Direct",
-    "Energy",
-    "EnergyDistance",
-    "EulerMaruyama",
-    "ExactTrace",
-    "Features",
-    "Fixed",
+    "Estimate",
     "Flow",
-    "Frechet",
-    "GaussianDecoder",
-    "GaussianMMD",
     "GaussianMixture",
-    "GradientEnergy",
     "Grid",
-    "HeldOut",
-    "Heun",
-    "HighFrequency",
-    "Hutchinson",
-    "Interpolated",
-    "Isotropic",
-    "Kernel",
-    "Langevin",
-    "Lattice",
-    "LearnedDiagonal",
-    "LearnedRange",
-    "Level",
     "LinearVP",
     "LogSNR",
-    "MeanLevel",
-    "Measured",
-    "Metric",
-    "ModuleFeatures",
-    "Moments",
-    "NoDecoder",
-    "NoiseCurve",
-    "Objective",
     "OneBased",
-    "Pixel",
-    "PixelChannel",
-    "Pixels",
-    "Precision",
-    "Prediction",
-    "PredictorCorrector",
-    "Priced",
-    "ProbabilityFlow",
-    "Recall",
-    "Reconstruction",
-    "Recorder",
-    "Reference",
-    "ResidualDraws",
-    "ReverseDiffusion",
-    "ReverseSDE",
-    "SampleNoise",
-    "Sampler",
-    "Scalar",
-    "Schedule",
     "ScoreModel",
-    "ShortestPaths",
+    "Settings",
     "Sigma",
-    "SlicedWasserstein",
-    "Spectrum",
-    "Statistic",
-    "StepCosts",
+    "Study",
     "SubVP",
     "Tabulated",
-    "TorchFidelityFeatures",
-    "Tweedie",
-    "UniPC",
-    "Uniform",
-    "WithFeatures",
     "ZeroBased",
+    "analyse",
     "bits_per_dim",
-    "budget_law",
-    "closed_form",
-    "covariance_of",
-    "entropic",
-    "estimate",
-    "even",
-    "even_log_snr",
     "generate",
-    "is_monge",
-    "karras",
-    "load_head",
-    "mixture_metrics",
-    "monge_path",
-    "monge_paths",
-    "optimal_paths",
-    "paper_chain",
-    "plain_paths",
-    "price",
-    "quadratic",
-    "refined",
-    "residual_cap",
-    "reverse_kernel",
-    "shortest_paths",
-    "steps_for",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Rooms, imported when they are first asked for."""
+    if name in ROOMS:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it may be in one of the rooms {', '.join(ROOMS)}")

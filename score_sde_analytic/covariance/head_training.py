@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from score_sde_analytic.covariance.head_networks import HEADS, SN, Head, RangeHead, hats, identity_of
 from score_sde_analytic.covariance.heads import Interpolated, LearnedDiagonal, range_excess
 from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.training import descend, learning_rate
 from score_sde_analytic.process.gaussian import diagonal_kl, expand, square_error
 from score_sde_analytic.process.kernel import Kernel, reverse_kernel
 from score_sde_analytic.process.noise import stream_seed
@@ -244,23 +245,19 @@ class HeadTrainer:
         recipe, generator = self.recipe, torch.Generator().manual_seed(stream_seed(self.seed, self.step + 1))
         probe = any(head.kind == "ocm" for head in self.heads.values())
         batch = draw(self.model, self.data, recipe, generator, recipe.batch_size, probe)
-        rate = recipe.learning_rate * min(1.0, (self.step + 1) / recipe.warmup)
-        rate *= 0.5 * (1.0 + math.cos(math.pi * self.step / recipe.steps))
+        rate = learning_rate(self.step, recipe.steps, recipe.learning_rate, recipe.warmup)
         values = {name: self._descend(name, batch, rate) for name in self.heads}
         self.step += 1
         return values
 
     def _descend(self, name: str, batch: Draw, rate: float) -> float:
-        head, optimiser = self.heads[name], self.optimisers[name]
-        value = loss(head, batch, self.recipe, self.model.schedule)
-        if not torch.isfinite(value):
-            raise RuntimeError(f"the loss of {name} became {value.item()} at step {self.step}; lower its learning_rate")
-        optimiser.param_groups[0]["lr"] = rate
-        optimiser.zero_grad()
-        value.backward()
-        nn.utils.clip_grad_norm_(head.parameters(), 1.0)
-        optimiser.step()
-        return value.item()
+        head = self.heads[name]
+        return descend(head, self.optimisers[name], loss(head, batch, self.recipe, self.model.schedule), rate)
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return self.recipe.steps
 
     def state(self) -> dict[str, Any]:
         """All that `restore` needs to go on."""

@@ -1,1 +1,26 @@
 """Networks as score models, mixtures with exact scores, and the probability flow of either."""
+
+from score_sde_analytic.models.mixture import GaussianMixture
+from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.networks import LearnedRange, WithFeatures, load_unet, save_unet
+from score_sde_analytic.models.ode_solvers import Adaptive, Fixed
+from score_sde_analytic.models.receipt import Receipt
+from score_sde_analytic.models.times import Continuous, LogSNR, OneBased, Sigma, ZeroBased
+
+__all__ = [
+    "Adaptive",
+    "Continuous",
+    "Fixed",
+    "GaussianMixture",
+    "LearnedRange",
+    "LogSNR",
+    "OneBased",
+    "Prediction",
+    "Receipt",
+    "ScoreModel",
+    "Sigma",
+    "WithFeatures",
+    "ZeroBased",
+    "load_unet",
+    "save_unet",
+]

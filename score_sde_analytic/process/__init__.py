@@ -1,1 +1,26 @@
 """The forward process, its exact reverse, and the last step."""
+
+from score_sde_analytic.process.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
+from score_sde_analytic.process.kernel import Kernel, kernels, reverse_kernel
+from score_sde_analytic.process.noise import BatchNoise, LevelNoise, SampleNoise
+from score_sde_analytic.process.schedule import VE, CosineVP, Level, LinearVP, Schedule, SubVP, Tabulated
+
+__all__ = [
+    "VE",
+    "BatchNoise",
+    "CategoricalDecoder",
+    "CosineVP",
+    "Decoder",
+    "GaussianDecoder",
+    "Kernel",
+    "Level",
+    "LevelNoise",
+    "LinearVP",
+    "NoDecoder",
+    "SampleNoise",
+    "Schedule",
+    "SubVP",
+    "Tabulated",
+    "kernels",
+    "reverse_kernel",
+]

@@ -34,6 +34,7 @@ from score_sde_analytic.metrics import (
     Reference,
     SlicedWasserstein,
     TorchFidelityFeatures,
+    classifier_training,
     evaluate,
     extract,
     load_classifier,
@@ -60,7 +61,7 @@ def test_shipped_digits_classifier_is_as_accurate_as_it_says(splits: build.Split
     default = digits_vp.get_config()
     truth = classifier.labels(default)
     assert len(splits.test) == len(truth[2]) == 297
-    found = classifier.accuracy(net, splits.test, truth[2])
+    found = classifier_training.accuracy(net, splits.test, truth[2])
     assert found == pytest.approx(config["accuracy"]["test"], abs=1.5 / 297)  # one image on the border of two classes
     assert found > 0.97
     recipe = config["recipe"]
@@ -128,11 +129,11 @@ def test_training_a_classifier(tmp_path, capsys):
 
 def test_moved_images_are_shifted_copies():
     x = torch.arange(2 * 3 * 5 * 5, dtype=torch.float64).reshape(2, 3, 5, 5)
-    assert classifier.moved(x, 0) is x
+    assert classifier_training.moved(x, 0) is x
     torch.manual_seed(0)
     seen = set()
     for _ in range(40):
-        for image, original in zip(classifier.moved(x, 1), x, strict=True):
+        for image, original in zip(classifier_training.moved(x, 1), x, strict=True):
             offset = float(image[0, 2, 2] - original[0, 2, 2])
             down, right = divmod(round(offset) + 1, 5) if offset + 1 >= 0 else (-1, round(offset) + 6)
             seen.add((down, right - 1))

@@ -19,6 +19,7 @@ from score_sde_analytic.runners.main import MODES
 
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.models.network_training import NetworkTrainer
 
 ROOT = Path(__file__).parents[2]
 
@@ -267,17 +268,17 @@ def tiny_training():
 def test_interrupted_training_gives_the_identical_network(tmp_path, monkeypatch):
     config = tiny_training()
     train.run(config, tmp_path / "whole")
-    advance = train.Trainer.advance
+    advance = NetworkTrainer.advance
 
     def interrupted(self):
         if self.step == 3:
             raise KeyboardInterrupt
         return advance(self)
 
-    monkeypatch.setattr(train.Trainer, "advance", interrupted)
+    monkeypatch.setattr(NetworkTrainer, "advance", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train.run(config, tmp_path / "parts")
-    monkeypatch.setattr(train.Trainer, "advance", advance)
+    monkeypatch.setattr(NetworkTrainer, "advance", advance)
     train.run(config, tmp_path / "parts")
     weights = [(tmp_path / d / "network" / "diffusion_pytorch_model.safetensors").read_bytes() for d in ("whole", "parts")]
     assert weights[0] == weights[1]
@@ -299,7 +300,7 @@ def test_a_trained_network_is_used(tmp_path):
 
 def test_training_loss_that_explodes_is_caught(tmp_path):
     config = tiny_training()
-    trainer = train.Trainer(config, torch.full((40, 1, 8, 8), torch.inf), torch.device("cpu"))
+    trainer = NetworkTrainer(train.recipe(config), torch.full((40, 1, 8, 8), torch.inf), 0, torch.device("cpu"))
     with pytest.raises(RuntimeError, match="training loss became"):
         trainer.advance()
 

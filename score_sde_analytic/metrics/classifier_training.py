@@ -1,0 +1,77 @@
+"""The small classifier whose features measure sample quality: cross-entropy, AdamW, images moved by a few pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from score_sde_analytic.metrics.classifier import Classifier
+from score_sde_analytic.models.training import descend, learning_rate
+from score_sde_analytic.process.noise import stream_seed
+
+
+@dataclass(frozen=True)
+class ClassifierRecipe:
+    """How a classifier is trained.
+
+    Attributes:
+        shift: images are moved by up to so many pixels in training.
+        channels: one block per entry, each halves the image.
+        features: that measure samples.
+    """
+
+    steps: int = 2000
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    warmup: int = 50
+    weight_decay: float = 1e-2
+    shift: int = 1
+    channels: tuple[int, ...] = (16, 32)
+    features: int = 32
+    dropout: float = 0.2
+
+
+def moved(x: Tensor, most: int) -> Tensor:
+    """Every image moved by its own whole number of pixels, -most .. most in both directions; the border value fills."""
+    if most == 0:
+        return x
+    height, width = x.shape[-2:]
+    padded = functional.pad(x, (most,) * 4, mode="replicate")
+    down, right = torch.randint(0, 2 * most + 1, (2, len(x)))
+    rows = (down[:, None] + torch.arange(height)).to(x.device)
+    columns = (right[:, None] + torch.arange(width)).to(x.device)
+    index = torch.arange(len(x), device=x.device)[:, None, None]
+    return padded.movedim(1, -1)[index, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+
+
+@torch.no_grad()
+def accuracy(net: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Share of images whose likeliest class is theirs."""
+    right = [(net(images).argmax(1) == truth).sum() for images, truth in zip(x.split(500), y.split(500), strict=True)]
+    return float(sum(right)) / len(x)
+
+
+def fit_classifier(recipe: ClassifierRecipe, x: Tensor, y: Tensor, seed: int = 0) -> Classifier:
+    """The trained network, in eval mode; every random number is a function of (seed, step).
+
+    Args:
+        x, y: images (n, channels, size, size) and their classes (n,).
+
+    Raises:
+        RuntimeError: the loss is not finite.
+    """
+    torch.manual_seed(stream_seed(seed))
+    classes = int(y.max()) + 1
+    net = Classifier(x.shape[1], x.shape[-1], classes, recipe.channels, recipe.features, recipe.dropout).to(x.device)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    for step in tqdm(range(recipe.steps), desc="train classifier", unit="step"):
+        torch.manual_seed(stream_seed(seed, step + 1))
+        chosen = torch.randint(len(x), (recipe.batch_size,)).to(x.device)
+        loss = functional.cross_entropy(net(moved(x[chosen], recipe.shift)), y[chosen])
+        descend(net, optimiser, loss, learning_rate(step, recipe.steps, recipe.learning_rate, recipe.warmup), clip=None)
+    net.eval().standardise(x)
+    return net

@@ -1,0 +1,128 @@
+"""Training that can be interrupted: the learning rate's law, one step downhill, checkpoints, and the only loop.
+
+Every random number of a step is a function of (seed, step), so an interrupted run continues to the identical result.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from score_sde_analytic.files import atomic, differences
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
+    """peak min(1, (step + 1) / warmup) (1 + cos(pi step / steps)) / 2: linear warm-up, then a cosine to zero.
+
+    >>> learning_rate(50, 100, peak=1.0, warmup=10)
+    0.5
+    """
+    return float(peak * min(1.0, (step + 1) / warmup) * 0.5 * (1.0 + math.cos(math.pi * (step / steps))))
+
+
+def descend(net: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, rate: float, clip: float | None = 1.0) -> float:
+    """One step of the optimiser at this learning rate; returns the loss.
+
+    Args:
+        clip: largest norm of the gradient; None for any.
+
+    Raises:
+        RuntimeError: the loss is not finite.
+    """
+    if not torch.isfinite(loss):
+        raise RuntimeError(f"the training loss became {loss.item()}; lower the learning_rate")
+    optimiser.param_groups[0]["lr"] = rate
+    optimiser.zero_grad()
+    loss.backward()
+    if clip is not None:
+        nn.utils.clip_grad_norm_(net.parameters(), clip)
+    optimiser.step()
+    return loss.item()
+
+
+class Trainer(Protocol):
+    """What the loop trains."""
+
+    step: int
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        ...
+
+    def advance(self) -> Mapping[str, float]:
+        """One step; returns the losses by name."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs to go on."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        ...
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where an unfinished training run is kept.
+
+    Attributes:
+        path: its file.
+        identity: plain data of what is trained on what.
+        seconds: how often it is written.
+    """
+
+    path: Path
+    identity: Mapping[str, Any]
+    seconds: float = 60.0
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Keep a state, atomically."""
+        with atomic(self.path) as temporary:
+            torch.save(dict(state) | {"identity": dict(self.identity)}, temporary)
+
+    def read(self, device: torch.device | str) -> dict[str, Any] | None:
+        """The state that was kept; None where there is none.
+
+        Raises:
+            ValueError: a damaged file, or one of another run; the message says what differs.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            state = torch.load(self.path, map_location=device, weights_only=True)
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(f"{self.path} is damaged ({reason}); delete it to train from the start") from error
+        lines = differences(state["identity"], self.identity)
+        if lines:
+            raise ValueError(f"{self.path} belongs to another training run ({'; '.join(lines)}); use another --workdir")
+        return state
+
+
+def train(trainer: Trainer, checkpoint: Checkpoint, device: torch.device | str, title: str = "train") -> None:
+    """Train to the end, from where the checkpoint stands."""
+    state = checkpoint.read(device)
+    if state is not None:
+        trainer.restore(state)
+    saved = time.monotonic()
+    averages: dict[str, float] = {}
+    with tqdm(total=trainer.steps, initial=trainer.step, desc=title, unit="step") as bar:
+        while trainer.step < trainer.steps:
+            for name, loss in trainer.advance().items():
+                averages[name] = 0.99 * averages.get(name, loss) + 0.01 * loss
+            bar.set_postfix({name: f"{loss:.4f}" for name, loss in averages.items()}, refresh=False)
+            bar.update()
+            if time.monotonic() - saved > checkpoint.seconds or trainer.step == trainer.steps:
+                checkpoint.write(trainer.state())
+                saved = time.monotonic()
