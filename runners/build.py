@@ -17,6 +17,7 @@ import score_sde_analytic
 from score_sde_analytic.data import sources as datasets
 from score_sde_analytic.data.ranges import DataRange, DataStatistics
 from score_sde_analytic.likelihood import Diffused, Direct, Entry, ExactTrace, Hutchinson, Uniform
+from score_sde_analytic.likelihood.flow import Flow
 from score_sde_analytic.measure.estimation import Budget
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import ScoreModel
@@ -75,14 +76,19 @@ class Splits:
     """Disjoint parts of a data set; moments are measured on validation, bounds on test.
 
     Attributes:
-        statistics: of the distribution when known in closed form, else None (measured where needed).
+        exact: the distribution, where it is known in closed form.
     """
 
     train: Tensor
     validation: Tensor
     test: Tensor
     data_range: DataRange
-    statistics: DataStatistics | None = None
+    exact: GaussianMixture | None = None
+
+    @property
+    def statistics(self) -> DataStatistics | None:
+        """Of the distribution when known in closed form, else None (measured where needed)."""
+        return None if self.exact is None else self.exact.statistics()
 
 
 def data_range(config: ConfigDict) -> DataRange:
@@ -130,7 +136,7 @@ def _mixture(config: ConfigDict) -> Splits:
     distribution, sizes = mixture(config), config.data.split
     train, validation, test = distribution.sample(sum(sizes), seed=config.data.split_seed).split(list(sizes))
     # The data are unbounded: the declared range only has to hold the samples.
-    return Splits(train, validation, test, data_range(config), distribution.statistics())
+    return Splits(train, validation, test, data_range(config), distribution)
 
 
 DATA: dict[str, Callable[[ConfigDict], Splits]] = {
@@ -189,6 +195,12 @@ def ode_solver(settings: ConfigDict) -> Adaptive | Fixed:
     if settings.solver in FIXED:
         raise ValueError(f"evaluate.flow.solver={settings.solver!r} takes fixed steps: set evaluate.flow.steps to their number")
     return Adaptive(settings.rtol, settings.atol, settings.solver, settings.max_steps)
+
+
+def flow(settings: ConfigDict, t_min: float, decoder: Decoder) -> Flow:
+    """The probability flow of config.evaluate.flow, from t_min on."""
+    parts = entry(settings, decoder), divergence(settings), ode_solver(settings)
+    return Flow(t_min, *parts, settings.importance_samples, settings.variable, settings.examples_per_block)
 
 
 def splits(config: ConfigDict) -> Splits:

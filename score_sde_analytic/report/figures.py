@@ -24,6 +24,9 @@ from score_sde_analytic.process.schedule import Schedule
 from score_sde_analytic.report.style import COLOURS, GRID_COLOURS, LABELS, STYLE, colour_of, label_of, mosaic, save
 from score_sde_analytic.uncertainty import Estimate
 
+#: What is known of chains, by (grid, covariance, K).
+Cells = Mapping[Any, Mapping[str, Any]]
+
 
 @plt.rc_context(STYLE)
 def curve(path: Path, moments: Moments, curves: Mapping[str, NoiseCurve], bound: ResidualCap) -> Path:
@@ -114,12 +117,12 @@ def variances(
 
 
 @plt.rc_context(STYLE)
-def bits(path: Path, cells: Mapping[str, Any], grids: Sequence[str], choices: Sequence[str]) -> Path:
+def bits(path: Path, cells: Cells, grids: Sequence[str], choices: Sequence[str]) -> Path:
     """Bits/dim against K: predicted lines with their error bands, measured points with error bars, one panel per grid."""
     figure, axes = plt.subplots(1, len(grids), figsize=(4.6 * len(grids), 4), layout="constrained", squeeze=False)
     for axis, grid in zip(axes[0], grids, strict=True):
         for name in choices:
-            rows = sorted((int(key.split("/")[2]), cell) for key, cell in cells.items() if key.startswith(f"{grid}/{name}/"))
+            rows = _of(cells, grid, name)
             for kind in ("predicted", "measured"):
                 points = [(k, cell[kind]["total"]["value"], cell[kind]["total"]["stderr"]) for k, cell in rows if kind in cell]
                 if not points:
@@ -142,9 +145,9 @@ def bits(path: Path, cells: Mapping[str, Any], grids: Sequence[str], choices: Se
     return save(figure, path)
 
 
-def _cut_above(axis: Axes, cells: Mapping[str, Any], grid: str, choices: Sequence[str]) -> None:
+def _cut_above(axis: Axes, cells: Cells, grid: str, choices: Sequence[str]) -> None:
     """Leave a choice that is far worse than all others outside the axis, and say so."""
-    priced = {name: _totals(cells, f"{grid}/{name}/") for name in choices}
+    priced = {name: _totals(cells, grid, name) for name in choices}
     if not priced.get("residual") or not all(priced.values()):
         return
     worst, best = {name: min(values) for name, values in priced.items()}, max(priced["residual"])
@@ -158,9 +161,15 @@ def _cut_above(axis: Axes, cells: Mapping[str, Any], grid: str, choices: Sequenc
         axis.text(0.5, 0.97, f"beyond the axis: {text}", transform=axis.transAxes, ha="center", va="top", fontsize=8)
 
 
-def _totals(cells: Mapping[str, Any], prefix: str) -> list[float]:
-    """Predicted bits/dim of the cells whose name begins so."""
-    return [c["predicted"]["total"]["value"] for name, c in cells.items() if name.startswith(prefix) and "predicted" in c]
+def _of(cells: Cells, grid: str, covariance: str) -> list[tuple[int, Mapping[str, Any]]]:
+    """(K, cell) of one grid and covariance, by K."""
+    chosen = {steps: cell for (g, c, steps), cell in cells.items() if (g, c) == (grid, covariance)}
+    return sorted(chosen.items())
+
+
+def _totals(cells: Cells, grid: str, covariance: str) -> list[float]:
+    """Predicted bits/dim of one grid and covariance."""
+    return [cell["predicted"]["total"]["value"] for _, cell in _of(cells, grid, covariance) if "predicted" in cell]
 
 
 @plt.rc_context(STYLE)

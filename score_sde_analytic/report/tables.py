@@ -39,8 +39,8 @@ def _total(bits: Content | None) -> Content | None:
     return bits["total"] if bits else None
 
 
-def bounds(cells: Mapping[str, Content]) -> str:
-    """Measured and predicted bits/dim of chains, by "grid/variance/K"; those that were not measured are left out."""
+def bounds(cells: Mapping[Any, Content]) -> str:
+    """Measured and predicted bits/dim of chains, by (grid, covariance, K); those that were not measured are left out."""
     rows = []
     for name, cell in cells.items():
         measured, predicted = cell.get("measured"), cell.get("predicted")
@@ -48,7 +48,7 @@ def bounds(cells: Mapping[str, Content]) -> str:
             continue
         parts = [f"{measured[part]['value']:.3g}" for part in ("prior", "transitions", "reconstruction")]
         totals = [_with_error(_total(measured)), _with_error(_total(predicted))]
-        rows.append([*name.split("/"), *parts, *totals, _disagreement(cell)])
+        rows.append([*name, *parts, *totals, _disagreement(cell)])
     header = ["grid", "variance", "K", "prior", "transitions", "reconstr.", "bits/dim measured", "predicted", "diff/SE"]
     return markdown(header, rows)
 

@@ -209,6 +209,15 @@ class Study(Record):
         times = self.grid(steps, grid, covariance)
         return Chain(times, self.covariance(covariance), self.decoder(times.times[-2]))
 
+    def continuous(self, times: int = 16, importance_sampling: bool = True) -> ContinuousTime:
+        """The bound of infinitely many steps from the best first time.
+
+        Args:
+            times: noise levels per example.
+            importance_sampling: draw them in proportion to the curve's R, instead of uniformly in log-SNR.
+        """
+        return ContinuousTime(*self.first(), times, self.curve if importance_sampling else None)
+
     def bits(self, *steps: int, grid: str | GridName = DP, covariance: str | CovarianceName = "") -> Bits[Priced]:
         """Priced bits/dim of chains of so many steps, with errors; no network call."""
         return Bits(self.price({k: self.chain(k, grid, covariance) for k in steps}))
