@@ -118,7 +118,8 @@ def draw(
     """
     if size is not None:
         x_0 = x_0[torch.randint(len(x_0), (size,), generator=generator).to(x_0.device)]
-    n, device = len(x_0), x_0.device
+    n = len(x_0)
+    device = x_0.device
     place = (torch.rand(n, generator=generator, dtype=torch.float64) + torch.randperm(n, generator=generator)) / n
     log_snr = (recipe.log_snr[0] + recipe.span * place).to(device)
     low, high = (math.log(h) for h in recipe.step)
@@ -159,7 +160,8 @@ def score(residual: Tensor, target: Tensor, rule: Rule, step: Tensor) -> Tensor:
 def chain_nats(v: Tensor, draw: Draw, schedule: Schedule, recipe: Recipe) -> Tensor:
     """An unbiased estimate of L_vlb's transitions, nats per dimension, from every sample, (n,)."""
     level = draw.prediction.level
-    t, n = np.asarray(level.t.cpu()), recipe.chain_steps
+    t = np.asarray(level.t.cpu())
+    n = recipe.chain_steps
     if recipe.chain == "even":
         s = t - 1.0 / n
         weight = n * recipe.span * np.asarray(level.sigma.cpu()) ** 2 / schedule.diffusion(t) ** 2  # dlam/dt = -g^2 / sigma^2
@@ -227,7 +229,10 @@ class HeadTrainer:
     """
 
     def __init__(self, heads: Mapping[str, Head], model: ScoreModel, data: Tensor, recipe: Recipe, seed: int = 0) -> None:
-        self.heads, self.model, self.data, self.seed = dict(heads), model, data, seed
+        self.heads = dict(heads)
+        self.model = model
+        self.data = data
+        self.seed = seed
         self.recipe = recipe.within(model.schedule)
         self.optimisers = {
             name: torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -241,7 +246,8 @@ class HeadTrainer:
         Raises:
             RuntimeError: a loss is not finite.
         """
-        recipe, generator = self.recipe, torch.Generator().manual_seed(stream_seed(self.seed, self.step + 1))
+        recipe = self.recipe
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, self.step + 1))
         probe = any(head.kind == "ocm" for head in self.heads.values())
         batch = draw(self.model, self.data, recipe, generator, recipe.batch_size, probe)
         rate = recipe.learning_rate * min(1.0, (self.step + 1) / recipe.warmup)
@@ -251,7 +257,8 @@ class HeadTrainer:
         return values
 
     def _descend(self, name: str, batch: Draw, rate: float) -> float:
-        head, optimiser = self.heads[name], self.optimisers[name]
+        head = self.heads[name]
+        optimiser = self.optimisers[name]
         value = loss(head, batch, self.recipe, self.model.schedule)
         if not torch.isfinite(value):
             raise RuntimeError(f"the loss of {name} became {value.item()} at step {self.step}; lower its learning_rate")
@@ -283,7 +290,8 @@ def held_out_draws(
     model: ScoreModel, data: Tensor, recipe: Recipe, draws: int = 8, batch_size: int = 100, seed: int = 0
 ) -> Iterator[Draw]:
     """`draws` noisy states of every example, batch by batch."""
-    recipe, generator = recipe.within(model.schedule), torch.Generator().manual_seed(stream_seed(seed, 0))
+    recipe = recipe.within(model.schedule)
+    generator = torch.Generator().manual_seed(stream_seed(seed, 0))
     for _ in range(draws):
         for x_0 in data.split(batch_size):
             yield draw(model, x_0, recipe, generator, probe=False)
@@ -311,8 +319,10 @@ def transition_bits(
     (low, high), sums, count = log_snr, dict.fromkeys(covariances, 0.0), 0
     h = (high - low) / (steps - 1)
     for batch in draws:
-        level, x_0 = batch.prediction.level, batch.x_0
-        lam, t = np.asarray(level.log_snr.cpu()), np.asarray(level.t.cpu())
+        level = batch.prediction.level
+        x_0 = batch.x_0
+        lam = np.asarray(level.log_snr.cpu())
+        t = np.asarray(level.t.cpu())
         inside = (lam >= low) & (lam <= high - 0.5 * h)
         later = np.where(inside, np.minimum(lam + h, schedule.log_snr_range[1]), np.inf)
         kernel = _kernel(schedule, schedule.time(later), t, x_0.device)
