@@ -12,17 +12,9 @@ import torch
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from score_sde_analytic.covariance.head_calibration import calibrate, held_out_draws, transition_bits
 from score_sde_analytic.covariance.head_networks import Head
-from score_sde_analytic.covariance.head_training import (
-    Draw,
-    HeadTrainer,
-    Recipe,
-    calibrate,
-    draw,
-    held_out_draws,
-    new_head,
-    transition_bits,
-)
+from score_sde_analytic.covariance.head_training import Draw, HeadTrainer, Recipe, draw, new_head
 from score_sde_analytic.covariance.heads import covariance_of
 from score_sde_analytic.models.training import Checkpoint, train
 from score_sde_analytic.report.tables import markdown

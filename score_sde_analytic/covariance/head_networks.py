@@ -134,8 +134,11 @@ class Head(nn.Module, ABC):
         return self.net(self._inputs(prediction).to(weight), log_snr.to(weight))
 
     def _inputs(self, prediction: Prediction) -> Tensor:
-        x_t, level, extra = prediction.x_t, prediction.level, prediction.extra
-        shape, features = tuple(self.settings["shape"]), self.settings.get("features", 0)
+        x_t = prediction.x_t
+        level = prediction.level
+        extra = prediction.extra
+        shape = tuple(self.settings["shape"])
+        features = self.settings.get("features", 0)
         fixed = len(shape) if self.net.position is not None or len(shape) == 1 else 1
         if x_t.ndim != len(shape) + 1 or tuple(x_t.shape[1 : fixed + 1]) != shape[:fixed]:
             raise ValueError(f"this head is for data of shape {shape}, not {tuple(x_t.shape[1:])}")

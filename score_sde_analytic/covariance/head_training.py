@@ -1,4 +1,4 @@
-"""Training and calibration of heads on a frozen network, by draws (x_0, eps, lam) with lam uniform.
+"""Training of heads on a frozen network, by draws (x_0, eps, lam) with lam uniform.
 
 Scores of an R for a target T with E[T | x_t] = R_i(x_t), all minimised by the conditional mean and linear in T:
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from score_sde_analytic.covariance.head_networks import HEADS, SN, Head, RangeHead, hats, identity_of
-from score_sde_analytic.covariance.heads import Interpolated, LearnedDiagonal, range_excess
+from score_sde_analytic.covariance.head_networks import HEADS, SN, Head, RangeHead, identity_of
+from score_sde_analytic.covariance.heads import range_excess
 from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.models.training import descend, learning_rate
 from score_sde_analytic.process.gaussian import diagonal_kl, expand, square_error
@@ -35,8 +35,6 @@ from score_sde_analytic.process.kernel import Kernel, reverse_kernel
 from score_sde_analytic.process.noise import stream_seed
 from score_sde_analytic.process.schedule import Level, Schedule
 
-#: Keeps a shift that held-out data do not determine from running away.
-RIDGE = 1e-8
 Rule = Literal["mse", "likelihood", "step"]
 ChainGrid = Literal["even", "log_snr"]
 
@@ -119,7 +117,8 @@ def draw(
     """
     if size is not None:
         x_0 = x_0[torch.randint(len(x_0), (size,), generator=generator).to(x_0.device)]
-    n, device = len(x_0), x_0.device
+    n = len(x_0)
+    device = x_0.device
     place = (torch.rand(n, generator=generator, dtype=torch.float64) + torch.randperm(n, generator=generator)) / n
     log_snr = (recipe.log_snr[0] + recipe.span * place).to(device)
     low, high = (math.log(h) for h in recipe.step)
@@ -160,7 +159,8 @@ def score(residual: Tensor, target: Tensor, rule: Rule, step: Tensor) -> Tensor:
 def chain_nats(v: Tensor, draw: Draw, schedule: Schedule, recipe: Recipe) -> Tensor:
     """An unbiased estimate of L_vlb's transitions, nats per dimension, from every sample, (n,)."""
     level = draw.prediction.level
-    t, n = np.asarray(level.t.cpu()), recipe.chain_steps
+    t = np.asarray(level.t.cpu())
+    n = recipe.chain_steps
     if recipe.chain == "even":
         s = t - 1.0 / n
         weight = n * recipe.span * np.asarray(level.sigma.cpu()) ** 2 / schedule.diffusion(t) ** 2  # dlam/dt = -g^2 / sigma^2
@@ -170,13 +170,13 @@ def chain_nats(v: Tensor, draw: Draw, schedule: Schedule, recipe: Recipe) -> Ten
         inside = later <= min(recipe.log_snr[1], schedule.log_snr_range[1])
         s = schedule.time(np.where(inside, later, recipe.log_snr[1]))
         weight = np.full(len(t), float(n))
-    kernel = _kernel(schedule, np.where(inside, s, 0.5 * t), t, v.device)
+    kernel = step_kernels(schedule, np.where(inside, s, 0.5 * t), t, v.device)
     error = kernel.error(square_error(draw.x_0, draw.prediction.x_0))
     kl = diagonal_kl(error, expand(kernel.rho2, error), range_excess(kernel.beta, kernel.rho2, v))
     return torch.as_tensor(np.where(inside, weight, 0.0), device=v.device) * kl
 
 
-def _kernel(schedule: Schedule, s: Any, t: Any, device: torch.device) -> Kernel:
+def step_kernels(schedule: Schedule, s: Any, t: Any, device: torch.device) -> Kernel:
     """Kernels of many steps, fields as tensors (n,)."""
     kernel = reverse_kernel(schedule.level(s), schedule.level(t))
     a, b, rho2, beta = (torch.as_tensor(value, device=device) for value in (kernel.a, kernel.b, kernel.rho2, kernel.beta))
@@ -228,7 +228,10 @@ class HeadTrainer:
     """
 
     def __init__(self, heads: Mapping[str, Head], model: ScoreModel, data: Tensor, recipe: Recipe, seed: int = 0) -> None:
-        self.heads, self.model, self.data, self.seed = dict(heads), model, data, seed
+        self.heads = dict(heads)
+        self.model = model
+        self.data = data
+        self.seed = seed
         self.recipe = recipe.within(model.schedule)
         self.optimisers = {
             name: torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -242,7 +245,8 @@ class HeadTrainer:
         Raises:
             RuntimeError: a loss is not finite.
         """
-        recipe, generator = self.recipe, torch.Generator().manual_seed(stream_seed(self.seed, self.step + 1))
+        recipe = self.recipe
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, self.step + 1))
         probe = any(head.kind == "ocm" for head in self.heads.values())
         batch = draw(self.model, self.data, recipe, generator, recipe.batch_size, probe)
         rate = learning_rate(self.step, recipe.steps, recipe.learning_rate, recipe.warmup)
@@ -271,103 +275,3 @@ class HeadTrainer:
             head.load_state_dict(state["heads"][name])
             self.optimisers[name].load_state_dict(state["optimisers"][name])
         self.step = state["step"]
-
-
-# --- held-out data ------------------------------------------------------------------------------------------------------
-
-
-def held_out_draws(
-    model: ScoreModel, data: Tensor, recipe: Recipe, draws: int = 8, batch_size: int = 100, seed: int = 0
-) -> Iterator[Draw]:
-    """`draws` noisy states of every example, batch by batch."""
-    recipe, generator = recipe.within(model.schedule), torch.Generator().manual_seed(stream_seed(seed, 0))
-    for _ in range(draws):
-        for x_0 in data.split(batch_size):
-            yield draw(model, x_0, recipe, generator, probe=False)
-
-
-@torch.no_grad()
-def transition_bits(
-    covariances: Mapping[str, LearnedDiagonal | Interpolated],
-    draws: Sequence[Draw],
-    schedule: Schedule,
-    log_snr: tuple[float, float],
-    steps: int = 10,
-) -> dict[str, float]:
-    """Bits/dim of the transitions of a chain of `steps` calls even in log-SNR, estimated from draws with log-SNR uniform.
-
-    Args:
-        log_snr: (lo, hi) where the chain's first and last noisy states are. Its h = (hi - lo) / (steps - 1), and its
-            transitions stand for starts from lo to hi - h/2 (midpoint rule; below lo they cost next to nothing).
-
-    Raises:
-        ValueError: fewer than two steps, or no draw within.
-    """
-    if steps < 2:
-        raise ValueError(f"a chain has transitions from two steps on, got {steps}")
-    (low, high), sums, count = log_snr, dict.fromkeys(covariances, 0.0), 0
-    h = (high - low) / (steps - 1)
-    for batch in draws:
-        level, x_0 = batch.prediction.level, batch.x_0
-        lam, t = np.asarray(level.log_snr.cpu()), np.asarray(level.t.cpu())
-        inside = (lam >= low) & (lam <= high - 0.5 * h)
-        later = np.where(inside, np.minimum(lam + h, schedule.log_snr_range[1]), np.inf)
-        kernel = _kernel(schedule, schedule.time(later), t, x_0.device)
-        error = kernel.error(square_error(x_0, batch.prediction.x_0))
-        for name, covariance in covariances.items():
-            kl = diagonal_kl(error, expand(kernel.rho2, error), covariance.excess(kernel, batch.prediction))
-            sums[name] += float(kl[torch.from_numpy(inside).to(kl.device)].sum())
-        count += int(inside.sum())
-    if not count:
-        raise ValueError(f"no draw has a log-SNR in [{low:.4g}, {high - 0.5 * h:.4g}]; widen the recipe's log_snr")
-    return {name: (steps - 1.5) * value / count / math.log(2.0) for name, value in sums.items()}
-
-
-def calibrate(head: Head, draws: Sequence[Draw], recipe: Recipe, schedule: Schedule, knots: int = 10) -> tuple[float, float]:
-    """Fit the head's shift on held-out draws, linear between `knots` even in log-SNR, by the score "step" (or L_vlb), L-BFGS.
-
-    A network's residual on its own training data may be too small, an OCM head believes the network and an SN head an exact
-    mean: held-out residuals (eps - eps_hat)^2 are the target for all of them.
-
-    Returns:
-        (mean score before, after); the score is twice a step's KL divergence, or L_vlb's transitions in nats per dimension.
-
-    Raises:
-        ValueError: no draws, or fewer than one knot.
-    """
-    if not draws or knots < 1:
-        raise ValueError(f"calibration needs held-out draws and a knot, got {len(draws)} batches and {knots} knots")
-    recipe = recipe.within(schedule)
-    places = torch.linspace(*recipe.log_snr, knots, dtype=torch.float64, device=draws[0].x_0.device)
-    shift = torch.zeros_like(places, requires_grad=True)
-    with torch.no_grad():
-        parts = [
-            (hats(d.prediction.level.log_snr, places), head.decode(head.output(d.prediction), d.prediction)) for d in draws
-        ]
-
-    def objective() -> Tensor:
-        scores = [
-            _held_out_score(head, value + expand(weights @ shift, value), d, recipe, schedule)
-            for (weights, value), d in zip(parts, draws, strict=True)
-        ]
-        return torch.cat(scores).mean()
-
-    before = float(objective().detach())
-    optimiser = torch.optim.LBFGS([shift], max_iter=60, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        value = objective() + RIDGE * shift.square().mean()
-        value.backward()
-        return value
-
-    with torch.enable_grad():
-        optimiser.step(closure)
-    head.set_calibration(places, shift.detach())
-    return before, float(objective().detach())
-
-
-def _held_out_score(head: Head, value: Tensor, draw: Draw, recipe: Recipe, schedule: Schedule) -> Tensor:
-    if isinstance(head, RangeHead):
-        return chain_nats(value, draw, schedule, recipe)
-    return score(torch.sigmoid(value), draw.square, "step", draw.step).flatten(1).mean(1)

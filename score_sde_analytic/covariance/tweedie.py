@@ -141,7 +141,8 @@ def krylov(
     """
     size, d = start.shape
     m = min(steps, d)
-    basis, images = start.new_zeros(size, m, d), start.new_zeros(size, m, d)
+    basis = start.new_zeros(size, m, d)
+    images = start.new_zeros(size, m, d)
     vector = start
     for j in range(m):
         basis[:, j] = _next_direction(vector, basis[:, :j])

@@ -128,7 +128,8 @@ def is_monge(costs: StepCosts, tolerance: float = 1e-6) -> bool:
     R = 0 is y = inf and R = 1 is y = -inf, but where 1 - R is a few roundings of R, y gets the benefit of the doubt. A fall of
     `tolerance` breaks each Monge inequality, hence the optimality of each step, by at most tolerance / 2 nats per dimension.
     """
-    r, eps = costs.columns[::-1], 4.0 * np.finfo(np.float64).eps
+    r = costs.columns[::-1]
+    eps = 4.0 * np.finfo(np.float64).eps
     with np.errstate(divide="ignore", invalid="ignore"):
         base = costs.log_snr[::-1, None] - np.log(r)
         least, most = base + np.log(np.maximum(1.0 - r - eps, 0.0)), base + np.log(1.0 - r + eps)
@@ -192,7 +193,8 @@ def monge_paths(
         ValueError: malformed input, or a table of more than MAX_TABLE_BYTES.
         ImportError: numba is absent.
     """
-    first, n = _checked(costs, first_cost, max_steps), len(costs)
+    first = _checked(costs, first_cost, max_steps)
+    n = len(costs)
     if 4 * max_steps * n > MAX_TABLE_BYTES:
         size = f"{4e-9 * max_steps * n:.3g} GB"
         raise ValueError(f"{max_steps} steps on {n} points need a table of {size}; use monge_path for one number of steps")
@@ -243,7 +245,9 @@ class _PriceSearch:
     """
 
     def __init__(self, costs: StepCosts, arcs: int) -> None:
-        self._costs, self._arcs, self._lines = costs, arcs, _lines(costs)
+        self._costs = costs
+        self._arcs = arcs
+        self._lines = _lines(costs)
         self._successor: NDArray[np.int32] | None = None
         n = len(costs)
         # c(i, j) + c(k, k) >= c(i, k) + c(k, j): the path through every point is the shortest of all.
@@ -253,7 +257,8 @@ class _PriceSearch:
 
     def path(self, start: int) -> Indices:
         """The shortest path of `arcs` arcs from `start`: secants between one path of too few arcs and one of too many."""
-        size, n = self._arcs + 1, len(self._costs)
+        size = self._arcs + 1
+        n = len(self._costs)
         short, long = np.array([start, n - 1]), np.arange(start, n)
         if self._successor is not None:  # at the price of the last first point, often right at once
             path = _compiled().follow(self._successor, start)
@@ -308,7 +313,8 @@ def _checked(costs: StepCosts, first_cost: ArrayLike, steps: int) -> Array:
     Raises:
         ValueError: wrong shape, NaN or -inf, or `steps` outside 1 .. N.
     """
-    first, n = np.asarray(first_cost, dtype=np.float64), len(costs)
+    first = np.asarray(first_cost, dtype=np.float64)
+    n = len(costs)
     if first.shape != (n,):
         raise ValueError(f"first_cost must be ({n},), one per lattice point, got {first.shape}")
     if np.any(np.isnan(first) | np.isneginf(first)):

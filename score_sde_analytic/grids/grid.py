@@ -132,14 +132,16 @@ def optimal_paths(cost: ArrayLike, first_cost: ArrayLike, max_steps: int) -> tup
         (paths, costs): paths[K - 1] holds K ascending lattice indices that end in N - 1; costs is (max_steps,),
         inf (with an empty path) where no path exists.
     """
-    c, best = np.array(cost, dtype=np.float64), np.array(first_cost, dtype=np.float64)
+    c = np.array(cost, dtype=np.float64)
+    best = np.array(first_cost, dtype=np.float64)
     n = len(best)
     if c.shape != (n, n):
         raise ValueError(f"cost must be ({n}, {n}) to match first_cost, got {c.shape}")
     if not 1 <= max_steps <= n:
         raise ValueError(f"{max_steps} steps need at least as many lattice points, got {n}; use a finer lattice")
     c[np.tril_indices(n)] = np.inf
-    parents, costs = np.zeros((max_steps, n), dtype=np.int64), np.full(max_steps, np.inf)
+    parents = np.zeros((max_steps, n), dtype=np.int64)
+    costs = np.full(max_steps, np.inf)
     costs[0] = best[-1]
     for k in range(1, max_steps):
         total = best[:, None] + c

@@ -117,7 +117,8 @@ class Objective:
 
     def gradient(self, log_snr: Array) -> Array:
         """d cost / d lam of every level, (K,)."""
-        r, h = self.curve.residual(log_snr[:-1]), np.diff(log_snr)
+        r = self.curve.residual(log_snr[:-1])
+        h = np.diff(log_snr)
         power = 1.0 + r * np.expm1(h)
         gradient = np.zeros_like(log_snr)
         gradient[1:] += 0.5 * r * np.exp(h) / power

@@ -45,7 +45,8 @@ def from_config(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], bas
         ValueError: a basis that is not built in was not passed, the one passed has another config, or arrays are absent or
             damaged.
     """
-    name, built_in = config.get("name"), _BUILT_IN.get(str(config.get("name")))
+    name = config.get("name")
+    built_in = _BUILT_IN.get(str(config.get("name")))
     if basis is None:
         if built_in is None:
             raise ValueError(f"the basis {name!r} is not built in ({', '.join(_BUILT_IN)}); pass the object it was fitted with")

@@ -76,14 +76,17 @@ class Recorder:
     """
 
     def __init__(self, basis: Basis, statistics: Mapping[str, Statistic] | None = None) -> None:
-        self.basis, self.statistics = basis, dict(statistics or {})
+        self.basis = basis
+        self.statistics = dict(statistics or {})
         self._parts: dict[str, list[np.ndarray]]
         self._labels: Tensor | None
         self.begin()
 
     def begin(self) -> None:
         """Forget what an earlier pass left."""
-        self._parts, self._labels, self._sizes = {}, None, np.zeros(0, dtype=np.int64)
+        self._parts = {}
+        self._labels = None
+        self._sizes = np.zeros(0, dtype=np.int64)
 
     def config(self) -> dict[str, Any]:
         """Identity of what is recorded."""
@@ -94,7 +97,8 @@ class Recorder:
         square = self.basis.forward((eps - prediction.eps).float()).square().flatten(1)
         if self._labels is None:
             labels = self.basis.labels(tuple(eps.shape[1:])).ravel()
-            self._labels, self._sizes = torch.from_numpy(labels).to(eps.device), np.bincount(labels)
+            self._labels = torch.from_numpy(labels).to(eps.device)
+            self._sizes = np.bincount(labels)
         pooled = torch.zeros(len(square), len(self._sizes), device=square.device).index_add_(1, self._labels, square)
         rms = (pooled.cpu() / torch.from_numpy(self._sizes)).sqrt()
         new = {"knot": np.full(len(examples), knot, dtype=np.int64), "example": np.asarray(examples, dtype=np.int64)}
@@ -128,7 +132,8 @@ class Recorder:
         Raises:
             ValueError: nothing was recorded, or the knots are others.
         """
-        a, knots = self.arrays(), np.asarray(log_snr, dtype=np.float64)
+        a = self.arrays()
+        knots = np.asarray(log_snr, dtype=np.float64)
         if "knot" not in a:
             raise ValueError("nothing was recorded; pass this recorder to estimate(observers=...)")
         if knots.ndim != 1 or np.any(np.diff(knots) <= 0) or len(knots) != a["knot"].max() + 1:

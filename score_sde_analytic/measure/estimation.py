@@ -167,7 +167,8 @@ class _Pass:
         self.observers = observers
         self.knots = np.array(identity["knots"])
         self.levels = [model.schedule.level_at(log_snr) for log_snr in self.knots]
-        g, m = identity["groups"], len(self.knots)
+        g = identity["groups"]
+        m = len(self.knots)
         self.counts = np.zeros((g, m))
         self.sums = np.zeros((g, m, 6))
         self.products = np.zeros((m, 6, 6))

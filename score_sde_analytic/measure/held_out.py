@@ -181,12 +181,14 @@ class HeldOut:
 
     def _sums(self, steps: Sequence[float]) -> tuple[Array, Array]:
         """(cost of each step summed over the draws of each group, (steps, groups, m); their number, (groups, m))."""
-        draws, group = self._draws, self._draws.example % self._folds
+        draws = self._draws
+        group = self._draws.example % self._folds
         if len(np.unique(group)) < 2:
             raise ValueError("cross-fitting needs two folds with examples in them: record more examples, or take more folds")
         sums, counts = np.zeros((len(steps), GROUPS, len(self.log_snr))), np.zeros((GROUPS, len(self.log_snr)))
         for fold in np.unique(group):
-            spectrum, rest = self.choice.fit(draws.take(group != fold)), draws.take(group == fold)
+            spectrum = self.choice.fit(draws.take(group != fold))
+            rest = draws.take(group == fold)
             for m in range(len(self.log_snr)):
                 knot = _Knot.of(spectrum, rest, self.choice.statistic, m)
                 counts[:, m] += np.bincount(knot.example % GROUPS, minlength=GROUPS)

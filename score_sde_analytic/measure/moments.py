@@ -126,7 +126,8 @@ class Moments:
     @cached_property
     def variance_reduction(self) -> Array:
         """Variance of a plain draw over variance of a controlled one, per knot and outcome (m, 3)."""
-        n, mean = self.draws[:, None], self.sums.sum(0) / self.draws[:, None]
+        n = self.draws[:, None]
+        mean = self.sums.sum(0) / self.draws[:, None]
         covariance = self.products / n[..., None] - mean[:, :, None] * mean[:, None, :]
         explained = np.einsum("mco,mco->mo", self.control_coefficients, covariance[:, 3:, :3])
         plain = np.einsum("moo->mo", covariance[:, :3, :3])

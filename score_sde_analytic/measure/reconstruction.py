@@ -57,7 +57,8 @@ class Reconstruction:
         Raises:
             ValueError: a level beyond the last knot, or a std outside the measured range of ratios.
         """
-        lam, ratios = self._within(log_snr), np.log2(DECODER_RATIOS)
+        lam = self._within(log_snr)
+        ratios = np.log2(DECODER_RATIOS)
         scale = float(decoder_scale(log_snr, self.data_variance))
         ratio = np.log2(std / scale)
         if not ratios[0] - 1e-9 <= ratio <= ratios[-1] + 1e-9:
@@ -75,7 +76,8 @@ class Reconstruction:
         Raises:
             ValueError: a level beyond the last knot.
         """
-        lam, ratios = self._within(log_snr), np.log2(DECODER_RATIOS)
+        lam = self._within(log_snr)
+        ratios = np.log2(DECODER_RATIOS)
         fine = np.linspace(ratios[0], ratios[-1], 40 * (len(ratios) - 1) + 1)
         # A spline, not PCHIP, which would put every minimum on a table entry.
         table = CubicSpline(ratios, self._rows(lam), axis=1)(fine)

@@ -161,7 +161,8 @@ class Spectrum:
         count = -(-count // curves) * curves if curves <= count else count
         out = np.empty((len(log_snr), count))
         for i, lam in enumerate(log_snr):
-            r, mass = self.residual(float(lam)).ravel(), self.mass_at(float(lam)).ravel()
+            r = self.residual(float(lam)).ravel()
+            mass = self.mass_at(float(lam)).ravel()
             order = np.argsort(r)
             cumulative = np.concatenate([[0.0], np.cumsum(mass[order])])
             integral = np.concatenate([[0.0], np.cumsum(mass[order] * r[order])])
@@ -219,7 +220,8 @@ class LevelTable:
         """R of every sample and label, (batch, L), or (1, L) without phi; phi is (batch, 1) or (batch, L), float64."""
         if phi is None:
             return torch.sigmoid(self.log_snr - self.y)
-        column, phi = torch.arange(self.y.shape[1], device=self.y.device), phi.contiguous()
+        column = torch.arange(self.y.shape[1], device=self.y.device)
+        phi = phi.contiguous()
         if not self.smooth:
             return torch.sigmoid(self.log_snr - self.y[torch.bucketize(phi, self.edges, right=True), column])
         upper = torch.bucketize(phi, self.medians).clamp(1, len(self.medians) - 1)

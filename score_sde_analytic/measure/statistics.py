@@ -134,7 +134,8 @@ def checked(values: Tensor, prediction: Prediction) -> Tensor:
     Raises:
         ValueError: another shape, or values that are not finite.
     """
-    batch, shape = len(prediction.x_t), prediction.x_t.shape
+    batch = len(prediction.x_t)
+    shape = prediction.x_t.shape
     if values.shape != (batch,) and values.shape != (batch, *shape[-2:]):
         raise ValueError(
             f"a statistic must return one number per sample, ({batch},), or per pixel, {(batch, *shape[-2:])};"

@@ -160,7 +160,8 @@ class PCA(_Linear):
         inverse_t = (v.T @ v).triu(1) + torch.diag(torch.where(tau == 0, 1.0, 1.0 / tau))
         signs = np.ones(dim)
         signs[:rank] = np.sign(factors.diagonal().numpy())
-        self._v, self._signs = _Cast(v.numpy()), _Cast(signs)
+        self._v = _Cast(v.numpy())
+        self._signs = _Cast(signs)
         self._w = _Cast(torch.linalg.solve_triangular(inverse_t, v, upper=True, left=False).numpy())
 
     @classmethod
@@ -179,7 +180,8 @@ class PCA(_Linear):
                 in 1 .. min(d, n - 1).
         """
         rows = _Rows(data, lambda x: x.flatten(1))
-        dim, limit = len(rows.mean), min(len(rows.mean), rows.count - 1)
+        dim = len(rows.mean)
+        limit = min(len(rows.mean), rows.count - 1)
         if rank is None and dim > max_exact:
             raise ValueError(f"all components of {dim} dimensions are too many; give a rank, such as 256")
         rank = limit if rank is None else rank
@@ -253,10 +255,13 @@ class _Rows:
     """Float64 rows made of a data set batch by batch, and products with their covariance."""
 
     def __init__(self, data: Data, rows: Callable[[Tensor], Tensor]) -> None:
-        self._dataset, self._rows, self.count = as_dataset(data), rows, 0
+        self._dataset = as_dataset(data)
+        self._rows = rows
+        self.count = 0
         total: Any = 0.0
         for x in self._batches():
-            self.count, total = self.count + len(x), total + x.sum(0)
+            self.count = self.count + len(x)
+            total = total + x.sum(0)
         self.mean: Tensor = total / self.count
 
     def _batches(self) -> Iterator[Tensor]:

@@ -102,7 +102,8 @@ def discretised_log_prob(x: Tensor, mean: Tensor, std: Tensor | float, lo: float
         mean: predicted mean, broadcastable to `x`.
         std: standard deviation of the decoder, float or broadcastable.
     """
-    width, mean = (hi - lo) / (levels - 1), mean.double()
+    width = (hi - lo) / (levels - 1)
+    mean = mean.double()
     std = torch.as_tensor(std, dtype=torch.float64, device=x.device)
     index = ((x.double() - lo) / width).round()
     # Neighbours compute their common edge from the same number, so that the bins tile to the last bit.

@@ -77,7 +77,9 @@ class LevelNoise:
     """
 
     def __init__(self, seed: int, keys: Sequence[tuple[int, ...]], device: torch.device | str = "cpu") -> None:
-        self._seed, self._keys, self._device = seed, keys, device
+        self._seed = seed
+        self._keys = keys
+        self._device = device
         self._recent: dict[int, Tensor] = {}
 
     def at(self, log_snr: float | Tensor, like: Tensor) -> Tensor:

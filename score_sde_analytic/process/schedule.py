@@ -203,7 +203,8 @@ class LinearVP(VariancePreserving):
 
     def _time_of_log_alpha(self, log_alpha: Array) -> Array:
         # The root of a t^2 + b t = -log_alpha in the form that does not cancel for small |log_alpha|.
-        a, b = 0.25 * (self.beta_max - self.beta_min), 0.5 * self.beta_min
+        a = 0.25 * (self.beta_max - self.beta_min)
+        b = 0.5 * self.beta_min
         return -2.0 * log_alpha / (b + np.sqrt(b**2 - 4.0 * a * log_alpha))
 
     def config(self) -> dict[str, Any]:
@@ -264,7 +265,8 @@ class CosineVP(VariancePreserving):
 
     def _time_of_log_alpha(self, log_alpha: Array) -> Array:
         # Solve 1 - cos(h) + sin(h) tan(p) = c for h, c = -expm1(log_alpha), with u = tan(h/2): no cancellation.
-        c, slope = -np.expm1(log_alpha), np.tan(self._start)
+        c = -np.expm1(log_alpha)
+        slope = np.tan(self._start)
         half = np.arctan(c / (slope + np.sqrt(slope**2 + c * (2.0 - c))))
         return 2.0 * half / self._span
 

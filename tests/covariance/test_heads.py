@@ -15,20 +15,9 @@ from score_sde_analytic.runners.experiment import Experiment
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
+from score_sde_analytic.covariance.head_calibration import calibrate, held_out_draws, transition_bits
 from score_sde_analytic.covariance.head_networks import HEADS, hats, load_head
-from score_sde_analytic.covariance.head_training import (
-    Draw,
-    HeadTrainer,
-    Recipe,
-    _call,
-    calibrate,
-    chain_nats,
-    draw,
-    held_out_draws,
-    new_head,
-    score,
-    transition_bits,
-)
+from score_sde_analytic.covariance.head_training import Draw, HeadTrainer, Recipe, _call, chain_nats, draw, new_head, score
 from score_sde_analytic.covariance.heads import Interpolated, LearnedDiagonal, covariance_of
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde
 from score_sde_analytic.grids.grid import even_log_snr

@@ -3,13 +3,22 @@
 import math
 
 import mpmath
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Independent, Normal, kl_divergence
 
-from score_sde_analytic.process.gaussian import discretised_log_prob, expand, mean_square, normal_kl
+from score_sde_analytic.process.gaussian import (
+    diagonal_kl,
+    discretised_log_prob,
+    expand,
+    mean_square,
+    normal_kl,
+    square_error,
+    step_kl,
+)
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 1, 2, 2)])
@@ -52,6 +61,39 @@ def test_kl_matches_torch(mean, log_q, log_p):
 def test_kl_vanishes_only_for_equal_normals():
     assert float(normal_kl(torch.zeros(()), 0.3, 0.3)) == 0.0
     assert float(normal_kl(torch.zeros(()), 0.3, 0.31)) > 0.0
+
+
+POSITIVE = st.floats(1e-6, 1e6)
+
+
+@given(square=POSITIVE, var_q=POSITIVE, excess=POSITIVE)
+def test_kl_of_a_step_is_that_of_two_normals(square, var_q, excess):
+    """Whatever container the numbers come in; and of all coordinates, the mean."""
+    var_p = var_q + excess
+    with mpmath.workdps(60):
+        q, e = mpmath.mpf(var_q), mpmath.mpf(excess)
+        exact = float((mpmath.log(1 + e / q) + (mpmath.mpf(square) - e) / (q + e)) / 2)
+        scale = float((mpmath.log(1 + e / q) + (mpmath.mpf(square) + e) / (q + e)) / 2)  # terms that cancel
+    one = torch.tensor([[square]], dtype=torch.float64)
+    for found in (
+        step_kl(square, var_q, excess, var_p),
+        step_kl(np.array(square), np.array(var_q), np.array(excess), np.array(var_p)),
+        step_kl(one, var_q, torch.full_like(one, excess), var_p),
+        diagonal_kl(one, var_q, torch.full_like(one, excess)),
+    ):
+        assert float(found) == pytest.approx(exact, abs=1e-14 * scale)
+
+
+@pytest.mark.parametrize("h", [1e-9, 1e-6, 1e-3])
+def test_kl_of_a_tiny_step_keeps_its_digits(h):
+    """With q = e it is log(1 + h) / 2, of which log(var_p / var_q) would lose all but 16 + log10 h digits."""
+    assert step_kl(h, 1.0, h, 1.0 + h) == pytest.approx(0.5 * math.log1p(h), rel=1e-14)
+
+
+def test_square_error_is_float64():
+    x, y = torch.full((2, 3), 1.5), torch.full((2, 3), 0.25)
+    assert square_error(x, y).dtype == torch.float64
+    assert torch.all(square_error(x, y) == 1.5625)
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])

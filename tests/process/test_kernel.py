@@ -78,6 +78,31 @@ def test_two_ddpm_steps_are_one(case, fraction):
     assert second.rho2 + second.a**2 * first.rho2 == pytest.approx(direct.rho2, rel=1e-7)
 
 
+def test_excess_is_what_the_optimal_variance_adds(schedule):
+    """b^2 exp(-lam_t) R: of a number, of every sample at its own level, and of every coordinate."""
+    s, t = schedule.level(0.3), schedule.level(0.7)
+    kernel = reverse_kernel(s, t, 0.5)
+    expected = kernel.variance(0.4 * t.ratio**2) - kernel.rho2
+    assert kernel.excess(0.4, t.log_snr) == pytest.approx(expected, rel=1e-9)
+    residual = torch.tensor([[0.1, 0.2, 0.4], [0.4, 0.5, 0.6]], dtype=torch.float64)
+    each = kernel.excess(residual, torch.full((2,), t.log_snr, dtype=torch.float64))
+    torch.testing.assert_close(each, kernel.excess(residual, t.log_snr), rtol=1e-14, atol=0.0)
+    assert float(each[1, 0]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_error_of_the_mean_is_b_times_that_of_the_prediction(schedule):
+    kernel = reverse_kernel(schedule.level(0.3), schedule.level(0.7))
+    square = torch.tensor([[1.0, 4.0], [9.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(kernel.error(square), kernel.b**2 * square)
+    torch.testing.assert_close(kernel.error(square.mean(1)), kernel.error(square).mean(1))
+
+
+def test_a_kernel_knows_its_eta(schedule):
+    levels = schedule.levels([1.0, 0.5, 0.2])
+    assert [k.eta for k in kernels(levels, 0.3)] == [0.3, 0.3]
+    assert reverse_kernel(levels[1], levels[0]).eta == 1.0
+
+
 def test_ddim_adds_no_noise(schedule):
     kernel = reverse_kernel(schedule.level(0.3), schedule.level(0.4), eta=0.0)
     assert kernel.rho2 == 0.0
