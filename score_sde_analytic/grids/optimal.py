@@ -25,10 +25,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.integrate import cumulative_trapezoid
-from scipy.interpolate import CubicSpline
-from scipy.optimize import minimize
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.grids.dynamic import StepCosts, shortest_paths
@@ -70,7 +68,7 @@ class Objective:
         return np.linspace(self.low, self.high, RESOLUTION)
 
     def _integral(self, values: Array) -> Array:
-        return cumulative_trapezoid(values, self.levels, initial=0.0)
+        return scipy.integrate.cumulative_trapezoid(values, self.levels, initial=0.0)
 
     @cached_property
     def limit(self) -> Array:
@@ -91,7 +89,7 @@ class Objective:
     def _last(self) -> Callable[..., Array]:
         if self.reconstruction is None:
             return lambda lam, nu=0: np.zeros_like(lam)
-        return CubicSpline(*self.reconstruction)
+        return scipy.interpolate.CubicSpline(*self.reconstruction)
 
     def last(self, log_snr: ArrayLike) -> Array:
         """Reconstruction term in nats per dimension when lam_1 = log_snr."""
@@ -139,7 +137,7 @@ def _equal_parts(levels: Array, density: Array, count: int) -> Array:
     """`count` levels from first to last with equal integrals of the density between them, strictly increasing."""
     # Where the density vanishes any spacing is optimal; a trace of uniform density keeps levels apart.
     floor = 1e-3 * density.mean() if density.mean() > 0 else 1.0
-    mass = cumulative_trapezoid(density + floor, levels, initial=0.0)
+    mass = scipy.integrate.cumulative_trapezoid(density + floor, levels, initial=0.0)
     parts = np.interp(np.linspace(0.0, mass[-1], count), mass, levels)
     parts[[0, -1]] = levels[[0, -1]]
     return parts
@@ -221,7 +219,7 @@ def _descend(objective: Objective, start: Array) -> Array:
             gradient = gradient - gaps / gaps.sum() * gradient.sum()
         return objective.cost(lam), gradient
 
-    result = minimize(
+    result = scipy.optimize.minimize(
         value_and_gradient, np.log(np.diff(start)), jac=True, method="L-BFGS-B", options={"maxiter": 2000, "ftol": 1e-14}
     )
     return levels(result.x)

@@ -2,7 +2,7 @@
 
 from score_sde_analytic.metrics.base import Distance, Metric, Reference, evaluate
 from score_sde_analytic.metrics.classifier import Classifier, ClassifierFeatures, load_classifier, save_classifier
-from score_sde_analytic.metrics.exact import cross_entropy_gap, kl_divergence, mixture_metrics, mode_proportions
+from score_sde_analytic.metrics.exact import cross_entropy_gap, kl_divergence, mixture_metrics
 from score_sde_analytic.metrics.external import CleanFIDFeatures, TorchFidelityFeatures
 from score_sde_analytic.metrics.features import Coefficients, Features, ModuleFeatures, Pixels, extract
 from score_sde_analytic.metrics.frechet import ExtrapolatedFrechet, Frechet, GaussianSummary, frechet_distance
@@ -43,7 +43,6 @@ __all__ = [
     "kl_divergence",
     "load_classifier",
     "mixture_metrics",
-    "mode_proportions",
     "save_classifier",
     "wasserstein_1d",
 ]

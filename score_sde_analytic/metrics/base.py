@@ -33,7 +33,7 @@ class Reference:
     values: Tensor
     features: Features | None = None
     shape: tuple[int, ...] = ()
-    _found: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+    _known: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         require_features(self.values, "the reference")
@@ -58,9 +58,9 @@ class Reference:
 
     def once(self, key: Hashable, make: Callable[[Tensor], Any]) -> Any:
         """make(values), worked out the first time this key is asked for."""
-        if key not in self._found:
-            self._found[key] = make(self.values)
-        return self._found[key]
+        if key not in self._known:
+            self._known[key] = make(self.values)
+        return self._known[key]
 
 
 class Metric(ABC):
@@ -76,7 +76,8 @@ class Metric(ABC):
             ValueError: NaN, too few examples, or different numbers of features.
         """
         ready = reference if isinstance(reference, Reference) else Reference(reference.double())
-        x, y = samples.double(), ready.values
+        x = samples.double()
+        y = ready.values
         require_features(x, "the samples")
         if x.shape[1] != y.shape[1]:
             raise ValueError(f"the samples have {x.shape[1]} features, the reference {y.shape[1]}; compute both by one map")
@@ -122,10 +123,11 @@ class Distance(Metric):
         """The distance between two summaries, uncorrected."""
 
     def _measure(self, x: Tensor, reference: Reference) -> Measured:
-        mine, theirs = self.summary(x), reference.once(self, self.summary)
-        parts = reference.once((self, "parts"), lambda y: without_groups(self.summary, y, self.groups, self.seed + 1))
+        mine = self.summary(x)
+        theirs = reference.once(self, self.summary)
+        kept = reference.once((self, "parts"), lambda y: without_groups(self.summary, y, self.groups, self.seed + 1))
         without_x = without_groups(lambda part: self.compare(self.summary(part), theirs), x, self.groups, self.seed)
-        without_y = [self.compare(mine, part) for part in parts]
+        without_y = [self.compare(mine, summary) for summary in kept]
         return jackknife(self.compare(mine, theirs), without_x, without_y, correct=self.corrected, level=self.level)
 
 

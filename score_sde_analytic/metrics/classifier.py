@@ -119,8 +119,9 @@ class ClassifierFeatures(Features):
     """
 
     def __init__(self, net: Classifier, name: str = "classifier features") -> None:
-        self.net, self.name, self._digest = net.eval().double(), name, digest_of(net.eval().float())
-        self.net.double()
+        self._digest = digest_of(net.eval().float())  # of the weights as they are stored
+        self.name = name
+        self.net = net.double()
 
     @classmethod
     def load(cls, directory: str | Path = "digits_classifier") -> ClassifierFeatures:

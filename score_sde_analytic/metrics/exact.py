@@ -6,8 +6,7 @@ KL(p || q)          by nearest neighbours, with exact draws for the reference (n
 energy distance     to exact draws
 Frechet             to the exact mean and covariance: no error from the reference
 mean, covariance    ||m - m'||^2 and ||C - C'||_F^2, bias removed
-proportions         E_p[r_k(x)] of the posterior probability r_k of each mode, which is the weight w_k for p = q
-mode distance       1/2 sum_k |E_p[r_k] - w_k|, total variation
+mode distance       1/2 sum_k |E_p[r_k(x)] - w_k|, total variation; r_k is the posterior probability of mode k, w_k its weight
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from score_sde_analytic.metrics.base import Reference, require_features
@@ -57,12 +55,6 @@ def kl_divergence(
     return jackknife(value - other, without_x, without_y, correct=False, level=level)
 
 
-def mode_proportions(samples: Tensor, mixture: GaussianMixture, level: float = 0.95) -> list[Measured]:
-    """E_p[r_k] of every component, to be compared with its weight."""
-    zero = samples.new_zeros(2, dtype=torch.float64)
-    return [mean_difference(share, zero.to(share), level) for share in mixture.responsibilities(samples, DATA).T]
-
-
 def against_known(
     statistic: Callable[[Tensor], float],
     samples: Tensor,
@@ -79,7 +71,7 @@ def against_known(
 def mixture_metrics(
     samples: Tensor, mixture: GaussianMixture, count: int = 0, seed: int = 0, groups: int = 20, level: float = 0.95
 ) -> dict[str, Measured]:
-    """Everything above but the single proportions.
+    """Everything above.
 
     Args:
         samples: (n, d).
@@ -95,21 +87,11 @@ def mixture_metrics(
     x = samples.double()
     draws = mixture.sample(max(count, len(x)), stream_seed(seed, 7)).to(x.device)
     equal = draws[: len(x)]
-    mean, covariance = mixture.moments()
-    known = GaussianSummary.of(mean, covariance)
-    weights = mixture.weights
-
-    def frechet(part: Tensor) -> float:
-        return frechet_distance(GaussianSummary.of(*sample_moments(part)), known)
 
     def mode_distance(part: Tensor) -> float:
-        return float(0.5 * (mixture.responsibilities(part, DATA).mean(0) - weights).abs().sum())
+        return float(0.5 * (mixture.responsibilities(part, DATA).mean(0) - mixture.weights).abs().sum())
 
-    statistics: dict[str, Callable[[Tensor], float]] = {
-        "Frechet": frechet,
-        "mean": lambda part: float((part.mean(0) - mean).square().sum()),
-        "covariance": lambda part: float((sample_moments(part)[1] - covariance).square().sum()),
-    }
+    statistics = _of_moments(mixture)
     settings: dict[str, Any] = {"groups": groups, "seed": seed, "level": level}
     return (
         {"cross-entropy gap": cross_entropy_gap(x, draws, mixture, level)}
@@ -118,3 +100,14 @@ def mixture_metrics(
         | {name: against_known(statistic, x, **settings) for name, statistic in statistics.items()}
         | {"mode distance": against_known(mode_distance, x, correct=False, **settings)}
     )
+
+
+def _of_moments(mixture: GaussianMixture) -> dict[str, Callable[[Tensor], float]]:
+    """Distances of samples (n, d) that need no more of the mixture than its mean and covariance."""
+    mean, covariance = mixture.moments()
+    known = GaussianSummary.of(mean, covariance)
+    return {
+        "Frechet": lambda part: frechet_distance(GaussianSummary.of(*sample_moments(part)), known),
+        "mean": lambda part: float((part.mean(0) - mean).square().sum()),
+        "covariance": lambda part: float((sample_moments(part)[1] - covariance).square().sum()),
+    }

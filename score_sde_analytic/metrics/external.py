@@ -71,7 +71,9 @@ class CleanFIDFeatures(Features):
             raise ValueError(f"clean-fid has modes clean, legacy_pytorch and legacy_tensorflow, not {mode!r}")
         network = _require("cleanfid.features", "clean-fid")
         resize = _require("cleanfid.resize", "clean-fid")
-        self.name, self._bytes, self._device = f"clean-fid {mode}", BytePixels(data_range), torch.device(device)
+        self.name = f"clean-fid {mode}"
+        self._bytes = BytePixels(data_range)
+        self._device = torch.device(device)
         self._resize: Any = resize.build_resizer(mode)
         self._network: Any = network.build_feature_extractor(mode, self._device, use_dataparallel=False)
 

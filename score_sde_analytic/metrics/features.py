@@ -66,7 +66,8 @@ class Coefficients(Features):
     """The coefficients U x of a basis, flattened; distances that no rotation changes are those of pixels."""
 
     def __init__(self, basis: Basis) -> None:
-        self.basis, self.name = basis, f"{type(basis).__name__} coefficients"
+        self.basis = basis
+        self.name = f"{type(basis).__name__} coefficients"
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.basis.forward(x.double()).flatten(1)
@@ -93,7 +94,10 @@ class ModuleFeatures(Features):
         prepare: Callable[[Tensor], Tensor] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.module, self.name, self.prepare, self.dtype = module.eval().to(dtype), name, prepare, dtype
+        self.module = module.eval().to(dtype)
+        self.name = name
+        self.prepare = prepare
+        self.dtype = dtype
 
     @classmethod
     def load(cls, path: str | Path, name: str = "", **settings: Any) -> ModuleFeatures:
@@ -118,11 +122,11 @@ class ModuleFeatures(Features):
     def __call__(self, x: Tensor) -> Tensor:
         self.module.to(x.device)
         fed = x.to(self.dtype) if self.prepare is None else self.prepare(x)
-        found = self.module(fed)
-        if not isinstance(found, Tensor) or len(found) != len(x):
-            what = f"a tensor of {len(found)} rows" if isinstance(found, Tensor) else type(found).__name__
+        out = self.module(fed)
+        if not isinstance(out, Tensor) or len(out) != len(x):
+            what = f"a tensor of {len(out)} rows" if isinstance(out, Tensor) else type(out).__name__
             raise ValueError(f"the network of {self.name!r} gave {what} for {len(x)} examples; it must give (batch, n)")
-        return found.double().flatten(1)
+        return out.double().flatten(1)
 
     def config(self) -> dict[str, Any]:
         prepare = getattr(self.prepare, "__qualname__", type(self.prepare).__name__)
@@ -169,18 +173,24 @@ def extract(
         raise ValueError(f"batch_size must be positive, got {batch_size}")
     if isinstance(data, Tensor) and not data.is_floating_point():
         raise ValueError(f"{what} are {data.dtype}; give floating-point values (DataRange.encode converts integers)")
-    dataset, parts = as_dataset(data), []
+    dataset = as_dataset(data)
+    values = []
     count: int = len(dataset)  # type: ignore[arg-type]
     with tqdm(total=count, desc=f"features of {what}", unit="example", disable=not progress, leave=False) as bar:
         for start, x in zip(range(0, count, batch_size), batches(dataset, range(count), batch_size), strict=True):
             rows = f"{what}, examples {start}..{start + len(x) - 1},"
-            if not torch.isfinite(x).all():
-                raise ValueError(f"{rows} hold NaN or inf: the sampler diverged, or the data are damaged")
-            found = features(x.to(device))
-            if found.ndim != 2 or len(found) != len(x):
-                raise ValueError(f"{features.name!r} gave shape {tuple(found.shape)} for {len(x)} examples; need ({len(x)}, n)")
-            if not torch.isfinite(found).all():
-                raise ValueError(f"{features.name!r} of {rows} hold NaN or inf; check the feature network and the data range")
-            parts.append(found.double())
+            values.append(_checked(features, x.to(device), rows))
             bar.update(len(x))
-    return torch.cat(parts)
+    return torch.cat(values)
+
+
+def _checked(features: Features, x: Tensor, rows: str) -> Tensor:
+    """Features of a batch, float64; `rows` is how errors call it."""
+    if not torch.isfinite(x).all():
+        raise ValueError(f"{rows} hold NaN or inf: the sampler diverged, or the data are damaged")
+    values = features(x)
+    if values.ndim != 2 or len(values) != len(x):
+        raise ValueError(f"{features.name!r} gave shape {tuple(values.shape)} for {len(x)} examples; need ({len(x)}, n)")
+    if not torch.isfinite(values).all():
+        raise ValueError(f"{features.name!r} of {rows} hold NaN or inf; check the feature network and the data range")
+    return values.double()

@@ -48,7 +48,8 @@ class Discrepancy(Metric):
 
     def _within(self, x: Tensor, reference: Reference) -> tuple[Tensor, float]:
         """(sum of k(x_i, x_j) over j other than i, (n,); sum of k(x_i, x_i))."""
-        sums, diagonal = [], 0.0
+        sums = []
+        diagonal = 0.0
         for start in range(0, len(x), ROWS):
             block = self.kernel(x[start : start + ROWS], x, reference)
             own = block.diagonal(start)
@@ -58,7 +59,8 @@ class Discrepancy(Metric):
 
     def _between(self, x: Tensor, y: Tensor, reference: Reference) -> tuple[Tensor, Tensor]:
         """Sums of k(x_i, y_j) over j, (n,), and over i, (m,)."""
-        rows, columns = [], y.new_zeros(len(y))
+        rows = []
+        columns = y.new_zeros(len(y))
         for part in x.split(ROWS):
             block = self.kernel(part, y, reference)
             rows.append(block.sum(1))
@@ -66,10 +68,13 @@ class Discrepancy(Metric):
         return torch.cat(rows), columns
 
     def _measure(self, x: Tensor, reference: Reference) -> Measured:
-        y, (n, m) = reference.values, (len(x), len(reference.values))
-        (xx, own_x), (yy, own_y) = self._within(x, reference), reference.once(self, lambda v: self._within(v, reference))
+        y = reference.values
+        n, m = len(x), len(y)
+        xx, own_x = self._within(x, reference)
+        yy, own_y = reference.once(self, lambda v: self._within(v, reference))
         xy, yx = self._between(x, y, reference)
-        sum_x, sum_y, cross = float(xx.sum()), float(yy.sum()), float(xy.sum())
+        sum_x, sum_y = float(xx.sum()), float(yy.sum())
+        cross = float(xy.sum())
 
         def unbiased(sx: Tensor | float, sy: Tensor | float, c: Tensor | float, n: int, m: int) -> Tensor | float:
             return sx / (n * (n - 1)) + sy / (m * (m - 1)) - 2.0 * c / (n * m)

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
 from score_sde_analytic.process.noise import stream_seed
@@ -79,7 +79,7 @@ def jackknife(
         variance += float(jackknife_variance(replicates))
     estimate = centre - bias if correct else centre
     stderr = math.sqrt(variance)
-    reach = float(stdtrit(min(map(len, deleted)) - 1, 0.5 + level / 2)) * stderr
+    reach = float(scipy.special.stdtrit(min(map(len, deleted)) - 1, 0.5 + level / 2)) * stderr
     return Measured(estimate, stderr, estimate - reach, estimate + reach, plug_in)
 
 
@@ -106,7 +106,8 @@ def without_groups(statistic: Callable[[Tensor], Any], x: Tensor, groups: int, s
 def proportion(hits: int, count: int, level: float = 0.95) -> Measured:
     """A share of independent trials, with Wilson's interval (E. B. Wilson 1927), which holds at 0 and 1 too."""
     require_level(level)
-    z, p = float(ndtri(0.5 + level / 2)), hits / count
+    z = float(scipy.special.ndtri(0.5 + level / 2))
+    p = hits / count
     centre = (p + z * z / (2 * count)) / (1 + z * z / count)
     reach = z / (1 + z * z / count) * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
     return Measured(p, math.sqrt(p * (1 - p) / count), max(0.0, centre - reach), min(1.0, centre + reach), p)
@@ -115,8 +116,10 @@ def proportion(hits: int, count: int, level: float = 0.95) -> Measured:
 def mean_difference(x: Tensor, y: Tensor, level: float = 0.95) -> Measured:
     """E x - E y of two independent samples (n,) and (m,); interval by Welch's degrees of freedom."""
     require_level(level)
-    a, b = float(x.var()) / len(x), float(y.var()) / len(y)
-    value, stderr = float(x.mean() - y.mean()), math.sqrt(a + b)
+    a = float(x.var()) / len(x)
+    b = float(y.var()) / len(y)
+    value = float(x.mean() - y.mean())
+    stderr = math.sqrt(a + b)
     freedom = (a + b) ** 2 / max(a * a / (len(x) - 1) + b * b / (len(y) - 1), 1e-300)
-    reach = float(stdtrit(max(freedom, 1.0), 0.5 + level / 2)) * stderr
+    reach = float(scipy.special.stdtrit(max(freedom, 1.0), 0.5 + level / 2)) * stderr
     return Measured(value, stderr, value - reach, value + reach, value)

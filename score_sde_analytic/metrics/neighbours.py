@@ -13,8 +13,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import scipy
 import torch
-from scipy.special import digamma
 from torch import Tensor
 
 from score_sde_analytic.metrics.base import Metric, Reference
@@ -24,12 +24,12 @@ from score_sde_analytic.metrics.measured import Measured, proportion
 
 def nearest(x: Tensor, k: int) -> Tensor:
     """Squared distance of every row of (n, d) to its k-th nearest among the others, (n,)."""
-    found = []
+    distances2 = []
     for start in range(0, len(x), ROWS):
         block = squared_distances(x[start : start + ROWS], x)
         block.diagonal(start).fill_(torch.inf)
-        found.append(block.kthvalue(k, dim=1).values)
-    return torch.cat(found)
+        distances2.append(block.kthvalue(k, dim=1).values)
+    return torch.cat(distances2)
 
 
 def covered(points: Tensor, centres: Tensor, radii2: Tensor) -> Tensor:
@@ -92,4 +92,4 @@ def entropy(x: Tensor, k: int = 5) -> float:
     if not (distances2 > 0).all():
         raise ValueError(f"more than {k} examples are equal: data with repeated values have no differential entropy")
     log_ball = 0.5 * d * math.log(math.pi) - math.lgamma(0.5 * d + 1.0)
-    return float(digamma(n) - digamma(k) + log_ball + 0.5 * d * distances2.log().mean())
+    return float(scipy.special.digamma(n) - scipy.special.digamma(k) + log_ball + 0.5 * d * distances2.log().mean())

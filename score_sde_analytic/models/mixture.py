@@ -93,7 +93,8 @@ class GaussianMixture(nn.Module):
 
     def _posterior_mean(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         y, variances, log_joint = self._coordinates(x_t, level)
-        responsibility, shrink = log_joint.softmax(-1), 1.0 / variances
+        responsibility = log_joint.softmax(-1)
+        shrink = 1.0 / variances
         gain = level.alpha * self.eigenvalues * shrink
         component_means = self.means + torch.einsum("nkj,kij->nki", gain * y, self.basis)
         return torch.einsum("nk,nki->ni", responsibility, component_means), component_means, responsibility, shrink
@@ -131,11 +132,12 @@ class GaussianMixture(nn.Module):
 
     def forward(self, x: Float[Tensor, "n d"], log_snr: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """eps of a variance-preserving x_t, one log-SNR per sample: the mixture as a network that predicts eps."""
-        lam = log_snr.double()
-        alpha, sigma = torch.sigmoid(lam).sqrt(), torch.sigmoid(-lam).sqrt()
-        level = Level(0.0, alpha, sigma, lam)
-        if bool((lam == lam[0]).all()):  # one level: its variances are worked out once
-            level = Level(0.0, alpha[0].item(), sigma[0].item(), lam[0].item())
+        log_snr = log_snr.double()
+        alpha = torch.sigmoid(log_snr).sqrt()
+        sigma = torch.sigmoid(-log_snr).sqrt()
+        level = Level(0.0, alpha, sigma, log_snr)
+        if bool((log_snr == log_snr[0]).all()):  # one level: its variances are worked out once
+            level = Level(0.0, alpha[0].item(), sigma[0].item(), log_snr[0].item())
         return (-sigma[:, None] * self.score(x, level)).to(x)
 
     def score_model(self, schedule: Schedule) -> ScoreModel:

@@ -173,7 +173,8 @@ class ScoreModel:
     def _read(self, out: Tensor, x: Tensor, x_t: Tensor, level: Level, norm: Number) -> Prediction:
         if self.predicts == "eps" or self.predicts == "x_0":  # the same numbers in any coordinates
             return Prediction(x_t, level, out, self.predicts)
-        alpha, sigma = level.alpha / norm, level.sigma / norm
+        alpha = level.alpha / norm
+        sigma = level.sigma / norm
         if self.predicts == "score":
             return Prediction(x_t, level, out * expand(-sigma, x), "eps")
         power = alpha**2 + sigma**2  # 1 in "vp" coordinates

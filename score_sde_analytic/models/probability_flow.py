@@ -170,32 +170,39 @@ def eps_and_divergence(
 ) -> tuple[Tensor, Tensor, int]:
     """(eps_hat, its divergence estimate sum_v v^T (d eps_hat / d x_t) v, vector products), the first two float64.
 
+    The products are charged to the model's receipts too.
+
     The graph of a network call lives only as long as its slice of at most `rows` samples.
 
     Raises:
         RuntimeError: a gradient is not finite.
     """
-    values, divergences, products = [], [], 0
-    for start in range(0, len(x_t), rows):
-        part = slice(start, start + rows)
-        with torch.inference_mode(False), torch.enable_grad():
-            x = x_t[part].detach().clone().requires_grad_()
-            eps = model.predict(x.to(dtype), level).eps.double()
-        divergence = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        for v in probes(x, part):
-            with torch.inference_mode(False):
-                (gradient,) = torch.autograd.grad(eps, x, v.clone(), retain_graph=True)
-            divergence += (gradient * v).flatten(1).sum(1)
-            products += len(x)
-            model.charge(vector_products=len(x))
-        if not torch.isfinite(divergence).all():
-            raise RuntimeError(
-                f"the network's gradient holds NaN or inf at log-SNR {level.log_snr:.4g}; look for square roots, norms or"
-                " divisions that are not differentiable where they are evaluated, or use a variational bound instead"
-            )
-        values.append(eps.detach())
-        divergences.append(divergence)
-    return torch.cat(values), torch.cat(divergences), products
+    slices = [slice(start, start + rows) for start in range(0, len(x_t), rows)]
+    with model.metered() as cost:
+        blocks = [_eps_and_divergence(model, level, x_t, part, probes, dtype) for part in slices]
+    values, divergences = zip(*blocks, strict=True)
+    return torch.cat(values), torch.cat(divergences), cost.vector_products
+
+
+def _eps_and_divergence(
+    model: ScoreModel, level: Level, x_t: Tensor, part: slice, probes: Probes, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The first two for a slice of the batch, by one network call."""
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x_t[part].detach().clone().requires_grad_()
+        eps = model.predict(x.to(dtype), level).eps.double()
+    divergence = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    for v in probes(x, part):
+        with torch.inference_mode(False):
+            (gradient,) = torch.autograd.grad(eps, x, v.clone(), retain_graph=True)
+        divergence += (gradient * v).flatten(1).sum(1)
+        model.charge(vector_products=len(x))
+    if not torch.isfinite(divergence).all():
+        raise RuntimeError(
+            f"the network's gradient holds NaN or inf at log-SNR {level.log_snr:.4g}; look for square roots, norms or"
+            " divisions that are not differentiable where they are evaluated, or use a variational bound instead"
+        )
+    return eps.detach(), divergence
 
 
 def one_hot_probes(x: Tensor, part: slice) -> Iterable[Tensor]:

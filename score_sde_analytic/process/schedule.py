@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.interpolate import PchipInterpolator
-from scipy.optimize import elementwise
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array, Scalars, as_array, like, softplus
@@ -336,7 +335,7 @@ class Tabulated(VariancePreserving):
             raise ValueError("betas must lie strictly between 0 and 1 (a leading beta_0 = 0 must be dropped)")
         self._knots = np.arange(len(self.betas) + 1) / len(self.betas)
         self._values = np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-self.betas))])
-        self._interpolant = PchipInterpolator(self._knots, self._values)
+        self._interpolant = scipy.interpolate.PchipInterpolator(self._knots, self._values)
         self._derivative = self._interpolant.derivative()
 
     @classmethod
@@ -362,6 +361,8 @@ class Tabulated(VariancePreserving):
         return self._derivative(t)
 
     def _time_of_log_alpha(self, log_alpha: Array) -> Array:
+        from scipy.optimize import elementwise  # which scipy does not load by its name alone
+
         target = np.clip(log_alpha, self._values[-1], 0.0)
         cell = np.clip(np.searchsorted(-self._values, -target) - 1, 0, len(self.betas) - 1)
         bracket = self._knots[cell], self._knots[cell + 1]

@@ -71,7 +71,8 @@ class EulerMaruyama(_LinearPredictor):
     model: ScoreModel
 
     def _coefficients(self, schedule: Schedule, t: Level, s: Level) -> tuple[float, float, float]:
-        h, g = t.t - s.t, schedule.diffusion(t.t)
+        h = t.t - s.t
+        g = schedule.diffusion(t.t)
         return 1.0 - schedule.drift(t.t) * h, g**2 * h, g * math.sqrt(h)
 
 
@@ -116,7 +117,8 @@ class Corrector(ABC):
         # 1 - beta_i of the paper's table of N times, for any drift; 1 for VE.
         keep = math.exp(2.0 * model.schedule.drift(level.t) / TABLE)
         for _ in range(self.steps):
-            score, z = model.predict(x, level).score, noise.draw(x)
+            score = model.predict(x, level).score
+            z = noise.draw(x)
             e = 2.0 * keep * self.snr**2 * self._square(score, z, level)
             x = x + expand(e, x) * score + expand((2.0 * e) ** 0.5, x) * z
         return x
@@ -158,8 +160,8 @@ class PredictorCorrector(Sampler[S]):
         return self.predictor.model
 
     def calls(self, grid: Grid) -> int | None:
-        calls, corrections = self.predictor.calls(grid), grid.steps - 1
-        return None if calls is None else calls + self.corrector.steps * corrections
+        calls = self.predictor.calls(grid)
+        return None if calls is None else calls + self.corrector.steps * (grid.steps - 1)
 
     def plan(self, grid: Grid) -> Sequence[S]:
         return self.predictor.plan(grid)

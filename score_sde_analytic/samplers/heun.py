@@ -76,7 +76,9 @@ class Heun(Sampler[ChurnStep]):
         return ChurnStep(t, s, self.model.schedule.level_at(log_snr), added * self.s_noise)
 
     def step(self, x_t: Tensor, step: ChurnStep, state: Any, noise: Noise) -> tuple[Tensor, Any]:
-        hat, s, u = step.hat, step.s, x_t / step.t.alpha
+        hat = step.hat
+        s = step.s
+        u = x_t / step.t.alpha
         if step.noise > 0.0:
             u = axpy(u, noise.draw(x_t), step.noise)
         first = self.model.predict(u * hat.alpha, hat)

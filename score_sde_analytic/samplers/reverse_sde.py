@@ -98,9 +98,10 @@ class ReverseSDE(Sampler[Step]):
         return torch.cat([self._solve(x_t[block], step, partial(_Paths, seeds[block])) for block in blocks]), state
 
     def _solve(self, x_t: Tensor, step: Step, motion: Motion) -> Tensor:
-        clock, schedule = CLOCKS[self.variable], self.model.schedule
+        clock = CLOCKS[self.variable]
         start, end = clock.value(step.t), clock.value(step.s)
-        first, last, length = clock.at(schedule, start), clock.at(schedule, end), abs(end - start)
+        first, last = (clock.at(self.model.schedule, s) for s in (start, end))
+        length = abs(end - start)
         sde = _SDE(self.model, clock, start, math.copysign(1.0, end - start), x_t)
         y = (x_t.double() / first.scale).reshape(len(x_t), -1)
         ts = torch.tensor([0.0, length], dtype=torch.float64, device=y.device)
@@ -125,10 +126,15 @@ class _SDE:
     evaluation is kept, so that no network call is paid twice.
     """
 
-    noise_type, sde_type = "additive", "ito"
+    noise_type = "additive"
+    sde_type = "ito"
 
     def __init__(self, model: ScoreModel, clock: Clock, start: float, sign: float, like: Tensor) -> None:
-        self.model, self.clock, self.start, self.sign, self.like = model, clock, start, sign, like
+        self.model = model
+        self.clock = clock
+        self.start = start
+        self.sign = sign
+        self.like = like
         self._last: tuple[float, Tensor, Tensor] | None = None
         self._recent: tuple[float, Coefficients] | None = None
 
@@ -168,7 +174,9 @@ class _Increments(_Motion):
 
     def __init__(self, noise: Noise, like: Tensor, length: float) -> None:
         super().__init__(like)
-        self._noise, self._like, self._length = noise, like, length
+        self._noise = noise
+        self._like = like
+        self._length = length
 
     def _draw(self) -> Tensor:
         return self._noise.draw(self._like).double().reshape(self.shape)

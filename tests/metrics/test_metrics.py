@@ -31,7 +31,6 @@ from score_sde_analytic.metrics import (
     jackknife,
     kl_divergence,
     mixture_metrics,
-    mode_proportions,
     wasserstein_1d,
 )
 from score_sde_analytic.metrics.frechet import sample_moments
@@ -415,8 +414,6 @@ def test_exact_draws_of_a_mixture_pass_every_test(planar: GaussianMixture):
     found = mixture_metrics(planar.sample(2000, 7), planar, groups=10)
     for name in ("cross-entropy gap", "KL", "energy distance", "Frechet", "mean", "covariance"):
         assert abs(found[name].value) < 4.4 * found[name].stderr, name
-    for share, weight in zip(mode_proportions(planar.sample(2000, 7), planar), planar.weights, strict=True):
-        assert abs(share.value - float(weight)) < 4.4 * share.stderr
 
 
 def test_a_missing_mode_is_seen_by_every_test(triple: GaussianMixture):

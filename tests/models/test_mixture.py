@@ -153,3 +153,10 @@ def test_score_model_is_exact_under_every_schedule(rotated, state, schedule):
 def test_shapes_are_checked(triple):
     with pytest.raises(TypeCheckError):
         triple.log_density(torch.zeros(3, dtype=torch.float64), LinearVP().level(0.5))
+
+
+def test_mean_responsibilities_are_the_weights(planar):
+    """E r_k(x) = w_k over exact draws; beyond 4.4 standard errors with probability 1e-5."""
+    shares = planar.responsibilities(planar.sample(2000, 7), LinearVP().level(0.0))
+    stderr = shares.std(0) / math.sqrt(2000)
+    assert ((shares.mean(0) - planar.weights).abs() < 4.4 * stderr).all()
