@@ -5,16 +5,16 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 GRIDS = ["numba>=0.60"]
-ODE = ["torchdiffeq>=0.2.3"]
+ODE = ["torchdiffeq>=0.2.5"]
 SDE = ["torchsde>=0.2.6"]
 FIDELITY = ["torch-fidelity>=0.4", "clean-fid>=0.1.35", "torchvision"]  # the Inception features of published tables
-IMAGES = ["diffusers>=0.30", "scikit-learn>=1.3"]
+IMAGES = ["diffusers>=0.32", "scikit-learn>=1.5"]
 TEST = [
     "pytest>=8",
     "pytest-cov>=5",
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",
-    "beartype>=0.18",
+    "beartype>=0.18.2",
     "ruff>=0.6",
     "mypy>=1.11",
     "setuptools>=77",  # builds the wheel that the tests install
@@ -59,16 +59,16 @@ setup(
     entry_points={"console_scripts": ["score-sde-analytic = score_sde_analytic.runners.main:cli"]},
     package_data={"score_sde_analytic": ["assets/*/*", "report/templates/*", "py.typed"]},
     install_requires=[
-        "torch>=2.4",
-        "numpy>=1.26",
+        "torch>=2.5",
+        "numpy>=2.0",
         "scipy>=1.15",  # scipy.optimize.elementwise
         "safetensors>=0.4",
         "jaxtyping>=0.2.30",
         "tqdm>=4.66",
         "absl-py>=2.0",
         "ml-collections>=1.0",
-        "matplotlib>=3.8",
-        "contourpy>=1.0.7",
+        "matplotlib>=3.9",
+        "contourpy>=1.2.1",
         "jinja2>=3.1",
     ],
     extras_require={
