@@ -8,9 +8,6 @@ import pytest
 import torch
 from scipy.integrate import quad
 from scipy.special import expit
-from score_sde_analytic.configs import mixture as mixture_config
-from score_sde_analytic.runners.experiment import Experiment
-from score_sde_analytic.runners.main import MODES
 
 from score_sde_analytic import likelihood
 from score_sde_analytic.covariance.diagonal import Diagonal
@@ -308,57 +305,3 @@ def test_statistics_of_another_version_are_refused(tmp_path):
     diagonal(Pixel(), Newer()).save(tmp_path / "c.safetensors")
     with pytest.raises(ValueError, match="another version"):
         Diagonal.load(tmp_path / "c.safetensors")
-
-
-# --- the runner -----------------------------------------------------------------------------------------------------------
-
-
-def small(name="auto"):
-    config = mixture_config.get_config()
-    config.data.split = (200, 300, 100)
-    config.estimate.knots, config.estimate.batch_size = 16, 100
-    config.estimate.min_draws = config.estimate.max_draws = 150
-    config.grid.points, config.evaluate.predicted_steps = 60, (3, 5)
-    config.sample.steps = config.evaluate.steps = (5,)
-    config.covariance.name = name
-    return config
-
-
-def test_the_best_covariance_is_chosen_by_held_out_bits(tmp_path):
-    """The mixture's components share a diagonal covariance of wide spectrum: pixels beat one variance for all."""
-    config = small()
-    written = MODES["estimate"](config, tmp_path)
-    experiment = Experiment(config, tmp_path)
-    best = experiment.study.resolve("auto")
-    assert best == next(iter(experiment.study.structures.saved)) != "residual"
-    assert experiment.study.structures.saved[best].value > 5 * experiment.study.structures.saved[best].stderr
-    assert experiment.study.structures.saved["pixel"].value > 5 * experiment.study.structures.saved["pixel"].stderr
-    assert experiment.covariances(("beta", "isotropic", "residual")) == ("beta", "residual", best)
-    files = [path for path in written if path.parent.name == "covariances"]
-    assert {p.stem for p in files} == {b + s for b in ("scalar", "pixel", "pca") for s in ("", "_given_energy")}
-    loaded = Diagonal.load(tmp_path / "covariances" / "pixel.safetensors", experiment.model.fingerprint())
-    np.testing.assert_array_equal(loaded.spectrum.y, experiment.study.covariance("pixel").spectrum.y)
-    table = (tmp_path / "covariances.md").read_text()
-    assert all(line.count("|") == 7 for line in table.splitlines())  # no name ends a cell
-
-
-def test_named_covariances_are_recorded_without_being_listed(tmp_path):
-    config = small("pixel|energy")
-    experiment = Experiment(config, tmp_path)
-    assert list(experiment.study.recorders) == ["pixel"]
-    assert isinstance(experiment.study.covariance(""), Diagonal)
-    assert experiment.covariances(("zero",)) == ("beta_tilde", "pixel|energy")
-    assert experiment.study.chain(3, "dp", "").covariance is experiment.study.covariance("pixel|energy")
-    with pytest.raises(ValueError, match="'dct' was not recorded"):
-        experiment.study.covariance("dct")
-    with pytest.raises(ValueError, match="statistic 'mean' was not recorded for 'pixel'"):
-        experiment.study.covariance("pixel|mean")
-    with pytest.raises(ValueError, match=r"unknown variance 'cubic'; choose one of .*, auto"):
-        experiment.study.covariance("cubic")
-    with pytest.raises(ValueError, match="names no statistic"):
-        experiment.study.covariance("pixel|")
-    config.covariance.bins = (1,)
-    with pytest.raises(ValueError, match="must hold a number above 1"):
-        Experiment(config, tmp_path).covariance("pixel|energy")
-    with pytest.raises(ValueError, match="no basis was recorded"):
-        _ = Experiment(small("isotropic"), tmp_path / "other").structures
