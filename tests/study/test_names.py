@@ -53,7 +53,7 @@ def test_grids_print_what_was_parsed(text):
 
 @pytest.mark.parametrize("text", ["cubic", "klub_tuned", "refined_tuned", "", "grid.txt"])
 def test_unknown_grids_are_refused(text):
-    with pytest.raises(ValueError, match="unknown grid .*; choose one of dp, klub, closed_form"):
+    with pytest.raises(ValueError, match=r"unknown grid .*; choose one of dp, klub, closed_form"):
         GridName.parse(text)
 
 
