@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from score_sde_analytic.covariance.isotropic import IsotropicCovariance
 from score_sde_analytic.files import save_arrays
 from score_sde_analytic.report import figures
-from score_sde_analytic.samplers import Ancestral, generate
+from score_sde_analytic.samplers import Ancestral
+from score_sde_analytic.study.names import CovarianceName, GridName
+from score_sde_analytic.study.plan import SamplingPlan
 from score_sde_analytic.uncertainty import Estimate
 
 from . import covariances, evaluate
@@ -53,12 +54,10 @@ def estimate(experiment: Experiment) -> list[Path]:
 
 def _overfitting(experiment: Experiment) -> list[Path]:
     """Compare R on training and on held-out data; a warning where they differ beyond error."""
-    train, held_out = experiment.training, experiment.study.moments
+    train = experiment.training
     if train is None:
         return []
-    at = np.searchsorted(held_out.log_snr, train.log_snr)
-    ratio = train.residual / held_out.residual[at]
-    error = np.hypot(train.stderr("residual") / train.residual, held_out.stderr("residual")[at] / held_out.residual[at]) * ratio
+    ratio, error = train.residual_over(experiment.study.moments)
     size = (ratio - 1.0) / error
     worst = int(np.abs(size).argmax())
     text = f"R on training data is {Estimate(ratio[worst], error[worst]):.2f} of that on held-out data at log-SNR"
@@ -69,34 +68,30 @@ def _overfitting(experiment: Experiment) -> list[Path]:
         warnings.warn(
             f"{text} Variances fitted to training data would be wrong; these are fitted to held-out data", stacklevel=1
         )
-    experiment.record(
-        "overfitting", {"log_snr": train.log_snr, "train_over_held_out": ratio, "stderr": error, "in_standard_errors": size}
-    )
+    content = {"log_snr": train.log_snr, "train_over_held_out": ratio, "stderr": error, "in_standard_errors": size}
+    experiment.record("overfitting", content)
     return [experiment.workdir / "moments_train.safetensors"]
 
 
 def _variance_figure(experiment: Experiment) -> Path:
     """The paper's Figure 1 for an even grid of many steps."""
-    steps = 25
-    grid = experiment.study.grid(steps, "even", "residual")
+    study, path = experiment.study, experiment.workdir / "variance.png"
     names = experiment.covariances(experiment.config.evaluate.variances)
-    covariances = {str(name): experiment.study.covariance(name) for name in names}
-    scalar = {name: c for name, c in covariances.items() if isinstance(c, IsotropicCovariance)}
-    return figures.variances(
-        experiment.workdir / "variance.png", experiment.schedule, grid, experiment.study.curves["residual"], scalar
-    )
+    covariances = {str(name): study.covariance(name) for name in names}
+    isotropic = {name: covariance for name, covariance in covariances.items() if covariance.isotropic}
+    return figures.variances(path, experiment.schedule, study.grid(25, "even", "residual"), study.curve, isotropic)
 
 
 def sample(experiment: Experiment) -> list[Path]:
-    """Sample sheets: one picture per grid, one sheet per variance, rows of K, all from the same seed."""
-    settings, work, written = experiment.config.sample, experiment.workdir, []
-    calls: dict[str, float] = {}
+    """Sample sheets: one picture per grid, one sheet per covariance, rows of K, all from the same seed."""
+    settings, work = experiment.config.sample, experiment.workdir
     data, declared = experiment.splits.test[: settings.count], experiment.splits.data_range
-    for grid in settings.grids:
-        sheets = {str(v): _sheet(experiment, grid, str(v), calls) for v in experiment.covariances(settings.variances)}
-        label = Path(grid).stem  # a saved grid is named by its file
-        written.append(figures.samples(work / f"samples_{label}.png", sheets, data, declared))
-        path = work / f"samples_{label}.safetensors"
+    calls: dict[str, float] = {}
+    written = []
+    for name in map(GridName.parse, settings.grids):
+        sheets = {str(c): _sheet(experiment, name, c, calls) for c in experiment.covariances(settings.variances)}
+        written.append(figures.samples(work / f"samples_{name.label}.png", sheets, data, declared))
+        path = work / f"samples_{name.label}.safetensors"
         arrays = {f"{variance}_K{steps}": x.numpy() for variance, sheet in sheets.items() for steps, x in sheet.items()}
         save_arrays(path, arrays, {"kind": "samples", "seed": settings.seed})
         written.append(path)
@@ -104,29 +99,20 @@ def sample(experiment: Experiment) -> list[Path]:
     return [*written, work / "grids", experiment.record("samples", content)]
 
 
-def _sheet(experiment: Experiment, grid: str, variance: str, calls: dict[str, float]) -> dict[int, Tensor]:
-    """Samples of one grid and variance for every K; counts the network calls per batch."""
-    settings, sheet = experiment.config.sample, {}
+def _sheet(experiment: Experiment, name: GridName, covariance: CovarianceName, calls: dict[str, float]) -> dict[int, Tensor]:
+    """Samples of one grid and covariance for every K; counts the network calls per batch."""
+    settings, study = experiment.config.sample, experiment.study
     clip = settings.clip_pixels * experiment.splits.data_range.bin_width if settings.clip_pixels else 0.0
-    sampler = Ancestral(experiment.model, experiment.study.covariance(variance), settings.eta, settings.final, clip)
+    sampler = Ancestral(experiment.model, study.covariance(covariance), settings.eta, settings.final, clip)
+    batches = math.ceil(settings.count / settings.batch_size)
+    sheet = {}
     for steps in settings.steps:
-        times = experiment.study.grid(steps, grid, settings.grid_variance)
-        times.save(experiment.workdir / "grids" / f"{Path(grid).stem}_K{steps}.json")
+        grid = study.grid(steps, name, settings.grid_variance)
+        grid.save(experiment.workdir / "grids" / f"{name.label}_K{steps}.json")
+        plan = SamplingPlan(sampler, grid, study.shape, study.device, study.dtype)
         with experiment.model.metered() as cost:
-            samples = generate(
-                sampler,
-                times,
-                tuple(experiment.splits.test.shape[1:]),
-                settings.count,
-                settings.seed,
-                settings.batch_size,
-                device=experiment.device,
-                dtype=experiment.splits.test.dtype,
-                progress=True,
-            )
-        sheet[steps] = samples.cpu()
-        batches = math.ceil(settings.count / settings.batch_size)
-        calls[f"{grid} {variance} K={steps}"] = cost.calls / batches
+            sheet[steps] = plan(settings.count, settings.seed, settings.batch_size, progress=True).cpu()
+        calls[f"{name} {covariance} K={steps}"] = cost.calls / batches
     return sheet
 
 

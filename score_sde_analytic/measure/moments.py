@@ -143,6 +143,16 @@ class Moments:
         difference = combined.sum(0) / self.draws + 1.0
         return difference, difference / np.maximum(_ratio_stderr(combined, self.counts), 1e-300)
 
+    def residual_over(self, other: Moments) -> tuple[Array, Array]:
+        """(R over the other's R at the same levels, its standard error), (m,); the other may have more knots.
+
+        Of the same network on training and on held-out data: below 1 where it learned examples by heart.
+        """
+        at = np.searchsorted(other.log_snr, self.log_snr)
+        ratio = self.residual / other.residual[at]
+        mine, theirs = self.stderr("residual") / self.residual, other.stderr("residual")[at] / other.residual[at]
+        return ratio, np.hypot(mine, theirs) * ratio
+
     @property
     def data_variance(self) -> float:
         """V of the data, the unit of the decoder table."""
