@@ -1,12 +1,7 @@
-"""Shared fixtures: the schedules, the 16-d mixture, and shape checks of every annotated function of the package."""
-
-from jaxtyping import install_import_hook
-
-install_import_hook("score_sde_analytic", "checker.check")
+"""Shared fixtures: the schedules, mixtures, moments and their curve."""
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import settings
 
 from score_sde_analytic.measure.curve import NoiseCurve
@@ -15,7 +10,6 @@ from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, Schedule, SubVP, Tabulated
 
-torch.set_num_threads(1)
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("suite")
 

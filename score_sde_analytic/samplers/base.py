@@ -160,9 +160,9 @@ def generate(
 ) -> Tensor:
     """`count` samples (count, *shape), each a function of (seed, its index) whatever the batch size.
 
-    >>> from score_sde_analytic import Ancestral, BetaTilde, GaussianMixture, LinearVP, even
-    >>> sampler = Ancestral(GaussianMixture([1.0], [[0.7]], 0.3).score_model(LinearVP()), BetaTilde())
-    >>> x = generate(sampler, even(2, 0.1), shape=(1,), count=8, callback=lambda step: print(step["i"], f"{step['sigma']:.3f}"))
+    >>> from score_sde_analytic import covariance, grids, samplers
+    >>> sampler, grid = samplers.Ancestral(model, covariance.BetaTilde()), grids.even(2, 0.1)
+    >>> x = generate(sampler, grid, shape=(2,), count=8, callback=lambda step: print(step["i"], f"{step['sigma']:.3f}"))
     0 152.167
     1 0.340
 

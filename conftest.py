@@ -1,0 +1,51 @@
+"""What tests and the examples of docstrings share: shape checks of every annotated function, the suite's options."""
+
+from jaxtyping import install_import_hook
+
+install_import_hook("score_sde_analytic", "checker.check")
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="where tests that take a device run, as in --device=cuda")
+    parser.addoption("--dtype", default="float32", help="of the states of tests that take a dtype, as in --dtype=bfloat16")
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Where a model and its data lie."""
+    return torch.device(request.config.getoption("--device"))
+
+
+@pytest.fixture(scope="session")
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    """Of data and states; schedules are in float64 whatever it is."""
+    return getattr(torch, request.config.getoption("--dtype"))
+
+
+@pytest.fixture(scope="session")
+def example_names() -> dict[str, Any]:
+    """What examples of docstrings may use without an import, besides the names of their module."""
+    from score_sde_analytic import Budget, GaussianMixture, LinearVP, analyse
+
+    mixture = GaussianMixture([0.5, 0.3, 0.2], [[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]], [0.05, 0.2, 0.1])
+    model = mixture.score_model(LinearVP())
+    data = mixture.sample(400)
+    study = analyse(model, data, budget=Budget(max_draws=300), progress=False)
+    curve = study.curves["residual"]
+    names = {"mixture": mixture, "model": model, "data": data, "study": study, "moments": study.moments, "curve": curve}
+    return {"np": np, "torch": torch, **names}
+
+
+@pytest.fixture(autouse=True)
+def _names_of_examples(request: pytest.FixtureRequest) -> None:
+    if isinstance(request.node, pytest.DoctestItem):
+        names = request.getfixturevalue("example_names")
+        request.getfixturevalue("doctest_namespace").update(names)
