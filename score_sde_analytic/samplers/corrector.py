@@ -161,6 +161,12 @@ class PredictorCorrector(Sampler[S]):
         calls, corrections = self.predictor.calls(grid), grid.steps - 1
         return None if calls is None else calls + self.corrector.steps * corrections
 
+    def extra_calls(self, grid: Grid) -> int:
+        return self.predictor.extra_calls(grid)
+
+    def fingerprints(self, grid: Grid) -> list[Any]:
+        return self.predictor.fingerprints(grid)
+
     def plan(self, grid: Grid) -> Sequence[S]:
         return self.predictor.plan(grid)
 
