@@ -40,7 +40,7 @@ from score_sde_analytic.process.kernel import check_eta
 from score_sde_analytic.process.noise import Noise
 from score_sde_analytic.process.schedule import Level
 from score_sde_analytic.samplers.base import Sampler, Step
-from score_sde_analytic.samplers.kernel_steps import KernelStep, kernel_steps
+from score_sde_analytic.samplers.kernel_steps import KernelStep, fingerprint, kernel_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,12 @@ class AnalyticMultistep(Sampler[MultistepStep]):
 
     def calls(self, grid: Grid) -> int:
         return grid.steps
+
+    def extra_calls(self, grid: Grid) -> int:
+        return self.covariance.extra_calls(grid.steps - 1)
+
+    def fingerprints(self, grid: Grid) -> list[Any]:
+        return [fingerprint(grid.levels(self.model.schedule), self.covariance, self.eta)]
 
     def plan(self, grid: Grid) -> list[MultistepStep]:
         kappa = 1.0 - self.eta**2 if self.kappa is None else self.kappa

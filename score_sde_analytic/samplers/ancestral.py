@@ -14,7 +14,7 @@ from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.kernel import check_eta
 from score_sde_analytic.process.noise import Noise
 from score_sde_analytic.samplers.base import Sampler
-from score_sde_analytic.samplers.kernel_steps import KernelStep, kernel_steps
+from score_sde_analytic.samplers.kernel_steps import KernelStep, fingerprint, kernel_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,12 @@ class Ancestral(Sampler[AncestralStep]):
 
     def calls(self, grid: Grid) -> int:
         return grid.steps
+
+    def extra_calls(self, grid: Grid) -> int:
+        return self.covariance.extra_calls(grid.steps - 1)
+
+    def fingerprints(self, grid: Grid) -> list[Any]:
+        return [fingerprint(grid.levels(self.model.schedule), self.covariance, self.eta)]
 
     def plan(self, grid: Grid) -> list[AncestralStep]:
         chain = kernel_steps(grid.levels(self.model.schedule), self.covariance, self.eta)

@@ -58,6 +58,14 @@ class Sampler(ABC, Generic[S]):
     def calls(self, grid: Grid) -> int | None:
         """Network calls of a run on this grid; None where the solver decides as it goes."""
 
+    def extra_calls(self, grid: Grid) -> int:
+        """Network calls and vector products per sample beyond `calls`, of a covariance that asks the network itself."""
+        return 0
+
+    def fingerprints(self, grid: Grid) -> list[Any]:
+        """Plain data that identify the covariances of its steps, which `config` knows by their class alone."""
+        return []
+
     @abstractmethod
     def plan(self, grid: Grid) -> Sequence[S]:
         """Everything about the steps that does not depend on x."""

@@ -163,6 +163,12 @@ class PredictorCorrector(Sampler[S]):
         calls = self.predictor.calls(grid)
         return None if calls is None else calls + self.corrector.steps * (grid.steps - 1)
 
+    def extra_calls(self, grid: Grid) -> int:
+        return self.predictor.extra_calls(grid)
+
+    def fingerprints(self, grid: Grid) -> list[Any]:
+        return self.predictor.fingerprints(grid)
+
     def plan(self, grid: Grid) -> Sequence[S]:
         return self.predictor.plan(grid)
 
