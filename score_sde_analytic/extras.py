@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from score_sde_analytic.errors import MissingExtraError
+
 
 def optional(module: str, *, extra: str, user: str, package: str = "") -> Any:
     """A module of a package that an extra installs.
@@ -18,10 +20,10 @@ def optional(module: str, *, extra: str, user: str, package: str = "") -> Any:
         package: its name where it is installed, if that is not the module's.
 
     Raises:
-        ImportError: the module, or something it imports, is absent.
+        MissingExtraError: the module, or something it imports, is absent.
     """
     try:
         return import_module(module)
     except ImportError as error:
         needed = package or module.partition(".")[0]
-        raise ImportError(f"{user} needs {needed} ({error}): pip install 'score_sde_analytic[{extra}]'") from error
+        raise MissingExtraError(f"{user} needs {needed} ({error}): pip install 'score_sde_analytic[{extra}]'") from error

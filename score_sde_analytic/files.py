@@ -15,6 +15,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialise
 
+from score_sde_analytic.errors import InputError, MissingFileError
+
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
@@ -54,25 +56,25 @@ def load_arrays(path: str | Path, kind: str, names: Iterable[str] = ()) -> tuple
         names: arrays it must hold.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is truncated, not safetensors, of another kind, or lacks an array.
+        MissingFileError: no such file.
+        InputError: the file is truncated, not safetensors, of another kind, or lacks an array.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no {kind} file at {path}; check the path or run the estimate mode to create it")
+        raise MissingFileError(f"no {kind} file at {path}; check the path or run the estimate mode to create it")
     try:
         with safe_open(str(path), framework="numpy") as file:
             head = file.metadata() or {}
             metadata = json.loads(head.get("json", "{}"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, json.JSONDecodeError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is truncated or not a safetensors file ({error}); delete it and measure again") from error
+        raise InputError(f"{path} is truncated or not a safetensors file ({error}); delete it and measure again") from error
     if head.get("sha256", _digest(arrays)) != _digest(arrays):
-        raise ValueError(f"{path} is damaged: its contents are not those that were written; delete it and measure again")
+        raise InputError(f"{path} is damaged: its contents are not those that were written; delete it and measure again")
     if metadata.get("kind") != kind:
-        raise ValueError(f"{path} holds {metadata.get('kind')!r}, not {kind!r}; pass a {kind} file")
+        raise InputError(f"{path} holds {metadata.get('kind')!r}, not {kind!r}; pass a {kind} file")
     missing = sorted(set(names) - set(arrays))
     if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}; it is of another version: delete it and measure again")
+        raise InputError(f"{path} lacks {', '.join(missing)}; it is of another version: delete it and measure again")
     return arrays, metadata
 
 
@@ -101,4 +103,4 @@ def require_match(path: str | Path, found: Mapping[str, Any], expected: Mapping[
     """Raise ValueError naming every entry in which a file's fingerprint differs from the one expected."""
     lines = differences(json.loads(json.dumps(found)), json.loads(json.dumps(expected)))
     if lines:
-        raise ValueError(f"{path} was made for something else ({'; '.join(lines)}); delete it or use the matching settings")
+        raise InputError(f"{path} was made for something else ({'; '.join(lines)}); delete it or use the matching settings")

@@ -20,6 +20,7 @@ from score_sde_analytic.compare.likelihoods import Likelihoods
 from score_sde_analytic.compare.plain import finite
 from score_sde_analytic.compare.registry import Bits, Options, SolverName, cost, steps_within
 from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.errors import RunError
 from score_sde_analytic.files import load_arrays, save_arrays, write_text
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood.evaluation import digest
@@ -210,7 +211,7 @@ class Bench:
     def _check_bounded(self, x: Tensor) -> None:
         largest = float(x.abs().max())
         if not largest <= EXPLODED * max(abs(self.declared.lo), abs(self.declared.hi)):
-            raise RuntimeError(f"exploded: a sample reaches {largest:.3g}, beyond {EXPLODED:g} times the data's range")
+            raise RunError(f"exploded: a sample reaches {largest:.3g}, beyond {EXPLODED:g} times the data's range")
 
     def _bits(self, sampler: Sampler[Any], grid: Grid, bits: Bits | None) -> dict[str, Any]:
         """Bits/dim where the solver has any; why not, where it should have had."""

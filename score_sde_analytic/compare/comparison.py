@@ -32,6 +32,7 @@ from score_sde_analytic.compare.registry import SolverName, covariances
 from score_sde_analytic.compare.settings import ComparisonSettings
 from score_sde_analytic.covariance.isotropic import BetaTilde
 from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import write_text
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood.evaluation import digest
@@ -81,7 +82,7 @@ def compare(
         command, config: how this was asked, for the page.
 
     Raises:
-        ValueError: unknown names, settings that make no comparison, or examples of another shape than the study's.
+        InputError: unknown names, settings that make no comparison, or examples of another shape than the study's.
     """
     asked = Comparison.of(study, examples, settings or ComparisonSettings(), Path(folder), bounds, progress)
     asked.check()
@@ -148,11 +149,11 @@ class Comparison:
         """The comparison that the settings ask for, with its network compiled where they say so.
 
         Raises:
-            ValueError: unknown names, settings that make no comparison, or examples of another shape than the study's.
+            InputError: unknown names, settings that make no comparison, or examples of another shape than the study's.
         """
         complete = settings.resolved()
         if examples.shape != study.shape:
-            raise ValueError(f"the examples have shape {examples.shape}, those of the study {study.shape}; pass the same data")
+            raise InputError(f"the examples have shape {examples.shape}, those of the study {study.shape}; pass the same data")
         if complete.compile:
             study = replace(study, model=compiled(study.model, complete.compile))
         return cls(study, examples, complete, folder, Path(bounds or folder / "bounds"), progress)

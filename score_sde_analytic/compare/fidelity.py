@@ -12,6 +12,7 @@ from torch import Tensor
 
 from score_sde_analytic.compare.examples import Examples
 from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.measure.bases import BASES
 from score_sde_analytic.metrics import (
@@ -100,11 +101,11 @@ def check_features(name: str) -> None:
     """Refuse features that do not exist.
 
     Raises:
-        ValueError: neither "pixels" nor a basis nor a classifier's name or folder.
+        InputError: neither "pixels" nor a basis nor a classifier's name or folder.
     """
     if name != PIXELS and name not in BASES and not (Path(name).is_dir() or (ASSETS / name).is_dir()):
         shipped = ", ".join(sorted(CLASSIFIERS.values()))
-        raise ValueError(f"unknown features {name!r}; choose pixels, {', '.join(BASES)}, {shipped}, or a classifier's folder")
+        raise InputError(f"unknown features {name!r}; choose pixels, {', '.join(BASES)}, {shipped}, or a classifier's folder")
 
 
 def _metrics(features_name: str, groups: int) -> Sequence[tuple[Column, Metric]]:

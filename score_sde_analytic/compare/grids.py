@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.grids.lattice import Lattice
 from score_sde_analytic.study import CovarianceName, GridName, Study
@@ -50,7 +51,7 @@ class SharedGrids:
         """The times of so many steps; those of tuned and other grids are the study's, with a first time of their own.
 
         Raises:
-            ValueError: no such grid of so many steps.
+            InputError: no such grid of so many steps.
         """
         if (name, steps) not in self._made:
             self._made[name, steps] = self._make(name, steps)
@@ -67,7 +68,7 @@ class SharedGrids:
 
     def _best(self, steps: int) -> Grid:
         if steps not in self._optimal:
-            raise ValueError(f"no grid of {steps} steps ends at t = {self.first:.4g}; ask for fewer, or search more levels")
+            raise InputError(f"no grid of {steps} steps ends at t = {self.first:.4g}; ask for fewer, or search more levels")
         return self._optimal[steps]
 
     @cached_property

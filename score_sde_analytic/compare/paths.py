@@ -13,6 +13,7 @@ from torch import Tensor
 
 from score_sde_analytic.compare.failures import FAILURES, reason
 from score_sde_analytic.compare.plain import finite
+from score_sde_analytic.errors import RunError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.process.schedule import Level
@@ -43,7 +44,7 @@ class Trace:
         if not self.states:
             self._keep(step["t"], step["x"])
         if not torch.isfinite(step["x_s"]).all():
-            raise RuntimeError("diverged")
+            raise RunError("diverged")
         self._keep(step["s"], step["x_s"])
 
     def _keep(self, level: Level, x: Tensor) -> None:

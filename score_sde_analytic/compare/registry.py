@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from score_sde_analytic.compare.likelihoods import Likelihoods
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid, even
 from score_sde_analytic.models.ode_solvers import Adaptive
 from score_sde_analytic.samplers import (
@@ -250,7 +251,7 @@ class SolverName:
         """The solver that a name means: that of an entry, "FAMILY(COVARIANCE)" or "FAMILY(COVARIANCE, eta=NUMBER)".
 
         Raises:
-            ValueError: an unknown solver or covariance, or eta outside [0, 1].
+            InputError: an unknown solver or covariance, or eta outside [0, 1].
         """
         if isinstance(text, SolverName):
             return text
@@ -259,10 +260,10 @@ class SolverName:
         match = _MEMBER.fullmatch(text)
         if match is None or match["family"] not in FAMILIES:
             members = ["ancestral(COVARIANCE)", "ancestral(COVARIANCE, eta=NUMBER)", "multistep(COVARIANCE)"]
-            raise ValueError(f"unknown solver {text!r}; choose one of {', '.join([*SOLVERS, *members])}")
+            raise InputError(f"unknown solver {text!r}; choose one of {', '.join([*SOLVERS, *members])}")
         eta = None if match["eta"] is None else float(match["eta"])
         if eta is not None and eta > 1.0:
-            raise ValueError(f"eta of {text!r} must lie in [0, 1]")
+            raise InputError(f"eta of {text!r} must lie in [0, 1]")
         return cls(match["family"], CovarianceName.parse(match["covariance"]), eta)
 
 
@@ -286,10 +287,10 @@ def steps_within(sampler: Sampler[Any], budget: int) -> int:
     """The largest number of steps whose calls stay within the budget.
 
     Raises:
-        ValueError: a single step costs more.
+        InputError: a single step costs more.
     """
     for steps in range(budget, 0, -1):
         calls = cost(sampler, even(steps, 0.5))
         if calls is not None and calls <= budget:
             return steps
-    raise ValueError(f"no step of {sampler.name} fits {budget} network calls; raise the budget")
+    raise InputError(f"no step of {sampler.name} fits {budget} network calls; raise the budget")

@@ -11,6 +11,7 @@ from score_sde_analytic.compare.examples import SPLITS
 from score_sde_analytic.compare.fidelity import check_features
 from score_sde_analytic.compare.likelihoods import Evaluation, FlowLikelihood
 from score_sde_analytic.compare.registry import SOLVERS, Options, SolverName, solver_names
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.study import CovarianceName, GridName
 from score_sde_analytic.study.names import choose
 
@@ -118,7 +119,7 @@ class ComparisonSettings:
         """The same with everything that was left open filled in from its budget.
 
         Raises:
-            ValueError: an unknown budget or name, or settings that make no comparison.
+            InputError: an unknown budget or name, or settings that make no comparison.
         """
         preset = choose(PRESETS, self.budget, "budget of compare")
         complete = replace(self, **{name: getattr(self, name) or value for name, value in preset.items()})
@@ -128,9 +129,9 @@ class ComparisonSettings:
     def _check(self) -> None:
         """Refuse what does not exist before the network is asked anything."""
         if min(self.calls) < 1 or self.count < 4 or min(self.tolerances) <= 0:
-            raise ValueError("compare.calls, compare.tolerances must be positive and compare.count at least 4")
+            raise InputError("compare.calls, compare.tolerances must be positive and compare.count at least 4")
         if self.bits not in ("predicted", "measured", "none"):
-            raise ValueError(f"compare.bits must be 'predicted', 'measured' or 'none', got {self.bits!r}")
+            raise InputError(f"compare.bits must be 'predicted', 'measured' or 'none', got {self.bits!r}")
         solver_names(self.solvers)
         CovarianceName.parse(self.grid_variance)
         for name in self.grids:

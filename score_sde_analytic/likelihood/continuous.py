@@ -18,6 +18,7 @@ from torch import Tensor
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.likelihood.method import Batch, Method, Terms
 from score_sde_analytic.measure.curve import NoiseCurve
@@ -56,9 +57,9 @@ class ContinuousTime(Method):
     def __post_init__(self) -> None:
         object.__setattr__(self, "decoder", as_decoder(self.decoder))
         if not 0.0 < self.t_min < 1.0:
-            raise ValueError(f"t_min must lie in (0, 1), got {self.t_min}")
+            raise InputError(f"t_min must lie in (0, 1), got {self.t_min}")
         if self.times < 1:
-            raise ValueError(f"times must be at least 1, got {self.times}")
+            raise InputError(f"times must be at least 1, got {self.times}")
 
     def columns(self) -> tuple[str, ...]:
         return ("prior", "transitions", "reconstruction")

@@ -33,6 +33,7 @@ from typing import Any
 from torch import Tensor
 
 from score_sde_analytic.covariance.base import Covariance
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.gaussian import axpy
@@ -61,7 +62,7 @@ class AnalyticMultistep(Sampler[MultistepStep]):
         kappa: share of the extrapolation; None for 1 - eta^2.
 
     Raises:
-        ValueError: eta or kappa outside [0, 1], or a covariance that is no posterior covariance, as `Beta`.
+        InputError: eta or kappa outside [0, 1], or a covariance that is no posterior covariance, as `Beta`.
     """
 
     model: ScoreModel
@@ -72,9 +73,9 @@ class AnalyticMultistep(Sampler[MultistepStep]):
     def __post_init__(self) -> None:
         check_eta(self.eta)
         if self.kappa is not None and not 0.0 <= self.kappa <= 1.0:
-            raise ValueError(f"kappa must lie in [0, 1], or be None for 1 - eta^2, got {self.kappa}")
+            raise InputError(f"kappa must lie in [0, 1], or be None for 1 - eta^2, got {self.kappa}")
         if not self.covariance.has_posterior:
-            raise ValueError("beta holds no posterior covariance to share with the extrapolation; use Isotropic or BetaTilde")
+            raise InputError("beta holds no posterior covariance to share with the extrapolation; use Isotropic or BetaTilde")
 
     def calls(self, grid: Grid) -> int:
         return grid.steps

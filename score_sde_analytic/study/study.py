@@ -21,6 +21,7 @@ from score_sde_analytic.covariance.heads import Interpolated, covariance_of
 from score_sde_analytic.covariance.isotropic import Isotropic
 from score_sde_analytic.covariance.tweedie import Tweedie
 from score_sde_analytic.data.ranges import Data
+from score_sde_analytic.errors import MissingFileError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.grids.optimal import budget_law, steps_for
 from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime, Method, Priced, bits_per_dim, price
@@ -114,7 +115,7 @@ class Study(Record):
 
         Raises:
             ValueError: an unknown name, or a basis that the pass did not record.
-            FileNotFoundError: a head that was not trained.
+            MissingFileError: a head that was not trained.
         """
         resolved = self.resolve(name)
         if resolved not in self._covariances:
@@ -137,7 +138,7 @@ class Study(Record):
         if name.base == "interpolated" and isinstance(self.model.net, LearnedRange):
             return Interpolated()
         if self.heads is None:
-            raise FileNotFoundError(f"no head {name.base!r} is known; name the folder of trained heads with Study.with_heads")
+            raise MissingFileError(f"no head {name.base!r} is known; name the folder of trained heads with Study.with_heads")
         head = load_head(self.heads(name.base), name.base, self.model).to(self.device)
         if name.given:  # uncalibrated
             head.set_calibration(head.knots[:0], head.shift[:0])
