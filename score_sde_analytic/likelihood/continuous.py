@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
-from scipy.integrate import simpson
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
@@ -80,7 +80,7 @@ class ContinuousTime(Method):
     def transition_nats(self, schedule: Schedule, curve: NoiseCurve, group: int | None) -> Array:
         """1/2 integral of R over log-SNR, the price of infinitely many transitions, nats per dimension, (1,)."""
         log_snr = np.linspace(*self.range(schedule), POINTS)
-        return np.array([0.5 * simpson(curve.residual(log_snr), x=log_snr)])
+        return np.array([0.5 * scipy.integrate.simpson(curve.residual(log_snr), x=log_snr)])
 
     def range(self, schedule: Schedule) -> tuple[float, float]:
         """Log-SNR at t = 1 and at t_min."""

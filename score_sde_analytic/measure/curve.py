@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.special import expit
 
 from score_sde_analytic.arrays import Array, as_array, like
 from score_sde_analytic.data.ranges import DataRange, DataStatistics
@@ -158,7 +158,7 @@ class NoiseCurve:
     def noise_power(self, log_snr: Any) -> Any:
         """Lambda(lam) = 1 - R(lam), computed without cancellation."""
         lam = as_array(log_snr)
-        return like(expit(self._y(lam) - lam), log_snr)
+        return like(scipy.special.expit(self._y(lam) - lam), log_snr)
 
     def derivative(self, log_snr: Any) -> Any:
         """dR/dlam = R (1 - R) (1 - dy/dlam)."""
@@ -178,7 +178,7 @@ class NoiseCurve:
     def gamma(self, schedule: Schedule, t: Any) -> Any:
         """Gamma(t) = Lambda / sigma_t^2 = E||score||^2 / d, as in the paper."""
         lam = as_array(schedule.log_snr(t))
-        return like(expit(self._y(lam) - lam) * np.exp(-2.0 * as_array(schedule.log_sigma(t))), t)
+        return like(scipy.special.expit(self._y(lam) - lam) * np.exp(-2.0 * as_array(schedule.log_sigma(t))), t)
 
     def save(self, path: str | Path) -> None:
         """Write the curve as safetensors with its fingerprint."""

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import ArrayLike
-from scipy.interpolate import PchipInterpolator
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.errors import InputError
@@ -109,8 +109,8 @@ class Correction:
         return self._table() if callable(self._table) else self._table
 
     @cached_property
-    def _per_unit(self) -> PchipInterpolator:
-        return PchipInterpolator(np.log(STEPS), self.table)
+    def _per_unit(self) -> scipy.interpolate.PchipInterpolator:
+        return scipy.interpolate.PchipInterpolator(np.log(STEPS), self.table)
 
     def __call__(self, log_snr_s: ArrayLike, log_snr_t: ArrayLike, group: int | None = None) -> Array:
         """The correction of steps from t to s, nats per dimension, (n,).

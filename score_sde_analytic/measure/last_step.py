@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy.interpolate import PchipInterpolator
+import scipy
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.ranges import DataRange
@@ -68,7 +68,7 @@ class Categorical(LastStep):
             raise InputError("evaluate.decoder='categorical' is for discrete data; set data.levels, or use 'gaussian'")
         knots = np.linspace(log_snr.min(), log_snr.max(), KNOTS)
         tables = [CategoricalDecoder.table(self.schedule.level_at(knot), self.data_range) for knot in knots]
-        return PchipInterpolator(knots, np.array(tables) @ self.histogram)(log_snr)
+        return scipy.interpolate.PchipInterpolator(knots, np.array(tables) @ self.histogram)(log_snr)
 
     def decoder(self, table: Reconstruction, log_snr: float) -> Decoder:
         return CategoricalDecoder()

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.interpolate import CubicSpline
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.errors import InputError
@@ -65,7 +65,7 @@ class Reconstruction:
         if not ratios[0] - 1e-9 <= ratio <= ratios[-1] + 1e-9:
             low, high = DECODER_RATIOS[[0, -1]] * scale
             raise InputError(f"decoder std {std:.4g} lies outside the measured range [{low:.4g}, {high:.4g}] at this level")
-        return float(CubicSpline(ratios, self._rows(lam)[0])(ratio))
+        return float(scipy.interpolate.CubicSpline(ratios, self._rows(lam)[0])(ratio))
 
     def decoder(self, log_snr: float) -> GaussianDecoder:
         """The decoder with the best std at one level."""
@@ -81,6 +81,6 @@ class Reconstruction:
         ratios = np.log2(DECODER_RATIOS)
         fine = np.linspace(ratios[0], ratios[-1], 40 * (len(ratios) - 1) + 1)
         # A spline, not PCHIP, which would put every minimum on a table entry.
-        table = CubicSpline(ratios, self._rows(lam), axis=1)(fine)
+        table = scipy.interpolate.CubicSpline(ratios, self._rows(lam), axis=1)(fine)
         column = table.argmin(1)
         return table[np.arange(len(lam)), column], 2.0 ** fine[column] * decoder_scale(lam, self.data_variance)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import scipy
 import torch
-from scipy.integrate import cumulative_simpson
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
@@ -193,7 +193,7 @@ class Spectrum:
         bins that differ by chance lower it.
         """
         lam = np.linspace(log_snr_min, log_snr_max, points)
-        return float(cumulative_simpson(np.sqrt([self.spread(x) for x in lam]), x=lam)[-1])
+        return float(scipy.integrate.cumulative_simpson(np.sqrt([self.spread(x) for x in lam]), x=lam)[-1])
 
 
 @dataclass(frozen=True)
