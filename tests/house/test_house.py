@@ -255,3 +255,9 @@ def test_every_folder_of_the_package_is_a_room():
     """A folder that holds code has an `__init__`, so that it is installed."""
     folders = {path.parent for path in modules().values()}
     assert [shown(folder) for folder in sorted(folders) if not (folder / "__init__.py").exists()] == []
+
+
+def test_the_package_names_its_rooms_in_this_order():
+    from score_sde_analytic import ROOMS
+
+    assert list(ROOMS) == [name for name in ORDER if (ROOT / PACKAGE / name).is_dir()]
