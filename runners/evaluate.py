@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -118,12 +117,8 @@ def _cell(chain: Chain, predicted: Priced | None, measured: Bound | None) -> dic
     if measured is not None:
         cell["measured"] = measured.summary()
     if predicted is not None and measured is not None:
-        cell["disagreement_in_standard_errors"] = _disagreement(measured.total, predicted.total)
+        cell["disagreement_in_standard_errors"] = measured.total.from_other(predicted.total)
     return cell
-
-
-def _disagreement(a: Estimate, b: Estimate) -> float:
-    return (a.value - b.value) / math.hypot(a.stderr, b.stderr)
 
 
 def _orderings(
@@ -247,5 +242,5 @@ def _row(
     if predicted:
         row["predicted"] = predicted.summary()
         if name in values:
-            row["disagreement_in_standard_errors"] = _disagreement(bound.total, predicted.total)  # type: ignore[union-attr]
+            row["disagreement_in_standard_errors"] = bound.total.from_other(predicted.total)  # type: ignore[union-attr]
     return row

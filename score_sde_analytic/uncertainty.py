@@ -36,6 +36,14 @@ class Estimate(NamedTuple):
         error = values.std(ddof=1) / math.sqrt(count) if count > 1 else math.nan
         return cls(float(values.mean()), float(error))
 
+    def from_other(self, other: Estimate) -> float:
+        """self - other in standard errors of the difference, for estimates that are independent.
+
+        >>> Estimate(2.5, 0.3).from_other(Estimate(2.0, 0.4))
+        1.0
+        """
+        return (self.value - other.value) / math.hypot(self.stderr, other.stderr)
+
     def __str__(self) -> str:
         return f"{self:.3f}"
 
