@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from score_sde_analytic.compare.settings import ComparisonSettings
 from score_sde_analytic.covariance.isotropic import BetaTilde
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
+from score_sde_analytic.extras import versions
 from score_sde_analytic.files import write_text
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood.evaluation import digest
@@ -292,7 +292,7 @@ class Comparison:
             "data": self._data(),
             "command": command,
             "config": settings.described() if config is None else config,
-            "versions": _versions(),
+            "versions": versions(),
             "seed": settings.seed,
             "model": study.model.fingerprint(),
             "count": settings.count,
@@ -350,14 +350,3 @@ class Comparison:
 
 def _name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {platform.processor() or platform.machine()}"
-
-
-def _versions() -> dict[str, str]:
-    """Of the packages that decide the numbers, those that are installed."""
-    versions = {"python": platform.python_version()}
-    for name in ("score_sde_analytic", "torch", "numpy", "scipy", "diffusers", "torchdiffeq", "torchsde"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
