@@ -58,7 +58,7 @@ class AnalyticMultistep(Sampler[MultistepStep]):
     Args:
         model: the score model.
         covariance: of x_0 given x_t, as for `Ancestral`; `BetaTilde` has none.
-        eta: 1 for the chain, 0 for the flow; the default shares by halves, the best of few steps (docs/solvers.md).
+        eta: 1 for the chain, 0 for the flow; the default shares by halves, the best of few steps (docs/results/solvers.md).
         kappa: share of the extrapolation; None for 1 - eta^2.
 
     Raises:
