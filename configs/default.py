@@ -123,9 +123,9 @@ def get_config() -> ConfigDict:
     flow.examples_per_block = 100  # integrated together, with one step size
 
     config.compare = compare = ConfigDict()  # --mode=compare: every solver on the same network
-    # "quick" (minutes) or "full"; what it says for a field that is 0, () or "" here: runners/compare.py, PRESETS.
+    # "quick" (minutes) or "full"; what it says for a field that is 0, () or "" here: score_sde_analytic/compare/settings.py.
     compare.budget = "quick"
-    compare.solvers = ()  # names of runners/solvers.py; any covariance as "ancestral(NAME)" or "ancestral(NAME, eta=0.5)"
+    compare.solvers = ()  # names of compare/registry.py; any covariance as "ancestral(NAME)" or "ancestral(NAME, eta=0.5)"
     compare.calls = ()  # budgets K of network calls; every solver takes as many steps as fit
     compare.grids = ()  # of all solvers: "log_snr", "dp", "karras", "even", "quadratic"; NAME_tuned has a first time of its own
     compare.tolerances = ()  # of adaptive solvers, relative and absolute

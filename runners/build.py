@@ -16,6 +16,7 @@ from torch import Tensor
 import score_sde_analytic
 from score_sde_analytic.data import sources as datasets
 from score_sde_analytic.data.ranges import DataRange, DataStatistics
+from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.likelihood import Diffused, Direct, Entry, ExactTrace, Hutchinson, Uniform
 from score_sde_analytic.likelihood.flow import Flow
 from score_sde_analytic.measure.estimation import Budget
@@ -67,7 +68,7 @@ def device(config: ConfigDict) -> torch.device:
         try:
             return torch.zeros(0, device=config.device).device
         except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device {config.device!r} is not available here; use --config.device=cpu") from error
+            raise InputError(f"device {config.device!r} is not available here; use --config.device=cpu") from error
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -104,11 +105,11 @@ def _images(load: Callable[[ConfigDict], np.ndarray], config: ConfigDict) -> Spl
 
 def _mnist(config: ConfigDict) -> np.ndarray:
     if not config.data.directory:
-        raise ValueError("data.directory is not set; pass --config.data.directory=FOLDER with the MNIST IDX files")
+        raise InputError("data.directory is not set; pass --config.data.directory=FOLDER with the MNIST IDX files")
     folder = Path(config.data.directory)
     files = sorted(folder.glob("*images-idx3-ubyte*"))
     if not files:
-        raise FileNotFoundError(f"no *images-idx3-ubyte(.gz) file in {folder}; set data.directory to MNIST's folder")
+        raise MissingFileError(f"no *images-idx3-ubyte(.gz) file in {folder}; set data.directory to MNIST's folder")
     return np.concatenate([datasets.read_idx_images(file) for file in files])
 
 
@@ -184,7 +185,7 @@ def entry(settings: ConfigDict, decoder: Decoder) -> Entry:
 def divergence(settings: ConfigDict) -> ExactTrace | Hutchinson:
     """Exact trace with 0 probes, else Hutchinson's estimate."""
     if settings.importance_samples > 1 and settings.probes:
-        raise ValueError("importance weights need the exact trace: set evaluate.flow.probes=0, or importance_samples=1")
+        raise InputError("importance weights need the exact trace: set evaluate.flow.probes=0, or importance_samples=1")
     return Hutchinson(settings.probes, settings.law) if settings.probes else ExactTrace()
 
 
@@ -193,7 +194,7 @@ def ode_solver(settings: ConfigDict) -> Adaptive | Fixed:
     if settings.steps:
         return Fixed(settings.steps, settings.solver)
     if settings.solver in FIXED:
-        raise ValueError(f"evaluate.flow.solver={settings.solver!r} takes fixed steps: set evaluate.flow.steps to their number")
+        raise InputError(f"evaluate.flow.solver={settings.solver!r} takes fixed steps: set evaluate.flow.steps to their number")
     return Adaptive(settings.rtol, settings.atol, settings.solver, settings.max_steps)
 
 
@@ -206,7 +207,7 @@ def flow(settings: ConfigDict, t_min: float, decoder: Decoder) -> Flow:
 def splits(config: ConfigDict) -> Splits:
     """Train, validation and test data of config.data."""
     if len(config.data.split) != 3:
-        raise ValueError(f"data.split needs three sizes (train, validation, test), got {tuple(config.data.split)}")
+        raise InputError(f"data.split needs three sizes (train, validation, test), got {tuple(config.data.split)}")
     return choose(DATA, config.data.name, "data set")(config)
 
 

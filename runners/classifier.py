@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from score_sde_analytic.data import sources as datasets
+from score_sde_analytic.errors import MissingFileError
 from score_sde_analytic.metrics.classifier import save_classifier
 from score_sde_analytic.metrics.classifier_training import ClassifierRecipe, accuracy, fit_classifier
 from score_sde_analytic.study.names import choose
@@ -27,7 +28,7 @@ def _mnist_labels(config: ConfigDict) -> NDArray[np.int64]:
     folder = Path(config.data.directory)
     files = sorted(folder.glob("*labels-idx1-ubyte*"))
     if not files:
-        raise FileNotFoundError(f"no *labels-idx1-ubyte(.gz) file in {folder}; set data.directory to MNIST's folder")
+        raise MissingFileError(f"no *labels-idx1-ubyte(.gz) file in {folder}; set data.directory to MNIST's folder")
     return np.concatenate([datasets.read_idx_labels(file) for file in files])
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from ml_collections import ConfigDict
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import write_text
 from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime, Flow, Method, Priced, paper_chain
 from score_sde_analytic.report import figures, tables
@@ -38,9 +39,9 @@ def run(experiment: Experiment) -> list[Path]:
     settings = experiment.config.evaluate
     unknown = set(settings.methods) - {"predicted", "bound", *LIMITS, "exact"}
     if unknown:
-        raise ValueError(f"unknown method {sorted(unknown)[0]!r}; choose from predicted, bound, {', '.join(LIMITS)}, exact")
+        raise InputError(f"unknown method {sorted(unknown)[0]!r}; choose from predicted, bound, {', '.join(LIMITS)}, exact")
     if not set(settings.methods) - ({"exact"} if experiment.splits.exact is None else set()):
-        raise ValueError("evaluate.methods names no method that applies; the exact density is known for mixtures only")
+        raise InputError("evaluate.methods names no method that applies; the exact density is known for mixtures only")
     methods = _methods(experiment)  # bad settings are found before the work
     written = _chains(experiment) if {"predicted", "bound"} & set(settings.methods) else []
     return [*written, *_agreement(experiment, methods), experiment.workdir / "bounds"]
@@ -140,7 +141,7 @@ def _methods(experiment: Experiment) -> dict[str, Method]:
     """The methods to measure side by side."""
     settings = experiment.config.evaluate
     if settings.examples < 0:
-        raise ValueError(f"evaluate.examples must not be negative, got {settings.examples}; 0 takes all")
+        raise InputError(f"evaluate.examples must not be negative, got {settings.examples}; 0 takes all")
     chains: dict[str, Method] = {f"K = {k}": experiment.study.chain(k, *settings.agreement) for k in settings.steps}
     limits = {name: make(experiment) for name, make in LIMITS.items() if name in settings.methods}
     return (chains if "bound" in settings.methods else {}) | limits

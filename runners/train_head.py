@@ -16,6 +16,7 @@ from score_sde_analytic.covariance.head_calibration import calibrate, held_out_d
 from score_sde_analytic.covariance.head_networks import Head
 from score_sde_analytic.covariance.head_training import Draw, HeadTrainer, Recipe, draw, new_head
 from score_sde_analytic.covariance.heads import covariance_of
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.training import Checkpoint, train
 from score_sde_analytic.report.tables import markdown
 from score_sde_analytic.study.names import choose
@@ -51,7 +52,7 @@ def recipe(config: ConfigDict) -> Recipe:
 def run(config: ConfigDict, workdir: Path) -> list[Path]:
     """Train, or go on training, calibrate, and write the heads' directory; returns what was written."""
     if not config.head.kinds:
-        raise ValueError("head.kinds is empty: name heads to train, as in --config.head.kinds=\"('npr',)\"")
+        raise InputError("head.kinds is empty: name heads to train, as in --config.head.kinds=\"('npr',)\"")
     experiment = Experiment(config, workdir)
     how = recipe(config)
     trainer = _trainer(experiment, how)
@@ -86,7 +87,7 @@ def _feature_channels(experiment: Experiment, how: Recipe) -> int:
     generator = torch.Generator().manual_seed(0)
     extra = draw(experiment.model, x_0, how.within(experiment.schedule), generator, probe=False).prediction.extra
     if extra is None or extra.shape[2:] != x_0.shape[2:]:
-        raise ValueError("this network gives no features; use --config.head.architecture=separate")
+        raise InputError("this network gives no features; use --config.head.architecture=separate")
     return extra.shape[1]
 
 

@@ -1,9 +1,34 @@
-"""Packages that only some of this one needs: imported when first used, and named with their extra where they are absent."""
+"""Packages that only some of this one needs: imported when first used, and named with their extra where they are absent.
+
+And which versions of all of them decide the numbers.
+"""
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Iterable
+from contextlib import suppress
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+from score_sde_analytic.errors import MissingExtraError
+
+#: Packages whose versions belong to a result.
+NUMERICAL = ("score_sde_analytic", "torch", "numpy", "scipy", "diffusers", "torchdiffeq", "torchsde")
+
+
+def versions(packages: Iterable[str] = NUMERICAL) -> dict[str, str]:
+    """Versions of Python and of those packages that are installed.
+
+    >>> "python" in versions([])
+    True
+    """
+    installed = {"python": platform.python_version()}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            installed[package] = version(package)
+    return installed
 
 
 def optional(module: str, *, extra: str, user: str, package: str = "") -> Any:
@@ -18,10 +43,10 @@ def optional(module: str, *, extra: str, user: str, package: str = "") -> Any:
         package: its name where it is installed, if that is not the module's.
 
     Raises:
-        ImportError: the module, or something it imports, is absent.
+        MissingExtraError: the module, or something it imports, is absent.
     """
     try:
         return import_module(module)
     except ImportError as error:
         needed = package or module.partition(".")[0]
-        raise ImportError(f"{user} needs {needed} ({error}): pip install 'score_sde_analytic[{extra}]'") from error
+        raise MissingExtraError(f"{user} needs {needed} ({error}): pip install 'score_sde_analytic[{extra}]'") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialise
+
+from score_sde_analytic.errors import InputError, MissingFileError
 
 
 @contextmanager
@@ -38,6 +41,21 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text)
 
 
+def plain(value: Any) -> Any:
+    """Data that JSON has: arrays and tuples as lists, numbers that are not finite as None.
+
+    >>> plain({"values": np.array([1.0, np.nan])})
+    {'values': [1.0, None]}
+    """
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
     """Write arrays and JSON-able metadata as one safetensors file."""
     whole = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
@@ -54,25 +72,25 @@ def load_arrays(path: str | Path, kind: str, names: Iterable[str] = ()) -> tuple
         names: arrays it must hold.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is truncated, not safetensors, of another kind, or lacks an array.
+        MissingFileError: no such file.
+        InputError: the file is truncated, not safetensors, of another kind, or lacks an array.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no {kind} file at {path}; check the path or run the estimate mode to create it")
+        raise MissingFileError(f"no {kind} file at {path}; check the path or run the estimate mode to create it")
     try:
         with safe_open(str(path), framework="numpy") as file:
             head = file.metadata() or {}
             metadata = json.loads(head.get("json", "{}"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, json.JSONDecodeError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is truncated or not a safetensors file ({error}); delete it and measure again") from error
+        raise InputError(f"{path} is truncated or not a safetensors file ({error}); delete it and measure again") from error
     if head.get("sha256", _digest(arrays)) != _digest(arrays):
-        raise ValueError(f"{path} is damaged: its contents are not those that were written; delete it and measure again")
+        raise InputError(f"{path} is damaged: its contents are not those that were written; delete it and measure again")
     if metadata.get("kind") != kind:
-        raise ValueError(f"{path} holds {metadata.get('kind')!r}, not {kind!r}; pass a {kind} file")
+        raise InputError(f"{path} holds {metadata.get('kind')!r}, not {kind!r}; pass a {kind} file")
     missing = sorted(set(names) - set(arrays))
     if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}; it is of another version: delete it and measure again")
+        raise InputError(f"{path} lacks {', '.join(missing)}; it is of another version: delete it and measure again")
     return arrays, metadata
 
 
@@ -101,4 +119,4 @@ def require_match(path: str | Path, found: Mapping[str, Any], expected: Mapping[
     """Raise ValueError naming every entry in which a file's fingerprint differs from the one expected."""
     lines = differences(json.loads(json.dumps(found)), json.loads(json.dumps(expected)))
     if lines:
-        raise ValueError(f"{path} was made for something else ({'; '.join(lines)}); delete it or use the matching settings")
+        raise InputError(f"{path} was made for something else ({'; '.join(lines)}); delete it or use the matching settings")

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.errors import InputError, UnsupportedError
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.held_out import Correction
 from score_sde_analytic.models.model import Prediction
@@ -36,9 +37,9 @@ class StepCovariance(ABC):
         """min(var, variance) I where this is var I.
 
         Raises:
-            ValueError: a covariance that is not isotropic.
+            InputError: a covariance that is not isotropic.
         """
-        raise ValueError("the last-step noise clip is defined for isotropic covariances; set clip=0")
+        raise InputError("the last-step noise clip is defined for isotropic covariances; set clip=0")
 
 
 class Covariance(ABC):
@@ -59,26 +60,26 @@ class Covariance(ABC):
         """Predicted KL of steps at eta = 1, nats per dimension, where R of the network's mean is the curve's; levels broadcast.
 
         Raises:
-            TypeError: these covariances depend on the state, so that no curve knows their price.
+            UnsupportedError: these covariances depend on the state, so that no curve knows their price.
         """
-        raise TypeError("this covariance cannot be priced from curves; measure the bound instead")
+        raise UnsupportedError("this covariance cannot be priced from curves; measure the bound instead")
 
     def variance(self, kernel: Kernel, t: Level) -> Any:
         """var of an isotropic step from level t; kernel and level fields may be arrays.
 
         Raises:
-            TypeError: the covariance is not isotropic.
+            UnsupportedError: the covariance is not isotropic.
         """
-        raise TypeError(f"{type(self).__name__} is no multiple of the identity; ask for `isotropic` first")
+        raise UnsupportedError(f"{type(self).__name__} is no multiple of the identity; ask for `isotropic` first")
 
     def require_eta(self, eta: float) -> None:
         """Refuse a kernel that these covariances do not belong to.
 
         Raises:
-            ValueError: eta < 1 and a covariance that is `ddpm_only`.
+            InputError: eta < 1 and a covariance that is `ddpm_only`.
         """
         if self.ddpm_only and eta != 1.0:
-            raise ValueError(
+            raise InputError(
                 f"{type(self).__name__} is made of beta, a variance of the DDPM kernel: use eta=1, or BetaTilde for eta<1"
             )
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
 from score_sde_analytic.measure import bases
 from score_sde_analytic.measure import statistics as conditioning
@@ -62,7 +63,7 @@ class _Plan:
         """The curve of every coefficient of an example of this shape, flat.
 
         Raises:
-            ValueError: the curves are those of another basis or shape, or of pixels where the basis mixes them.
+            InputError: the curves are those of another basis or shape, or of pixels where the basis mixes them.
         """
         key = shape, device
         if key not in self._labels:
@@ -72,13 +73,13 @@ class _Plan:
     def _checked(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
         labels = self.basis.labels(shape)
         if labels.max() + 1 != self._curves:
-            raise ValueError(
+            raise InputError(
                 f"{self._curves} curves were fitted in another basis or to another shape: {type(self.basis).__name__} has"
                 f" {labels.max() + 1} for {shape}"
             )
         per_pixel = isinstance(self.basis, PixelChannel) and np.array_equal(labels, Pixel().labels(shape))
         if self.statistic is not None and self.statistic.local and not per_pixel:
-            raise ValueError(f"{type(self.statistic).__name__} is per pixel: it needs the basis Pixel")
+            raise InputError(f"{type(self.statistic).__name__} is per pixel: it needs the basis Pixel")
         return labels.ravel()
 
 
@@ -128,7 +129,7 @@ class Diagonal(Covariance):
 
     def __post_init__(self) -> None:
         if (self.statistic is None) != (not self.spectrum.quantiles.size):
-            raise ValueError("a spectrum fitted with a statistic needs that statistic, and one without takes none")
+            raise InputError("a spectrum fitted with a statistic needs that statistic, and one without takes none")
 
     def step_nats(self, curve: NoiseCurve, s: Level, t: Level) -> Array:
         """By its own spectrum, as optimal."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from score_sde_analytic.covariance.head_networks import Head, RangeHead, hats
 from score_sde_analytic.covariance.head_training import Draw, Recipe, chain_nats, draw, score, step_kernels
 from score_sde_analytic.covariance.heads import Interpolated, LearnedDiagonal
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.gaussian import diagonal_kl, expand, square_error
 from score_sde_analytic.process.noise import stream_seed
@@ -47,10 +48,10 @@ def transition_bits(
             transitions stand for starts from lo to hi - h/2 (midpoint rule; below lo they cost next to nothing).
 
     Raises:
-        ValueError: fewer than two steps, or no draw within.
+        InputError: fewer than two steps, or no draw within.
     """
     if steps < 2:
-        raise ValueError(f"a chain has transitions from two steps on, got {steps}")
+        raise InputError(f"a chain has transitions from two steps on, got {steps}")
     low, high = log_snr
     sums = dict.fromkeys(covariances, 0.0)
     count = 0
@@ -69,7 +70,7 @@ def transition_bits(
             sums[name] += float(kl[torch.from_numpy(inside).to(kl.device)].sum())
         count += int(inside.sum())
     if not count:
-        raise ValueError(f"no draw has a log-SNR in [{low:.4g}, {high - 0.5 * h:.4g}]; widen the recipe's log_snr")
+        raise InputError(f"no draw has a log-SNR in [{low:.4g}, {high - 0.5 * h:.4g}]; widen the recipe's log_snr")
     return {name: (steps - 1.5) * value / count / math.log(2.0) for name, value in sums.items()}
 
 
@@ -83,10 +84,10 @@ def calibrate(head: Head, draws: Sequence[Draw], recipe: Recipe, schedule: Sched
         (mean score before, after); the score is twice a step's KL divergence, or L_vlb's transitions in nats per dimension.
 
     Raises:
-        ValueError: no draws, or fewer than one knot.
+        InputError: no draws, or fewer than one knot.
     """
     if not draws or knots < 1:
-        raise ValueError(f"calibration needs held-out draws and a knot, got {len(draws)} batches and {knots} knots")
+        raise InputError(f"calibration needs held-out draws and a knot, got {len(draws)} batches and {knots} knots")
     recipe = recipe.within(schedule)
     places = torch.linspace(*recipe.log_snr, knots, dtype=torch.float64, device=draws[0].x_0.device)
     with torch.no_grad():

@@ -19,6 +19,7 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
+from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.files import atomic, differences, write_text
 from score_sde_analytic.models.model import Prediction, ScoreModel, digest_of
 from score_sde_analytic.models.times import LogSNR, Sigma
@@ -46,7 +47,7 @@ class HeadNet(nn.Module):
         position: whether places are told apart; False for images of any size.
 
     Raises:
-        ValueError: a shape that is neither an image's nor a vector's.
+        InputError: a shape that is neither an image's nor a vector's.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class HeadNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(shape) not in (1, 3):
-            raise ValueError(f"heads are for images (C, H, W) and vectors (d,), not for shape {tuple(shape)}")
+            raise InputError(f"heads are for images (C, H, W) and vectors (d,), not for shape {tuple(shape)}")
         channels = shape[0]
         self.range = (float(log_snr[0]), float(log_snr[1]))
         self.first = self._layer(features + 3 * channels, hidden, len(shape))
@@ -127,7 +128,7 @@ class Head(nn.Module, ABC):
         """What the network of the head says, (batch, *dims).
 
         Raises:
-            ValueError: the prediction lacks the features that the head reads, or has another shape than its data.
+            InputError: the prediction lacks the features that the head reads, or has another shape than its data.
         """
         log_snr = log_snrs(prediction)
         weight = self.net.level.weight
@@ -141,10 +142,10 @@ class Head(nn.Module, ABC):
         features = self.settings.get("features", 0)
         fixed = len(shape) if self.net.position is not None or len(shape) == 1 else 1
         if x_t.ndim != len(shape) + 1 or tuple(x_t.shape[1 : fixed + 1]) != shape[:fixed]:
-            raise ValueError(f"this head is for data of shape {shape}, not {tuple(x_t.shape[1:])}")
+            raise InputError(f"this head is for data of shape {shape}, not {tuple(x_t.shape[1:])}")
         if features and (extra is None or extra.shape[1] != features or extra.shape[2:] != x_t.shape[2:]):
             found = "none" if extra is None else f"extra output of shape {tuple(extra.shape[1:])}"
-            raise ValueError(
+            raise InputError(
                 f"the {self.kind} head reads {features} channels of the network's features and the model gives {found}:"
                 " build the ScoreModel with WithFeatures(net)"
             )
@@ -259,15 +260,15 @@ def load_head(directory: str | Path, kind: str, model: ScoreModel) -> Head:
     """Read a head and check that it belongs to the model; in eval mode, on the CPU.
 
     Raises:
-        FileNotFoundError: there is no head of this kind.
-        ValueError: unknown kind, a damaged file, or a head of another network.
+        MissingFileError: there is no head of this kind.
+        InputError: unknown kind, a damaged file, or a head of another network.
     """
     if kind not in HEADS:
-        raise ValueError(f"unknown head {kind!r}; choose one of {', '.join(HEADS)}")
+        raise InputError(f"unknown head {kind!r}; choose one of {', '.join(HEADS)}")
     weights, config = (Path(directory) / f"{kind}.{suffix}" for suffix in ("safetensors", "json"))
     for file in (weights, config):
         if not file.is_file():
-            raise FileNotFoundError(f"no {file.name} in {directory}; check head.path, or run --mode=train_head to train heads")
+            raise MissingFileError(f"no {file.name} in {directory}; check head.path, or run --mode=train_head to train heads")
     try:
         found = json.loads(config.read_text())
         tensors = read_tensors(weights.read_bytes())
@@ -276,12 +277,12 @@ def load_head(directory: str | Path, kind: str, model: ScoreModel) -> Head:
         head.load_state_dict(tensors)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"cannot read the {kind} head in {directory} ({reason}); restore it or train it again") from error
+        raise InputError(f"cannot read the {kind} head in {directory} ({reason}); restore it or train it again") from error
     if digest_of(head) != found.get("weights"):
-        raise ValueError(f"{weights} and {config.name} do not belong together; restore them or train the head again")
+        raise InputError(f"{weights} and {config.name} do not belong together; restore them or train the head again")
     lines = differences(found["network"], json.loads(json.dumps(identity_of(model))))
     if lines:
-        raise ValueError(
+        raise InputError(
             f"the {kind} head in {directory} belongs to another network ({'; '.join(lines)}); train heads for this one"
             " (--mode=train_head), or name their folder (head.path)"
         )

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from score_sde_analytic.covariance.head_networks import HEADS, SN, Head, RangeHead, identity_of
 from score_sde_analytic.covariance.heads import range_excess
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.models.training import descend, learning_rate
 from score_sde_analytic.process.gaussian import diagonal_kl, expand, square_error
@@ -51,7 +52,7 @@ class Recipe:
         chain, chain_steps: the interpolated head's chain, N steps even in t (as in the paper) or in log-SNR.
 
     Raises:
-        ValueError: an unknown loss or chain, or bad numbers.
+        InputError: an unknown loss or chain, or bad numbers.
     """
 
     steps: int = 1500
@@ -68,12 +69,12 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, value, choices in (("loss", self.loss, get_args(Rule)), ("chain", self.chain, get_args(ChainGrid))):
             if value not in choices:
-                raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+                raise InputError(f"{name} must be one of {choices}, got {value!r}")
         for name in ("steps", "batch_size", "warmup", "chain_steps", "learning_rate"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
         if not self.log_snr[0] < self.log_snr[1] or not 0.0 < self.step[0] <= self.step[1]:
-            raise ValueError(f"need log_snr lo < hi and steps 0 < lo <= hi, got {self.log_snr} and {self.step}")
+            raise InputError(f"need log_snr lo < hi and steps 0 < lo <= hi, got {self.log_snr} and {self.step}")
 
     def within(self, schedule: Schedule) -> Recipe:
         """The recipe with its noise levels narrowed to the schedule's."""
@@ -193,7 +194,7 @@ def loss(head: Head, draw: Draw, recipe: Recipe, schedule: Schedule) -> Tensor:
         return score(nn.functional.softplus(output.double()) + 1e-12, draw.eps.double().square(), rule, draw.step).mean()
     target = draw.diagonal if head.kind == "ocm" else draw.square
     if target is None:
-        raise ValueError("the ocm head learns from probes: draw with probe=True")
+        raise InputError("the ocm head learns from probes: draw with probe=True")
     return score(torch.sigmoid(head.decode(output, draw.prediction)), target, recipe.loss, draw.step).mean()
 
 
@@ -205,10 +206,10 @@ def new_head(kind: str, model: ScoreModel, example: Tensor, recipe: Recipe, seed
         settings: of `HeadNet`: hidden, blocks, position.
 
     Raises:
-        ValueError: unknown kind.
+        InputError: unknown kind.
     """
     if kind not in HEADS:
-        raise ValueError(f"unknown head {kind!r}; choose one of {', '.join(HEADS)}")
+        raise InputError(f"unknown head {kind!r}; choose one of {', '.join(HEADS)}")
     recipe = recipe.within(model.schedule)
     settings = {"shape": list(example.shape[1:]), "features": 0, "log_snr": list(recipe.log_snr)} | settings
     with torch.random.fork_rng(devices=[]):

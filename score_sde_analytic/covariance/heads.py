@@ -29,6 +29,7 @@ from torch import Tensor
 
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.covariance.head_networks import Head, RangeHead, ResidualHead, log_snrs
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.model import Prediction
 from score_sde_analytic.process.gaussian import diagonal_kl, expand, square_error
 from score_sde_analytic.process.kernel import Kernel
@@ -61,7 +62,7 @@ class LearnedDiagonal(Covariance):
 
     def __post_init__(self) -> None:
         if not isinstance(self.head, ResidualHead):
-            raise ValueError(f"a {type(self.head).__name__} gives no residual; use Interpolated with it")
+            raise InputError(f"a {type(self.head).__name__} gives no residual; use Interpolated with it")
 
     def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
         return [_ExcessStep(kernel, self) for kernel in kernels]
@@ -83,7 +84,7 @@ class Interpolated(Covariance):
         head: source of v; None takes it from the network, which `LearnedRange` wraps.
 
     Raises:
-        ValueError: a step with eta < 1, for which beta is no bound; or noise at s = 0, where beta_tilde is 0.
+        InputError: a step with eta < 1, for which beta is no bound; or noise at s = 0, where beta_tilde is 0.
     """
 
     ddpm_only: ClassVar[bool] = True
@@ -92,7 +93,7 @@ class Interpolated(Covariance):
 
     def __post_init__(self) -> None:
         if not isinstance(self.head, RangeHead | None):
-            raise ValueError(f"a {type(self.head).__name__} gives no range of variances; use LearnedDiagonal with it")
+            raise InputError(f"a {type(self.head).__name__} gives no range of variances; use LearnedDiagonal with it")
 
     def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
         for kernel in kernels:
@@ -105,14 +106,14 @@ class Interpolated(Covariance):
             return self.head.calibrated(prediction)
         extra = prediction.extra
         if extra is None or extra.shape != prediction.x_t.shape:
-            raise ValueError("the model gives no learned variance: build the ScoreModel with LearnedRange(net), or pass a head")
+            raise InputError("the model gives no learned variance: build the ScoreModel with LearnedRange(net), or pass a head")
         return extra.double()
 
     @torch.no_grad()
     def excess(self, kernel: Kernel, prediction: Prediction) -> Tensor:
         """var - beta_tilde of every coordinate, float64, (batch, *dims); negative where u < 0."""
         if isinstance(kernel.rho2, float) and kernel.rho2 == 0.0:
-            raise ValueError("at s = 0 beta_tilde is 0 and there is nothing to interpolate: end with final='mean'")
+            raise InputError("at s = 0 beta_tilde is 0 and there is nothing to interpolate: end with final='mean'")
         return range_excess(kernel.beta, kernel.rho2, self.range(prediction))
 
     def fingerprint(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> dict[str, Any]:

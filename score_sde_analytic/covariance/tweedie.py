@@ -36,6 +36,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
+from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.process.gaussian import expand
 from score_sde_analytic.process.kernel import Kernel
@@ -58,7 +59,7 @@ class Linearised:
             implementation that can be differentiated twice.
 
     Raises:
-        RuntimeError: the network gives no gradient, does not use its input, or cannot be differentiated twice.
+        RunError: the network gives no gradient, does not use its input, or cannot be differentiated twice.
     """
 
     def __init__(self, model: ScoreModel, prediction: Prediction, two_sided: bool = False) -> None:
@@ -81,18 +82,18 @@ class Linearised:
         except RuntimeError as error:
             if "not implemented" not in str(error):
                 raise
-            raise RuntimeError(f"the network cannot be differentiated twice ({error}); use two_sided=False") from error
+            raise RunError(f"the network cannot be differentiated twice ({error}); use two_sided=False") from error
         if gradient is None and output is self._pulled:
-            raise RuntimeError("the network cannot be differentiated twice; use two_sided=False")
+            raise RunError("the network cannot be differentiated twice; use two_sided=False")
         if gradient is None:
-            raise RuntimeError("the network's output does not depend on its input: its Jacobian is no posterior covariance")
+            raise RunError("the network's output does not depend on its input: its Jacobian is no posterior covariance")
         return gradient
 
     def transposed(self, v: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """C^T v of every sample, float64.
 
         Raises:
-            RuntimeError: a gradient is not finite.
+            RunError: a gradient is not finite.
         """
         return self._product(self._value, self._x, v)
 
@@ -100,7 +101,7 @@ class Linearised:
         """C v of every sample, float64; needs `two_sided`.
 
         Raises:
-            RuntimeError: a gradient is not finite.
+            RunError: a gradient is not finite.
         """
         assert self._pulled is not None
         return self._product(self._pulled, self._u, v)
@@ -109,20 +110,20 @@ class Linearised:
         """S v of every sample, float64; needs `two_sided`.
 
         Raises:
-            RuntimeError: a gradient is not finite, or the second derivatives are wrong.
+            RunError: a gradient is not finite, or the second derivatives are wrong.
         """
         one, other = self.transposed(v), self.forward(v)
         # v^T C v = v^T C^T v costs nothing to check; functions that are differentiable once go missing without an error.
         scale = v.norm(dim=1) * (v.norm(dim=1) + one.norm(dim=1) + other.norm(dim=1))
         tolerance = 10 * torch.finfo(self._value.dtype).eps ** 0.5
         if (((one - other) * v).sum(1).abs() > tolerance * scale).any():
-            raise RuntimeError("the network's second derivatives do not fit its first ones; use two_sided=False")
+            raise RunError("the network's second derivatives do not fit its first ones; use two_sided=False")
         return 0.5 * (one + other)
 
     def _product(self, output: Tensor, of: Tensor, v: Tensor) -> Tensor:
         gradient = self._gradient(output, of, v.reshape(output.shape).to(output.dtype)).flatten(1).double()
         if not torch.isfinite(gradient).all():
-            raise RuntimeError(
+            raise RunError(
                 f"the network's gradient holds NaN or inf at log-SNR {self._level.log_snr:.4g}; look for square roots, norms or"
                 " divisions that are not differentiable where they are evaluated, or use a covariance that needs no gradient"
             )
@@ -221,7 +222,7 @@ class Tweedie(Covariance):
             are independent: standard errors over examples cover them.
 
     Raises:
-        ValueError: an unknown method, or a number of products or probes below 1.
+        InputError: an unknown method, or a number of products or probes below 1.
     """
 
     model: ScoreModel
@@ -235,10 +236,10 @@ class Tweedie(Covariance):
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
-            raise ValueError(f"method must be one of {get_args(Method)}, got {self.method!r}")
+            raise InputError(f"method must be one of {get_args(Method)}, got {self.method!r}")
         for name in ("products_per_draw", "products_per_probe", "probes"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
         return [TweedieStep(self, k, k.excess(1.0, t.log_snr), self._spectra) for k, t in zip(kernels, levels, strict=True)]
@@ -310,7 +311,7 @@ class TweedieStep(StepCovariance):
 
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Tensor) -> Tensor:
         if kernel.rho2 == 0.0:
-            raise ValueError("q(x_s | x_t, x_0) has no density at eta = 0 or s = 0: there is no KL divergence")
+            raise InputError("q(x_s | x_t, x_0) has no density at eta = 0 or s = 0: there is no KL divergence")
         error = kernel.b / math.sqrt(kernel.rho2) * (x_0.double() - prediction.x_0.double()).flatten(1)
         gain = self.excess / kernel.rho2  # Sigma / rho^2 = I + gain S_+
         d = error.shape[1]

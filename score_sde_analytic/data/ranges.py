@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset, default_collate
 
+from score_sde_analytic.errors import InputError
+
 
 @dataclass(frozen=True)
 class DataRange:
@@ -32,30 +34,30 @@ class DataRange:
 
     def __post_init__(self) -> None:
         if not self.lo < self.hi:
-            raise ValueError(f"need lo < hi, got [{self.lo}, {self.hi}]")
+            raise InputError(f"need lo < hi, got [{self.lo}, {self.hi}]")
         if self.levels is not None and self.levels < 2:
-            raise ValueError(f"levels must be at least 2, got {self.levels}")
+            raise InputError(f"levels must be at least 2, got {self.levels}")
 
     @property
     def bin_width(self) -> float:
         """Distance between neighbouring levels.
 
         Raises:
-            ValueError: the data are continuous.
+            InputError: the data are continuous.
         """
         if self.levels is None:
-            raise ValueError("continuous data have no bins; set levels of the DataRange (256 for 8-bit data)")
+            raise InputError("continuous data have no bins; set levels of the DataRange (256 for 8-bit data)")
         return (self.hi - self.lo) / (self.levels - 1)
 
     def encode(self, integers: NDArray[Any]) -> Tensor:
         """Integers 0 .. levels - 1 as float32 values in [lo, hi].
 
         Raises:
-            ValueError: an integer outside 0 .. levels - 1.
+            InputError: an integer outside 0 .. levels - 1.
         """
         width = self.bin_width
         if integers.size and not (integers.min() >= 0 and integers.max() < self.levels):
-            raise ValueError(f"values {integers.min()}..{integers.max()} do not fit {self.levels} levels; check data.levels")
+            raise InputError(f"values {integers.min()}..{integers.max()} do not fit {self.levels} levels; check data.levels")
         return torch.from_numpy((self.lo + width * integers.astype(np.float64)).astype(np.float32))
 
     def index(self, x: Tensor) -> Tensor:
@@ -66,13 +68,13 @@ class DataRange:
         """Raise ValueError for values that are not finite, outside [lo, hi], or off the grid of levels."""
         slack = 1e-5 * (self.hi - self.lo)
         if not x.is_floating_point():
-            raise ValueError(f"the data are {x.dtype}; give floating-point values (DataRange.encode converts integers)")
+            raise InputError(f"the data are {x.dtype}; give floating-point values (DataRange.encode converts integers)")
         if x.ndim < 2:
-            raise ValueError(f"a batch of examples has shape {tuple(x.shape)}; each example needs at least one dimension")
+            raise InputError(f"a batch of examples has shape {tuple(x.shape)}; each example needs at least one dimension")
         if not torch.isfinite(x).all():
-            raise ValueError("the data hold NaN or inf; clean them first")
+            raise InputError("the data hold NaN or inf; clean them first")
         if x.min() < self.lo - slack or x.max() > self.hi + slack:
-            raise ValueError(
+            raise InputError(
                 f"data in [{x.min():.4g}, {x.max():.4g}] leave the declared range [{self.lo:g}, {self.hi:g}];"
                 " rescale the data or declare their DataRange"
             )
@@ -80,7 +82,7 @@ class DataRange:
             index = (x.double() - self.lo) / self.bin_width
             if (index - index.round()).abs().max() > 1e-3:
                 narrow = f" ({x.dtype} may be too coarse for them)" if x.dtype in (torch.float16, torch.bfloat16) else ""
-                raise ValueError(f"data lie off the grid of {self.levels} levels{narrow}; declare their levels, or levels=None")
+                raise InputError(f"data lie off the grid of {self.levels} levels{narrow}; declare their levels, or levels=None")
 
 
 #: Examples x_0, (n, *dims), or a map-style data set of them or of tuples that begin with one.
@@ -91,19 +93,19 @@ def as_dataset(data: Data) -> Dataset[Any]:
     """The map-style data set behind a tensor, Dataset or DataLoader.
 
     Raises:
-        ValueError: it is empty, or has no length (iterable-style).
+        InputError: it is empty, or has no length (iterable-style).
     """
     dataset: Any = data
     if isinstance(data, Tensor):
         dataset = TensorDataset(data)
     elif isinstance(data, DataLoader):
         if data.collate_fn is not default_collate or not isinstance(data.sampler, SequentialSampler | RandomSampler):
-            raise ValueError("a loader's own collate_fn or sampler would be ignored: pass a Dataset that does what they do")
+            raise InputError("a loader's own collate_fn or sampler would be ignored: pass a Dataset that does what they do")
         dataset = data.dataset
     if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
-        raise ValueError("need a map-style data set (with len() and indexing): examples are visited in a seeded order")
+        raise InputError("need a map-style data set (with len() and indexing): examples are visited in a seeded order")
     if len(dataset) == 0:
-        raise ValueError("the data set is empty; check its path and split")
+        raise InputError("the data set is empty; check its path and split")
     return dataset  # type: ignore[return-value]
 
 
@@ -163,7 +165,7 @@ class DataStatistics:
             max_eigen: eigenvalues are computed for dimensions up to this.
 
         Raises:
-            ValueError: empty data, non-finite values, or values outside `data_range`.
+            InputError: empty data, non-finite values, or values outside `data_range`.
         """
         dataset = as_dataset(dataset)
         declared = data_range or DataRange(-torch.inf, torch.inf)

@@ -15,6 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
+from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.extras import optional
 
 Part = Literal["train", "validation", "test"]
@@ -24,10 +25,10 @@ def split(x: Tensor, sizes: Sequence[int], seed: int) -> list[Tensor]:
     """Disjoint parts of the given sizes after one seeded permutation.
 
     Raises:
-        ValueError: the parts need more examples than there are.
+        InputError: the parts need more examples than there are.
     """
     if sum(sizes) > len(x):
-        raise ValueError(f"the split {tuple(sizes)} needs {sum(sizes)} examples, the data set has {len(x)}")
+        raise InputError(f"the split {tuple(sizes)} needs {sum(sizes)} examples, the data set has {len(x)}")
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))
     return [x[part] for part in order[: sum(sizes)].split(list(sizes))]
 
@@ -73,16 +74,16 @@ def patches(images: Sequence[NDArray[np.uint8]], size: int, count: int, part: Pa
         images: (height, width, 3) each.
 
     Raises:
-        ValueError: an unknown part, a size below 1, or fewer positions than `count`.
+        InputError: an unknown part, a size below 1, or fewer positions than `count`.
     """
     if part not in get_args(Part):
-        raise ValueError(f"part must be one of {get_args(Part)}, got {part!r}")
+        raise InputError(f"part must be one of {get_args(Part)}, got {part!r}")
     if size < 1:
-        raise ValueError(f"the size of patches must be at least 1, got {size}")
+        raise InputError(f"the size of patches must be at least 1, got {size}")
     corners = [_windows(part_mask(image.shape[0], image.shape[1], 2 * size, part), size) for image in images]
     total = sum(map(len, corners))
     if count > total:
-        raise ValueError(f"the {part} part has {total} positions for patches of size {size}, {count} are needed")
+        raise InputError(f"the {part} part has {total} positions for patches of size {size}, {count} are needed")
     order = np.random.default_rng((seed, get_args(Part).index(part))).permutation(total)[:count]
     owner = np.repeat(np.arange(len(images)), [len(c) for c in corners])[order]
     chosen = np.empty((count, size, size, 3), np.uint8)
@@ -103,16 +104,16 @@ def read_idx_images(path: str | Path) -> NDArray[np.int64]:
     """Images of an IDX file, optionally gzipped (MNIST's format): integers 0..255 of shape (n, 1, height, width).
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not an IDX image file, or truncated.
+        MissingFileError: no such file.
+        InputError: not an IDX image file, or truncated.
     """
     file = Path(path)
     content = _idx_content(file)
     magic, count, height, width = _idx_header(file, content, 4)
     if magic != 0x803:
-        raise ValueError(f"{file} is not an IDX image file (magic {magic:#x}, expected 0x803)")
+        raise InputError(f"{file} is not an IDX image file (magic {magic:#x}, expected 0x803)")
     if len(content) != 16 + count * height * width:
-        raise ValueError(f"{file} is truncated: {len(content) - 16} bytes for {count} images of {height}x{width}")
+        raise InputError(f"{file} is truncated: {len(content) - 16} bytes for {count} images of {height}x{width}")
     return np.frombuffer(content, np.uint8, offset=16).astype(np.int64).reshape(count, 1, height, width)
 
 
@@ -133,26 +134,26 @@ def read_idx_labels(path: str | Path) -> NDArray[np.int64]:
     """Labels of an IDX file, optionally gzipped (MNIST's format): integers of shape (n,).
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not an IDX label file, or truncated.
+        MissingFileError: no such file.
+        InputError: not an IDX label file, or truncated.
     """
     content = _idx_content(Path(path))
     magic, count = _idx_header(Path(path), content, 2)
     if magic != 0x801:
-        raise ValueError(f"{path} is not an IDX label file (magic {magic:#x}, expected 0x801)")
+        raise InputError(f"{path} is not an IDX label file (magic {magic:#x}, expected 0x801)")
     if len(content) != 8 + count:
-        raise ValueError(f"{path} is truncated: {len(content) - 8} bytes for {count} labels")
+        raise InputError(f"{path} is truncated: {len(content) - 8} bytes for {count} labels")
     return np.frombuffer(content, np.uint8, offset=8).astype(np.int64)
 
 
 def _idx_content(file: Path) -> bytes:
     """The bytes of an IDX file, unpacked."""
     if not file.is_file():
-        raise FileNotFoundError(f"no IDX file at {file}; set data.directory to the folder that holds it")
+        raise MissingFileError(f"no IDX file at {file}; set data.directory to the folder that holds it")
     try:
         return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{file} is damaged ({error}); copy it again") from error
+        raise InputError(f"{file} is damaged ({error}); copy it again") from error
 
 
 def _idx_header(file: Path, content: bytes, words: int) -> tuple[int, ...]:
@@ -160,4 +161,4 @@ def _idx_header(file: Path, content: bytes, words: int) -> tuple[int, ...]:
     try:
         return struct.unpack(f">{words}I", content[: 4 * words])
     except struct.error as error:
-        raise ValueError(f"{file} is damaged ({error}); copy it again") from error
+        raise InputError(f"{file} is damaged ({error}); copy it again") from error

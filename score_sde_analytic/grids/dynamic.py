@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.extras import optional
 from score_sde_analytic.grids.grid import optimal_paths
 from score_sde_analytic.process.kernel import optimal_step_nats
@@ -48,7 +49,7 @@ class StepCosts:
         residual: R in [0, 1] at each point, (N,), or one column per coordinate of a basis, (N, d).
 
     Raises:
-        ValueError: shapes do not fit, or values are outside these ranges, or log-SNR spans more than MAX_SPAN.
+        InputError: shapes do not fit, or values are outside these ranges, or log-SNR spans more than MAX_SPAN.
     """
 
     log_snr: Array
@@ -57,17 +58,17 @@ class StepCosts:
     def __post_init__(self) -> None:
         lam, r = np.asarray(self.log_snr, dtype=np.float64), np.asarray(self.residual, dtype=np.float64)
         if lam.ndim != 1 or len(lam) == 0:
-            raise ValueError(f"log_snr must be a non-empty 1-d array, got shape {lam.shape}")
+            raise InputError(f"log_snr must be a non-empty 1-d array, got shape {lam.shape}")
         if not np.all(np.isfinite(lam)):
-            raise ValueError("log_snr must be finite; leave out the data, where it is infinite")
+            raise InputError("log_snr must be finite; leave out the data, where it is infinite")
         if np.any(np.diff(lam) >= 0):
-            raise ValueError("log_snr must strictly decrease (points ascend in time); sort the lattice and drop duplicates")
+            raise InputError("log_snr must strictly decrease (points ascend in time); sort the lattice and drop duplicates")
         if lam[0] - lam[-1] > MAX_SPAN:
-            raise ValueError(f"log_snr spans {lam[0] - lam[-1]:.6g}, more than {MAX_SPAN:g}; use a shorter lattice")
+            raise InputError(f"log_snr spans {lam[0] - lam[-1]:.6g}, more than {MAX_SPAN:g}; use a shorter lattice")
         if r.ndim not in (1, 2) or r.shape[0] != len(lam) or r.size == 0:
-            raise ValueError(f"residual must be ({len(lam)},) or ({len(lam)}, d) to match log_snr, got {r.shape}")
+            raise InputError(f"residual must be ({len(lam)},) or ({len(lam)}, d) to match log_snr, got {r.shape}")
         if not np.all((r >= 0.0) & (r <= 1.0)):  # NaN fails too
-            raise ValueError("residual must lie in [0, 1]; clip the measured values or fit a NoiseCurve")
+            raise InputError("residual must lie in [0, 1]; clip the measured values or fit a NoiseCurve")
         object.__setattr__(self, "log_snr", lam)
         object.__setattr__(self, "residual", r)
 
@@ -102,7 +103,7 @@ class StepCosts:
     def nearest(self, min_spacing: float = 0.0) -> Indices:
         """(N,): for each point i the smallest j > i with lam_i - lam_j >= min_spacing, to rounding; N where there is none."""
         if not min_spacing >= 0.0:
-            raise ValueError(f"min_spacing is a difference of log-SNRs and must be at least 0, got {min_spacing}")
+            raise InputError(f"min_spacing is a difference of log-SNRs and must be at least 0, got {min_spacing}")
         allowed = np.searchsorted(-self.log_snr, (min_spacing - ROUNDING) - self.log_snr)
         return np.maximum(allowed, np.arange(len(self)) + 1)
 
@@ -147,11 +148,11 @@ def shortest_paths(
         min_spacing: smallest allowed difference of log-SNR in a step.
 
     Raises:
-        ValueError: malformed input, unknown method, or a lattice too large for the plain recursion.
+        InputError: malformed input, unknown method, or a lattice too large for the plain recursion.
         ImportError: the Monge solver needs numba.
     """
     if method not in ("auto", "monge", "plain"):
-        raise ValueError(f"method must be 'auto', 'monge' or 'plain', got {method!r}")
+        raise InputError(f"method must be 'auto', 'monge' or 'plain', got {method!r}")
     has_numba = importlib.util.find_spec("numba") is not None
     monge = method == "monge" or (method == "auto" and has_numba and is_monge(costs))
     solve = monge_paths if monge else plain_paths
@@ -164,11 +165,11 @@ def plain_paths(
     """Shortest paths of 1 .. max_steps steps for any curve, by `grid.optimal_paths`: O(K N^2) time, O(N^2 + K N) memory.
 
     Raises:
-        ValueError: malformed input, or more than MAX_PLAIN_POINTS points.
+        InputError: malformed input, or more than MAX_PLAIN_POINTS points.
     """
     first = _checked(costs, first_cost, max_steps)
     if len(costs) > MAX_PLAIN_POINTS:
-        raise ValueError(
+        raise InputError(
             f"the plain recursion holds N x N matrices: {len(costs)} points exceed its limit of {MAX_PLAIN_POINTS};"
             " use a coarser lattice, or fit a monotone NoiseCurve for the Monge solver"
         )
@@ -190,14 +191,14 @@ def monge_paths(
         (paths, costs) as `grid.optimal_paths`.
 
     Raises:
-        ValueError: malformed input, or a table of more than MAX_TABLE_BYTES.
+        InputError: malformed input, or a table of more than MAX_TABLE_BYTES.
         ImportError: numba is absent.
     """
     first = _checked(costs, first_cost, max_steps)
     n = len(costs)
     if 4 * max_steps * n > MAX_TABLE_BYTES:
         size = f"{4e-9 * max_steps * n:.3g} GB"
-        raise ValueError(f"{max_steps} steps on {n} points need a table of {size}; use monge_path for one number of steps")
+        raise InputError(f"{max_steps} steps on {n} points need a table of {size}; use monge_path for one number of steps")
     kernels = _compiled()
     successors, starts, values = kernels.table(*_lines(costs), costs.nearest(min_spacing), first, max_steps)
     paths = np.split(kernels.unroll(successors, starts), np.cumsum(np.arange(1, max_steps)))
@@ -215,7 +216,7 @@ def monge_path(costs: StepCosts, first_cost: ArrayLike, steps: int) -> tuple[Ind
         (path, cost): ascending indices that end in N - 1 and nats per dimension; an empty path and inf where none exists.
 
     Raises:
-        ValueError: malformed input.
+        InputError: malformed input.
         ImportError: numba is absent.
     """
     first = _checked(costs, first_cost, steps)
@@ -311,16 +312,16 @@ def _checked(costs: StepCosts, first_cost: ArrayLike, steps: int) -> Array:
     """first_cost as a float64 array.
 
     Raises:
-        ValueError: wrong shape, NaN or -inf, or `steps` outside 1 .. N.
+        InputError: wrong shape, NaN or -inf, or `steps` outside 1 .. N.
     """
     first = np.asarray(first_cost, dtype=np.float64)
     n = len(costs)
     if first.shape != (n,):
-        raise ValueError(f"first_cost must be ({n},), one per lattice point, got {first.shape}")
+        raise InputError(f"first_cost must be ({n},), one per lattice point, got {first.shape}")
     if np.any(np.isnan(first) | np.isneginf(first)):
-        raise ValueError("first_cost must be finite, or inf to forbid a first time")
+        raise InputError("first_cost must be finite, or inf to forbid a first time")
     if not 1 <= steps <= n:
-        raise ValueError(f"{steps} steps are not within 1 .. {n}, the number of lattice points; use a finer lattice")
+        raise InputError(f"{steps} steps are not within 1 .. {n}, the number of lattice points; use a finer lattice")
     return first
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.files import write_text
 from score_sde_analytic.process.schedule import Level, Schedule
 
@@ -36,11 +37,11 @@ class Grid:
     def __post_init__(self) -> None:
         t = np.asarray(self.times, dtype=np.float64)
         if t.ndim != 1 or len(t) < 2:
-            raise ValueError(f"a grid needs at least two times, got {self.times}")
+            raise InputError(f"a grid needs at least two times, got {self.times}")
         if not (np.all(np.diff(t) < 0) and t[0] <= 1.0):  # NaN fails too
-            raise ValueError("grid times must strictly decrease from at most 1 (visiting order); sort them and drop duplicates")
+            raise InputError("grid times must strictly decrease from at most 1 (visiting order); sort them and drop duplicates")
         if t[-1] != 0.0:
-            raise ValueError(f"a grid ends in the data, time 0, but this one ends at {t[-1]:.6g}; append 0")
+            raise InputError(f"a grid ends in the data, time 0, but this one ends at {t[-1]:.6g}; append 0")
         object.__setattr__(self, "times", tuple(t.tolist()))
 
     @property
@@ -63,11 +64,11 @@ class Grid:
         """Read what `save` wrote.
 
         Raises:
-            FileNotFoundError: no such file.
-            ValueError: not a grid file.
+            MissingFileError: no such file.
+            InputError: not a grid file.
         """
         if not Path(path).is_file():
-            raise FileNotFoundError(f"no grid file at {path}")
+            raise MissingFileError(f"no grid file at {path}")
         try:
             content = json.loads(Path(path).read_text())
             if content["kind"] != "grid":
@@ -75,18 +76,18 @@ class Grid:
             cost = content["cost"]
             return cls(tuple(content["times"]), content["objective"], math.nan if cost is None else cost)
         except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not a grid file ({error!r}); write it with Grid.save") from error
+            raise InputError(f"{path} is not a grid file ({error!r}); write it with Grid.save") from error
 
 
 def _steps(steps: int) -> int:
     if steps != int(steps) or steps < 1:
-        raise ValueError(f"a grid needs a whole number of steps, at least one, got {steps}")
+        raise InputError(f"a grid needs a whole number of steps, at least one, got {steps}")
     return steps
 
 
 def _first(first: float) -> float:
     if not 0.0 < first < 1.0:
-        raise ValueError(f"the first time t_1 must lie between 0 and 1, got {first}")
+        raise InputError(f"the first time t_1 must lie between 0 and 1, got {first}")
     return first
 
 
@@ -136,9 +137,9 @@ def optimal_paths(cost: ArrayLike, first_cost: ArrayLike, max_steps: int) -> tup
     best = np.array(first_cost, dtype=np.float64)
     n = len(best)
     if c.shape != (n, n):
-        raise ValueError(f"cost must be ({n}, {n}) to match first_cost, got {c.shape}")
+        raise InputError(f"cost must be ({n}, {n}) to match first_cost, got {c.shape}")
     if not 1 <= max_steps <= n:
-        raise ValueError(f"{max_steps} steps need at least as many lattice points, got {n}; use a finer lattice")
+        raise InputError(f"{max_steps} steps need at least as many lattice points, got {n}; use a finer lattice")
     c[np.tril_indices(n)] = np.inf
     parents = np.zeros((max_steps, n), dtype=np.int64)
     costs = np.full(max_steps, np.inf)

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.covariance.base import Covariance
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.dynamic import Indices, StepCosts, shortest_paths
 from score_sde_analytic.grids.grid import Grid, optimal_paths
 from score_sde_analytic.measure.curve import NoiseCurve
@@ -115,7 +116,7 @@ class Lattice:
         """The grid make(t_1) whose first time, among this lattice's, has the smallest predicted cost: coarse, then fine.
 
         Raises:
-            ValueError: no lattice time leaves room for the grid's other times.
+            InputError: no lattice time leaves room for the grid's other times.
         """
         last = np.asarray(first_cost)
         n = len(self.times)
@@ -132,7 +133,7 @@ class Lattice:
         coarse = {i: priced(i) for i in [*range(0, n - 1, stride), n - 1]}
         steps = max((grid.steps for grid in coarse.values() if grid is not None), default=None)
         if steps is None:
-            raise ValueError("no lattice time can be the first time of this grid; use a finer lattice")
+            raise InputError("no lattice time can be the first time of this grid; use a finer lattice")
         candidates = {i: g for i, g in coarse.items() if g is not None and g.steps == steps}
         centre = min(candidates, key=lambda i: candidates[i].cost)
         fine = [priced(i) for i in range(max(0, centre - stride), min(n, centre + stride + 1))]

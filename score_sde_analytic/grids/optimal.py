@@ -29,6 +29,7 @@ import scipy
 from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.dynamic import StepCosts, shortest_paths
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.measure.curve import NoiseCurve
@@ -60,7 +61,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(f"need finite log-SNRs low < high, got {self.low} and {self.high}")
+            raise InputError(f"need finite log-SNRs low < high, got {self.low} and {self.high}")
 
     @cached_property
     def levels(self) -> Array:
@@ -152,7 +153,7 @@ def _grid(schedule: Schedule, log_snr: Array, name: str, cost: float) -> Grid:
 
 def _check(steps: int) -> None:
     if steps < 1:
-        raise ValueError(f"a grid needs at least one step, got {steps}")
+        raise InputError(f"a grid needs at least one step, got {steps}")
 
 
 def closed_form_levels(objective: Objective, steps: int) -> Array:
@@ -181,7 +182,7 @@ def refined(schedule: Schedule, objective: Objective, steps: int, start: ArrayLi
     ends = []
     for levels in starts:
         if levels.shape != (steps,) or np.any(np.diff(levels) <= 0) or abs(levels[0] - objective.low) > 1e-6:
-            raise ValueError(f"start needs {steps} strictly increasing log-SNRs that begin at {objective.low:.6g}")
+            raise InputError(f"start needs {steps} strictly increasing log-SNRs that begin at {objective.low:.6g}")
         ends += [levels, _descend(objective, levels)] if steps > 1 else [levels]
     best = min(ends, key=objective.cost)
     return _grid(schedule, best, "bits/dim, refined", objective.cost(best))
@@ -237,7 +238,7 @@ def entropic(schedule: Schedule, objective: Objective, steps: int) -> Grid:
 
 def _positive(excess: float) -> float:
     if not excess > 0.0:
-        raise ValueError(f"the excess must be positive, got {excess}; the limit itself takes infinitely many steps")
+        raise InputError(f"the excess must be positive, got {excess}; the limit itself takes infinitely many steps")
     return excess
 
 
@@ -250,7 +251,7 @@ def steps_for(excess: float, costs: ArrayLike, limit: float) -> int | None:
         limit: `Objective.continuous_limit`.
 
     Raises:
-        ValueError: excess is not positive.
+        InputError: excess is not positive.
     """
     within = np.flatnonzero(np.asarray(costs) - limit <= _positive(excess))
     return int(within[0]) + 1 if len(within) else None
@@ -260,6 +261,6 @@ def budget_law(objective: Objective, excess: float) -> float:
     """K = 1 + I^2 / (4 excess), the step budget without any search; excess in nats per dimension.
 
     Raises:
-        ValueError: excess is not positive.
+        InputError: excess is not positive.
     """
     return 1.0 + float(objective.root_integral[objective.best_first(math.inf)]) ** 2 / (4.0 * _positive(excess))

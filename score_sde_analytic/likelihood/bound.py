@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
 from score_sde_analytic.uncertainty import Estimate
 
@@ -146,7 +147,7 @@ class Bound(BitsPerDim):
             FileNotFoundError, ValueError: missing or damaged file, or one of another `identity`; the message says what differs.
         """
         if Path(path).is_dir():
-            raise ValueError(f"{path} is a folder; give a file name, such as {Path(path) / 'bound.safetensors'}")
+            raise InputError(f"{path} is a folder; give a file name, such as {Path(path) / 'bound.safetensors'}")
         arrays, metadata = load_arrays(path, KIND, ("terms", "indices"))
         if identity is not None:
             require_match(path, metadata.get("identity", {}), identity)
@@ -154,7 +155,7 @@ class Bound(BitsPerDim):
         terms, indices, columns = arrays["terms"], arrays["indices"], tuple(metadata.get("columns", ()))
         whole = not set(names) - set(metadata) and terms.shape == (len(indices), len(columns)) and np.isfinite(terms).all()
         if not whole or len(np.unique(indices)) != len(indices) or (indices < 0).any():
-            raise ValueError(f"{path} is inconsistent: it was changed or is of another version; delete it and evaluate again")
+            raise InputError(f"{path} is inconsistent: it was changed or is of another version; delete it and evaluate again")
         return cls(columns, terms, indices, *(metadata[name] for name in names))
 
     @classmethod
@@ -165,19 +166,19 @@ class Bound(BitsPerDim):
             partial: accept that examples are missing.
 
         Raises:
-            ValueError: no shards, shards of different evaluations, an example that occurs twice, or one that is missing.
+            InputError: no shards, shards of different evaluations, an example that occurs twice, or one that is missing.
         """
         if not shards:
-            raise ValueError("no shards to merge: pass the bounds of all of them")
+            raise InputError("no shards to merge: pass the bounds of all of them")
         for number, shard in enumerate(shards[1:], 2):
             require_match(f"shard {number}", shard.identity, shards[0].identity)
         indices = np.concatenate([shard.indices for shard in shards])
         order = np.argsort(indices, kind="stable")
         if len(np.unique(indices)) != len(indices):
-            raise ValueError("an example occurs in two shards: pass each shard once")
+            raise InputError("an example occurs in two shards: pass each shard once")
         total = shards[0].identity.get("examples", len(indices))
         if len(indices) < total and not partial:
-            raise ValueError(f"the shards hold {len(indices)} of {total} examples; pass all of them, or partial=True")
+            raise InputError(f"the shards hold {len(indices)} of {total} examples; pass all of them, or partial=True")
         return cls(
             columns=shards[0].columns,
             terms=np.concatenate([shard.terms for shard in shards])[order],

@@ -21,6 +21,7 @@ from torch import Tensor
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids import grid as grids
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.grids.lattice import transition_costs
@@ -52,7 +53,7 @@ class Chain(Method):
     def __post_init__(self) -> None:
         object.__setattr__(self, "decoder", as_decoder(self.decoder))
         if self.grid.times[0] != 1.0:
-            raise ValueError(f"a chain starts from the prior at t = 1, this grid at {self.grid.times[0]:.6g}; begin it with 1")
+            raise InputError(f"a chain starts from the prior at t = 1, this grid at {self.grid.times[0]:.6g}; begin it with 1")
 
     def columns(self) -> tuple[str, ...]:
         return ("prior", *["transitions"] * (self.grid.steps - 1), "reconstruction")
@@ -180,10 +181,10 @@ def paper_chain(schedule: Schedule, covariance: Covariance, steps: int, table: i
         grid: another grid whose first time is 1/N.
 
     Raises:
-        ValueError: a grid whose first time is not 1/N.
+        InputError: a grid whose first time is not 1/N.
     """
     grid = grids.even(steps, 1.0 / table) if grid is None else grid
     if not math.isclose(grid.times[-2], 1.0 / table):
-        raise ValueError(f"the paper's convention forces t_1 = 1/{table}, got {grid.times[-2]:.6g}")
+        raise InputError(f"the paper's convention forces t_1 = 1/{table}, got {grid.times[-2]:.6g}")
     decoder = reverse_kernel(schedule.level(1.0 / table), schedule.level(2.0 / table)).rho2
     return Chain(grid, covariance, GaussianDecoder(math.sqrt(decoder)))

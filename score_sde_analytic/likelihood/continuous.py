@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
-from scipy.integrate import simpson
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.likelihood.method import Batch, Method, Terms
 from score_sde_analytic.measure.curve import NoiseCurve
@@ -56,9 +57,9 @@ class ContinuousTime(Method):
     def __post_init__(self) -> None:
         object.__setattr__(self, "decoder", as_decoder(self.decoder))
         if not 0.0 < self.t_min < 1.0:
-            raise ValueError(f"t_min must lie in (0, 1), got {self.t_min}")
+            raise InputError(f"t_min must lie in (0, 1), got {self.t_min}")
         if self.times < 1:
-            raise ValueError(f"times must be at least 1, got {self.times}")
+            raise InputError(f"times must be at least 1, got {self.times}")
 
     def columns(self) -> tuple[str, ...]:
         return ("prior", "transitions", "reconstruction")
@@ -79,7 +80,7 @@ class ContinuousTime(Method):
     def transition_nats(self, schedule: Schedule, curve: NoiseCurve, group: int | None) -> Array:
         """1/2 integral of R over log-SNR, the price of infinitely many transitions, nats per dimension, (1,)."""
         log_snr = np.linspace(*self.range(schedule), POINTS)
-        return np.array([0.5 * simpson(curve.residual(log_snr), x=log_snr)])
+        return np.array([0.5 * scipy.integrate.simpson(curve.residual(log_snr), x=log_snr)])
 
     def range(self, schedule: Schedule) -> tuple[float, float]:
         """Log-SNR at t = 1 and at t_min."""

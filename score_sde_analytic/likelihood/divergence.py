@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.probability_flow import Probes, one_hot_probes
 from score_sde_analytic.process.noise import SampleNoise
 
@@ -60,7 +61,7 @@ class Hutchinson(Divergence):
 
     def __post_init__(self) -> None:
         if self.probes_per_sample < 1 or self.law not in ("rademacher", "gaussian"):
-            raise ValueError(f"need at least one probe, rademacher or gaussian; got {self.probes_per_sample}, {self.law!r}")
+            raise InputError(f"need at least one probe, rademacher or gaussian; got {self.probes_per_sample}, {self.law!r}")
 
     def probes(self, x: Tensor, noise: SampleNoise) -> Probes:
         draws = [noise.draw(x).clone() for _ in range(self.probes_per_sample)]

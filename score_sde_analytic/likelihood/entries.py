@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood.method import Batch
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.decoder import Decoder, NoDecoder, as_decoder
@@ -57,7 +58,7 @@ class Gate:
     def bin_width(self) -> float:
         """Distance of neighbouring levels of discrete data."""
         if self.data_range is None:
-            raise ValueError("bins have no width without a range of the data; declare it with its levels")
+            raise InputError("bins have no width without a range of the data; declare it with its levels")
         return self.data_range.bin_width
 
     def noise(self) -> Tensor:
@@ -122,7 +123,7 @@ class Direct(Entry):
 
     def check(self, data_range: DataRange | None) -> None:
         if data_range is not None and data_range.levels is not None:
-            raise ValueError("discrete data have no density: enter by Uniform() or Diffused(decoder), or declare levels=None")
+            raise InputError("discrete data have no density: enter by Uniform() or Diffused(decoder), or declare levels=None")
 
     def config(self) -> dict[str, Any]:
         return {"entry": "direct"}
@@ -141,7 +142,7 @@ class Uniform(Entry):
 
     def check(self, data_range: DataRange | None) -> None:
         if data_range is None or data_range.levels is None:
-            raise ValueError("uniform dequantisation is for discrete data; declare their levels, or enter by Direct()")
+            raise InputError("uniform dequantisation is for discrete data; declare their levels, or enter by Direct()")
 
     def config(self) -> dict[str, Any]:
         return {"entry": "uniform"}
@@ -192,8 +193,8 @@ def as_entry(value: Entry) -> Entry:
     """The entry itself.
 
     Raises:
-        ValueError: something else.
+        InputError: something else.
     """
     if not isinstance(value, Entry):
-        raise ValueError(f"entry must be Direct(), Uniform() or Diffused(decoder), got {value!r}")
+        raise InputError(f"entry must be Direct(), Uniform() or Diffused(decoder), got {value!r}")
     return value

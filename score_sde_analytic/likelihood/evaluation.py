@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.ranges import Data, DataRange, DataStatistics, as_dataset, batches
+from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.likelihood.bound import BITS, Bound
 from score_sde_analytic.likelihood.method import Batch, Method, Progress, Terms
 from score_sde_analytic.models.model import ScoreModel
@@ -71,9 +72,9 @@ def bits_per_dim(
         A `Bound`, or one per name.
 
     Raises:
-        ValueError: no method, bad settings, empty data, data off their declared range or levels, a method that does not fit
+        InputError: no method, bad settings, empty data, data off their declared range or levels, a method that does not fit
             them, or a file of another evaluation at `path`.
-        RuntimeError: a value is not finite, or an ODE solver failed.
+        RunError: a value is not finite, or an ODE solver failed.
     """
     single = isinstance(method, Method)
     methods = {"": method} if isinstance(method, Method) else dict(method)
@@ -92,10 +93,10 @@ def bits_per_dim(
 
 def _require(methods: Mapping[str, Method], shard: tuple[int, int]) -> None:
     if not methods:
-        raise ValueError("no method to evaluate: pass at least one")
+        raise InputError("no method to evaluate: pass at least one")
     number, shards = shard
     if not 0 <= number < shards:
-        raise ValueError(f"shard (i, n) needs 0 <= i < n, got {shard}")
+        raise InputError(f"shard (i, n) needs 0 <= i < n, got {shard}")
 
 
 def _part(total: int, unit: int, shard: tuple[int, int]) -> range:
@@ -113,7 +114,7 @@ def _files(path: Path, names: Iterable[str], single: bool, shard: tuple[int, int
         file = _file(path, name, single, shard)
         taken = next((other for other, kept in files.items() if str(kept).lower() == str(file).lower()), None)
         if taken is not None:
-            raise ValueError(f"the methods {taken!r} and {name!r} would share the file {file}; rename one")
+            raise InputError(f"the methods {taken!r} and {name!r} would share the file {file}; rename one")
         files[name] = file
     return files
 
@@ -137,7 +138,7 @@ class _Examples:
 
     def __post_init__(self) -> None:
         if self.draws < 1 or self.rows < 1:
-            raise ValueError(f"draws and batch_size must be at least 1, got {self.draws} and {self.rows}")
+            raise InputError(f"draws and batch_size must be at least 1, got {self.draws} and {self.rows}")
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -192,7 +193,7 @@ class _Ledger:
     def _resume(self, saved: Bound) -> None:
         beyond = len(saved.indices) and saved.indices.max() >= len(self.done)
         if beyond or saved.columns != self.method.columns():
-            raise ValueError(f"{self.path} is inconsistent with its own identity: it was changed; delete it and evaluate again")
+            raise InputError(f"{self.path} is inconsistent with its own identity: it was changed; delete it and evaluate again")
         self.values[saved.indices] = saved.terms / BITS
         self.done[saved.indices] = True
         self.evaluations = saved.evaluations
@@ -208,13 +209,13 @@ class _Ledger:
                 pass
             self.path.exists()
         except (OSError, ValueError) as error:
-            raise ValueError(f"results cannot be written to {self.path} ({error}); choose another path") from error
+            raise InputError(f"results cannot be written to {self.path} ({error}); choose another path") from error
 
     def store(self, indices: Sequence[int], draws: Sequence[Terms]) -> None:
         """Enter the mean over draws of some examples."""
         values = torch.stack([terms.values for terms in draws]).mean(0).cpu().numpy()
         if not np.isfinite(values).all():
-            raise RuntimeError(
+            raise RunError(
                 "the likelihood holds NaN or inf: the network diverged, or the decoder or a variance is far too small"
             )
         # Examples that another run finished in other batches keep what they have, and are not counted twice.

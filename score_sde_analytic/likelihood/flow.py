@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood.divergence import Divergence, Hutchinson
 from score_sde_analytic.likelihood.entries import Direct, Entry, Gate, as_entry
 from score_sde_analytic.likelihood.method import Batch, Method, Progress, Terms
@@ -62,17 +63,17 @@ class Flow(Method):
 
     def __post_init__(self) -> None:
         if not 0.0 < self.t_min < 1.0:
-            raise ValueError(f"t_min must lie in (0, 1), got {self.t_min}")
+            raise InputError(f"t_min must lie in (0, 1), got {self.t_min}")
         if self.importance_samples < 1 or self.examples_per_block < 1:
-            raise ValueError("importance_samples and examples_per_block must be at least 1")
+            raise InputError("importance_samples and examples_per_block must be at least 1")
         if self.variable not in CLOCKS:
-            raise ValueError(f"variable must be one of {', '.join(CLOCKS)}, got {self.variable!r}")
+            raise InputError(f"variable must be one of {', '.join(CLOCKS)}, got {self.variable!r}")
         refusal = as_entry(self.entry).unweightable
         if self.importance_samples > 1 and refusal is not None:
-            raise ValueError(f"{refusal}: importance_samples must be 1")
+            raise InputError(f"{refusal}: importance_samples must be 1")
         if self.importance_samples > 1 and not self.divergence.exact:
             # E exp(estimate) exceeds exp(E estimate): noisy weights would feign a tighter bound.
-            raise ValueError("importance weights need exact densities; use divergence=ExactTrace(), or importance_samples=1")
+            raise InputError("importance weights need exact densities; use divergence=ExactTrace(), or importance_samples=1")
 
     @property
     def block(self) -> int:
@@ -186,8 +187,7 @@ class _Densities:
     def eps_and_divergence(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         """(batch, *dims) and (batch,), float64."""
         path = self.path
-        eps, divergence, products = eps_and_divergence(path.model, level, x_t, self.probes, path.dtype, path.rows)
-        path.model.charge(products)
+        eps, divergence, _ = eps_and_divergence(path.model, level, x_t, self.probes, path.dtype, path.rows)
         return eps, divergence
 
     def to_prior(self, x_t: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from score_sde_analytic.data.ranges import Data
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import differences
 from score_sde_analytic.measure.basis import Basis, BuiltIn, Channel, Pixel, PixelChannel, Scalar
 from score_sde_analytic.measure.transforms import DCT, PCA, ColourDCT
@@ -42,20 +43,20 @@ def from_config(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], bas
         basis: the basis itself, needed for one that is not built in.
 
     Raises:
-        ValueError: a basis that is not built in was not passed, the one passed has another config, or arrays are absent or
+        InputError: a basis that is not built in was not passed, the one passed has another config, or arrays are absent or
             damaged.
     """
     name = config.get("name")
     built_in = _BUILT_IN.get(str(config.get("name")))
     if basis is None:
         if built_in is None:
-            raise ValueError(f"the basis {name!r} is not built in ({', '.join(_BUILT_IN)}); pass the object it was fitted with")
+            raise InputError(f"the basis {name!r} is not built in ({', '.join(_BUILT_IN)}); pass the object it was fitted with")
         missing = [k for k in built_in._arrays if k not in arrays] + [k for k in built_in._settings if k not in config]
         if missing:
-            raise ValueError(f"the basis {name} lacks {', '.join(missing)}; the file is of another version: fit it again")
+            raise InputError(f"the basis {name} lacks {', '.join(missing)}; the file is of another version: fit it again")
         named = {k: config[k] for k in built_in._settings} | {k: arrays[k] for k in built_in._arrays}
         basis = built_in(**named)
     lines = differences(json.loads(json.dumps(dict(config))), json.loads(json.dumps(basis.config())))
     if lines:
-        raise ValueError(f"the basis is not the one it was saved as ({'; '.join(lines)}); use the one it was fitted with")
+        raise InputError(f"the basis is not the one it was saved as ({'; '.join(lines)}); use the one it was fitted with")
     return basis

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.special import expit
 
 from score_sde_analytic.arrays import Array, as_array, like
 from score_sde_analytic.data.ranges import DataRange, DataStatistics
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
 from score_sde_analytic.measure.interpolant import Interpolant, nondecreasing, residual_of, y_of
 from score_sde_analytic.process.schedule import Schedule
@@ -81,11 +82,11 @@ class NoiseCurve:
 
     def __post_init__(self) -> None:
         if self.log_snr.ndim != 1 or self.log_snr.shape != self.y.shape or len(self.y) == 0:
-            raise ValueError(f"need equally many knots and values, got {self.log_snr.shape} and {self.y.shape}")
+            raise InputError(f"need equally many knots and values, got {self.log_snr.shape} and {self.y.shape}")
         if not (np.all(np.isfinite(self.log_snr)) and np.all(np.isfinite(self.y))):
-            raise ValueError("knots and values of a curve must be finite")
+            raise InputError("knots and values of a curve must be finite")
         if np.any(np.diff(self.log_snr) <= 0):
-            raise ValueError("knots of a curve must be strictly increasing in log-SNR")
+            raise InputError("knots of a curve must be strictly increasing in log-SNR")
 
     @classmethod
     def fit(cls, moments: Moments, source: Source = "residual", cap: ResidualCap | None = None) -> NoiseCurve:
@@ -96,10 +97,10 @@ class NoiseCurve:
             cap: the largest R (`residual_cap`), applied after the fit.
 
         Raises:
-            ValueError: unknown source, or no knot determines R (1 - Lambda not in (0, 1) anywhere).
+            InputError: unknown source, or no knot determines R (1 - Lambda not in (0, 1) anywhere).
         """
         if source not in ("residual", "score"):
-            raise ValueError(f"source must be 'residual' or 'score', got {source!r}")
+            raise InputError(f"source must be 'residual' or 'score', got {source!r}")
         r = moments.residual if source == "residual" else 1.0 - moments.noise_power
         stderr = moments.stderr(source)
         return cls.from_residual(moments.log_snr, r, stderr, source, cap, moments.fingerprint)
@@ -119,7 +120,7 @@ class NoiseCurve:
         r = np.asarray(residual, dtype=np.float64)
         usable = (r > 0.0) & (r < 1.0)
         if not usable.any():
-            raise ValueError(f"the {source} values leave no knot with R in (0, 1): measure with more draws or other knots")
+            raise InputError(f"the {source} values leave no knot with R in (0, 1): measure with more draws or other knots")
         if not usable.all():
             lost = ", ".join(f"{value:.1f}" for value in lam[~usable])
             message = f"R from '{source}' is outside (0, 1) at log-SNR {lost}: the curve is interpolated or constant there"
@@ -157,7 +158,7 @@ class NoiseCurve:
     def noise_power(self, log_snr: Any) -> Any:
         """Lambda(lam) = 1 - R(lam), computed without cancellation."""
         lam = as_array(log_snr)
-        return like(expit(self._y(lam) - lam), log_snr)
+        return like(scipy.special.expit(self._y(lam) - lam), log_snr)
 
     def derivative(self, log_snr: Any) -> Any:
         """dR/dlam = R (1 - R) (1 - dy/dlam)."""
@@ -177,7 +178,7 @@ class NoiseCurve:
     def gamma(self, schedule: Schedule, t: Any) -> Any:
         """Gamma(t) = Lambda / sigma_t^2 = E||score||^2 / d, as in the paper."""
         lam = as_array(schedule.log_snr(t))
-        return like(expit(self._y(lam) - lam) * np.exp(-2.0 * as_array(schedule.log_sigma(t))), t)
+        return like(scipy.special.expit(self._y(lam) - lam) * np.exp(-2.0 * as_array(schedule.log_sigma(t))), t)
 
     def save(self, path: str | Path) -> None:
         """Write the curve as safetensors with its fingerprint."""

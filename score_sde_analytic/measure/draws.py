@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.basis import Basis, Pixel, PixelChannel
 from score_sde_analytic.measure.statistics import Statistic, checked
 from score_sde_analytic.models.model import Prediction
@@ -106,7 +107,7 @@ class Recorder:
         for name, statistic in self.statistics.items():
             values = checked(statistic(prediction), prediction)
             if values.shape[1] > 1 and not self._per_pixel(tuple(eps.shape[1:])):
-                raise ValueError(f"statistic {name!r} is per pixel: it fits the basis Pixel, not {type(self.basis).__name__}")
+                raise InputError(f"statistic {name!r} is per pixel: it fits the basis Pixel, not {type(self.basis).__name__}")
             new[f"phi.{name}"] = values.cpu().numpy()
         for name, array in new.items():  # all or nothing, should a statistic fail
             self._parts.setdefault(name, []).append(array)
@@ -130,13 +131,13 @@ class Recorder:
         """The draws, for the knots they were made at, ascending (`Moments.log_snr`).
 
         Raises:
-            ValueError: nothing was recorded, or the knots are others.
+            InputError: nothing was recorded, or the knots are others.
         """
         a = self.arrays()
         knots = np.asarray(log_snr, dtype=np.float64)
         if "knot" not in a:
-            raise ValueError("nothing was recorded; pass this recorder to estimate(observers=...)")
+            raise InputError("nothing was recorded; pass this recorder to estimate(observers=...)")
         if knots.ndim != 1 or np.any(np.diff(knots) <= 0) or len(knots) != a["knot"].max() + 1:
-            raise ValueError(f"need the {a['knot'].max() + 1} knots of the draws in ascending order, as in Moments.log_snr")
+            raise InputError(f"need the {a['knot'].max() + 1} knots of the draws in ascending order, as in Moments.log_snr")
         phi = {name: a[f"phi.{name}"] for name in self.statistics}
         return ResidualDraws(knots, a["knot"], a["example"], a["rms"], phi, a["sizes"])

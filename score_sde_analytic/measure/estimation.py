@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from score_sde_analytic.data.ranges import DataRange, DataStatistics, as_dataset, batches
+from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.files import load_arrays
 from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, Moments, decoder_scale
 from score_sde_analytic.models.model import Prediction, ScoreModel
@@ -63,7 +64,7 @@ class Budget:
         groups: of examples, from which standard errors follow.
 
     Raises:
-        ValueError: numbers that contradict each other.
+        InputError: numbers that contradict each other.
     """
 
     tolerance: float = 0.01
@@ -75,7 +76,7 @@ class Budget:
     def __post_init__(self) -> None:
         if self.groups < 2 or self.batch_size < 1 or not self.groups <= self.min_draws <= self.max_draws:
             given = f"{self.groups}, {self.min_draws}, {self.max_draws} and {self.batch_size}"
-            raise ValueError(f"need 2 <= groups <= min_draws <= max_draws and batch_size >= 1, got {given}")
+            raise InputError(f"need 2 <= groups <= min_draws <= max_draws and batch_size >= 1, got {given}")
 
     def settings(self) -> dict[str, Any]:
         """What decides when a pass ends, as plain data."""
@@ -112,12 +113,12 @@ def estimate(
         observers: see every draw and keep what they want of it, in the same file.
 
     Raises:
-        ValueError: bad knots, empty or out-of-range data, or a file of another run at `path`.
-        RuntimeError: the network returned a wrong shape or non-finite numbers.
+        InputError: bad knots, empty or out-of-range data, or a file of another run at `path`.
+        RunError: the network returned a wrong shape or non-finite numbers.
     """
     knots = np.sort(np.asarray(log_snr, dtype=np.float64).ravel())
     if len(knots) == 0 or np.any(np.diff(knots) <= 0):
-        raise ValueError("need at least one knot, all different")
+        raise InputError("need at least one knot, all different")
     dataset = as_dataset(data)
     if statistics is None:
         statistics = DataStatistics.of(dataset, data_range)
@@ -289,7 +290,7 @@ class _Pass:
         ]
         values = torch.stack(columns, 1)
         if not torch.isfinite(values).all():
-            raise RuntimeError("the network's output holds NaN or inf; check its weights, input scaling and time labels")
+            raise RunError("the network's output holds NaN or inf; check its weights, input scaling and time labels")
         return values
 
     def _decoder_nats(self, x_0: Tensor, x_0_hat: Tensor, level: Level) -> Tensor:

@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import ArrayLike
-from scipy.interpolate import PchipInterpolator
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.draws import ResidualDraws
 from score_sde_analytic.measure.spectrum import LevelTable, Spectrum
 from score_sde_analytic.uncertainty import jackknife_variance
@@ -55,7 +56,7 @@ def price(spectrum: Spectrum, draws: ResidualDraws, statistic: str | None, step:
         The cost of one step from each knot, nats per dimension, (m,).
 
     Raises:
-        ValueError: a knot without draws.
+        InputError: a knot without draws.
     """
     return np.array([_Knot.of(spectrum, draws, statistic, m).nats(step).mean() for m in range(len(draws.log_snr))])
 
@@ -73,7 +74,7 @@ class _Knot:
     def of(cls, spectrum: Spectrum, draws: ResidualDraws, statistic: str | None, knot: int) -> _Knot:
         rows = draws.at(knot)
         if not len(rows):
-            raise ValueError(f"knot {knot} has no draws to price; measure more draws, or take fewer folds of the examples")
+            raise InputError(f"knot {knot} has no draws to price; measure more draws, or take fewer folds of the examples")
         phi = None if statistic is None else torch.from_numpy(draws.phi[statistic][rows]).double()
         residual = LevelTable.of(spectrum, float(draws.log_snr[knot])).residual(phi)
         weights = torch.from_numpy(draws.sizes / draws.sizes.sum())
@@ -108,8 +109,8 @@ class Correction:
         return self._table() if callable(self._table) else self._table
 
     @cached_property
-    def _per_unit(self) -> PchipInterpolator:
-        return PchipInterpolator(np.log(STEPS), self.table)
+    def _per_unit(self) -> scipy.interpolate.PchipInterpolator:
+        return scipy.interpolate.PchipInterpolator(np.log(STEPS), self.table)
 
     def __call__(self, log_snr_s: ArrayLike, log_snr_t: ArrayLike, group: int | None = None) -> Array:
         """The correction of steps from t to s, nats per dimension, (n,).
@@ -135,7 +136,7 @@ class HeldOut:
         folds: parts of the examples, by index modulo folds.
 
     Raises:
-        ValueError: a fold without draws, or with too few, at some knot.
+        InputError: a fold without draws, or with too few, at some knot.
     """
 
     def __init__(self, draws: ResidualDraws, choice: Choice, folds: int = 8) -> None:
@@ -162,12 +163,12 @@ class HeldOut:
             labels: most labels that enter, evenly chosen; they say enough.
 
         Raises:
-            ValueError: a single knot, or a fold with too few draws at some knot for a candidate.
+            InputError: a single knot, or a fold with too few draws at some knot for a candidate.
         """
         if len(draws.log_snr) < 2:
-            raise ValueError("the cost of a chain needs draws at two knots or more")
+            raise InputError("the cost of a chain needs draws at two knots or more")
         if steps < 1 or not shrinkage:
-            raise ValueError(f"need a chain of at least one step and some shrinkage to try, got {steps} and {tuple(shrinkage)}")
+            raise InputError(f"need a chain of at least one step and some shrinkage to try, got {steps} and {tuple(shrinkage)}")
         draws = draws.some_labels(labels)
 
         def price(candidates: Iterable[Choice]) -> list[Choice]:
@@ -184,7 +185,7 @@ class HeldOut:
         draws = self._draws
         group = self._draws.example % self._folds
         if len(np.unique(group)) < 2:
-            raise ValueError("cross-fitting needs two folds with examples in them: record more examples, or take more folds")
+            raise InputError("cross-fitting needs two folds with examples in them: record more examples, or take more folds")
         sums, counts = np.zeros((len(steps), GROUPS, len(self.log_snr))), np.zeros((GROUPS, len(self.log_snr)))
         for fold in np.unique(group):
             spectrum = self.choice.fit(draws.take(group != fold))

@@ -10,28 +10,26 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.interpolate import PchipInterpolator
-from scipy.optimize import isotonic_regression
-from scipy.special import expit, logit
+import scipy
 
 from score_sde_analytic.arrays import Array
 
 
 def residual_of(y: Any, log_snr: Any) -> Any:
     """R = sigmoid(lam - y)."""
-    return expit(log_snr - y)
+    return scipy.special.expit(log_snr - y)
 
 
 def y_of(residual: Any, log_snr: Any) -> Any:
     """y = lam - log(R / (1 - R)), for R in (0, 1)."""
-    return log_snr - logit(residual)
+    return log_snr - scipy.special.logit(residual)
 
 
 def nondecreasing(y: Array, weights: Array) -> Array:
     """The nearest y (weighted least squares) that never decreases along the knots, (m, ...), column by column."""
     columns = y.reshape(len(y), -1).copy()
     for column, weight in zip(columns.T, weights.reshape(len(y), -1).T, strict=True):
-        column[:] = isotonic_regression(column, weights=weight).x
+        column[:] = scipy.optimize.isotonic_regression(column, weights=weight).x
     return columns.reshape(y.shape)
 
 
@@ -46,7 +44,7 @@ class Interpolant:
     def __init__(self, knots: Array, values: Array) -> None:
         self._knots = knots
         self._first = values[0]
-        self._cubic = PchipInterpolator(knots, values) if len(knots) > 1 else None
+        self._cubic = scipy.interpolate.PchipInterpolator(knots, values) if len(knots) > 1 else None
 
     def __call__(self, x: Any) -> Array:
         """Values at x, x.shape + (...)."""

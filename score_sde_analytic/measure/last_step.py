@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy.interpolate import PchipInterpolator
+import scipy
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.process.decoder import CategoricalDecoder, Decoder, NoDecoder
 from score_sde_analytic.process.schedule import Schedule
@@ -64,10 +65,10 @@ class Categorical(LastStep):
 
     def nats(self, table: Reconstruction, log_snr: Array) -> Array:
         if self.histogram is None or self.data_range is None:
-            raise ValueError("evaluate.decoder='categorical' is for discrete data; set data.levels, or use 'gaussian'")
+            raise InputError("evaluate.decoder='categorical' is for discrete data; set data.levels, or use 'gaussian'")
         knots = np.linspace(log_snr.min(), log_snr.max(), KNOTS)
         tables = [CategoricalDecoder.table(self.schedule.level_at(knot), self.data_range) for knot in knots]
-        return PchipInterpolator(knots, np.array(tables) @ self.histogram)(log_snr)
+        return scipy.interpolate.PchipInterpolator(knots, np.array(tables) @ self.histogram)(log_snr)
 
     def decoder(self, table: Reconstruction, log_snr: float) -> Decoder:
         return CategoricalDecoder()

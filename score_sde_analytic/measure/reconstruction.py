@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.interpolate import CubicSpline
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.interpolant import Interpolant
 from score_sde_analytic.measure.moments import DECODER_RATIOS, Moments, decoder_scale
 from score_sde_analytic.process.decoder import GaussianDecoder
@@ -45,7 +46,7 @@ class Reconstruction:
     def _within(self, log_snr: ArrayLike) -> Array:
         lam = np.atleast_1d(np.asarray(log_snr, dtype=np.float64))
         if np.any(lam > self.log_snr[-1] + 1e-6):
-            raise ValueError(
+            raise InputError(
                 f"a first time at log-SNR {lam.max():.4g} lies beyond the last measured knot, {self.log_snr[-1]:.4g};"
                 " measure knots up to it, or choose a later first time"
             )
@@ -55,7 +56,7 @@ class Reconstruction:
         """Nats per dimension at one level and decoder std.
 
         Raises:
-            ValueError: a level beyond the last knot, or a std outside the measured range of ratios.
+            InputError: a level beyond the last knot, or a std outside the measured range of ratios.
         """
         lam = self._within(log_snr)
         ratios = np.log2(DECODER_RATIOS)
@@ -63,8 +64,8 @@ class Reconstruction:
         ratio = np.log2(std / scale)
         if not ratios[0] - 1e-9 <= ratio <= ratios[-1] + 1e-9:
             low, high = DECODER_RATIOS[[0, -1]] * scale
-            raise ValueError(f"decoder std {std:.4g} lies outside the measured range [{low:.4g}, {high:.4g}] at this level")
-        return float(CubicSpline(ratios, self._rows(lam)[0])(ratio))
+            raise InputError(f"decoder std {std:.4g} lies outside the measured range [{low:.4g}, {high:.4g}] at this level")
+        return float(scipy.interpolate.CubicSpline(ratios, self._rows(lam)[0])(ratio))
 
     def decoder(self, log_snr: float) -> GaussianDecoder:
         """The decoder with the best std at one level."""
@@ -74,12 +75,12 @@ class Reconstruction:
         """(smallest nats per dimension, its decoder std) at each level.
 
         Raises:
-            ValueError: a level beyond the last knot.
+            InputError: a level beyond the last knot.
         """
         lam = self._within(log_snr)
         ratios = np.log2(DECODER_RATIOS)
         fine = np.linspace(ratios[0], ratios[-1], 40 * (len(ratios) - 1) + 1)
         # A spline, not PCHIP, which would put every minimum on a table entry.
-        table = CubicSpline(ratios, self._rows(lam), axis=1)(fine)
+        table = scipy.interpolate.CubicSpline(ratios, self._rows(lam), axis=1)(fine)
         column = table.argmin(1)
         return table[np.arange(len(lam)), column], 2.0 ** fine[column] * decoder_scale(lam, self.data_variance)

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import scipy
 import torch
-from scipy.integrate import cumulative_simpson
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.cells import cell_means, quantile_bins
 from score_sde_analytic.measure.draws import ResidualDraws
 from score_sde_analytic.measure.interpolant import Interpolant, nondecreasing, residual_of, y_of
@@ -53,14 +54,14 @@ class Spectrum:
             or self.sizes.shape != (labels,)
             or self.quantiles.shape not in ((m, 2 * bins - 1), (m, 0))
         ):
-            raise ValueError(
+            raise InputError(
                 f"need knots (m,), y (m, B, L), quantiles (m, 2B - 1) and sizes (L,); got {self.log_snr.shape}, {self.y.shape},"
                 f" {self.quantiles.shape}, {self.sizes.shape}"
             )
         if bins > 1 and not self.quantiles.size:
-            raise ValueError("several bins need the quantiles that tell them apart")
+            raise InputError("several bins need the quantiles that tell them apart")
         if self.mass is not None and self.mass.shape != self.y.shape:
-            raise ValueError(f"need the mass of every bin and label, {self.y.shape}, got {self.mass.shape}")
+            raise InputError(f"need the mass of every bin and label, {self.y.shape}, got {self.mass.shape}")
 
     @classmethod
     def fit(
@@ -89,21 +90,21 @@ class Spectrum:
             pooled: shrink the profile toward its mean over labels, as far as its own errors say (empirical Bayes).
 
         Raises:
-            ValueError: unknown statistic, fewer draws than bins at some knot, or bad settings.
+            InputError: unknown statistic, fewer draws than bins at some knot, or bad settings.
         """
         if bins < 1 or not shrinkage >= 0.0:
-            raise ValueError(f"bins must be at least 1 and shrinkage not negative, got {bins} and {shrinkage}")
+            raise InputError(f"bins must be at least 1 and shrinkage not negative, got {bins} and {shrinkage}")
         if statistic is None:
             bins = 1
         elif statistic not in draws.phi:
-            raise ValueError(f"no statistic {statistic!r} was recorded; choose one of {', '.join(draws.phi) or 'none'}")
+            raise InputError(f"no statistic {statistic!r} was recorded; choose one of {', '.join(draws.phi) or 'none'}")
         m = len(draws.log_snr)
         r, weight, mass = (np.empty((m, bins, len(draws.sizes))) for _ in range(3))
         quantiles = np.empty((m, 2 * bins - 1 if statistic else 0))
         for knot in range(m):
             rows = draws.at(knot)
             if len(rows) < max(2, bins):
-                raise ValueError(f"knot {knot} has {len(rows)} draws for {bins} bins; measure more draws or use fewer bins")
+                raise InputError(f"knot {knot} has {len(rows)} draws for {bins} bins; measure more draws or use fewer bins")
             index = np.zeros((len(rows), 1), dtype=np.int64)
             if statistic is not None:
                 index, quantiles[knot] = quantile_bins(draws.phi[statistic][rows].astype(np.float64), bins)
@@ -192,7 +193,7 @@ class Spectrum:
         bins that differ by chance lower it.
         """
         lam = np.linspace(log_snr_min, log_snr_max, points)
-        return float(cumulative_simpson(np.sqrt([self.spread(x) for x in lam]), x=lam)[-1])
+        return float(scipy.integrate.cumulative_simpson(np.sqrt([self.spread(x) for x in lam]), x=lam)[-1])
 
 
 @dataclass(frozen=True)

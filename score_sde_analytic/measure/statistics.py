@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import differences
 from score_sde_analytic.models.model import Prediction
 
@@ -76,7 +77,7 @@ class GradientEnergy(Statistic):
 
     def __post_init__(self) -> None:
         if self.window < 1 or self.window % 2 == 0:
-            raise ValueError(f"window must be odd and positive, got {self.window}")
+            raise InputError(f"window must be odd and positive, got {self.window}")
 
     def __call__(self, prediction: Prediction) -> Tensor:
         x = _images(prediction)
@@ -102,26 +103,26 @@ def from_config(config: Mapping[str, Any], statistic: Statistic | None = None) -
         statistic: the statistic itself, needed for one that is not built in.
 
     Raises:
-        ValueError: one that is not built in was not passed, or the one passed has another config.
+        InputError: one that is not built in was not passed, or the one passed has another config.
     """
     settings = dict(config)
     built_in = {cls.__name__: cls for cls in (HighFrequency, Energy, MeanLevel, GradientEnergy)}.get(settings.pop("name", ""))
     if statistic is None:
         if built_in is None:
-            raise ValueError(f"the statistic {config.get('name')!r} is not built in; pass the object it was fitted with")
+            raise InputError(f"the statistic {config.get('name')!r} is not built in; pass the object it was fitted with")
         try:
             return built_in(**settings)
         except TypeError as error:
-            raise ValueError(f"the statistic {config!r} is of another version ({error}); fit it again") from error
+            raise InputError(f"the statistic {config!r} is of another version ({error}); fit it again") from error
     lines = differences(config, statistic.config())
     if lines:
-        raise ValueError(f"the statistic is not the one it was saved as ({'; '.join(lines)}); use the one it was fitted with")
+        raise InputError(f"the statistic is not the one it was saved as ({'; '.join(lines)}); use the one it was fitted with")
     return statistic
 
 
 def _images(prediction: Prediction) -> Tensor:
     if prediction.x_0.ndim != 4:
-        raise ValueError(
+        raise InputError(
             f"this statistic is for images (batch, channels, height, width), got {tuple(prediction.x_0.shape)}; use Energy or"
             " MeanLevel for vectors"
         )
@@ -132,16 +133,16 @@ def checked(values: Tensor, prediction: Prediction) -> Tensor:
     """float32 values of a statistic, (batch, 1) or (batch, pixels).
 
     Raises:
-        ValueError: another shape, or values that are not finite.
+        InputError: another shape, or values that are not finite.
     """
     batch = len(prediction.x_t)
     shape = prediction.x_t.shape
     if values.shape != (batch,) and values.shape != (batch, *shape[-2:]):
-        raise ValueError(
+        raise InputError(
             f"a statistic must return one number per sample, ({batch},), or per pixel, {(batch, *shape[-2:])};"
             f" got {tuple(values.shape)}"
         )
     values = values.float()
     if not torch.isfinite(values).all():
-        raise ValueError("a statistic returned NaN or inf; add a floor before logarithms and divisions")
+        raise InputError("a statistic returned NaN or inf; add a floor before logarithms and divisions")
     return values.reshape(batch, -1)

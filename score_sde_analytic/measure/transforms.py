@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from score_sde_analytic.data.ranges import Data, DataRange, as_dataset, batches
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.basis import BuiltIn
 
 
@@ -41,7 +42,7 @@ class _Linear(BuiltIn):
 
     def _run(self, x: Tensor, inverse: bool) -> Tensor:
         if not x.is_floating_point():
-            raise ValueError(f"{type(self).__name__} acts on floating-point values, got {x.dtype}; convert them first")
+            raise InputError(f"{type(self).__name__} acts on floating-point values, got {x.dtype}; convert them first")
         self._check(x.shape[1:])
         return self._apply(x if x.dtype == torch.float64 else x.float(), inverse).to(x.dtype)
 
@@ -54,14 +55,14 @@ class DCT(_Linear):
             number m >= 2, at most m per channel: the mean (frequency 0) alone, and m - 1 rings of equal width.
 
     Raises:
-        ValueError: `radial` is none of these.
+        InputError: `radial` is none of these.
     """
 
     _settings = ("radial",)
 
     def __init__(self, radial: bool | int = False) -> None:
         if not isinstance(radial, bool) and not (isinstance(radial, int) and radial >= 2):
-            raise ValueError(f"radial must be False, True or a number of rings from 2, got {radial!r}")
+            raise InputError(f"radial must be False, True or a number of rings from 2, got {radial!r}")
         self.radial = radial
 
     def labels(self, shape: Sequence[int]) -> NDArray[np.int64]:
@@ -70,7 +71,7 @@ class DCT(_Linear):
 
     def _check(self, shape: Sequence[int]) -> None:
         if len(shape) == 0:
-            raise ValueError("cosines need examples of at least one dimension, (batch, d) or (batch, ..., h, w)")
+            raise InputError("cosines need examples of at least one dimension, (batch, d) or (batch, ..., h, w)")
 
     def _apply(self, x: Tensor, inverse: bool) -> Tensor:
         columns = _cosines(x.shape[-1], x.dtype, x.device)
@@ -89,7 +90,7 @@ class ColourDCT(DCT):
         radial: as in `DCT`.
 
     Raises:
-        ValueError: R is not square and orthonormal.
+        InputError: R is not square and orthonormal.
     """
 
     _arrays = ("rotation",)
@@ -98,7 +99,7 @@ class ColourDCT(DCT):
         super().__init__(radial)
         self.rotation = _orthonormal_rows(rotation, "rotation")
         if len(self.rotation) != self.rotation.shape[1]:
-            raise ValueError(f"the rotation must be (c, c) for c channels, got shape {self.rotation.shape}")
+            raise InputError(f"the rotation must be (c, c) for c channels, got shape {self.rotation.shape}")
         self._rotation = _Cast(self.rotation)
 
     @classmethod
@@ -109,12 +110,12 @@ class ColourDCT(DCT):
             data: images (n, channels, height, width).
 
         Raises:
-            ValueError: `data` are empty, not finite, or not images.
+            InputError: `data` are empty, not finite, or not images.
         """
 
         def pixels(x: Tensor) -> Tensor:
             if x.ndim != 4:
-                raise ValueError(f"channels need images (n, channels, height, width), got {tuple(x.shape)}; use DCT or PCA")
+                raise InputError(f"channels need images (n, channels, height, width), got {tuple(x.shape)}; use DCT or PCA")
             return x.movedim(1, -1).flatten(0, 2)
 
         covariance = _Rows(data, pixels).covariance_times()
@@ -122,7 +123,7 @@ class ColourDCT(DCT):
 
     def _check(self, shape: Sequence[int]) -> None:
         if len(shape) != 3 or shape[0] != len(self.rotation):
-            raise ValueError(
+            raise InputError(
                 f"a rotation of {len(self.rotation)} channels needs examples ({len(self.rotation)}, height, width), got"
                 f" {tuple(shape)}; fit it on such data or use DCT"
             )
@@ -146,7 +147,7 @@ class PCA(_Linear):
         components: (r, d), orthonormal rows over the flattened example.
 
     Raises:
-        ValueError: the rows are not finite or not orthonormal.
+        InputError: the rows are not finite or not orthonormal.
     """
 
     _arrays = ("components",)
@@ -176,17 +177,17 @@ class PCA(_Linear):
                 Martinsson & Tropp, 2011) that needs memory for d x (rank + 16) numbers and reads the data nine times.
 
         Raises:
-            ValueError: `data` are empty or not finite, or `rank` is absent in more than `max_exact` dimensions or not
+            InputError: `data` are empty or not finite, or `rank` is absent in more than `max_exact` dimensions or not
                 in 1 .. min(d, n - 1).
         """
         rows = _Rows(data, lambda x: x.flatten(1))
         dim = len(rows.mean)
         limit = min(len(rows.mean), rows.count - 1)
         if rank is None and dim > max_exact:
-            raise ValueError(f"all components of {dim} dimensions are too many; give a rank, such as 256")
+            raise InputError(f"all components of {dim} dimensions are too many; give a rank, such as 256")
         rank = limit if rank is None else rank
         if not 1 <= rank <= limit:
-            raise ValueError(
+            raise InputError(
                 f"{rows.count} examples of {dim} dimensions determine min(d, n - 1) = {limit} components, not {rank};"
                 " change the rank or give more examples"
             )
@@ -205,7 +206,7 @@ class PCA(_Linear):
     def _check(self, shape: Sequence[int]) -> None:
         dim = self.components.shape[1]
         if math.prod(shape) != dim:
-            raise ValueError(f"components of {dim} dimensions met examples of shape {tuple(shape)}; fit them on such data")
+            raise InputError(f"components of {dim} dimensions met examples of shape {tuple(shape)}; fit them on such data")
 
     def _apply(self, x: Tensor, inverse: bool) -> Tensor:
         v, w, signs, flat = self._v.like(x), self._w.like(x), self._signs.like(x), x.flatten(1)
@@ -289,11 +290,11 @@ def _orthonormal_rows(matrix: ArrayLike, name: str) -> NDArray[np.float64]:
     """A read-only float64 copy, checked."""
     rows = np.array(matrix, dtype=np.float64, order="C")
     if rows.ndim != 2 or not 1 <= rows.shape[0] <= rows.shape[1]:
-        raise ValueError(f"{name} must be a matrix of at most as many rows as columns, got shape {rows.shape}")
+        raise InputError(f"{name} must be a matrix of at most as many rows as columns, got shape {rows.shape}")
     if not np.isfinite(rows).all():
-        raise ValueError(f"{name}: NaN or inf among the entries; fit to finite data")
+        raise InputError(f"{name}: NaN or inf among the entries; fit to finite data")
     error = np.abs(rows @ rows.T - np.eye(len(rows))).max()
     if error > 1e-10:
-        raise ValueError(f"the rows of {name} are not orthonormal (off by {error:.1e}); take np.linalg.qr(matrix.T)[0].T")
+        raise InputError(f"the rows of {name} are not orthonormal (off by {error:.1e}); take np.linalg.qr(matrix.T)[0].T")
     rows.setflags(write=False)
     return rows

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from score_sde_analytic.data.ranges import as_dataset
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.metrics.features import Features, extract
 from score_sde_analytic.metrics.measured import Measured, jackknife, without_groups
 
@@ -51,7 +52,7 @@ class Reference:
         """The features of a data set.
 
         Raises:
-            ValueError: no data, NaN, or features of a wrong shape.
+            InputError: no data, NaN, or features of a wrong shape.
         """
         values = extract(features, data, batch_size, device, "the reference", progress)
         return cls(values, features, _example_shape(data))
@@ -73,17 +74,17 @@ class Metric(ABC):
         """Compare features of samples (n, d) with those of the reference (m, d).
 
         Raises:
-            ValueError: NaN, too few examples, or different numbers of features.
+            InputError: NaN, too few examples, or different numbers of features.
         """
         ready = reference if isinstance(reference, Reference) else Reference(reference.double())
         x = samples.double()
         y = ready.values
         require_features(x, "the samples")
         if x.shape[1] != y.shape[1]:
-            raise ValueError(f"the samples have {x.shape[1]} features, the reference {y.shape[1]}; compute both by one map")
+            raise InputError(f"the samples have {x.shape[1]} features, the reference {y.shape[1]}; compute both by one map")
         for count, what in ((len(x), "samples"), (len(y), "reference examples")):
             if count < self.least:
-                raise ValueError(f"{type(self).__name__} needs at least {self.least} {what}, got {count}")
+                raise InputError(f"{type(self).__name__} needs at least {self.least} {what}, got {count}")
         return self._measure(x.to(y.device), ready)
 
     @abstractmethod
@@ -134,10 +135,10 @@ class Distance(Metric):
 def require_features(x: Tensor, what: str) -> None:
     """Raise ValueError unless x is (n, d) and finite."""
     if x.ndim != 2 or x.shape[1] == 0:
-        raise ValueError(f"features of {what} must be (count, n), got {tuple(x.shape)}; flatten them, or use evaluate()")
+        raise InputError(f"features of {what} must be (count, n), got {tuple(x.shape)}; flatten them, or use evaluate()")
     bad = int((~torch.isfinite(x)).any(1).sum())
     if bad:
-        raise ValueError(
+        raise InputError(
             f"{bad} of {len(x)} feature vectors of {what} hold NaN or inf: the sampler diverged, or the data are damaged"
         )
 
@@ -165,19 +166,19 @@ def evaluate(
         features: may be left out with a `Reference`, whose own are used.
 
     Raises:
-        ValueError: NaN in samples, shapes that differ, too few examples, no features, or others than the reference's.
+        InputError: NaN in samples, shapes that differ, too few examples, no features, or others than the reference's.
     """
     if not isinstance(reference, Reference):
         if features is None:
-            raise ValueError("say in which features to compare: pass features=, as Pixels() or ClassifierFeatures.load(...)")
+            raise InputError("say in which features to compare: pass features=, as Pixels() or ClassifierFeatures.load(...)")
         reference = Reference.of(reference, features, batch_size, device, progress)
     known = reference.features
     if known is None:
-        raise ValueError("this Reference does not know its features; make it by Reference.of(data, features)")
+        raise InputError("this Reference does not know its features; make it by Reference.of(data, features)")
     if features is not None and features.config() != known.config():
-        raise ValueError(f"the reference is in features {known.name!r}, not {features.name!r}; make both by one map")
+        raise InputError(f"the reference is in features {known.name!r}, not {features.name!r}; make both by one map")
     shape = _example_shape(samples)
     if shape != reference.shape:
-        raise ValueError(f"a sample has shape {shape}, an example of the reference {reference.shape}; they must be equal")
+        raise InputError(f"a sample has shape {shape}, an example of the reference {reference.shape}; they must be equal")
     x = extract(known, samples, batch_size, reference.values.device, "the samples", progress)
     return {name: metric(x, reference) for name, metric in metrics.items()}

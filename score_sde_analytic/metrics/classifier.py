@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.files import load_arrays, save_arrays, write_text
 from score_sde_analytic.metrics.features import Features
 from score_sde_analytic.models.model import digest_of
@@ -33,7 +34,7 @@ class Classifier(nn.Module):
         dropout: of the hidden layer's input, in training.
 
     Raises:
-        ValueError: the images are too small for so many blocks.
+        InputError: the images are too small for so many blocks.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Classifier(nn.Module):
         }
         side = size >> len(channels)
         if side < 1:
-            raise ValueError(f"{len(channels)} blocks halve images of {size} pixels to nothing; use fewer channels")
+            raise InputError(f"{len(channels)} blocks halve images of {size} pixels to nothing; use fewer channels")
         blocks: OrderedDict[str, nn.Module] = OrderedDict()
         for i, (before, after) in enumerate(zip([in_channels, *channels], channels, strict=False)):
             convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
@@ -91,22 +92,22 @@ def load_classifier(directory: str | Path) -> tuple[Classifier, dict[str, Any]]:
     """(network in eval mode, config) of a directory, or of a classifier shipped with the package, by its name.
 
     Raises:
-        FileNotFoundError: the directory or a file of it is missing.
-        ValueError: a file is damaged, or the two do not belong together.
+        MissingFileError: the directory or a file of it is missing.
+        InputError: a file is damaged, or the two do not belong together.
     """
     folder = ASSETS / directory if (ASSETS / directory).is_dir() else Path(directory)
     for name in ("config.json", "classifier.safetensors"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"no {name} in {folder}; check the path, or run --mode=train_classifier to make one")
+            raise MissingFileError(f"no {name} in {folder}; check the path, or run --mode=train_classifier to make one")
     arrays, _ = load_arrays(folder / "classifier.safetensors", "classifier")
     try:
         config = json.loads((folder / "config.json").read_text())
         net = Classifier(**config["network"])
         net.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"cannot read the classifier in {folder}: {error}; run --mode=train_classifier again") from error
+        raise InputError(f"cannot read the classifier in {folder}: {error}; run --mode=train_classifier again") from error
     if digest_of(net) != config.get("fingerprint"):
-        raise ValueError(f"weights and config.json in {folder} are of different classifiers; restore both or train again")
+        raise InputError(f"weights and config.json in {folder} are of different classifiers; restore both or train again")
     return net.eval(), config
 
 
@@ -132,7 +133,7 @@ class ClassifierFeatures(Features):
     def __call__(self, x: Tensor) -> Tensor:
         expected = (self.net.settings["in_channels"], self.net.settings["size"], self.net.settings["size"])
         if tuple(x.shape[1:]) != expected:
-            raise ValueError(f"the classifier was trained on images {expected}, got {tuple(x.shape[1:])}; use its own data")
+            raise InputError(f"the classifier was trained on images {expected}, got {tuple(x.shape[1:])}; use its own data")
         return self.net.to(x.device).features(x.double())
 
     def config(self) -> dict[str, Any]:

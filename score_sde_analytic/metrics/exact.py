@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.metrics.base import Reference, require_features
 from score_sde_analytic.metrics.frechet import GaussianSummary, frechet_distance, sample_moments
 from score_sde_analytic.metrics.kernels import EnergyDistance
@@ -79,11 +80,11 @@ def mixture_metrics(
         seed: of the draws and the jackknife's groups.
 
     Raises:
-        ValueError: NaN, another dimension, or too few samples.
+        InputError: NaN, another dimension, or too few samples.
     """
     require_features(samples, "the samples")
     if samples.shape[1] != mixture.dim:
-        raise ValueError(f"the samples have dimension {samples.shape[1]}, the mixture {mixture.dim}")
+        raise InputError(f"the samples have dimension {samples.shape[1]}, the mixture {mixture.dim}")
     x = samples.double()
     draws = mixture.sample(max(count, len(x)), stream_seed(seed, 7)).to(x.device)
     equal = draws[: len(x)]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.extras import optional
 from score_sde_analytic.metrics.features import BytePixels, Features, ModuleFeatures
 
@@ -39,7 +40,7 @@ class TorchFidelityFeatures(ModuleFeatures):
 
     Raises:
         ImportError: torch-fidelity or something it needs is absent.
-        ValueError: it knows no such extractor or layer, or cannot load the weights.
+        InputError: it knows no such extractor or layer, or cannot load the weights.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class TorchFidelityFeatures(ModuleFeatures):
         try:
             module = utils.create_feature_extractor(extractor, [layer], cuda=False, verbose=False, **given)
         except Exception as error:  # its checks raise plain Exception
-            raise ValueError(f"torch-fidelity cannot make {extractor!r} with layer {layer!r}: {error}") from error
+            raise InputError(f"torch-fidelity cannot make {extractor!r} with layer {layer!r}: {error}") from error
         super().__init__(_First(module), f"{extractor} {layer}", BytePixels(data_range))
 
 
@@ -63,12 +64,12 @@ class CleanFIDFeatures(Features):
 
     Raises:
         ImportError: clean-fid or something it needs is absent.
-        ValueError: an unknown mode.
+        InputError: an unknown mode.
     """
 
     def __init__(self, data_range: DataRange, mode: str = "clean", device: torch.device | str = "cpu") -> None:
         if mode not in ("clean", "legacy_pytorch", "legacy_tensorflow"):
-            raise ValueError(f"clean-fid has modes clean, legacy_pytorch and legacy_tensorflow, not {mode!r}")
+            raise InputError(f"clean-fid has modes clean, legacy_pytorch and legacy_tensorflow, not {mode!r}")
         network = _require("cleanfid.features", "clean-fid")
         resize = _require("cleanfid.resize", "clean-fid")
         self.name = f"clean-fid {mode}"

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from score_sde_analytic.data.ranges import DataRange, as_dataset, batches
+from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.measure.basis import Basis
 from score_sde_analytic.models.model import digest_of
 
@@ -42,7 +43,7 @@ class Features(ABC):
         """Features (batch, n) in float64 of a batch in data units, (batch, *dims); each row depends on its example only.
 
         Raises:
-            ValueError: examples of a shape that does not fit.
+            InputError: examples of a shape that does not fit.
         """
 
     @abstractmethod
@@ -105,17 +106,17 @@ class ModuleFeatures(Features):
         files that you trust.
 
         Raises:
-            FileNotFoundError: no such file.
-            ValueError: the file is not TorchScript.
+            MissingFileError: no such file.
+            InputError: the file is not TorchScript.
         """
         file = Path(path)
         if not file.is_file():
-            raise FileNotFoundError(f"no TorchScript file at {file}; save a network there with torch.jit.save")
+            raise MissingFileError(f"no TorchScript file at {file}; save a network there with torch.jit.save")
         try:
             module = torch.jit.load(str(file), map_location="cpu")
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"{file} is damaged or not a TorchScript file ({reason}); write it with torch.jit.save") from error
+            raise InputError(f"{file} is damaged or not a TorchScript file ({reason}); write it with torch.jit.save") from error
         return cls(module, name or file.stem, **settings)
 
     @torch.no_grad()
@@ -125,7 +126,7 @@ class ModuleFeatures(Features):
         out = self.module(fed)
         if not isinstance(out, Tensor) or len(out) != len(x):
             what = f"a tensor of {len(out)} rows" if isinstance(out, Tensor) else type(out).__name__
-            raise ValueError(f"the network of {self.name!r} gave {what} for {len(x)} examples; it must give (batch, n)")
+            raise InputError(f"the network of {self.name!r} gave {what} for {len(x)} examples; it must give (batch, n)")
         return out.double().flatten(1)
 
     def config(self) -> dict[str, Any]:
@@ -145,7 +146,7 @@ class BytePixels:
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] not in (1, 3):
-            raise ValueError(f"need images (batch, 1 or 3, height, width), got {tuple(x.shape)}")
+            raise InputError(f"need images (batch, 1 or 3, height, width), got {tuple(x.shape)}")
         lo, hi = self.data_range.lo, self.data_range.hi
         integers = (255.0 * (x.double() - lo) / (hi - lo)).round().clamp(0, 255).to(torch.uint8)
         return integers.expand(-1, 3, -1, -1)
@@ -167,12 +168,12 @@ def extract(
         what: how errors call the data.
 
     Raises:
-        ValueError: no data, data or features that hold NaN or inf, or features of a wrong shape.
+        InputError: no data, data or features that hold NaN or inf, or features of a wrong shape.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size must be positive, got {batch_size}")
+        raise InputError(f"batch_size must be positive, got {batch_size}")
     if isinstance(data, Tensor) and not data.is_floating_point():
-        raise ValueError(f"{what} are {data.dtype}; give floating-point values (DataRange.encode converts integers)")
+        raise InputError(f"{what} are {data.dtype}; give floating-point values (DataRange.encode converts integers)")
     dataset = as_dataset(data)
     values = []
     count: int = len(dataset)  # type: ignore[arg-type]
@@ -187,10 +188,10 @@ def extract(
 def _checked(features: Features, x: Tensor, rows: str) -> Tensor:
     """Features of a batch, float64; `rows` is how errors call it."""
     if not torch.isfinite(x).all():
-        raise ValueError(f"{rows} hold NaN or inf: the sampler diverged, or the data are damaged")
+        raise InputError(f"{rows} hold NaN or inf: the sampler diverged, or the data are damaged")
     values = features(x)
     if values.ndim != 2 or len(values) != len(x):
-        raise ValueError(f"{features.name!r} gave shape {tuple(values.shape)} for {len(x)} examples; need ({len(x)}, n)")
+        raise InputError(f"{features.name!r} gave shape {tuple(values.shape)} for {len(x)} examples; need ({len(x)}, n)")
     if not torch.isfinite(values).all():
-        raise ValueError(f"{features.name!r} of {rows} hold NaN or inf; check the feature network and the data range")
+        raise InputError(f"{features.name!r} of {rows} hold NaN or inf; check the feature network and the data range")
     return values.double()

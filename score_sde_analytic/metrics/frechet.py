@@ -59,7 +59,7 @@ class Frechet(Distance):
     """The Frechet distance, corrected for its bias c/n + c'/m by the jackknife.
 
     The correction needs more examples than features with spread; with fewer it removes a part of the bias only
-    (docs/metrics.md).
+    (docs/results/metrics.md).
     """
 
     def summary(self, x: Tensor) -> GaussianSummary:

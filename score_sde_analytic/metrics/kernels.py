@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.metrics.base import Metric, Reference
 from score_sde_analytic.metrics.measured import Measured, jackknife
 
@@ -114,17 +115,17 @@ class GaussianMMD(Discrepancy):
 
     def __post_init__(self) -> None:
         if not self.bandwidth >= 0.0:
-            raise ValueError(f"the bandwidth must not be negative, got {self.bandwidth}")
+            raise InputError(f"the bandwidth must not be negative, got {self.bandwidth}")
 
     def width(self, reference: Reference) -> float:
         """h.
 
         Raises:
-            ValueError: the median distance is zero.
+            InputError: the median distance is zero.
         """
         found = self.bandwidth or reference.once("median distance", _median_distance)
         if found == 0.0:
-            raise ValueError("most examples of the reference are equal: give GaussianMMD a bandwidth")
+            raise InputError("most examples of the reference are equal: give GaussianMMD a bandwidth")
         return float(found)
 
     def kernel(self, x: Tensor, y: Tensor, reference: Reference) -> Tensor:

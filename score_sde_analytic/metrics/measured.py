@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.process.noise import stream_seed
 from score_sde_analytic.uncertainty import jackknife_variance
 
@@ -54,7 +55,7 @@ class Measured:
 def require_level(level: float) -> None:
     """Raise ValueError unless 0 < level < 1."""
     if not 0.0 < level < 1.0:
-        raise ValueError(f"the level of an interval lies between 0 and 1, got {level}")
+        raise InputError(f"the level of an interval lies between 0 and 1, got {level}")
 
 
 def jackknife(
@@ -87,12 +88,12 @@ def groups_of(count: int, groups: int, seed: int) -> list[Tensor]:
     """Indices that remain when each of the random groups is left out.
 
     Raises:
-        ValueError: fewer than two examples per group.
+        InputError: fewer than two examples per group.
     """
     if groups < 2:
-        raise ValueError(f"the jackknife needs at least 2 groups, got {groups}")
+        raise InputError(f"the jackknife needs at least 2 groups, got {groups}")
     if count < 2 * groups:
-        raise ValueError(f"{count} examples are too few for {groups} groups; give at least {2 * groups}, or fewer groups")
+        raise InputError(f"{count} examples are too few for {groups} groups; give at least {2 * groups}, or fewer groups")
     order = torch.from_numpy(np.random.default_rng(stream_seed(seed, count)).permutation(count))
     label = torch.empty(count, dtype=torch.int64).index_copy_(0, order, torch.arange(count) % groups)
     return [torch.nonzero(label != g).flatten() for g in range(groups)]

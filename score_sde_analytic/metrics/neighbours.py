@@ -17,6 +17,7 @@ import scipy
 import torch
 from torch import Tensor
 
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.metrics.base import Metric, Reference
 from score_sde_analytic.metrics.kernels import ROWS, squared_distances
 from score_sde_analytic.metrics.measured import Measured, proportion
@@ -55,7 +56,7 @@ class _Coverage(Metric):
     @property
     def least(self) -> int:  # type: ignore[override]
         if self.k < 1:
-            raise ValueError(f"k must be at least 1, got {self.k}")
+            raise InputError(f"k must be at least 1, got {self.k}")
         return self.k + 1
 
     def _share(self, points: Tensor, centres: Tensor, radii2: Tensor) -> Measured:
@@ -85,11 +86,11 @@ def entropy(x: Tensor, k: int = 5) -> float:
     Consistent; its bias fades as n^(-2/d) at best, so it is best used for differences between sets of equal size.
 
     Raises:
-        ValueError: examples repeat, so that they have no density.
+        InputError: examples repeat, so that they have no density.
     """
     n, d = x.shape
     distances2 = nearest(x - x.mean(0), k)
     if not (distances2 > 0).all():
-        raise ValueError(f"more than {k} examples are equal: data with repeated values have no differential entropy")
+        raise InputError(f"more than {k} examples are equal: data with repeated values have no differential entropy")
     log_ball = 0.5 * d * math.log(math.pi) - math.lgamma(0.5 * d + 1.0)
     return float(scipy.special.digamma(n) - scipy.special.digamma(k) + log_ball + 0.5 * d * distances2.log().mean())

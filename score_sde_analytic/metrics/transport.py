@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.metrics.base import Distance
 from score_sde_analytic.process.noise import stream_seed
 
@@ -49,7 +50,7 @@ class SlicedWasserstein(Distance):
 
     def __post_init__(self) -> None:
         if self.power < 1.0 or self.directions < 1:
-            raise ValueError(f"need power >= 1 and directions >= 1, got {self.power} and {self.directions}")
+            raise InputError(f"need power >= 1 and directions >= 1, got {self.power} and {self.directions}")
 
     @property
     def corrected(self) -> bool:

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from score_sde_analytic.data.ranges import DataStatistics
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.model import ScoreModel, digest_of
 from score_sde_analytic.models.times import LogSNR
 from score_sde_analytic.process.schedule import Level, Schedule
@@ -31,19 +32,19 @@ class GaussianMixture(nn.Module):
         covariances: () or (k,) isotropic, (d,) one shared diagonal, (k, d) diagonals, or (k, d, d).
 
     Raises:
-        ValueError: shapes do not fit, weights are not positive, or a covariance is not positive semi-definite.
+        InputError: shapes do not fit, weights are not positive, or a covariance is not positive semi-definite.
     """
 
     def __init__(self, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> None:
         super().__init__()
         w, m, c = (torch.as_tensor(np.asarray(a, dtype=np.float64)) for a in (weights, means, covariances))
         if m.ndim != 2 or w.shape != m.shape[:1]:
-            raise ValueError(f"need weights (k,) and means (k, d), got {tuple(w.shape)} and {tuple(m.shape)}")
+            raise InputError(f"need weights (k,) and means (k, d), got {tuple(w.shape)} and {tuple(m.shape)}")
         if not (w > 0).all():
-            raise ValueError("mixture weights must be positive")
+            raise InputError("mixture weights must be positive")
         eigenvalues, basis = _spectra(c, *m.shape)
         if (eigenvalues < -1e-12 * eigenvalues.abs().max()).any():
-            raise ValueError("a covariance has a negative eigenvalue")
+            raise InputError("a covariance has a negative eigenvalue")
         for name, value in (
             ("weights", w / w.sum()),
             ("means", m),
@@ -156,7 +157,7 @@ def _spectra(c: Tensor, k: int, d: int) -> tuple[Tensor, Tensor]:
         return c[:, None].expand(k, d).clone(), identity.clone()
     if c.shape == (d,) and (k != d or k == 1):
         return c.expand(k, d).clone(), identity.clone()
-    raise ValueError(
+    raise InputError(
         f"covariances of shape {tuple(c.shape)} fit no (or, when k = d, more than one) form for k={k}, d={d};"
         " use (), (k,), (d,), (k, d) or (k, d, d)"
     )

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.models.receipt import Receipt, charge, metered, show, watched
 from score_sde_analytic.models.times import Continuous, Number, Times
 from score_sde_analytic.process.gaussian import axpy, expand
@@ -110,11 +111,11 @@ class ScoreModel:
         fingerprint: str | None = None,
     ) -> None:
         if predicts not in get_args(Quantity):
-            raise ValueError(f"predicts must be one of {get_args(Quantity)}, got {predicts!r}")
+            raise InputError(f"predicts must be one of {get_args(Quantity)}, got {predicts!r}")
         if coordinates not in get_args(Coordinates):
-            raise ValueError(f"coordinates must be one of {get_args(Coordinates)}, got {coordinates!r}")
+            raise InputError(f"coordinates must be one of {get_args(Coordinates)}, got {coordinates!r}")
         if clamp is not None and not clamp[0] < clamp[1]:
-            raise ValueError(f"clamp needs lo < hi, got {clamp}")
+            raise InputError(f"clamp needs lo < hi, got {clamp}")
         if isinstance(net, nn.Module) and any(m.training and isinstance(m, RANDOM_WHEN_TRAINING) for m in net.modules()):
             warnings.warn("the network is in training mode, its predictions are random or drift; call net.eval()", stacklevel=2)
         self.net = net
@@ -129,17 +130,17 @@ class ScoreModel:
         """Predict at time t: a number, or a tensor of shape () or (batch,).
 
         Raises:
-            ValueError: t outside the schedule, or t = 0 (the data need no prediction).
-            RuntimeError: the network returned another shape than its input's, or non-finite numbers.
+            InputError: t outside the schedule, or t = 0 (the data need no prediction).
+            RunError: the network returned another shape than its input's, or non-finite numbers.
         """
         if isinstance(t, Tensor) and not (t > 0).all():
-            raise ValueError("t = 0 is the data itself (and NaN no time): pass times in (0, 1]")
+            raise InputError("t = 0 is the data itself (and NaN no time): pass times in (0, 1]")
         return self.predict(x_t, self.schedule.level(t))
 
     def predict(self, x_t: Tensor, level: Level) -> Prediction:
         """`__call__` with the scalars of the noise level at hand, as samplers have them."""
         if not isinstance(level.sigma, Tensor) and level.sigma == 0.0:
-            raise ValueError("t = 0 is the data itself: there is nothing to predict")
+            raise InputError("t = 0 is the data itself: there is nothing to predict")
         norm = self._norm(level)
         x = x_t if isinstance(norm, float) and norm == 1.0 else x_t / expand(norm, x_t)
         charge(self, calls=1, evaluations=len(x_t))
@@ -199,20 +200,20 @@ class ScoreModel:
 
     def _checked(self, out: Any, x_t: Tensor) -> Tensor:
         if not isinstance(out, Tensor):
-            raise RuntimeError(f"the network returned {type(out).__name__}, not a tensor; wrap it to return its prediction")
+            raise RunError(f"the network returned {type(out).__name__}, not a tensor; wrap it to return its prediction")
         if out.shape != x_t.shape:
-            raise RuntimeError(
+            raise RunError(
                 f"the network returned shape {tuple(out.shape)} for input {tuple(x_t.shape)}; a network that also outputs"
                 " a variance must be wrapped to return the mean's channels as its sample (LearnedRange does)"
             )
         if torch.is_grad_enabled() and x_t.requires_grad and not out.requires_grad:
-            raise RuntimeError(
+            raise RunError(
                 "the network's output carries no gradient: it runs under no_grad, detaches, or ignores its input; call the"
                 " network itself, or use a method that needs no gradient"
             )
         # On an accelerator this would wait for the device at every step: there, callers check what they return.
         if out.is_cpu and not math.isfinite(out.sum().item()) and not torch.isfinite(out).all():
-            raise RuntimeError(
+            raise RunError(
                 f"the network '{self.predicts}' output holds NaN or inf; check the weights, the input scaling"
                 f" (coordinates={self.coordinates!r}) and the time labels ({self.times})"
             )
@@ -222,12 +223,12 @@ class ScoreModel:
         """Plain data that identifies the model: network weights, schedule and how the two are wired.
 
         Raises:
-            ValueError: the network has no state dict and no `fingerprint` was given.
+            InputError: the network has no state dict and no `fingerprint` was given.
         """
         network = self._fingerprint
         if network is None:
             if not isinstance(self.net, nn.Module):
-                raise ValueError("a network that is not an nn.Module has no weights to identify it: pass fingerprint='...'")
+                raise InputError("a network that is not an nn.Module has no weights to identify it: pass fingerprint='...'")
             network = digest_of(self.net)  # anew each time: weights may have changed
         return {
             "network": network,

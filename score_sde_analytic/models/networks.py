@@ -20,6 +20,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from score_sde_analytic.errors import InputError, MissingFileError, RunError
 from score_sde_analytic.extras import optional
 from score_sde_analytic.files import write_text
 from score_sde_analytic.models.model import Wrapper
@@ -52,21 +53,21 @@ def load_unet(directory: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """Read (network in eval mode, wiring) of a network directory; only safetensors weights are accepted.
 
     Raises:
-        FileNotFoundError: the directory or a file of it is missing.
-        ValueError: a file is damaged.
+        MissingFileError: the directory or a file of it is missing.
+        InputError: a file is damaged.
     """
     folder = Path(directory)
     for name in ("config.json", "diffusion_pytorch_model.safetensors", WIRING):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"no {name} in {folder}; check network.path, or run --mode=train to make a network")
+            raise MissingFileError(f"no {name} in {folder}; check network.path, or run --mode=train to make a network")
     try:
         net = _unet_class().from_pretrained(str(folder), use_safetensors=True, low_cpu_mem_usage=False)
         wiring = json.loads((folder / WIRING).read_text())
     except (OSError, ValueError, RuntimeError) as error:
-        raise ValueError(f"cannot read the network in {folder}: {error}; restore it or run --mode=train") from error
+        raise InputError(f"cannot read the network in {folder}: {error}; restore it or run --mode=train") from error
     missing = {"predicts", "coordinates", "times"} - set(wiring)
     if missing:
-        raise ValueError(f"{folder / WIRING} lacks {', '.join(sorted(missing))}: it must say how the network is fed and read")
+        raise InputError(f"{folder / WIRING} lacks {', '.join(sorted(missing))}: it must say how the network is fed and read")
     return net.eval(), wiring
 
 
@@ -93,7 +94,7 @@ class WithFeatures(Wrapper):
         layer: name of the last layer, whose first input is taken.
 
     Raises:
-        ValueError: the network has no such layer.
+        InputError: the network has no such layer.
     """
 
     def __init__(self, net: nn.Module, layer: str = "conv_out") -> None:
@@ -103,7 +104,7 @@ class WithFeatures(Wrapper):
         try:
             module = net.get_submodule(layer)
         except AttributeError as error:
-            raise ValueError(
+            raise InputError(
                 f"the network has no layer {layer!r}; name its last layer, as in WithFeatures(net, 'out')"
             ) from error
         module.register_forward_pre_hook(self._capture)
@@ -121,7 +122,7 @@ class WithFeatures(Wrapper):
         finally:
             features = self._captured.pop(thread)
         if features is None:
-            raise RuntimeError(f"the network did not call its layer {self.layer!r}: there are no features to return")
+            raise RunError(f"the network did not call its layer {self.layer!r}: there are no features to return")
         return Output(getattr(out, "sample", out), features)
 
 
@@ -133,7 +134,7 @@ class LearnedRange(Wrapper):
         out = self.wrapped(x, labels)
         out = getattr(out, "sample", out)
         if out.shape[1] != 2 * x.shape[1] or out.shape[2:] != x.shape[2:]:
-            raise RuntimeError(
+            raise RunError(
                 f"the network returned shape {tuple(out.shape)} for input {tuple(x.shape)}, not twice its channels: it has no"
                 " learned variance; use it without LearnedRange"
             )

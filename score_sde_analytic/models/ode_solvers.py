@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.extras import optional
 from score_sde_analytic.process.gaussian import mean_square
 
@@ -19,7 +20,7 @@ FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4")
 
 def _require_known(method: str, known: tuple[str, ...], kind: str) -> None:
     if method not in known:
-        raise ValueError(f"{kind} knows no solver {method!r}; choose one of {', '.join(known)}")
+        raise InputError(f"{kind} knows no solver {method!r}; choose one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Adaptive:
 
     def __post_init__(self) -> None:
         if not (self.rtol > 0 and self.atol > 0 and self.max_steps > 0):
-            raise ValueError(f"rtol, atol and max_steps must be positive, got {self.rtol}, {self.atol}, {self.max_steps}")
+            raise InputError(f"rtol, atol and max_steps must be positive, got {self.rtol}, {self.atol}, {self.max_steps}")
         _require_known(self.method, ADAPTIVE, "Adaptive")
 
     def options(self, first_step: float, max_step: float, end: Tensor) -> dict[str, Any]:
@@ -59,7 +60,7 @@ class Fixed:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+            raise InputError(f"steps must be at least 1, got {self.steps}")
         _require_known(self.method, FIXED, "Fixed")
 
     def options(self, first_step: float, max_step: float, end: Tensor) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def integrate(
 
     Raises:
         ImportError: torchdiffeq is absent.
-        RuntimeError: the solver gave up; the message says why.
+        RunError: the solver gave up; the message says why.
     """
     torchdiffeq = optional("torchdiffeq", extra="ode", user="the probability-flow ODE")
     t = torch.tensor(span, dtype=torch.float64, device=state[0].device)
@@ -95,7 +96,7 @@ def integrate(
     try:
         solution = torchdiffeq.odeint(field, state, t, method=solver.method, options=options, **solver.tolerances)
     except AssertionError as error:
-        raise RuntimeError(_reason(str(error), solver)) from error
+        raise RunError(_reason(str(error), solver)) from error
     return tuple(part[-1] for part in solution)
 
 

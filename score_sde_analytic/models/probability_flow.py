@@ -24,6 +24,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from score_sde_analytic.errors import RunError
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.ode_solvers import Adaptive, Fixed, integrate
 from score_sde_analytic.process.schedule import Level, Schedule
@@ -149,7 +150,7 @@ def transport(
 
     Raises:
         ImportError: torchdiffeq is absent.
-        RuntimeError: the solver gave up.
+        RunError: the solver gave up.
     """
     first = clock.at(model.schedule, span[0])
     last = clock.at(model.schedule, span[1])
@@ -175,7 +176,7 @@ def eps_and_divergence(
     The graph of a network call lives only as long as its slice of at most `rows` samples.
 
     Raises:
-        RuntimeError: a gradient is not finite.
+        RunError: a gradient is not finite.
     """
     slices = [slice(start, start + rows) for start in range(0, len(x_t), rows)]
     with model.metered() as cost:
@@ -198,7 +199,7 @@ def _eps_and_divergence(
         divergence += (gradient * v).flatten(1).sum(1)
         model.charge(vector_products=len(x))
     if not torch.isfinite(divergence).all():
-        raise RuntimeError(
+        raise RunError(
             f"the network's gradient holds NaN or inf at log-SNR {level.log_snr:.4g}; look for square roots, norms or"
             " divisions that are not differentiable where they are evaluated, or use a variational bound instead"
         )

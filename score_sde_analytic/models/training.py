@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.files import atomic, differences
 
 
@@ -36,10 +37,10 @@ def descend(net: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, rate
         clip: largest norm of the gradient; None for any.
 
     Raises:
-        RuntimeError: the loss is not finite.
+        RunError: the loss is not finite.
     """
     if not torch.isfinite(loss):
-        raise RuntimeError(f"the training loss became {loss.item()}; lower the learning_rate")
+        raise RunError(f"the training loss became {loss.item()}; lower the learning_rate")
     optimiser.param_groups[0]["lr"] = rate
     optimiser.zero_grad()
     loss.backward()
@@ -95,7 +96,7 @@ class Checkpoint:
         """The state that was kept; None where there is none.
 
         Raises:
-            ValueError: a damaged file, or one of another run; the message says what differs.
+            InputError: a damaged file, or one of another run; the message says what differs.
         """
         if not self.path.exists():
             return None
@@ -103,10 +104,10 @@ class Checkpoint:
             state = torch.load(self.path, map_location=device, weights_only=True)
         except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"{self.path} is damaged ({reason}); delete it to train from the start") from error
+            raise InputError(f"{self.path} is damaged ({reason}); delete it to train from the start") from error
         lines = differences(state["identity"], self.identity)
         if lines:
-            raise ValueError(f"{self.path} belongs to another training run ({'; '.join(lines)}); use another --workdir")
+            raise InputError(f"{self.path} belongs to another training run ({'; '.join(lines)}); use another --workdir")
         return state
 
 

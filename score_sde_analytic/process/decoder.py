@@ -21,6 +21,7 @@ from torch import Tensor
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.process.gaussian import discretised_log_prob, expand, mean_square
 from score_sde_analytic.process.schedule import Level
 
@@ -61,7 +62,7 @@ class Decoder(ABC):
             histogram: share of every level in the data, (levels,); None for continuous data.
 
         Raises:
-            ValueError: the decoder's std lies outside the table, or a histogram that it needs is missing.
+            InputError: the decoder's std lies outside the table, or a histogram that it needs is missing.
         """
 
     @property
@@ -85,7 +86,7 @@ class GaussianDecoder(Decoder):
 
     def __post_init__(self) -> None:
         if not 0.0 < self.std < math.inf:
-            raise ValueError(f"the decoder's std must be positive and finite, got {self.std}")
+            raise InputError(f"the decoder's std must be positive and finite, got {self.std}")
 
     @property
     def needs_network(self) -> bool:
@@ -108,7 +109,7 @@ class CategoricalDecoder(Decoder):
 
     def check(self, data_range: DataRange | None) -> None:
         if data_range is None or data_range.levels is None:
-            raise ValueError("the categorical decoder is for discrete data; declare their levels, or use GaussianDecoder")
+            raise InputError("the categorical decoder is for discrete data; declare their levels, or use GaussianDecoder")
 
     def nats(self, x_0: Tensor, x_t: Tensor, x_0_hat: Tensor | None, level: Level, data_range: DataRange | None) -> Tensor:
         self.check(data_range)
@@ -136,7 +137,7 @@ class CategoricalDecoder(Decoder):
 
     def expected_nats(self, level: Level, table: NatsTable, histogram: Array | None, data_range: DataRange | None) -> float:
         if histogram is None or data_range is None:
-            raise ValueError("a categorical decoder is priced from the histogram of levels: declare the data_range everywhere")
+            raise InputError("a categorical decoder is priced from the histogram of levels: declare the data_range everywhere")
         return float(histogram @ self.table(level, data_range))
 
     def config(self) -> dict[str, Any]:
@@ -186,12 +187,12 @@ def as_decoder(value: Decoder | float) -> Decoder:
     """The decoder itself, or the Gaussian one of this std.
 
     Raises:
-        ValueError: neither a decoder nor a number.
+        InputError: neither a decoder nor a number.
     """
     if isinstance(value, Decoder):
         return value
     if not isinstance(value, int | float | np.floating):
-        raise ValueError(f"a decoder is GaussianDecoder(std), CategoricalDecoder() or NoDecoder(), got {value!r}")
+        raise InputError(f"a decoder is GaussianDecoder(std), CategoricalDecoder() or NoDecoder(), got {value!r}")
     return GaussianDecoder(float(value))
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from score_sde_analytic.errors import InputError
+
 
 def expand(g: Tensor | float, x: Tensor) -> Tensor | float:
     """Shape a scalar `()` or per-sample `(batch,)` value so that it multiplies `x` of shape (batch, *dims).
@@ -20,14 +22,14 @@ def expand(g: Tensor | float, x: Tensor) -> Tensor | float:
     Tensors are cast to the dtype and device of `x` here, the one place where float64 schedule scalars meet data.
 
     Raises:
-        ValueError: `g` is neither a scalar nor one number per sample.
+        InputError: `g` is neither a scalar nor one number per sample.
     """
     if not isinstance(g, Tensor):
         return g
     if g.ndim == 0:
         return g.to(x)
     if g.shape != x.shape[:1]:
-        raise ValueError(f"expected a scalar or shape ({x.shape[0]},) for a batch of {x.shape[0]}, got {tuple(g.shape)}")
+        raise InputError(f"expected a scalar or shape ({x.shape[0]},) for a batch of {x.shape[0]}, got {tuple(g.shape)}")
     return g.to(x).reshape(-1, *(1,) * (x.ndim - 1))
 
 

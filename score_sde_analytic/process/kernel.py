@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.process.gaussian import expand, normal_kl
 from score_sde_analytic.process.schedule import Level, Schedule
 
@@ -66,13 +67,13 @@ def reverse_kernel(s: Level, t: Level, eta: float = 1.0) -> Kernel:
     Accurate for steps from 1e-12 to infinity in log-SNR: differences of nearly equal numbers are avoided.
 
     Raises:
-        ValueError: eta outside [0, 1], or s not below t.
+        InputError: eta outside [0, 1], or s not below t.
     """
     check_eta(eta)
     later = s.log_snr > t.log_snr
     scalar = isinstance(later, bool)  # Python floats per sampling step, arrays for the cost of a whole lattice
     if not (later if scalar else np.all(np.asarray(later))):
-        raise ValueError(f"a reverse step goes to an earlier time: s < t, got s={s.t} and t={t.t}")
+        raise InputError(f"a reverse step goes to an earlier time: s < t, got s={s.t} and t={t.t}")
     sqrt, exp, expm1 = (math.sqrt, math.exp, math.expm1) if scalar else (np.sqrt, np.exp, np.expm1)
     w, q = -expm1(t.log_snr - s.log_snr), exp(t.log_snr - s.log_snr)  # w + q = 1, each without cancellation
     keep = (1.0 - eta**2) + eta**2 * q  # 1 - eta^2 w
@@ -90,7 +91,7 @@ def kernels(levels: Sequence[Level], eta: float = 1.0) -> list[Kernel]:
 def check_eta(eta: float) -> None:
     """Raise ValueError unless 0 <= eta <= 1."""
     if not 0.0 <= eta <= 1.0:
-        raise ValueError(f"eta must lie in [0, 1], got {eta}")
+        raise InputError(f"eta must lie in [0, 1], got {eta}")
 
 
 def optimal_step_nats(residual: Any, step: Any) -> Any:

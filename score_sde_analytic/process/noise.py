@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.process.gaussian import expand
 
 
@@ -48,7 +49,7 @@ class SampleNoise:
 
     def draw(self, like: Tensor) -> Tensor:
         if len(like) != len(self._generators):
-            raise ValueError(f"noise for {len(self._generators)} samples was asked for a batch of {len(like)}")
+            raise InputError(f"noise for {len(self._generators)} samples was asked for a batch of {len(like)}")
         # Half precision draws are rounded float32 draws, so that precision does not change the stream.
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         if self._buffer.shape != like.shape or self._buffer.dtype != dtype:

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array, Scalars, as_array, like, softplus
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.process.gaussian import expand
 
 
@@ -104,14 +105,14 @@ class Schedule(ABC):
         """The t at which the schedule has this log-SNR (inf gives 0).
 
         Raises:
-            ValueError: a value outside the schedule's range (`log_snr_range`).
+            InputError: a value outside the schedule's range (`log_snr_range`).
         """
         lam = as_array(log_snr)
         low, high = self.log_snr_range
         slack = 1e-9 * max(1.0, abs(low))
         inside = (lam >= low - slack) & ((lam <= high) | np.isposinf(lam))
         if not np.all(inside):
-            raise ValueError(
+            raise InputError(
                 f"log-SNR {lam[~inside].flat[0]:.6g} lies outside this schedule's range [{low:.6g}, {high:.6g}]"
                 " (or inf, the data); choose values inside it"
             )
@@ -154,7 +155,7 @@ class Schedule(ABC):
     def _at(self, law: Any, t: Any, at_zero: float) -> Any:
         time = as_array(t)
         if not np.all((time >= 0.0) & (time <= 1.0)):  # also catches NaN
-            raise ValueError(f"time {time[~((time >= 0) & (time <= 1))].flat[0]:.6g} lies outside the schedule's [0, 1]")
+            raise InputError(f"time {time[~((time >= 0) & (time <= 1))].flat[0]:.6g} lies outside the schedule's [0, 1]")
         zero = time == 0.0
         if not zero.any():
             return like(law(time), t)
@@ -163,7 +164,7 @@ class Schedule(ABC):
     def _positive(self, t: Any) -> Array:
         time = as_array(t)
         if not np.all((time > 0.0) & (time <= 1.0)):
-            raise ValueError("drift and diffusion are defined for times in (0, 1]")
+            raise InputError("drift and diffusion are defined for times in (0, 1]")
         return time
 
 
@@ -192,7 +193,7 @@ class LinearVP(VariancePreserving):
 
     def __post_init__(self) -> None:
         if not 0.0 < self.beta_min <= self.beta_max:
-            raise ValueError(f"need 0 < beta_min <= beta_max, got {self.beta_min} and {self.beta_max}")
+            raise InputError(f"need 0 < beta_min <= beta_max, got {self.beta_min} and {self.beta_max}")
 
     def _log_alpha(self, t: Array) -> Array:
         return -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
@@ -241,9 +242,9 @@ class CosineVP(VariancePreserving):
 
     def __post_init__(self) -> None:
         if self.offset <= 0.0:
-            raise ValueError(f"offset must be positive, got {self.offset}")
+            raise InputError(f"offset must be positive, got {self.offset}")
         if not -60.0 <= self.log_snr_min <= 0.0:
-            raise ValueError(f"log_snr_min, reached at t = 1, must lie in [-60, 0], got {self.log_snr_min}")
+            raise InputError(f"log_snr_min, reached at t = 1, must lie in [-60, 0], got {self.log_snr_min}")
 
     @property
     def _start(self) -> float:
@@ -282,7 +283,7 @@ class VE(Schedule):
 
     def __post_init__(self) -> None:
         if not 0.0 < self.sigma_min < self.sigma_max:
-            raise ValueError(f"need 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
+            raise InputError(f"need 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
     @property
     def prior_variance(self) -> float:  # type: ignore[override]
@@ -330,9 +331,9 @@ class Tabulated(VariancePreserving):
     def __init__(self, betas: ArrayLike) -> None:
         self.betas = np.asarray(betas, dtype=np.float64)
         if self.betas.ndim != 1 or len(self.betas) == 0:
-            raise ValueError(f"betas must be a non-empty 1-d table, got shape {self.betas.shape}")
+            raise InputError(f"betas must be a non-empty 1-d table, got shape {self.betas.shape}")
         if not np.all((self.betas > 0.0) & (self.betas < 1.0)):
-            raise ValueError("betas must lie strictly between 0 and 1 (a leading beta_0 = 0 must be dropped)")
+            raise InputError("betas must lie strictly between 0 and 1 (a leading beta_0 = 0 must be dropped)")
         self._knots = np.arange(len(self.betas) + 1) / len(self.betas)
         self._values = np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-self.betas))])
         self._interpolant = scipy.interpolate.PchipInterpolator(self._knots, self._values)

@@ -290,13 +290,14 @@ def _pixel_chart(
         ways = [[Point(x, v) for x, v in zip(xs, states[:, i, j], strict=True)] for i in range(images)]
         key = "abcdef"[j] if images == 1 else ""  # the lines of several images have no common end to put it at
         series.append(Series(labels[j], ways[0], f"series-{j + 1}", key, marker=""))
-        lines += [_bare_line(frame, replace(series[-1], points=way)) for way in ways]
+        lines += [bare_line(frame, replace(series[-1], points=way)) for way in ways]
     label = f"Paths of {len(series)} pixels of {name} over {frame.x_label}"
     ends = svg.end_keys(frame, [one for one in series if one.key])
     return svg.picture(frame.axes(), *lines, ends, label=label), series
 
 
-def _bare_line(frame: Frame, series: Series) -> Markup:
+def bare_line(frame: Frame, series: Series) -> Markup:
+    """The line of a series without markers."""
     line = svg.polyline(frame.x, frame.y, [(p.x, p.y) for p in series.points])
     return svg.tag("g", svg.tag("path", svg.tag("title", series.label), d=line, class_="line thin"), class_=series.colour)
 

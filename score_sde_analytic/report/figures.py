@@ -84,9 +84,18 @@ def _variance_panel(
 
 @plt.rc_context(STYLE)
 def variances(
-    path: Path, schedule: Schedule, grid: Grid, price: NoiseCurve, covariances: Mapping[str, IsotropicCovariance]
+    path: Path,
+    schedule: Schedule,
+    grid: Grid,
+    price: NoiseCurve,
+    covariances: Mapping[str, IsotropicCovariance],
+    placed: str = "even grid",
 ) -> Path:
-    """Variance of each step, and what each step costs, against log-SNR (Figure 1 of the Analytic-DPM paper)."""
+    """Variance of each step, and what each step costs, against log-SNR (Figure 1 of the Analytic-DPM paper).
+
+    Args:
+        placed: how the steps are, for the title.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     levels = grid.levels(schedule)[:-1]
     lam = schedule.log_snr(np.array(grid.times[:-2]))
@@ -100,7 +109,7 @@ def variances(
             lam, cost, dashed, color=colour_of(name, list(covariances)), label=f"{label_of(name)}: {cost.sum():.2f} bits/dim"
         )
     axes[0].set(
-        title=f"Variance of each step, even grid, K = {grid.steps}",
+        title=f"Variance of each step, {placed}, K = {grid.steps}",
         xlabel="log-SNR the step starts from",
         ylabel="variance",
         yscale="log",

@@ -7,20 +7,15 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
-import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from score_sde_analytic.files import atomic
 from score_sde_analytic.report import charts, svg
+from score_sde_analytic.report.document import Album, Sheet, as_text, environment, write_page
 from score_sde_analytic.report.results import (
     BITS,
     FAMILIES,
@@ -37,13 +32,6 @@ from score_sde_analytic.report.results import (
     plain,
 )
 
-#: Bytes of sample sheets, as base64, that a page may carry; the sheets of further budgets are only named.
-MOST_SHEETS = 4_000_000
-#: Width of a sheet on the page, in CSS pixels: small sheets are enlarged by a whole number, large ones reduced.
-SHEET_WIDTH = 192
-
-PNG = b"\x89PNG\r\n\x1a\n"
-
 
 @dataclass(frozen=True)
 class Shown:
@@ -58,16 +46,6 @@ class Shown:
     @property
     def failed(self) -> bool:
         return self.mark == "failed"
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A picture as a data URI, with its size on the page."""
-
-    uri: str
-    width: int
-    height: int
-    enlarged: bool
 
 
 @dataclass(frozen=True)
@@ -89,40 +67,6 @@ class Result:
     about: str = ""
 
 
-@dataclass
-class Album:
-    """Reads sheets from a folder until the page would grow too large."""
-
-    folder: Path
-    room: int = MOST_SHEETS
-    notes: list[str] = field(default_factory=list)
-
-    def sheet(self, name: str) -> Sheet | None:
-        """The sheet, or None with a note of what is wrong with it."""
-        path = self.folder / name
-        if not path.resolve().is_relative_to(self.folder.resolve()):
-            return self._without(name, "lies outside the folder of the report")
-        if not path.is_file():
-            return self._without(name, "is missing")
-        data = path.read_bytes()
-        if not data.startswith(PNG) or len(data) < 24:
-            return self._without(name, "is not a PNG file")
-        text = base64.b64encode(data).decode()
-        if len(text) > self.room:
-            return self._without(name, "would make the page too large")
-        self.room -= len(text)
-        width, height = struct.unpack(">II", data[16:24])
-        scale = max(1, SHEET_WIDTH // max(width, 1))
-        uri = f"data:image/png;base64,{text}"
-        if width > SHEET_WIDTH:
-            return Sheet(uri, SHEET_WIDTH, round(SHEET_WIDTH * height / width), False)
-        return Sheet(uri, scale * width, scale * height, True)
-
-    def _without(self, name: str, why: str) -> Sheet | None:
-        self.notes.append(f"{name} {why}")
-        return None
-
-
 def write(path: str | Path, content: Mapping[str, Any], folder: str | Path) -> Path:
     """Write the report; the file is whole or absent.
 
@@ -136,22 +80,12 @@ def write(path: str | Path, content: Mapping[str, Any], folder: str | Path) -> P
     Raises:
         KeyError: a solver or a metric without a name, a cell without a solver.
     """
-    target = Path(path)
-    text = render(content, Path(folder))
-    with atomic(target) as temporary:
-        temporary.write_bytes(text.encode())
-    return target
+    return write_page(path, render(content, Path(folder)))
 
 
 def render(content: Mapping[str, Any], folder: Path) -> str:
     """The page as text: the same for the same content."""
-    return _environment().get_template("page.html").render(_view(content, folder), swatch=svg.swatch, families=FAMILIES)
-
-
-@cache
-def _environment() -> Environment:
-    loader = PackageLoader("score_sde_analytic.report", "templates")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment().get_template("page.html").render(_view(content, folder), swatch=svg.swatch, families=FAMILIES)
 
 
 def _view(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -345,9 +279,7 @@ def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = [(key, content.get(name)) for key, name in _FACTS.items()]
     for name in ("data", "model", "versions"):
         facts += [(f"{name}: {key}", value) for key, value in (content.get(name) or {}).items()]
-    return [
-        (key, value if isinstance(value, str) else json.dumps(value, default=str)) for key, value in facts if value is not None
-    ]
+    return as_text(facts)
 
 
 _FACTS = {

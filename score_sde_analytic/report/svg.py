@@ -132,10 +132,11 @@ class Frame:
     x_label: str
     y_label: str
     x_ticks: Sequence[float] | None = None
+    y_ticks: Sequence[float] | None = None
     height: float = HEIGHT
 
     def axes(self) -> Markup:
-        parts = [self._across(tick) for tick in self.y.ticks()]
+        parts = [self._across(tick) for tick in (self.y.ticks() if self.y_ticks is None else self.y_ticks)]
         parts += [self._down(tick) for tick in self._spaced(self.x.ticks() if self.x_ticks is None else self.x_ticks)]
         parts.append(tag("path", class_="axis", d=f"M{LEFT:g},{TOP:g}V{self.bottom:g}H{WIDTH - RIGHT:g}"))
         parts.append(tag("text", self.y_label, x=2.0, y=12.0, class_="label"))

@@ -129,7 +129,7 @@ def _covariance_row(row: Content, scalar: float) -> list[str]:
     fitted = "bins" in row
     needed = 1.0 + row["I"] ** 2 / (4.0 * WITHIN / BITS)
     return [
-        _settings(row) if fitted else "-",
+        fit_settings(row) if fitted else "-",
         f"{Estimate(row['saved'], row['stderr']):+.4f}" if fitted else "0",
         f"{row['I']:.3f}",
         f"{(row['I'] / scalar) ** 2:.2f}",
@@ -137,6 +137,7 @@ def _covariance_row(row: Content, scalar: float) -> list[str]:
     ]
 
 
-def _settings(row: Content) -> str:
+def fit_settings(row: Content) -> str:
+    """How a covariance was fitted: bins, shrinkage, and whether smooth or pooled."""
     bins = f"{row['bins']} bins, shrinkage {row['shrinkage']:g}" if row["bins"] > 1 else "one bin"
     return ", ".join([bins, *(word for word in ("smooth", "pooled") if row[word])])

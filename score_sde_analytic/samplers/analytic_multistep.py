@@ -33,6 +33,7 @@ from typing import Any
 from torch import Tensor
 
 from score_sde_analytic.covariance.base import Covariance
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.gaussian import axpy
@@ -40,7 +41,7 @@ from score_sde_analytic.process.kernel import check_eta
 from score_sde_analytic.process.noise import Noise
 from score_sde_analytic.process.schedule import Level
 from score_sde_analytic.samplers.base import Sampler, Step
-from score_sde_analytic.samplers.kernel_steps import KernelStep, kernel_steps
+from score_sde_analytic.samplers.kernel_steps import KernelStep, fingerprint, kernel_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +58,11 @@ class AnalyticMultistep(Sampler[MultistepStep]):
     Args:
         model: the score model.
         covariance: of x_0 given x_t, as for `Ancestral`; `BetaTilde` has none.
-        eta: 1 for the chain, 0 for the flow; the default shares by halves, the best of few steps (docs/solvers.md).
+        eta: 1 for the chain, 0 for the flow; the default shares by halves, the best of few steps (docs/results/solvers.md).
         kappa: share of the extrapolation; None for 1 - eta^2.
 
     Raises:
-        ValueError: eta or kappa outside [0, 1], or a covariance that is no posterior covariance, as `Beta`.
+        InputError: eta or kappa outside [0, 1], or a covariance that is no posterior covariance, as `Beta`.
     """
 
     model: ScoreModel
@@ -72,12 +73,18 @@ class AnalyticMultistep(Sampler[MultistepStep]):
     def __post_init__(self) -> None:
         check_eta(self.eta)
         if self.kappa is not None and not 0.0 <= self.kappa <= 1.0:
-            raise ValueError(f"kappa must lie in [0, 1], or be None for 1 - eta^2, got {self.kappa}")
+            raise InputError(f"kappa must lie in [0, 1], or be None for 1 - eta^2, got {self.kappa}")
         if not self.covariance.has_posterior:
-            raise ValueError("beta holds no posterior covariance to share with the extrapolation; use Isotropic or BetaTilde")
+            raise InputError("beta holds no posterior covariance to share with the extrapolation; use Isotropic or BetaTilde")
 
     def calls(self, grid: Grid) -> int:
         return grid.steps
+
+    def extra_calls(self, grid: Grid) -> int:
+        return self.covariance.extra_calls(grid.steps - 1)
+
+    def fingerprints(self, grid: Grid) -> list[Any]:
+        return [fingerprint(grid.levels(self.model.schedule), self.covariance, self.eta)]
 
     def plan(self, grid: Grid) -> list[MultistepStep]:
         kappa = 1.0 - self.eta**2 if self.kappa is None else self.kappa

@@ -9,12 +9,13 @@ from typing import Any, Literal
 from torch import Tensor
 
 from score_sde_analytic.covariance.base import Covariance
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.kernel import check_eta
 from score_sde_analytic.process.noise import Noise
 from score_sde_analytic.samplers.base import Sampler
-from score_sde_analytic.samplers.kernel_steps import KernelStep, kernel_steps
+from score_sde_analytic.samplers.kernel_steps import KernelStep, fingerprint, kernel_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Ancestral(Sampler[AncestralStep]):
             clip^2 pi / 2 (Bao et al., ICLR 2022, appendix; two 8-bit levels in [-1, 1] are 4/255).
 
     Raises:
-        ValueError: eta outside [0, 1], or < 1 with a covariance of DDPM's kernel alone, as `Beta`; an unknown `final`; a clip
+        InputError: eta outside [0, 1], or < 1 with a covariance of DDPM's kernel alone, as `Beta`; an unknown `final`; a clip
             that is negative or used with a covariance that is not isotropic.
     """
 
@@ -51,12 +52,18 @@ class Ancestral(Sampler[AncestralStep]):
         check_eta(self.eta)
         self.covariance.require_eta(self.eta)
         if self.final not in ("mean", "draw"):
-            raise ValueError(f"final must be 'mean' or 'draw', got {self.final!r}")
+            raise InputError(f"final must be 'mean' or 'draw', got {self.final!r}")
         if not self.clip >= 0.0:
-            raise ValueError(f"clip must not be negative, got {self.clip}")
+            raise InputError(f"clip must not be negative, got {self.clip}")
 
     def calls(self, grid: Grid) -> int:
         return grid.steps
+
+    def extra_calls(self, grid: Grid) -> int:
+        return self.covariance.extra_calls(grid.steps - 1)
+
+    def fingerprints(self, grid: Grid) -> list[Any]:
+        return [fingerprint(grid.levels(self.model.schedule), self.covariance, self.eta)]
 
     def plan(self, grid: Grid) -> list[AncestralStep]:
         chain = kernel_steps(grid.levels(self.model.schedule), self.covariance, self.eta)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.noise import Noise, SampleNoise
@@ -57,6 +58,14 @@ class Sampler(ABC, Generic[S]):
     @abstractmethod
     def calls(self, grid: Grid) -> int | None:
         """Network calls of a run on this grid; None where the solver decides as it goes."""
+
+    def extra_calls(self, grid: Grid) -> int:
+        """Network calls and vector products per sample beyond `calls`, of a covariance that asks the network itself."""
+        return 0
+
+    def fingerprints(self, grid: Grid) -> list[Any]:
+        """Plain data that identify the covariances of its steps, which `config` knows by their class alone."""
+        return []
 
     @abstractmethod
     def plan(self, grid: Grid) -> Sequence[S]:
@@ -124,7 +133,7 @@ def carry(
         first_index: index of the first sample, which only a callback is told.
 
     Raises:
-        RuntimeError: the result is not finite.
+        RunError: the result is not finite.
     """
     take: Callable[[Tensor, S, Any, Noise], tuple[Tensor, Any]] = sampler.step
     if callback is not None:
@@ -133,7 +142,7 @@ def carry(
     for step in tqdm(plan, desc=desc, unit="step", leave=False, disable=not progress):
         x, state = take(x, step, state, noise)
     if not torch.isfinite(x).all():
-        raise RuntimeError(
+        raise RunError(
             f"the samples of {sampler.name} hold NaN or inf: it diverged on this grid; use more steps, a grid that takes"
             " smaller ones where the samples grew, or clamp x_0"
         )
@@ -173,13 +182,13 @@ def generate(
             "denoised", and of "x_s", "t", "s" and "indices" (`callback.py` says what they are); what it raises ends the run.
 
     Raises:
-        ValueError: count or batch_size not positive, or a grid that does not begin at t = 1.
-        RuntimeError: samples are not finite.
+        InputError: count or batch_size not positive, or a grid that does not begin at t = 1.
+        RunError: samples are not finite.
     """
     if count < 1 or batch_size < 1:
-        raise ValueError(f"count and batch_size must be positive, got {count} and {batch_size}")
+        raise InputError(f"count and batch_size must be positive, got {count} and {batch_size}")
     if grid.times[0] != 1.0:
-        raise ValueError(
+        raise InputError(
             f"samples start from the prior at t = 1, this grid at {grid.times[0]:.6g}; begin it with 1, or use carry()"
         )
     plan = sampler.plan(grid)

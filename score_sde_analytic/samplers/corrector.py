@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.gaussian import axpy, expand
@@ -103,7 +104,7 @@ class Corrector(ABC):
         steps: Langevin steps, one network call each.
 
     Raises:
-        ValueError: snr or steps not positive.
+        InputError: snr or steps not positive.
     """
 
     snr: float = 0.16
@@ -111,7 +112,7 @@ class Corrector(ABC):
 
     def __post_init__(self) -> None:
         if not (self.snr > 0 and self.steps >= 1):
-            raise ValueError(f"snr must be positive and steps at least 1, got {self.snr} and {self.steps}")
+            raise InputError(f"snr must be positive and steps at least 1, got {self.snr} and {self.steps}")
 
     def correct(self, model: ScoreModel, x: Tensor, level: Level, noise: Noise) -> Tensor:
         # 1 - beta_i of the paper's table of N times, for any drift; 1 for VE.
@@ -162,6 +163,12 @@ class PredictorCorrector(Sampler[S]):
     def calls(self, grid: Grid) -> int | None:
         calls = self.predictor.calls(grid)
         return None if calls is None else calls + self.corrector.steps * (grid.steps - 1)
+
+    def extra_calls(self, grid: Grid) -> int:
+        return self.predictor.extra_calls(grid)
+
+    def fingerprints(self, grid: Grid) -> list[Any]:
+        return self.predictor.fingerprints(grid)
 
     def plan(self, grid: Grid) -> Sequence[S]:
         return self.predictor.plan(grid)

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.gaussian import axpy
@@ -53,7 +54,7 @@ class Heun(Sampler[ChurnStep]):
 
     def __post_init__(self) -> None:
         if not (self.s_churn >= 0 and self.s_noise >= 0 and 0 <= self.s_min <= self.s_max):
-            raise ValueError(
+            raise InputError(
                 "need s_churn >= 0, s_noise >= 0 and 0 <= s_min <= s_max, got"
                 f" {self.s_churn}, {self.s_noise}, {self.s_min}, {self.s_max}"
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -44,3 +45,8 @@ def kernel_steps(
         sharing = [replace(k, b=k.b * math.sqrt(share)) for k, share in zip(ks, shares, strict=True)]
     covariances = covariance.steps(sharing, levels[:-1])
     return [KernelStep(t, s, k, c) for t, s, k, c in zip(levels[:-1], levels[1:], ks, covariances, strict=True)]
+
+
+def fingerprint(levels: Sequence[Level], covariance: Covariance, eta: float) -> Any:
+    """Plain data that identify the covariances of the steps between these levels."""
+    return covariance.fingerprint(kernels(levels, eta), levels[:-1])

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.extras import optional
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
@@ -62,7 +63,7 @@ class _Scheduled(Sampler[Step]):
 
 def _check_order(order: int) -> None:
     if order not in (1, 2, 3):
-        raise ValueError(f"order must be 1, 2 or 3, got {order!r}")
+        raise InputError(f"order must be 1, 2 or 3, got {order!r}")
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class DPMSolverPP(_Scheduled):
     def __post_init__(self) -> None:
         _check_order(self.order)
         if self.solver_type not in ("midpoint", "heun"):
-            raise ValueError(f"solver_type must be 'midpoint' or 'heun', got {self.solver_type!r}")
+            raise InputError(f"solver_type must be 'midpoint' or 'heun', got {self.solver_type!r}")
 
     def scheduler(self) -> Any:
         return _diffusers("DPMSolverMultistepScheduler")(
@@ -117,7 +118,7 @@ class UniPC(_Scheduled):
     def __post_init__(self) -> None:
         _check_order(self.order)
         if self.solver_type not in ("bh1", "bh2"):
-            raise ValueError(f"solver_type must be 'bh1' or 'bh2', got {self.solver_type!r}")
+            raise InputError(f"solver_type must be 'bh1' or 'bh2', got {self.solver_type!r}")
 
     def scheduler(self) -> Any:
         return _diffusers("UniPCMultistepScheduler")(

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.ode_solvers import FIXED, Adaptive, Fixed
@@ -31,7 +32,7 @@ def whole(steps: list[Step]) -> list[Step]:
 
 def check_variable(variable: str) -> None:
     if variable not in get_args(Variable):
-        raise ValueError(f"variable must be one of {', '.join(get_args(Variable))}, got {variable!r}")
+        raise InputError(f"variable must be one of {', '.join(get_args(Variable))}, got {variable!r}")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class ProbabilityFlow(Sampler[Step]):
 
     def __post_init__(self) -> None:
         if not isinstance(self.solver, Adaptive) and self.solver not in FIXED:
-            raise ValueError(f"solver must be Adaptive(...) or one of {', '.join(FIXED)}, got {self.solver!r}")
+            raise InputError(f"solver must be Adaptive(...) or one of {', '.join(FIXED)}, got {self.solver!r}")
         check_variable(self.variable)
 
     def calls(self, grid: Grid) -> int | None:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.extras import optional
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
@@ -46,9 +47,9 @@ class AdaptiveSDE:
 
     def __post_init__(self) -> None:
         if not (self.rtol >= 0 and self.atol > 0):
-            raise ValueError(f"need rtol >= 0 and atol > 0, got {self.rtol} and {self.atol}")
+            raise InputError(f"need rtol >= 0 and atol > 0, got {self.rtol} and {self.atol}")
         if not 0.0 < self.min_step <= self.first_step <= 1.0:
-            raise ValueError(f"need 0 < min_step <= first_step <= 1, got {self.min_step} and {self.first_step}")
+            raise InputError(f"need 0 < min_step <= first_step <= 1, got {self.min_step} and {self.first_step}")
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class ReverseSDE(Sampler[Step]):
 
     def __post_init__(self) -> None:
         if self.solver not in STAGES:
-            raise ValueError(f"solver must be one of {', '.join(STAGES)}, got {self.solver!r}")
+            raise InputError(f"solver must be one of {', '.join(STAGES)}, got {self.solver!r}")
         check_variable(self.variable)
 
     def calls(self, grid: Grid) -> int | None:
@@ -108,7 +109,7 @@ class ReverseSDE(Sampler[Step]):
         try:
             y = _torchsde().sdeint(sde, y, ts, bm=motion(x_t, length), method=self.solver, **self._steps(length))[-1]
         except AssertionError as error:
-            raise RuntimeError(f"{self.name} met NaN in its estimate of the error: it diverged; take smaller steps") from error
+            raise RunError(f"{self.name} met NaN in its estimate of the error: it diverged; take smaller steps") from error
         return (last.scale * y).reshape(x_t.shape).to(x_t.dtype)
 
     def _steps(self, length: float) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.covariance.head_networks import HEADS
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid, even, even_log_snr, karras, quadratic
 from score_sde_analytic.grids.optimal import Objective, closed_form, entropic, refined
 from score_sde_analytic.measure.bases import BASES
@@ -52,10 +53,10 @@ def choose(table: Mapping[str, Any], name: str, what: str) -> Any:
     """table[name].
 
     Raises:
-        ValueError: no such name; the message lists the choices.
+        InputError: no such name; the message lists the choices.
     """
     if name not in table:
-        raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(table)}")
+        raise InputError(f"unknown {what} {name!r}; choose one of {', '.join(table)}")
     return table[name]
 
 
@@ -63,14 +64,14 @@ def construct(table: Mapping[str, Callable[..., Any]], settings: Mapping[str, An
     """Build table[settings["name"]] with the remaining settings as arguments.
 
     Raises:
-        ValueError: no such name, or settings that it does not take.
+        InputError: no such name, or settings that it does not take.
     """
     arguments = dict(settings)
     make = choose(table, arguments.pop("name", ""), what)
     try:
         return make(**arguments)
     except TypeError as error:
-        raise ValueError(f"{what} {settings['name']!r} does not take these settings: {error}") from error
+        raise InputError(f"{what} {settings['name']!r} does not take these settings: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class CovarianceName:
         """The covariance that a name means, its alias spelt out.
 
         Raises:
-            ValueError: an unknown covariance, basis or statistic.
+            InputError: an unknown covariance, basis or statistic.
         """
         if isinstance(text, CovarianceName):
             return text
@@ -126,17 +127,17 @@ class CovarianceName:
             return cls(base, _statistic(base, given) if bar else "")
         if base in HEADS:
             if bar and given != UNCALIBRATED:
-                raise ValueError(f"unknown covariance {text!r}; a head is {base!r} or '{base}|{UNCALIBRATED}'")
+                raise InputError(f"unknown covariance {text!r}; a head is {base!r} or '{base}|{UNCALIBRATED}'")
             return cls(base, given)
         if bar or base not in {*HANDCRAFTED, *SOURCES, TWEEDIE, AUTO}:
             choices = [*HANDCRAFTED, *ALIASES, *SOURCES, *BASES, "BASIS|STATISTIC", TWEEDIE, *HEADS, AUTO]
-            raise ValueError(f"unknown covariance {text!r}; choose one of {', '.join(choices)}")
+            raise InputError(f"unknown covariance {text!r}; choose one of {', '.join(choices)}")
         return cls(base)
 
 
 def _statistic(base: str, given: str) -> str:
     if not given:
-        raise ValueError(f"'{base}|' names no statistic; write {base!r}, or '{base}|high_frequency'")
+        raise InputError(f"'{base}|' names no statistic; write {base!r}, or '{base}|high_frequency'")
     choose(STATISTICS, given, "statistic")
     return given
 
@@ -188,7 +189,7 @@ class GridName:
         """The grid that a name means.
 
         Raises:
-            ValueError: an unknown grid.
+            InputError: an unknown grid.
         """
         if isinstance(text, GridName):
             return text
@@ -198,7 +199,7 @@ class GridName:
         tuned = kind != text
         if kind not in ({DP, *GRIDS} if tuned else {DP, KLUB, *FROM_CURVE, *GRIDS}):
             choices = ", ".join([DP, KLUB, *FROM_CURVE, *GRIDS])
-            raise ValueError(f"unknown grid {text!r}; choose one of {choices}, a fixed one with _tuned, or a file .json")
+            raise InputError(f"unknown grid {text!r}; choose one of {choices}, a fixed one with _tuned, or a file .json")
         return cls(kind, tuned)
 
 

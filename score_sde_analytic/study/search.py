@@ -11,6 +11,7 @@ import numpy as np
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.covariance.isotropic import BetaTilde, Isotropic
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.grids.lattice import Lattice
 from score_sde_analytic.grids.optimal import Objective
@@ -90,7 +91,7 @@ class GridSearch:
             covariance, label: for which "dp" and tuned grids are optimal; others do not depend on it.
 
         Raises:
-            ValueError: no price is known for the covariance, no grid of so many steps exists, or the file holds another.
+            InputError: no price is known for the covariance, no grid of so many steps exists, or the file holds another.
         """
         if name.file is not None:
             return _read(name, steps)
@@ -102,7 +103,7 @@ class GridSearch:
             )
         if name.optimised and not covariance.priced:
             choices = ", ".join([*FROM_CURVE, *GRIDS])
-            raise ValueError(
+            raise InputError(
                 f"no curve prices the covariance {str(label)!r}, as grid {str(name)!r} needs; choose one of {choices}"
             )
         if name.kind not in GRIDS:
@@ -119,12 +120,12 @@ class GridSearch:
                 self.curve, covariance, self.first_cost, most, f"bits/dim with {label}", self.settings.min_spacing
             )
         if steps not in self.made[label]:
-            raise ValueError(f"no grid of {steps} steps fits the lattice; search more levels, or allow a smaller spacing")
+            raise InputError(f"no grid of {steps} steps fits the lattice; search more levels, or allow a smaller spacing")
         return self.made[label][steps]
 
 
 def _read(name: GridName, steps: int) -> Grid:
     grid = Grid.load(str(name.file))
     if grid.steps != steps:
-        raise ValueError(f"{name.file} has {grid.steps} steps, not {steps}; ask for that many steps")
+        raise InputError(f"{name.file} has {grid.steps} steps, not {steps}; ask for that many steps")
     return grid

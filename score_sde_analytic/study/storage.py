@@ -20,6 +20,7 @@ import torch
 
 from score_sde_analytic.covariance.diagonal import Diagonal
 from score_sde_analytic.data.ranges import DataRange, DataStatistics
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, save_arrays, write_text
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.measure import bases, statistics
@@ -163,6 +164,6 @@ def _read_grids(path: Path) -> dict[int, Grid]:
             raise KeyError("kind")
         return {int(steps): Grid(**(grid | {"times": tuple(grid["times"])})) for steps, grid in content["grids"].items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} does not hold the grids of a study ({error!r}); delete it and save the study again"
         ) from error

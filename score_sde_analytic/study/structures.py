@@ -11,6 +11,7 @@ from pathlib import Path
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.covariance.diagonal import Diagonal
 from score_sde_analytic.data.ranges import Data, shape_and_count
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.measure.bases import BASES
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
@@ -37,7 +38,7 @@ def recorders(names: Sequence[CovarianceName], train: Data, settings: Structure)
         train: data that bases are fitted to.
 
     Raises:
-        ValueError: an unknown basis or statistic in the settings.
+        InputError: an unknown basis or statistic in the settings.
     """
     suitable = usual(*shape_and_count(train)) if CovarianceName(AUTO) in names else ((), ())
     structured = [name for name in names if name.structured]
@@ -90,11 +91,11 @@ class Structures:
         """The recorded draws in one basis.
 
         Raises:
-            ValueError: it was not recorded.
+            InputError: it was not recorded.
         """
         if basis not in self.recorders:
             choices = ", ".join(self.recorders) or "none"
-            raise ValueError(f"basis {basis!r} was not recorded (recorded: {choices}); name it before the pass")
+            raise InputError(f"basis {basis!r} was not recorded (recorded: {choices}); name it before the pass")
         if basis not in self._draws:
             self._draws[basis] = self.recorders[basis].result(self.moments.log_snr)
         return self._draws[basis]
@@ -103,7 +104,7 @@ class Structures:
         """The settings of the fit that are best by held-out bits.
 
         Raises:
-            ValueError: basis or statistic was not recorded, or there are no bins to condition on.
+            InputError: basis or statistic was not recorded, or there are no bins to condition on.
         """
         if name not in self._choices:
             self._choices[name] = self._chosen(name)
@@ -112,9 +113,9 @@ class Structures:
     def _chosen(self, name: CovarianceName) -> Choice:
         settings, draws = self.settings, self.draws(name.base)
         if name.given and max(settings.bins) < 2:
-            raise ValueError(f"{str(name)!r} needs bins to condition on: the settings must hold a number above 1")
+            raise InputError(f"{str(name)!r} needs bins to condition on: the settings must hold a number above 1")
         if name.given and name.given not in self.recorders[name.base].statistics:
-            raise ValueError(f"statistic {name.given!r} was not recorded for {name.base!r}; name it before the pass")
+            raise InputError(f"statistic {name.given!r} was not recorded for {name.base!r}; name it before the pass")
         statistics = [name.given] if name.given else []
         ranked = HeldOut.choose(draws, settings.bins, settings.shrinkage, settings.smooth, statistics, settings.steps)
         return next((choice for choice in ranked if choice.statistic == (name.given or None)), PLAIN)
@@ -135,10 +136,10 @@ class Structures:
         In a chain of `settings.steps` steps even in log-SNR over the knots; errors are paired, over groups of examples.
 
         Raises:
-            ValueError: nothing was recorded.
+            InputError: nothing was recorded.
         """
         if not self.names:
-            raise ValueError("no basis was recorded to choose from; name some before the pass, or 'auto'")
+            raise InputError("no basis was recorded to choose from; name some before the pass, or 'auto'")
         isotropic = HeldOut(self.draws(self.names[0].base).pooled(), PLAIN).chain(self.settings.steps)
         savings = {name: isotropic - self._cost(name) for name in self.names}
         estimates = {name: Estimate(float(values[0]), jackknife_error(values)) for name, values in savings.items()}

@@ -6,7 +6,7 @@ Nothing here measures the network again, but for samples (K calls each) and boun
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from score_sde_analytic.covariance.heads import Interpolated, covariance_of
 from score_sde_analytic.covariance.isotropic import Isotropic
 from score_sde_analytic.covariance.tweedie import Tweedie
 from score_sde_analytic.data.ranges import Data
+from score_sde_analytic.errors import MissingFileError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.grids.optimal import budget_law, steps_for
 from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime, Method, Priced, bits_per_dim, price
@@ -114,7 +115,7 @@ class Study(Record):
 
         Raises:
             ValueError: an unknown name, or a basis that the pass did not record.
-            FileNotFoundError: a head that was not trained.
+            MissingFileError: a head that was not trained.
         """
         resolved = self.resolve(name)
         if resolved not in self._covariances:
@@ -137,7 +138,7 @@ class Study(Record):
         if name.base == "interpolated" and isinstance(self.model.net, LearnedRange):
             return Interpolated()
         if self.heads is None:
-            raise FileNotFoundError(f"no head {name.base!r} is known; name the folder of trained heads with Study.with_heads")
+            raise MissingFileError(f"no head {name.base!r} is known; name the folder of trained heads with Study.with_heads")
         head = load_head(self.heads(name.base), name.base, self.model).to(self.device)
         if name.given:  # uncalibrated
             head.set_calibration(head.knots[:0], head.shift[:0])
@@ -300,6 +301,35 @@ class Study(Record):
             names: of `sampler`: grid, covariance, eta, ..
         """
         return self.sampler(steps, **names)(count, seed, batch_size)
+
+    # --- report ---
+
+    def report(
+        self,
+        folder: str | Path,
+        data: Data | None = None,
+        steps: Sequence[int] = (3, 5, 10, 25, 50),
+        samples_at: Sequence[int] = (5, 10, 25),
+        count: int = 24,
+        seed: int = 0,
+    ) -> list[Path]:
+        """Write a page, with its pictures and its numbers beside it, about how few network calls suffice, and at what cost.
+
+        Args:
+            data: that the pass did not see: their bits/dim are measured, K network calls per example.
+            steps: numbers of network calls K whose bits/dim and times are given.
+            samples_at: K that samples are drawn with, `count` each, from the same seeds.
+
+        Returns:
+            report.html, study_report.json, and the pictures.
+
+        >>> [path.name for path in study.report("results/report", test_set)][:2]
+        ['report.html', 'study_report.json']
+        """
+        from score_sde_analytic.study import report  # pictures take long to import
+
+        request = report.Request(tuple(steps), tuple(samples_at), count, seed)
+        return report.write(self, folder, data, request)
 
     # --- files ---
 

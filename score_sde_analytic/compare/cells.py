@@ -1,0 +1,243 @@
+"""A cell of a comparison: one solver on one grid within one budget; measured once, kept, and marked where it fails."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+from torch import Tensor
+
+from score_sde_analytic.compare.clock import bare_seconds, timed
+from score_sde_analytic.compare.failures import FAILURES, PASSING, reason
+from score_sde_analytic.compare.fidelity import Fidelity
+from score_sde_analytic.compare.likelihoods import Likelihoods
+from score_sde_analytic.compare.plain import finite
+from score_sde_analytic.compare.registry import Bits, Options, SolverName, cost, steps_within
+from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.errors import RunError
+from score_sde_analytic.files import load_arrays, save_arrays, write_text
+from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.likelihood.evaluation import digest
+from score_sde_analytic.report import comparison
+from score_sde_analytic.samplers import Sampler
+from score_sde_analytic.study import GridName, Study
+from score_sde_analytic.study.plan import SamplingPlan
+
+#: A sample beyond so many times the data's range has exploded.
+EXPLODED = 10.0
+#: Bare network calls whose median a run is compared with.
+BARE = 7
+#: What a cell keeps of a metric.
+KEPT = ("value", "stderr", "low", "high")
+#: Fields of a cell that differ between runs.
+TIMINGS = ("seconds_per_sample", "ratio_to_bare")
+#: What a finished cell holds at least.
+FIELDS = {"solver", "grid", "status", "metrics", "calls"}
+#: An adaptive solver takes the ends of this grid as its interval.
+INTERVAL = GridName("log_snr")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a cell is asked: a grid and a budget K of network calls; or, of an adaptive solver, a tolerance."""
+
+    solver: SolverName
+    grid: GridName | None = None
+    budget: int | None = None
+    tolerance: float | None = None
+
+    @property
+    def where(self) -> str:
+        """The grid as tables name it."""
+        return "interval" if self.grid is None else str(self.grid)
+
+    @property
+    def title(self) -> str:
+        """The job in a few words."""
+        return f"{self.solver} {self.where} " + (f"K={self.budget}" if self.budget else f"tol={self.tolerance:g}")
+
+    @property
+    def stem(self) -> str:
+        """A name that its files can have."""
+        return re.sub(r"[^A-Za-z0-9_.=-]+", "_", self.title)
+
+    def content(self) -> dict[str, Any]:
+        """The job as its cell tells it."""
+        return {"solver": str(self.solver), "grid": self.where, "budget": self.budget, "tolerance": self.tolerance}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the samples of every cell are drawn.
+
+    Attributes:
+        seed, count, batch_size: of the samples.
+        options: of the samplers.
+    """
+
+    seed: int
+    count: int
+    batch_size: int
+    options: Options
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples with what they cost: per sample, and in time over that of as many bare calls."""
+
+    x: Tensor
+    calls: float
+    vector_products: float
+    seconds: float
+    ratio: float
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What all cells share.
+
+    Attributes:
+        study: the measured network.
+        data: examples, in whose range points are shown.
+        declared: range of the data.
+        fidelity: what samples are compared by.
+        likelihoods: bits/dim of solvers that have any.
+        grid: (name, steps) -> times, from t = 1 to the first time of all solvers.
+        sampling: how samples are drawn.
+        sheet: samples kept per cell.
+        identity: plain data that decide every cell.
+        folder: of the cells.
+    """
+
+    study: Study
+    data: Tensor
+    declared: DataRange
+    fidelity: Fidelity
+    likelihoods: Likelihoods
+    grid: Callable[[GridName, int], Grid]
+    sampling: Sampling
+    sheet: int
+    identity: Mapping[str, Any]
+    folder: Path
+
+    def cell(self, job: Job) -> dict[str, Any]:
+        """The finished cell, read where it was kept."""
+        failed: BaseException | None = None
+        base = job.content()
+        path = self.folder / f"{job.stem}-failed.json"
+        try:
+            sampler, grid = self.planned(job)
+            base |= {"steps": job.budget and grid.steps, "calls": cost(sampler, grid), "times": list(grid.times)}
+            path = self.folder / f"{job.stem}-{self.digest(sampler, grid)}.json"
+            kept = self._kept(path)
+            if kept is not None:
+                return kept
+            content = base | self._measured(sampler, grid, job.solver.entry.bits, path)
+        except FAILURES as error:
+            failed = error
+            content = _failure(error) | base
+        if not isinstance(failed, PASSING) and "-failed" not in path.name:
+            write_text(path, json.dumps(content, indent=1) + "\n")
+        return content
+
+    def _kept(self, path: Path) -> dict[str, Any] | None:
+        """A cell that was finished before, if its files are whole."""
+        try:
+            content = json.loads(path.read_text())
+            if content["sheet"] is not None:
+                load_arrays(path.with_suffix(".safetensors"), "samples")
+                plt.imread(self.folder.parent / content["sheet"])
+            return content if set(content) >= FIELDS else None
+        except (OSError, ValueError, KeyError, TypeError, SyntaxError):
+            return None
+
+    def planned(self, job: Job) -> tuple[Sampler[Any], Grid]:
+        """The sampler and its grid, of as many steps as the budget lets it take."""
+        make = job.solver.entry.make
+        options = self.sampling.options
+        if job.tolerance is not None:
+            return make(self.study, replace(options, tolerance=job.tolerance)), self.grid(INTERVAL, 2)
+        sampler = make(self.study, options)
+        return sampler, self.grid(job.grid, steps_within(sampler, job.budget))  # type: ignore[arg-type]
+
+    def digest(self, sampler: Sampler[Any], grid: Grid) -> str:
+        """A short name of all that decides a cell."""
+        own = {"sampler": sampler.config(), "covariances": sampler.fingerprints(grid), "times": grid.times}
+        return digest(json.dumps(dict(self.identity) | own, sort_keys=True, default=str))[:12]
+
+    def _measured(self, sampler: Sampler[Any], grid: Grid, bits: Bits | None, path: Path) -> dict[str, Any]:
+        drawn = self._drawn(sampler, grid)
+        values = self.fidelity.measure(drawn.x)
+        result = {
+            "calls": drawn.calls,
+            "vector_products": drawn.vector_products,
+            "status": "ok",
+            "reason": None,
+            "metrics": {name: {part: finite(getattr(m, part)) for part in KEPT} for name, m in values.items()},
+            **self._bits(sampler, grid, bits),
+            "seconds_per_sample": drawn.seconds,
+            "ratio_to_bare": drawn.ratio,
+        }
+        kept = drawn.x[: shown(self.sheet, drawn.x)].cpu()
+        save_arrays(path.with_suffix(".safetensors"), {"samples": kept.numpy()}, {"kind": "samples"})
+        comparison.sheet(path.with_suffix(".png"), kept, self.data, self.declared)
+        return result | {"sheet": f"{self.folder.name}/{path.with_suffix('.png').name}"}
+
+    def _drawn(self, sampler: Sampler[Any], grid: Grid) -> Drawn:
+        study = self.study
+        count = self.sampling.count
+        device = torch.device(study.device)
+        plan = SamplingPlan(sampler, grid, study.shape, device, study.dtype)
+        size = min(self.sampling.batch_size, count)
+        like = torch.zeros(size, *study.shape, device=device, dtype=study.dtype)
+        plan(1, self.sampling.seed, size)  # libraries load before the clock runs
+        bare = bare_seconds(study.model, like, BARE) / size
+        with study.model.metered() as receipt:
+            x, seconds = timed(lambda: plan(count, self.sampling.seed, size), device)
+        calls = receipt.evaluations / count
+        products = receipt.vector_products / count
+        _check_claim(sampler, grid, calls, products)
+        self._check_bounded(x)
+        total = calls + products
+        per_sample = seconds / count
+        return Drawn(x, int(total) if total == int(total) else total, products, per_sample, per_sample / (total * bare))
+
+    def _check_bounded(self, x: Tensor) -> None:
+        largest = float(x.abs().max())
+        if not largest <= EXPLODED * max(abs(self.declared.lo), abs(self.declared.hi)):
+            raise RunError(f"exploded: a sample reaches {largest:.3g}, beyond {EXPLODED:g} times the data's range")
+
+    def _bits(self, sampler: Sampler[Any], grid: Grid, bits: Bits | None) -> dict[str, Any]:
+        """Bits/dim where the solver has any; why not, where it should have had."""
+        if bits is None:
+            return {"bits": None}
+        try:
+            return {"bits": bits(self.likelihoods, sampler, grid)}
+        except (*FAILURES, TypeError) as error:
+            return {"bits": None, "bits_reason": reason(error)}
+
+
+def _check_claim(sampler: Sampler[Any], grid: Grid, calls: float, products: float) -> None:
+    """A solver makes the calls that it says; with vector products, whose number may depend on the state, at most as many."""
+    claimed = sampler.calls(grid)
+    if claimed is None:
+        return
+    most = claimed + sampler.extra_calls(grid)
+    if calls != claimed if most == claimed else calls + products > most:
+        raise RuntimeError(f"{sampler.name} made {calls + products:g} network calls per sample where it claims {most}")
+
+
+def shown(sheet: int, x: Tensor) -> int:
+    """Samples that are kept to be looked at: points are smaller than images."""
+    return sheet if x.ndim == 4 else 20 * sheet
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    empty: dict[str, Any] = dict.fromkeys(("steps", "calls", "bits", *TIMINGS, "sheet"))
+    return empty | {"status": "failed", "reason": reason(error), "metrics": {}}

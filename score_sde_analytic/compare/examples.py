@@ -1,0 +1,39 @@
+"""The data that solvers are compared on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import attrgetter
+
+from torch import Tensor
+
+from score_sde_analytic.models.mixture import GaussianMixture
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Disjoint parts of a data set, (n, *dims) each.
+
+    Attributes:
+        train: what bases of features are fitted to.
+        validation: what the study was measured on.
+        test: what bounds are measured on, and what is shown beside samples.
+        name: of the data set, for titles; "digits" and "mnist" have classifiers whose features are compared.
+        exact: the distribution itself where it is known: samples are compared with it then, not with examples.
+    """
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+    name: str = "data"
+    exact: GaussianMixture | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one example."""
+        return tuple(self.test.shape[1:])
+
+
+#: The parts that samples may be compared with.
+SPLITS: dict[str, Callable[[Examples], Tensor]] = {name: attrgetter(name) for name in ("train", "validation", "test")}

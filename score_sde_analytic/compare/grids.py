@@ -1,0 +1,88 @@
+"""Grids of every name that end at the same first time, from which every solver steps to the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from score_sde_analytic.errors import InputError
+from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.grids.lattice import Lattice
+from score_sde_analytic.study import CovarianceName, GridName, Study
+from score_sde_analytic.study.names import DP, GRIDS
+
+#: What tables say of a grid.
+ABOUT = {
+    "log_snr": "even in log-SNR",
+    "dp": "optimal for a chain of so many steps, by dynamic programming",
+    "karras": "Karras, rho = 7",
+    "even": "even in t",
+    "quadratic": "even in sqrt(t)",
+    "interval": "the solver's own steps from t = 1 to the first time",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class SharedGrids:
+    """Grids by name and number of steps.
+
+    Attributes:
+        study: the measured network.
+        covariance: for which "dp" is optimal.
+        most: steps of the longest grid by dynamic programming.
+        log_snr_max: of the first time; 0 for the one that is best for infinitely many steps.
+    """
+
+    study: Study
+    covariance: CovarianceName
+    most: int
+    log_snr_max: float = 0.0
+
+    @cached_property
+    def first(self) -> float:
+        """t_1 of all solvers and grids."""
+        if self.log_snr_max:
+            return float(self.study.schedule.time(self.log_snr_max))
+        return self.study.search.first
+
+    def __call__(self, name: GridName, steps: int) -> Grid:
+        """The times of so many steps; those of tuned and other grids are the study's, with a first time of their own.
+
+        Raises:
+            InputError: no such grid of so many steps.
+        """
+        if (name, steps) not in self._made:
+            self._made[name, steps] = self._make(name, steps)
+        return self._made[name, steps]
+
+    def _make(self, name: GridName, steps: int) -> Grid:
+        if steps == 1:
+            return Grid((1.0, 0.0))
+        if name == GridName(DP):
+            return self._best(steps)
+        if name.fixed:
+            return GRIDS[name.kind](self.study.schedule, steps, self.first)
+        return self.study.grid(steps, name, self.covariance)
+
+    def _best(self, steps: int) -> Grid:
+        if steps not in self._optimal:
+            raise InputError(f"no grid of {steps} steps ends at t = {self.first:.4g}; ask for fewer, or search more levels")
+        return self._optimal[steps]
+
+    @cached_property
+    def _optimal(self) -> dict[int, Grid]:
+        """Grids by dynamic programming that end at t_1."""
+        schedule = self.study.schedule
+        points = self.study.settings.search.points
+        lattice = Lattice.even_log_snr(schedule, points, schedule.log_snr(self.first))
+        lattice.times[0] = self.first
+        only_there = np.where(np.arange(points) == 0, 0.0, np.inf)
+        covariance = self.study.covariance(self.covariance)
+        objective = f"transitions with {self.covariance}"
+        return lattice.optimal_grids(self.study.curve, covariance, only_there, self.most, objective)
+
+    @cached_property
+    def _made(self) -> dict[tuple[GridName, int], Grid]:
+        return {}

@@ -1,0 +1,168 @@
+"""What a comparison of solvers is asked, and the presets that fill what was left open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+from score_sde_analytic.compare.examples import SPLITS
+from score_sde_analytic.compare.fidelity import check_features
+from score_sde_analytic.compare.likelihoods import Evaluation, FlowLikelihood
+from score_sde_analytic.compare.registry import SOLVERS, Options, SolverName, solver_names
+from score_sde_analytic.errors import InputError
+from score_sde_analytic.study import CovarianceName, GridName
+from score_sde_analytic.study.names import choose
+
+#: What a budget stands for, field by field.
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "quick": {
+            "solvers": (
+                "ddpm_beta",
+                "ddpm_beta_tilde",
+                "analytic_ddpm",
+                "ancestral(auto)",
+                "ddim",
+                "analytic_ddim",
+                "analytic_multistep",
+                "ode_rk4",
+                "ode_dopri5",
+                "heun",
+                "dpmpp_2",
+                "sde_dpmpp_2",
+                "unipc_2",
+                "sde_euler",
+                "pc_analytic",
+            ),
+            "calls": (5, 10, 25),
+            "grids": ("log_snr", "dp"),
+            "tolerances": (1e-2,),
+            "count": 200,
+            "reference_examples": 1000,
+            "bits": "predicted",
+        },
+        "full": {
+            "solvers": (
+                *SOLVERS,
+                "ancestral(pca)",
+                "ancestral(auto)",
+                "ancestral(residual, eta=0.5)",
+                "ancestral(auto, eta=0.5)",
+                "ancestral(auto, eta=0)",
+                "multistep(auto)",
+            ),
+            "calls": (5, 10, 25, 50),
+            "grids": ("log_snr", "dp"),
+            "tolerances": (1e-1, 1e-2, 1e-3),
+            "count": 2000,
+            "reference_examples": 4000,
+            "bits": "measured",
+        },
+    }
+)
+
+
+@dataclass(frozen=True)
+class ComparisonSettings:
+    """What is compared, on how many samples, by what; `budget` says it for a field that is 0, () or "".
+
+    Attributes:
+        budget: "quick" (minutes) or "full".
+        solvers: by name (`registry.SOLVERS`); any covariance as "ancestral(NAME)" or "ancestral(NAME, eta=0.5)".
+        calls: budgets K of network calls; every solver takes as many steps as fit.
+        grids: of all solvers, by name; NAME_tuned has a first time of its own.
+        tolerances: of adaptive solvers, relative and absolute.
+        max_steps: of adaptive solvers; a run that needs more is marked.
+        count: samples per cell.
+        batch_size, seed: of samples.
+        final: ancestral samples end in the "mean" of the last step, as the papers', or in a "draw".
+        log_snr_max: log-SNR of the first time t_1 of all solvers and grids; 0 for the best of infinitely many steps.
+        grid_variance: the covariance for which "dp" is optimal.
+        bits: of chains with eta = 1: "predicted", "measured" on the test split, or "none".
+        evaluation: how they are measured.
+        flow: also the likelihood of adaptive probability flows, measured so; None for none.
+        features: that examples are compared in: "pixels", a basis, a classifier's name or folder; "" for the usual ones.
+        reference: splits that samples are compared with.
+        reference_examples: at most so many of them; draws of a distribution that is known.
+        groups: of the jackknife that gives distances their errors.
+        sheet: samples kept per cell.
+        paths: budget of the runs whose paths are recorded; 0 for none.
+        compile: mode of torch.compile for the network: "default", "reduce-overhead" (CUDA graphs), ..; "" for none.
+    """
+
+    budget: str = "quick"
+    solvers: tuple[str, ...] = ()
+    calls: tuple[int, ...] = ()
+    grids: tuple[str, ...] = ()
+    tolerances: tuple[float, ...] = ()
+    max_steps: int = 1000
+    count: int = 0
+    batch_size: int = 500
+    seed: int = 0
+    final: Literal["mean", "draw"] = "mean"
+    log_snr_max: float = 0.0
+    grid_variance: str = "residual"
+    bits: str = ""
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    flow: FlowLikelihood | None = None
+    features: str = ""
+    reference: tuple[str, ...] = ("validation", "test")
+    reference_examples: int = 0
+    groups: int = 10
+    sheet: int = 24
+    paths: int = 10
+    compile: str = ""
+
+    def resolved(self) -> ComparisonSettings:
+        """The same with everything that was left open filled in from its budget.
+
+        Raises:
+            InputError: an unknown budget or name, or settings that make no comparison.
+        """
+        preset = choose(PRESETS, self.budget, "budget of compare")
+        complete = replace(self, **{name: getattr(self, name) or value for name, value in preset.items()})
+        complete._check()
+        return complete
+
+    def _check(self) -> None:
+        """Refuse what does not exist before the network is asked anything."""
+        if min(self.calls) < 1 or self.count < 4 or min(self.tolerances) <= 0:
+            raise InputError("compare.calls, compare.tolerances must be positive and compare.count at least 4")
+        if self.bits not in ("predicted", "measured", "none"):
+            raise InputError(f"compare.bits must be 'predicted', 'measured' or 'none', got {self.bits!r}")
+        solver_names(self.solvers)
+        CovarianceName.parse(self.grid_variance)
+        for name in self.grids:
+            GridName.parse(name)
+        for name in self.reference:
+            choose(SPLITS, name, "split of compare.reference")
+        if self.features:
+            check_features(self.features)
+
+    @property
+    def solver_names(self) -> tuple[SolverName, ...]:
+        """The solvers, each once."""
+        return solver_names(self.solvers)
+
+    @property
+    def grid_names(self) -> tuple[GridName, ...]:
+        """The grids of all solvers, each once."""
+        return tuple(dict.fromkeys(map(GridName.parse, self.grids)))
+
+    @property
+    def options(self) -> Options:
+        """What decides samplers besides their names."""
+        return Options(final=self.final, max_steps=self.max_steps)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the samples and the bits/dim of all cells, as plain data."""
+        names = ("seed", "count", "batch_size", "sheet", "bits", "compile")
+        return {name: getattr(self, name) for name in names} | {"flow": self.flow is not None}
+
+    def described(self) -> dict[str, Any]:
+        """All fields as plain data."""
+        own = {item.name: getattr(self, item.name) for item in fields(self)}
+        return own | {"evaluation": vars(self.evaluation), "flow": self.flow and self.flow.identity}

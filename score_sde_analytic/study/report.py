@@ -1,0 +1,357 @@
+"""What a study says about few steps, gathered as plain data, and written as one page with the pictures beside it.
+
+`content` gathers, `report.study_page` draws; every number is the study's own.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from score_sde_analytic.arrays import Array
+from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic
+from score_sde_analytic.data.ranges import Data, DataRange, as_dataset, batches
+from score_sde_analytic.errors import InputError
+from score_sde_analytic.extras import versions
+from score_sde_analytic.files import plain, write_text
+from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime
+from score_sde_analytic.process.kernel import kernels
+from score_sde_analytic.report import comparison, figures, study_page
+from score_sde_analytic.study.names import DP, ChainName, CovarianceName
+from score_sde_analytic.study.reportable import Reportable, code
+
+ISOTROPIC = CovarianceName("residual")
+#: Chains that were not optimised for the network, to see what that saves: (grid, covariance).
+USUAL = (("even_tuned", "residual"), ("even_tuned", "beta_tilde"))
+#: Excess over infinitely many steps that a number of steps is asked for, bits/dim.
+EXCESSES = (0.1, 0.05, 0.02)
+#: Steps whose noise is shown.
+SHOWN_STEPS = 10
+#: Points of fitted curves and of the density of steps.
+POINTS = 200
+#: Coordinates that a scatter plot can show.
+MOST_COORDINATES = 3
+#: Width in pixels that the pixels of small images are enlarged to fill, and images per row.
+IMAGE_WIDTH, COLUMNS = 32, 8
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a report is to show.
+
+    Attributes:
+        steps: network calls K whose bits/dim and times are given.
+        samples_at: K that samples are drawn with.
+        count: of samples for each.
+        seed: of the samples: the same noise for every K.
+    """
+
+    steps: tuple[int, ...] = (3, 5, 10, 25, 50)
+    samples_at: tuple[int, ...] = (5, 10, 25)
+    count: int = 24
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples with what they cost.
+
+    Attributes:
+        x: samples, (count, *shape).
+        calls, vector_products: network calls, and products with its Jacobian, per sample.
+    """
+
+    x: Tensor
+    calls: float
+    vector_products: float
+
+
+def write(study: Reportable, folder: str | Path, data: Data | None = None, request: Request | None = None) -> list[Path]:
+    """Write report.html, study_report.json and the pictures; returns their paths.
+
+    Args:
+        data: that the pass did not see: their bits/dim are measured, unfinished work in FOLDER/bounds is continued.
+
+    Raises:
+        InputError: fewer than two steps, or more than the grids can have.
+
+    >>> [path.name for path in study.report("results/report")][:2]
+    ['report.html', 'study_report.json']
+    """
+    target, asked = Path(folder), request or Request()
+    drawn = draw(study, asked)
+    told = content(study, data, asked, drawn, target / "bounds")
+    pictures = [*_sheets(study, drawn, data, asked, target), *_figures(study, told, target)]
+    write_text(target / "study_report.json", json.dumps(told, indent=1, allow_nan=False) + "\n")
+    page = study_page.write(target / "report.html", told, target)
+    return [page, target / "study_report.json", *pictures]
+
+
+def content(
+    study: Reportable,
+    data: Data | None = None,
+    request: Request | None = None,
+    drawn: Mapping[int, Drawn] | None = None,
+    path: str | Path | None = None,
+) -> dict[str, Any]:
+    """All that the page says, as plain data.
+
+    Args:
+        drawn: the samples, by number of steps, where they are at hand.
+        path: folder that keeps measured bits/dim.
+
+    Raises:
+        InputError: fewer than two steps, or more than the grids can have.
+
+    >>> content(study, request=Request(steps=(5, 10)))["cells"]["dp/residual/10"]["predicted"]["total"]["value"]
+    1.988
+    """
+    asked = request or Request()
+    if min((*asked.steps, *asked.samples_at), default=2) < 2:
+        raise InputError(f"a report is about chains of two steps or more, got {asked.steps} and {asked.samples_at}")
+    drawn = draw(study, asked) if drawn is None else drawn
+    chains = {name: study.chain(name.steps, name.grid, name.covariance) for name in _names(study, asked)}
+    cells, limit = _cells(study, chains, _measured(study, data, asked, path))
+    mine = _mine(study)
+    told = {
+        "shape": study.shape,
+        "data_range": None if study.data_range is None else vars(study.data_range),
+        "steps": asked.steps,
+        "covariance": str(study.resolve()),
+        "covariance_setting": study.settings.covariance,
+        "grid": mine[0],
+        "density_of_first": study.settings.decoder == "none",
+        "cells": cells,
+        "limit": limit,
+        "within": [{"excess": excess, "steps": study.steps_for(excess)} for excess in EXCESSES],
+        "searched": study.settings.search.most,
+        "grids": {str(k): _times(study, chains[ChainName(*mine, k)].grid) for k in asked.steps},
+        "density": _density(study),
+        "curve": _curve(study),
+        "calibration": study.calibration,
+        "deviations": _deviations(study, SHOWN_STEPS),
+        "structures": _structures(study),
+        "samples": {str(k): _sample(samples) for k, samples in drawn.items()},
+        "data_points": _points(_examples(data, asked.count)),
+        "provenance": _provenance(study, asked),
+        "code": code(study, asked, measured=data is not None),
+    }
+    return plain(told)
+
+
+# --- chains and their bits ------------------------------------------------------------------------------------------
+
+
+def _grid(study: Reportable, name: CovarianceName) -> str:
+    """The grid that is optimal for a covariance; for one without a price, that of the isotropic covariance."""
+    return DP if study.covariance(name).priced else "refined"
+
+
+def _mine(study: Reportable) -> tuple[str, str]:
+    """Grid and covariance of the study's own chains."""
+    name = study.resolve()
+    return _grid(study, name), str(name)
+
+
+def _names(study: Reportable, request: Request) -> list[ChainName]:
+    """The study's own chains, isotropic ones, the best recorded ones, and the usual ones."""
+    best = [study.structures.best] if study.recorders else []
+    covariances = dict.fromkeys([study.resolve(), ISOTROPIC, *best])
+    pairs = dict.fromkeys([*((_grid(study, name), str(name)) for name in covariances), *USUAL])
+    return [ChainName(grid, covariance, steps) for grid, covariance in pairs for steps in request.steps]
+
+
+def _cells(
+    study: Reportable, chains: Mapping[ChainName, Chain], measured: Mapping[ChainName, Bound]
+) -> tuple[dict[ChainName, dict[str, Any]], dict[str, Any] | None]:
+    """Priced and measured bits/dim of every chain, and the price of infinitely many steps; what has no price lacks it."""
+    t_1, decoder = study.first()
+    methods: dict[str, Chain | ContinuousTime] = {str(name): chain for name, chain in chains.items() if study.priceable(chain)}
+    endless = _reaches(study, t_1)
+    if endless:
+        methods["continuous"] = ContinuousTime(t_1, decoder)
+    priced = study.price(methods)
+    cells = {name: _cell(chain, priced.get(str(name)), measured.get(name)) for name, chain in chains.items()}
+    return cells, priced["continuous"].summary() if endless else None
+
+
+def _reaches(study: Reportable, t_1: float) -> bool:
+    """Whether a chain that decodes from there has a price."""
+    return study.priceable(Chain(Grid((1.0, t_1, 0.0)), study.covariance(ISOTROPIC), study.first()[1]))
+
+
+def _cell(chain: Chain, predicted: Any, measured: Bound | None) -> dict[str, Any]:
+    cell: dict[str, Any] = {"decoder": chain.decoder.config()}
+    if predicted is not None:
+        cell["predicted"] = predicted.summary()
+    if measured is not None:
+        cell["measured"] = measured.summary()
+        cell["calls_per_example"] = measured.calls_per_example
+    if predicted is not None and measured is not None:
+        cell["disagreement_in_standard_errors"] = measured.total.apart(predicted.total)
+    return cell
+
+
+def _measured(study: Reportable, data: Data | None, request: Request, path: str | Path | None) -> dict[ChainName, Bound]:
+    """Bits/dim of data by the study's own chains."""
+    if data is None:
+        return {}
+    grid, covariance = _mine(study)
+    bounds = study.measure(data, *request.steps, grid=grid, covariance=covariance, path=path)
+    return {ChainName(grid, covariance, steps): bound for steps, bound in bounds.items()}
+
+
+# --- times, curve, noise --------------------------------------------------------------------------------------------
+
+
+def _times(study: Reportable, grid: Grid) -> dict[str, Any]:
+    """Where a grid calls the network: times, log-SNRs, and what the network is fed there where that is another number."""
+    levels = grid.levels(study.schedule)[:-1]
+    times = np.array([level.t for level in levels])
+    log_snr = np.array([level.log_snr for level in levels])
+    labels = np.array([float(study.model.times.label(level)) for level in levels])
+    known = np.allclose(labels, times) or np.allclose(labels, log_snr)
+    return {"times": times, "log_snr": log_snr, "labels": None if known else labels}
+
+
+def _thinned(values: Array) -> Array:
+    return values[np.linspace(0, len(values) - 1, POINTS).round().astype(int)]
+
+
+def _density(study: Reportable) -> dict[str, Array]:
+    """sqrt(w), which the steps follow where there are many."""
+    objective = study.search.objective
+    return {"log_snr": _thinned(objective.levels), "root_spread": _thinned(objective.root_spread)}
+
+
+def _curve(study: Reportable) -> dict[str, Any]:
+    """R and Gamma at the knots, and as fitted between them."""
+    moments, schedule = study.moments, study.schedule
+    fine = np.linspace(moments.log_snr[0], moments.log_snr[-1], POINTS)
+    precision = np.exp(-2.0 * np.asarray(schedule.log_sigma(schedule.time(moments.log_snr))))
+    fitted = {"residual": study.curve.residual(fine), "gamma": study.curve.gamma(schedule, schedule.time(fine))}
+    return {
+        "log_snr": moments.log_snr,
+        "residual": moments.residual,
+        "residual_stderr": moments.stderr("residual"),
+        "gamma": precision * moments.noise_power,
+        "gamma_stderr": precision * moments.stderr("noise_power"),
+        "fine": {"log_snr": fine, "cap": study.cap(fine)} | fitted,
+    }
+
+
+def _deviations(study: Reportable, steps: int) -> dict[str, Any]:
+    """Standard deviation of what each step adds, by isotropic covariance, on the times of the study's own chain."""
+    grid, covariance = _mine(study)
+    levels = study.chain(steps, grid, covariance).grid.levels(study.schedule)[:-1]
+    transitions = list(zip(kernels(levels), levels[:-1], strict=True))
+    choices = {"beta": Beta(), "residual": Isotropic(study.curve), "beta_tilde": BetaTilde()}
+    stds = {name: [math.sqrt(choice.variance(k, t)) for k, t in transitions] for name, choice in choices.items()}
+    return {"steps": steps, "log_snr": [level.log_snr for level in levels[:-1]], "std": stds}
+
+
+def _structures(study: Reportable) -> dict[str, Any] | None:
+    """Held-out bits/dim that every recorded covariance saves, best first; None where nothing was recorded."""
+    if not study.recorders:
+        return None
+    rows = {}
+    for name, saved in study.structures.saved.items():
+        choice = study.structures.choice(name)
+        fit = {key: getattr(choice, key) for key in ("bins", "shrinkage", "smooth", "pooled")}
+        rows[name] = {"saved": BITS * saved.value, "stderr": BITS * saved.stderr} | fit
+    return {"steps": study.settings.structure.steps, "best": str(study.structures.best), "rows": rows}
+
+
+# --- samples --------------------------------------------------------------------------------------------------------
+
+
+def draw(study: Reportable, request: Request) -> dict[int, Drawn]:
+    """Samples for every K from the same seeds, by the study's own covariance on its own times."""
+    grid, covariance = _mine(study)
+    samples = {}
+    for steps in request.samples_at:
+        with study.model.metered() as cost:
+            x = study.sample(request.count, steps, request.seed, grid=grid, covariance=covariance)
+        samples[steps] = Drawn(x.cpu(), cost.evaluations / request.count, cost.vector_products / request.count)
+    return samples
+
+
+def _sample(drawn: Drawn) -> dict[str, Any]:
+    return {"calls": drawn.calls, "vector_products": drawn.vector_products, "points": _points(drawn.x)}
+
+
+def _points(x: Tensor | None) -> list[Any] | None:
+    """Vectors that a scatter plot can show, as plain numbers."""
+    return x.double().tolist() if x is not None and x.ndim == 2 and x.shape[1] <= MOST_COORDINATES else None
+
+
+def _examples(data: Data | None, count: int) -> Tensor | None:
+    """The first examples of the data."""
+    if data is None:
+        return None
+    dataset = as_dataset(data)
+    return next(iter(batches(dataset, range(min(count, len(dataset))), count))).cpu()  # type: ignore[arg-type]
+
+
+def _sheets(study: Reportable, drawn: Mapping[int, Drawn], data: Data | None, request: Request, folder: Path) -> list[Path]:
+    """Sheets of images, of the samples for each K and of the data, where the samples are images."""
+    if len(study.shape) != 3:
+        return []
+    pictures = {study_page.SHEET.format(steps): samples.x for steps, samples in drawn.items()}
+    examples = _examples(data, request.count)
+    if examples is not None:
+        pictures[study_page.DATA_SHEET] = examples
+    declared = study.data_range or _range(torch.cat(list(pictures.values())))
+    scale = max(1, IMAGE_WIDTH // study.shape[-1])
+    return [_sheet(folder / name, x, declared, scale) for name, x in pictures.items()]
+
+
+def _sheet(path: Path, x: Tensor, declared: DataRange, scale: int) -> Path:
+    """Images of one channel or three; of any other number, the first channel."""
+    shown = x if x.shape[1] in (1, 3) else x[:, :1]
+    return comparison.sheet(path, shown, shown, declared, COLUMNS, scale)
+
+
+def _range(x: Tensor) -> DataRange:
+    """The range of values that was not declared."""
+    low, high = (float(end) for end in x.aminmax())
+    return DataRange(low, high if high > low else low + 1.0)
+
+
+# --- pictures, provenance -------------------------------------------------------------------------------------------
+
+
+def _figures(study: Reportable, told: Mapping[str, Any], folder: Path) -> list[Path]:
+    """The pictures of papers: bits/dim, curve, variances."""
+    steps, grid = told["deviations"]["steps"], told["grid"]
+    times = study.chain(steps, grid, told["covariance"]).grid
+    choices = {"beta": Beta(), "beta_tilde": BetaTilde(), "residual": Isotropic(study.curve)}
+    named = dict.fromkeys(name.split("/")[1] for name in told["cells"] if name.startswith(f"{grid}/"))
+    return [
+        figures.bits(folder / "bits_per_dim.png", told["cells"], [grid], list(named)),
+        figures.curve(folder / "curve.png", study.moments, {"residual": study.curve}, study.cap),
+        figures.variances(folder / "variances.png", study.schedule, times, study.curve, choices, "optimal grid"),
+    ]
+
+
+def _provenance(study: Reportable, request: Request) -> dict[str, Any]:
+    """Where the numbers come from."""
+    moments = study.moments
+    return {
+        "model": moments.fingerprint["model"],
+        "data": {"examples": study.statistics.count or "a distribution in closed form", "digest": study.statistics.digest},
+        "knots": f"{len(moments.log_snr)}, log-SNR {moments.log_snr[0]:g} to {moments.log_snr[-1]:g}",
+        "draws": f"{moments.draws.min()} to {moments.draws.max()} for each knot",
+        "evaluations": moments.evaluations,
+        "seeds": {"pass": study.seed, "samples": request.seed, "measured bits/dim": study.seed + 1},
+        "versions": versions(),
+    }
