@@ -17,7 +17,7 @@ TEST = [
     "beartype>=0.18.2",
     "ruff>=0.6",
     "mypy>=1.11",
-    "setuptools>=77",  # builds the wheel that the tests install
+    "setuptools>=77.0.3",  # builds the wheel that the tests install
 ]
 APPLICATION = {"score_sde_analytic.runners": "runners", "score_sde_analytic.configs": "configs"}
 

@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
         venv.create(folder, with_pip=True)
         python = Path(folder) / "bin" / "python"
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "setuptools>=77"], check=True)
+        subprocess.run([*pip, "setuptools>=77.0.3"], check=True)
         pins = replaced(oldest(requirements(python)))
         print("\n".join(["installing", *(f"  {pin}" for pin in sorted(pins.values()))]), flush=True)
         subprocess.run([*pip, *pins.values()], check=True)
