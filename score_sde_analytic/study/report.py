@@ -24,7 +24,7 @@ from score_sde_analytic.files import plain, write_text
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime
 from score_sde_analytic.process.kernel import kernels
-from score_sde_analytic.report import comparison, figures, study_page
+from score_sde_analytic.report import comparison, figures, study_page, tables
 from score_sde_analytic.study.names import DP, ChainName, CovarianceName
 from score_sde_analytic.study.reportable import Reportable, code
 
@@ -266,7 +266,7 @@ def _structures(study: Reportable) -> dict[str, Any] | None:
     for name, saved in study.structures.saved.items():
         choice = study.structures.choice(name)
         fit = {key: getattr(choice, key) for key in ("bins", "shrinkage", "smooth", "pooled")}
-        rows[name] = {"saved": BITS * saved.value, "stderr": BITS * saved.stderr} | fit
+        rows[name] = {"saved": BITS * saved.value, "stderr": BITS * saved.stderr, "fitted_with": tables.fit_settings(fit)} | fit
     return {"steps": study.settings.structure.steps, "best": str(study.structures.best), "rows": rows}
 
 
@@ -349,7 +349,7 @@ def _provenance(study: Reportable, request: Request) -> dict[str, Any]:
         "model": moments.fingerprint["model"],
         "data": {"examples": study.statistics.count or "a distribution in closed form", "digest": study.statistics.digest},
         "knots": f"{len(moments.log_snr)}, log-SNR {moments.log_snr[0]:g} to {moments.log_snr[-1]:g}",
-        "draws": f"{moments.draws.min()} to {moments.draws.max()} for each knot",
+        "draws": f"{moments.draws.min():.0f} to {moments.draws.max():.0f} for each knot",
         "evaluations": moments.evaluations,
         "seeds": {"pass": study.seed, "samples": request.seed, "measured bits/dim": study.seed + 1},
         "versions": versions(),
