@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ def render(content: Content, folder: Path) -> str:
 def _view(content: Content, folder: Path) -> dict[str, Any]:
     """Everything the template shows, worked out."""
     album = Album(folder, width=SHEET_WIDTH)
+    calibration = content["calibration"]
     return {
         "title": "How few network calls?",
         "subject": _subject(content),
@@ -82,9 +83,10 @@ def _view(content: Content, folder: Path) -> dict[str, Any]:
         "times": study_charts.times(content["grids"], content["density"]),
         "grids": {f"K = {steps}": _times(steps, content) for steps in content["grids"]},
         "curve": study_charts.curve(content["curve"]),
-        "calibration": charts.calibration(content["calibration"])[-1:],
-        "outside": charts.outside(content["calibration"]),
-        "largest": _largest(content["calibration"]),
+        "calibration": [replace(panel, title="1 − Λ − R in standard errors") for panel in charts.calibration(calibration)[-1:]],
+        "outside": charts.outside(calibration),
+        "largest": _largest(calibration),
+        "rescaling": _shown(content["rescaling"], ".4f"),
         "deviations": study_charts.deviations(content["deviations"], NOISE),
         "structures": _structures(content["structures"]),
         "structure_steps": content["structures"] and content["structures"]["steps"],
@@ -255,7 +257,7 @@ def _largest(calibration: Content) -> str:
         return f"The farthest, {farthest}, is within what chance makes of so many levels."
     factor = 1.0 + differences[at] / (2.0 * powers[at])
     side = "small" if factor > 1.0 else "large"
-    return f"The farthest is {farthest}: the noise estimate is too {side} there, and would err least if multiplied by {factor:.4g}."
+    return f"The farthest is {farthest}: the noise estimate is too {side} there, and errs least if multiplied by {factor:.4g}."
 
 
 def _structures(structures: Content | None) -> Table | None:

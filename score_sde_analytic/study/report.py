@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.integrate import trapezoid
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
@@ -23,10 +24,12 @@ from score_sde_analytic.extras import versions
 from score_sde_analytic.files import plain, write_text
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime
+from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.process.kernel import kernels
 from score_sde_analytic.report import comparison, figures, study_page, tables
 from score_sde_analytic.study.names import DP, ChainName, CovarianceName
 from score_sde_analytic.study.reportable import Reportable, code
+from score_sde_analytic.uncertainty import Estimate
 
 ISOTROPIC = CovarianceName("residual")
 #: Chains that were not optimised for the network, to see what that saves: (grid, covariance).
@@ -137,6 +140,7 @@ def content(
         "density": _density(study),
         "curve": _curve(study),
         "calibration": study.calibration,
+        "rescaling": _rescaling(study)._asdict(),
         "deviations": _deviations(study, SHOWN_STEPS),
         "structures": _structures(study),
         "samples": {str(k): _sample(samples) for k, samples in drawn.items()},
@@ -246,6 +250,18 @@ def _curve(study: Reportable) -> dict[str, Any]:
         "gamma_stderr": precision * moments.stderr("noise_power"),
         "fine": {"log_snr": fine, "cap": study.cap(fine)} | fitted,
     }
+
+
+def _rescaling(study: Reportable) -> Estimate:
+    """Bits/dim that scaling the noise estimate to its best, X / Lambda, would save: 1/2 integral of (X - Lambda)^2 / Lambda."""
+    paid = study.moments.log_snr <= study.schedule.log_snr(study.first()[0])
+
+    def saved(moments: Moments) -> float:
+        excess = (moments.cross - moments.noise_power) ** 2 / moments.noise_power
+        return BITS * 0.5 * float(trapezoid(excess[paid], moments.log_snr[paid]))
+
+    value, error = study.moments.jackknife(saved)
+    return Estimate(float(value), float(error))
 
 
 def _deviations(study: Reportable, steps: int) -> dict[str, Any]:
