@@ -69,7 +69,7 @@ class ResidualDraws:
 
 
 class Recorder:
-    """Keeps the residuals of `moments.estimate` in one basis.
+    """Keeps the residuals of `estimate` in one basis.
 
     Args:
         basis: U and its labels.

@@ -26,7 +26,7 @@ from score_sde_analytic.measure.draws import ResidualDraws
 from score_sde_analytic.measure.spectrum import LevelTable, Spectrum
 from score_sde_analytic.uncertainty import jackknife_variance
 
-#: Groups of examples for standard errors, as of `moments.estimate`.
+#: Groups of examples for standard errors, as of `estimate`.
 GROUPS = 32
 
 

@@ -33,7 +33,7 @@ class Reconstruction:
 
     @classmethod
     def of(cls, moments: Moments) -> Reconstruction:
-        """The table that `moments.estimate` measured along with the moments."""
+        """The table that `estimate` measured along with the moments."""
         nats = moments.decoder_nats()
         # Continuous data may have negative nats; values that are zero but for underflow would overflow PCHIP's slopes.
         return cls(moments.log_snr, np.where(np.abs(nats) < 1e-30, 0.0, nats), moments.data_variance)

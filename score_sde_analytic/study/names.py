@@ -216,3 +216,9 @@ class ChainName(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.grid}/{self.covariance}/{self.steps}"
+
+    @classmethod
+    def parse(cls, text: str) -> ChainName:
+        """The chain that a key of a report means; the path of a saved grid may hold slashes."""
+        grid, covariance, steps = text.rsplit("/", 2)
+        return cls(grid, covariance, int(steps))

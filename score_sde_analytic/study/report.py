@@ -351,9 +351,10 @@ def _figures(study: Reportable, told: Mapping[str, Any], folder: Path) -> list[P
     steps, grid = told["deviations"]["steps"], told["grid"]
     times = study.chain(steps, grid, told["covariance"]).grid
     choices = {"beta": Beta(), "beta_tilde": BetaTilde(), "residual": Isotropic(study.curve)}
-    named = dict.fromkeys(name.split("/")[1] for name in told["cells"] if name.startswith(f"{grid}/"))
+    cells = {ChainName.parse(name): cell for name, cell in told["cells"].items()}
+    named = dict.fromkeys(name.covariance for name in cells if name.grid == grid)
     return [
-        figures.bits(folder / "bits_per_dim.png", told["cells"], [grid], list(named)),
+        figures.bits(folder / "bits_per_dim.png", cells, [grid], list(named)),
         figures.curve(folder / "curve.png", study.moments, {"residual": study.curve}, study.cap),
         figures.variances(folder / "variances.png", study.schedule, times, study.curve, choices, "optimal grid"),
     ]

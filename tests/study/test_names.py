@@ -62,6 +62,7 @@ def test_a_chain_keeps_the_slashes_of_its_grid():
     grid, covariance, steps = name
     assert (grid, covariance, steps) == ("a/b/grid.json", "pca|energy", 10)
     assert str(name) == "a/b/grid.json/pca|energy/10"
+    assert ChainName.parse(str(name)) == name
 
 
 def test_settings_that_do_not_fit_are_named():
