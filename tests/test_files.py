@@ -1,9 +1,11 @@
 """Files: whole or absent, and errors that say what to do."""
 
+import json
+
 import numpy as np
 import pytest
 
-from score_sde_analytic.files import atomic, differences, load_arrays, require_match, save_arrays, write_text
+from score_sde_analytic.files import atomic, differences, load_arrays, plain, require_match, save_arrays, write_text
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -76,3 +78,10 @@ def test_a_missing_array_is_named(tmp_path):
     save_arrays(tmp_path / "a", {"x": np.zeros(2)}, {"kind": "test"})
     with pytest.raises(ValueError, match="lacks y"):
         load_arrays(tmp_path / "a", "test", ("x", "y"))
+
+
+def test_plain_data_are_what_json_has():
+    content = {1: np.array([[1.0, np.inf]]), "pair": (np.float32(0.5), -np.inf), "text": "NaN", "count": np.int64(3)}
+    made = plain(content)
+    assert made == {"1": [[1.0, None]], "pair": [0.5, None], "text": "NaN", "count": 3}
+    assert json.loads(json.dumps(made, allow_nan=False)) == made

@@ -65,7 +65,7 @@ def numbered(index: int, label: str, points: Sequence[Point]) -> Series:
 # --- bits/dim -------------------------------------------------------------------------------------------------------
 
 
-def bits(predicted: Mapping[str, Content], measured: Content, limit: Content | None) -> Panel:
+def bits(predicted: Mapping[str, Content], measured: Content, limit: Content) -> Panel:
     """Bits/dim over the network calls.
 
     Args:
@@ -78,9 +78,8 @@ def bits(predicted: Mapping[str, Content], measured: Content, limit: Content | N
     series = [*lines, *([Series("measured", points, "series-6", marker="square", line=False)] if points else [])]
     calls = sorted({point.x for one in series for point in one.points})
     x = across(calls, log=True)
-    if limit:
-        level = [Point(x.low, limit["value"]), Point(x.high, limit["value"])]
-        series.append(Series("infinitely many calls", level, "series-6", marker="", dash=svg.DASHES[2]))
+    level = [Point(x.low, limit["value"]), Point(x.high, limit["value"])]
+    series.append(Series("infinitely many calls", level, "series-6", marker="", dash=svg.DASHES[2]))
     frame = Frame(x, upward(ends(series)), "network calls per sample", "bits/dim", x_ticks=calls)
     return panel("Bits/dim against network calls", frame, series)
 

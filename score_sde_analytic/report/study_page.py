@@ -139,7 +139,7 @@ def _summary(content: Content) -> str:
         return f"The covariance {_label(content['covariance'])} has no price before it is measured."
     told = [f"{_shown(price)} with {steps}" for steps, price in prices.items()]
     text = f"Predicted bits/dim of the {_label(content['covariance'])} covariance: {', '.join(told)} network calls"
-    return f"{text}; {_shown(limit)} with infinitely many." if limit else f"{text}."
+    return f"{text}; {_shown(limit)} with infinitely many."
 
 
 def _needed(row: Content, content: Content) -> str:
@@ -169,8 +169,9 @@ def _total(row: Mapping[str, Content], kind: str) -> dict[str, Content]:
     return {steps: cell[kind]["total"] for steps, cell in row.items() if kind in cell}
 
 
-def _limit(content: Content) -> Content | None:
-    return content["limit"]["total"] if content["limit"] else None
+def _limit(content: Content) -> Content:
+    """Bits/dim of infinitely many calls."""
+    return content["limit"]["total"]
 
 
 def _by_label(content: Content, kind: str) -> dict[str, dict[str, Content]]:
@@ -181,7 +182,7 @@ def _by_label(content: Content, kind: str) -> dict[str, dict[str, Content]]:
     return {label: by_steps for label, by_steps in totals.items() if by_steps}
 
 
-def _predicted(content: Content) -> Table | None:
+def _predicted(content: Content) -> Table:
     """A row per chain, a column per K."""
     limit = _limit(content)
     rows = [
@@ -189,22 +190,21 @@ def _predicted(content: Content) -> Table | None:
         for (grid, covariance), row in _rows(content).items()
         if all("predicted" in cell for cell in row.values())
     ]
-    if limit:
-        rows.append((Entry("infinitely many calls", "any of these covariances"), [Entry(_shown(limit))]))
+    rows.append((Entry("infinitely many calls", "any of these covariances"), [Entry(_shown(limit))]))
     header = ["covariance", *(f"K = {steps}" for steps in content["steps"])]
-    return Table("Predicted bits/dim", header, rows) if rows else None
+    return Table("Predicted bits/dim", header, rows)
 
 
 def _below(content: Content) -> bool:
     """Whether a chain is priced below infinitely many steps."""
     limit = _limit(content)
     prices = [price for row in _rows(content).values() for price in _total(row, "predicted").values()]
-    return limit is not None and any(price["value"] < limit["value"] for price in prices)
+    return any(price["value"] < limit["value"] for price in prices)
 
 
-def _over(price: Content, limit: Content | None) -> Entry:
+def _over(price: Content, limit: Content) -> Entry:
     """A price, and how far it is above that of infinitely many steps."""
-    return Entry(_shown(price), minus(f"limit {price['value'] - limit['value']:+.3f}") if limit else "")
+    return Entry(_shown(price), minus(f"limit {price['value'] - limit['value']:+.3f}"))
 
 
 def _measured(content: Content) -> Table | None:

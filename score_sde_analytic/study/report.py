@@ -93,7 +93,8 @@ def write(study: Reportable, folder: str | Path, data: Data | None = None, reque
     target, asked = Path(folder), request or Request()
     drawn = draw(study, asked)
     told = content(study, data, asked, drawn, target / "bounds")
-    pictures = [*_sheets(study, drawn, data, asked, target), *_figures(study, told, target)]
+    examples = _examples(data, asked.count)
+    pictures = [*sheets(study, drawn, examples, target), *_figures(study, told, target)]
     write_text(target / "study_report.json", json.dumps(told, indent=1, allow_nan=False) + "\n")
     page = study_page.write(target / "report.html", told, target)
     return [page, target / "study_report.json", *pictures]
@@ -176,21 +177,12 @@ def _names(study: Reportable, request: Request) -> list[ChainName]:
 
 def _cells(
     study: Reportable, chains: Mapping[ChainName, Chain], measured: Mapping[ChainName, Bound]
-) -> tuple[dict[ChainName, dict[str, Any]], dict[str, Any] | None]:
-    """Priced and measured bits/dim of every chain, and the price of infinitely many steps; what has no price lacks it."""
-    t_1, decoder = study.first()
+) -> tuple[dict[ChainName, dict[str, Any]], dict[str, Any]]:
+    """Priced and measured bits/dim of every chain, as far as it has them, and the price of infinitely many steps."""
     methods: dict[str, Chain | ContinuousTime] = {str(name): chain for name, chain in chains.items() if study.priceable(chain)}
-    endless = _reaches(study, t_1)
-    if endless:
-        methods["continuous"] = ContinuousTime(t_1, decoder)
-    priced = study.price(methods)
+    priced = study.price(methods | {"continuous": ContinuousTime(*study.first())})
     cells = {name: _cell(chain, priced.get(str(name)), measured.get(name)) for name, chain in chains.items()}
-    return cells, priced["continuous"].summary() if endless else None
-
-
-def _reaches(study: Reportable, t_1: float) -> bool:
-    """Whether a chain that decodes from there has a price."""
-    return study.priceable(Chain(Grid((1.0, t_1, 0.0)), study.covariance(ISOTROPIC), study.first()[1]))
+    return cells, priced["continuous"].summary()
 
 
 def _cell(chain: Chain, predicted: Any, measured: Bound | None) -> dict[str, Any]:
@@ -318,12 +310,11 @@ def _examples(data: Data | None, count: int) -> Tensor | None:
     return next(iter(batches(dataset, range(min(count, len(dataset))), count))).cpu()  # type: ignore[arg-type]
 
 
-def _sheets(study: Reportable, drawn: Mapping[int, Drawn], data: Data | None, request: Request, folder: Path) -> list[Path]:
-    """Sheets of images, of the samples for each K and of the data, where the samples are images."""
+def sheets(study: Reportable, drawn: Mapping[int, Drawn], examples: Tensor | None, folder: Path) -> list[Path]:
+    """Sheets of images, of the samples for each K and of examples of the data, where the samples are images."""
     if len(study.shape) != 3:
         return []
     pictures = {study_page.SHEET.format(steps): samples.x for steps, samples in drawn.items()}
-    examples = _examples(data, request.count)
     if examples is not None:
         pictures[study_page.DATA_SHEET] = examples
     declared = study.data_range or _range(torch.cat(list(pictures.values())))
