@@ -62,16 +62,17 @@ def normal_kl(square_error: Tensor, var_q: Tensor | float, var_p: Tensor | float
     return 0.5 * (torch.log(var_p / var_q) + (var_q + square_error) / var_p - 1.0)
 
 
-def step_kl(square_error: Any, var_q: Any, excess: Any, var_p: Any) -> Any:
+def step_kl(square_error: Any, var_q: Any, excess: Any, var_p: Any = None) -> Any:
     """KL(N(m_q, var_q) || N(m_p, var_p)) of one coordinate in nats; tensors, arrays or floats that broadcast.
 
     Args:
         square_error: (m_q - m_p)^2.
         excess: var_p - var_q > -var_q, which the caller knows better than a difference of the two: log1p then keeps tiny steps
             exact, where var_p / var_q is 1 + O(h).
+        var_p: where it is at hand; None for var_q + excess.
     """
     log1p = torch.log1p if isinstance(excess, Tensor) else np.log1p
-    return 0.5 * (log1p(excess / var_q) + (square_error - excess) / var_p)
+    return 0.5 * (log1p(excess / var_q) + (square_error - excess) / (var_q + excess if var_p is None else var_p))
 
 
 def diagonal_kl(square_error: Tensor, var_q: Tensor | float, excess: Tensor) -> Tensor:
@@ -81,7 +82,7 @@ def diagonal_kl(square_error: Tensor, var_q: Tensor | float, excess: Tensor) -> 
         square_error: (m_q - m_p)^2 of every coordinate, (batch, *dims).
         excess: of the variances, broadcastable to it, > -var_q.
     """
-    return step_kl(square_error, var_q, excess, var_q + excess).flatten(1).mean(1)
+    return step_kl(square_error, var_q, excess).flatten(1).mean(1)
 
 
 def _log_interval(lower: Tensor, upper: Tensor) -> Tensor:

@@ -298,8 +298,9 @@ def _pixel_chart(
 
 def bare_line(frame: Frame, series: Series) -> Markup:
     """The line of a series without markers."""
-    line = svg.polyline(frame.x, frame.y, [(p.x, p.y) for p in series.points])
-    return svg.tag("g", svg.tag("path", svg.tag("title", series.label), d=line, class_="line thin"), class_=series.colour)
+    way = svg.polyline(frame.x, frame.y, [(p.x, p.y) for p in series.points])
+    line = svg.tag("path", svg.tag("title", series.label), d=way, class_="line thin", stroke_dasharray=series.dash or None)
+    return svg.tag("g", line, class_=series.colour)
 
 
 # --- calibration ----------------------------------------------------------------------------------------------------

@@ -16,11 +16,13 @@ from score_sde_analytic.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDT
 from score_sde_analytic.uncertainty import Estimate
 
 Content = Mapping[str, Any]
+Vectors = Sequence[Sequence[float]]
 
 #: Height of a row of the chart that shows where the steps lie.
 ROW = 30.0
 #: The largest share of a row that the density of the steps may fill.
 SHARE = 0.9
+GAMMA = "Fitted: (1 − R)/σ². It leaves the measured Λ/σ² where the network is not calibrated, or R is lost in its error."
 #: Coordinates of vectors.
 AXES = ("x₁", "x₂", "x₃")
 
@@ -60,13 +62,6 @@ def numbered(index: int, label: str, points: Sequence[Point]) -> Series:
     return Series(label, points, f"series-{index % 6 + 1}", "abcdef"[index % 6], svg.MARKERS[index % 6], svg.DASHES[index % 6])
 
 
-def level(frame: Frame, value: float, said: str) -> Markup:
-    """A dashed horizontal line with its name above its left end."""
-    y = frame.y(value)
-    line = svg.tag("path", d=f"M{LEFT:g},{y:.1f}H{WIDTH - RIGHT:g}", class_="limit")
-    return line + svg.tag("text", said, x=LEFT + 4, y=y - 4, class_="tick")
-
-
 # --- bits/dim -------------------------------------------------------------------------------------------------------
 
 
@@ -82,11 +77,12 @@ def bits(predicted: Mapping[str, Content], measured: Content, limit: Content | N
     points = _points("measured", measured, hollow=True)
     series = [*lines, *([Series("measured", points, "series-6", marker="square", line=False)] if points else [])]
     calls = sorted({point.x for one in series for point in one.points})
-    y = upward([*ends(series), *([limit["value"]] if limit else [])])
     x = across(calls, log=True)
-    frame = Frame(x, y, "network calls per sample", "bits/dim", x_ticks=calls)
-    behind = [level(frame, limit["value"], "infinitely many calls")] if limit else []
-    return panel("Bits/dim against network calls", frame, series, *behind)
+    if limit:
+        level = [Point(x.low, limit["value"]), Point(x.high, limit["value"])]
+        series.append(Series("infinitely many calls", level, "series-6", marker="", dash=svg.DASHES[2]))
+    frame = Frame(x, upward(ends(series)), "network calls per sample", "bits/dim", x_ticks=calls)
+    return panel("Bits/dim against network calls", frame, series)
 
 
 def _points(label: str, by_steps: Content, hollow: bool = False) -> list[Point]:
@@ -155,7 +151,12 @@ def curve(content: Content) -> list[Panel]:
     positive = [value for value in ends(other) if value > 0.0]
     return [
         panel("Error of the noise estimate, R = E‖ε − ε̂‖²/d", Frame(x, upward(ends(lines)), "log-SNR", "R"), lines),
-        panel("Power of the score, Γ = E‖score‖²/d", Frame(x, upward(positive, log=True), "log-SNR", "Γ, log scale"), other),
+        panel(
+            "Power of the score, Γ = E‖score‖²/d",
+            Frame(x, upward(positive, log=True), "log-SNR", "Γ, log scale"),
+            other,
+            note=GAMMA,
+        ),
     ]
 
 
@@ -193,31 +194,36 @@ def deviations(content: Content, labels: Mapping[str, str]) -> Panel:
 # --- points of samples ----------------------------------------------------------------------------------------------
 
 
-def scatter(title: str, points: Sequence[Sequence[float]], data: Sequence[Sequence[float]]) -> list[Panel]:
-    """Samples of at most three coordinates, a panel per pair of them; one coordinate over the number of the sample.
+def scatter(samples: Mapping[str, Vectors], data: Vectors) -> list[Panel]:
+    """Vectors of at most three coordinates, for each set of samples a panel per pair of coordinates, on the same axes.
+
+    A single coordinate is shown over the number of the sample.
 
     Args:
+        samples: title -> vectors.
         data: examples to show behind them, or none.
     """
-    samples, examples = _columns(points), _columns(data)
-    if samples.shape[1] == 1:
-        return [_scatter(title, _numbered(samples), _numbered(examples), AXES[0], "number")]
-    pairs = combinations(range(samples.shape[1]), 2)
-    return [_scatter(title, samples[:, pair], examples[:, pair], AXES[pair[0]], AXES[pair[1]]) for pair in pairs]
+    sets = {title: _columns(vectors) for title, vectors in samples.items()}
+    examples = _columns(data) if data else np.empty((0, next(iter(sets.values())).shape[1]))
+    frames = _frames(np.concatenate([*sets.values(), examples]))
+    return [
+        _scatter(title, columns, examples, *pair, frame) for title, columns in sets.items() for pair, frame in frames.items()
+    ]
 
 
-def _columns(points: Sequence[Sequence[float]]) -> np.ndarray:
-    return np.array(points, dtype=np.float64) if len(points) else np.empty((0, 3))
+def _columns(vectors: Vectors) -> np.ndarray:
+    """(n, coordinates); a single coordinate beside the number of its vector."""
+    values = np.array(vectors, dtype=np.float64)
+    return values if values.shape[1] > 1 else np.column_stack([values, np.arange(len(values))])
 
 
-def _numbered(values: np.ndarray) -> np.ndarray:
-    """Single coordinates beside their numbers, (n, 2)."""
-    return np.column_stack([values[:, 0], np.arange(len(values))])
+def _frames(every: np.ndarray) -> dict[tuple[int, int], Frame]:
+    """Axes for each pair of coordinates."""
+    pairs = combinations(range(every.shape[1]), 2)
+    return {(i, j): Frame(across(every[:, i]), upward(every[:, j]), AXES[i], AXES[j]) for i, j in pairs}
 
 
-def _scatter(title: str, samples: np.ndarray, data: np.ndarray, x_label: str, y_label: str) -> Panel:
-    every = np.concatenate([samples, data])
-    frame = Frame(across(every[:, 0]), upward(every[:, 1]), x_label, y_label)
-    behind = Series("data", [Point(*row) for row in data.tolist()], "series-6", marker="cross", line=False)
-    series = [behind, Series("samples", [Point(*row) for row in samples.tolist()], "series-1", line=False)]
-    return panel(title, frame, [one for one in series if one.points])
+def _scatter(title: str, samples: np.ndarray, data: np.ndarray, i: int, j: int, frame: Frame) -> Panel:
+    behind = Series("data", [Point(row[i], row[j]) for row in data.tolist()], "series-6", marker="cross", line=False)
+    dots = Series("samples", [Point(row[i], row[j]) for row in samples.tolist()], "series-1", line=False)
+    return panel(title, frame, [behind, dots] if behind.points else [dots])

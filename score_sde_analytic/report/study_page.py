@@ -8,20 +8,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from score_sde_analytic.report import charts, study_charts, svg
 from score_sde_analytic.report.document import Album, as_text, environment, write_page
 from score_sde_analytic.report.results import floats, plain
-from score_sde_analytic.report.tables import fit_settings
 from score_sde_analytic.uncertainty import Estimate
 
 Content = Mapping[str, Any]
 
 #: Names of the sample sheets, beside the page: of K network calls, and of the data.
 SHEET, DATA_SHEET = "samples_K{}.png", "data.png"
+#: Standard errors that the farthest of a few dozen levels may differ by.
+CHANCE = 3.0
 #: Width of a sheet on the page, in CSS pixels.
 SHEET_WIDTH = 320
 LABELS = {"residual": "isotropic", "score": "isotropic, from the score", "beta": "β", "beta_tilde": "β̃"}
@@ -67,12 +68,14 @@ def render(content: Content, folder: Path) -> str:
 def _view(content: Content, folder: Path) -> dict[str, Any]:
     """Everything the template shows, worked out."""
     album = Album(folder, width=SHEET_WIDTH)
+    calibration = content["calibration"]
     return {
         "title": "How few network calls?",
         "subject": _subject(content),
         "summary": _summary(content),
         "within": [(f"{row['excess']:g} bits/dim", _needed(row, content)) for row in content["within"]],
         "predicted": _predicted(content),
+        "below": _below(content),
         "measured": _measured(content),
         "bits": study_charts.bits(_by_label(content, "predicted"), _total(_own(content), "measured"), _limit(content)),
         "continuous": content["data_range"] is None or content["data_range"]["levels"] is None,
@@ -80,9 +83,10 @@ def _view(content: Content, folder: Path) -> dict[str, Any]:
         "times": study_charts.times(content["grids"], content["density"]),
         "grids": {f"K = {steps}": _times(steps, content) for steps in content["grids"]},
         "curve": study_charts.curve(content["curve"]),
-        "calibration": charts.calibration(content["calibration"])[-1:],
-        "outside": charts.outside(content["calibration"]),
-        "largest": _largest(content["calibration"]),
+        "calibration": [replace(panel, title="1 − Λ − R in standard errors") for panel in charts.calibration(calibration)[-1:]],
+        "outside": charts.outside(calibration),
+        "largest": _largest(calibration),
+        "rescaling": _shown(content["rescaling"], ".4f"),
         "deviations": study_charts.deviations(content["deviations"], NOISE),
         "structures": _structures(content["structures"]),
         "structure_steps": content["structures"] and content["structures"]["steps"],
@@ -191,6 +195,13 @@ def _predicted(content: Content) -> Table | None:
     return Table("Predicted bits/dim", header, rows) if rows else None
 
 
+def _below(content: Content) -> bool:
+    """Whether a chain is priced below infinitely many steps."""
+    limit = _limit(content)
+    prices = [price for row in _rows(content).values() for price in _total(row, "predicted").values()]
+    return limit is not None and any(price["value"] < limit["value"] for price in prices)
+
+
 def _over(price: Content, limit: Content | None) -> Entry:
     """A price, and how far it is above that of infinitely many steps."""
     return Entry(_shown(price), minus(f"limit {price['value'] - limit['value']:+.3f}") if limit else "")
@@ -241,19 +252,19 @@ def _largest(calibration: Content) -> str:
     sizes = floats(calibration["1-noise_power-residual_in_standard_errors"])
     differences, powers = floats(calibration["1-noise_power-residual"]), floats(calibration["noise_power"])
     at = max(range(len(sizes)), key=lambda i: abs(sizes[i]))
+    farthest = f"{minus(f'{sizes[at]:+.1f}')} standard errors at log-SNR {plain(calibration['log_snr'][at])}"
+    if abs(sizes[at]) <= CHANCE:
+        return f"The farthest, {farthest}, is within what chance makes of so many levels."
     factor = 1.0 + differences[at] / (2.0 * powers[at])
-    where = f"The farthest is {sizes[at]:+.1f} standard errors, at log-SNR {calibration['log_snr'][at]:.1f}"
     side = "small" if factor > 1.0 else "large"
-    return f"{where}: the noise estimate there is too {side}, and would be best if multiplied by {factor:.4g}.".replace(
-        "-", "−"
-    )
+    return f"The farthest is {farthest}: the noise estimate is too {side} there, and errs least if multiplied by {factor:.4g}."
 
 
 def _structures(structures: Content | None) -> Table | None:
     if structures is None:
         return None
     rows = [
-        (Entry(_label(name), "best" if name == structures["best"] else ""), [Entry(_saving(row)), Entry(fit_settings(row))])
+        (Entry(_label(name), "best" if name == structures["best"] else ""), [Entry(_saving(row)), Entry(row["fitted_with"])])
         for name, row in structures["rows"].items()
     ]
     return Table("Held-out bits/dim saved", ["covariance", "bits/dim saved", "fitted with"], rows)
@@ -280,11 +291,8 @@ def _sheets(content: Content) -> list[tuple[str, str]]:
 
 def _scatters(content: Content) -> list[charts.Panel]:
     """Points of the samples over those of the data."""
-    panels = []
-    for steps, sample in content["samples"].items():
-        if sample["points"]:
-            panels += study_charts.scatter(_cost(steps, sample), sample["points"], content["data_points"] or [])
-    return panels
+    drawn = {_cost(steps, sample): sample["points"] for steps, sample in content["samples"].items() if sample["points"]}
+    return study_charts.scatter(drawn, content["data_points"] or ()) if drawn else []
 
 
 def _facts(provenance: Content) -> list[tuple[str, str]]:

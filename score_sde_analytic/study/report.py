@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.integrate import trapezoid
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
@@ -24,10 +25,12 @@ from score_sde_analytic.extras import versions
 from score_sde_analytic.files import plain, write_text
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime
+from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.process.kernel import kernels
-from score_sde_analytic.report import comparison, figures, study_page
+from score_sde_analytic.report import comparison, figures, study_page, tables
 from score_sde_analytic.study.names import DP, ChainName, CovarianceName
 from score_sde_analytic.study.reportable import Reportable, code
+from score_sde_analytic.uncertainty import Estimate
 
 ISOTROPIC = CovarianceName("residual")
 #: Chains that were not optimised for the network, to see what that saves: (grid, covariance).
@@ -138,6 +141,7 @@ def content(
         "density": _density(study),
         "curve": _curve(study),
         "calibration": study.calibration,
+        "rescaling": _rescaling(study)._asdict(),
         "deviations": _deviations(study, SHOWN_STEPS),
         "structures": _structures(study),
         "samples": {str(k): _sample(samples) for k, samples in drawn.items()},
@@ -249,6 +253,18 @@ def _curve(study: Reportable) -> dict[str, Any]:
     }
 
 
+def _rescaling(study: Reportable) -> Estimate:
+    """Bits/dim that scaling the noise estimate to its best, X / Lambda, would save: 1/2 integral of (X - Lambda)^2 / Lambda."""
+    paid = study.moments.log_snr <= study.schedule.log_snr(study.first()[0])
+
+    def saved(moments: Moments) -> float:
+        excess = (moments.cross - moments.noise_power) ** 2 / moments.noise_power
+        return BITS * 0.5 * float(trapezoid(excess[paid], moments.log_snr[paid]))
+
+    value, error = study.moments.jackknife(saved)
+    return Estimate(float(value), float(error))
+
+
 def _deviations(study: Reportable, steps: int) -> dict[str, Any]:
     """Standard deviation of what each step adds, by isotropic covariance, on the times of the study's own chain."""
     grid, covariance = _mine(study)
@@ -267,7 +283,7 @@ def _structures(study: Reportable) -> dict[str, Any] | None:
     for name, saved in study.structures.saved.items():
         choice = study.structures.choice(name)
         fit = {key: getattr(choice, key) for key in ("bins", "shrinkage", "smooth", "pooled")}
-        rows[name] = {"saved": BITS * saved.value, "stderr": BITS * saved.stderr} | fit
+        rows[name] = {"saved": BITS * saved.value, "stderr": BITS * saved.stderr, "fitted_with": tables.fit_settings(fit)} | fit
     return {"steps": study.settings.structure.steps, "best": str(study.structures.best), "rows": rows}
 
 
@@ -350,7 +366,7 @@ def _provenance(study: Reportable, request: Request) -> dict[str, Any]:
         "model": moments.fingerprint["model"],
         "data": {"examples": study.statistics.count or "a distribution in closed form", "digest": study.statistics.digest},
         "knots": f"{len(moments.log_snr)}, log-SNR {moments.log_snr[0]:g} to {moments.log_snr[-1]:g}",
-        "draws": f"{moments.draws.min()} to {moments.draws.max()} for each knot",
+        "draws": f"{moments.draws.min():.0f} to {moments.draws.max():.0f} for each knot",
         "evaluations": moments.evaluations,
         "seeds": {"pass": study.seed, "samples": request.seed, "measured bits/dim": study.seed + 1},
         "versions": versions(),

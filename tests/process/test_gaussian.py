@@ -77,6 +77,7 @@ def test_kl_of_a_step_is_that_of_two_normals(square, var_q, excess):
     one = torch.tensor([[square]], dtype=torch.float64)
     for found in (
         step_kl(square, var_q, excess, var_p),
+        step_kl(square, var_q, excess),
         step_kl(np.array(square), np.array(var_q), np.array(excess), np.array(var_p)),
         step_kl(one, var_q, torch.full_like(one, excess), var_p),
         diagonal_kl(one, var_q, torch.full_like(one, excess)),

@@ -368,7 +368,7 @@ def test_shipped_network_on_held_out_patches(tmp_path):
         ("network.path", "nowhere", "no config.json in nowhere"),
         ("device", "cuda:77", "not available here"),
         ("sample.grids", ("cubic",), "unknown grid 'cubic'"),
-        ("sample.variances", ("gamma",), "unknown variance 'gamma'"),
+        ("sample.variances", ("gamma",), "unknown covariance 'gamma'"),
     ],
 )
 def test_bad_settings_name_cause_and_remedy(field, value, message, tmp_path):
