@@ -45,7 +45,8 @@ def example_names() -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def _names_of_examples(request: pytest.FixtureRequest) -> None:
+def _of_examples(request: pytest.FixtureRequest) -> None:
+    """Examples know these names, and write to a folder of their own."""
     if isinstance(request.node, pytest.DoctestItem):
-        names = request.getfixturevalue("example_names")
-        request.getfixturevalue("doctest_namespace").update(names)
+        request.getfixturevalue("doctest_namespace").update(request.getfixturevalue("example_names"))
+        request.getfixturevalue("monkeypatch").chdir(request.getfixturevalue("tmp_path"))
