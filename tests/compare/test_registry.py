@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 import torch
 
@@ -132,9 +130,3 @@ def test_chains_and_adaptive_flows_have_bits():
 def test_bad_names_are_refused(text, message):
     with pytest.raises(ValueError, match=message):
         SolverName.parse(text)
-
-
-def test_the_examples_of_names():
-    failures, examples = doctest.testmod(registry)
-    assert failures == 0
-    assert examples > 0

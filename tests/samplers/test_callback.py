@@ -1,6 +1,5 @@
 """Callbacks: told of every step of every sampler, in k-diffusion's words, and without a trace in the samples."""
 
-import doctest
 import itertools
 
 import numpy as np
@@ -31,7 +30,6 @@ from score_sde_analytic.samplers import (
     ReverseSDE,
     Sampler,
     UniPC,
-    base,
     carry,
     generate,
 )
@@ -242,8 +240,3 @@ def test_a_step_that_asks_nothing_has_nothing_denoised():
     report = denoised([], torch.ones(2, 1, dtype=torch.float64))
     assert report["denoised"] is None
     assert report["sigma_hat"] == report["sigma"]
-
-
-def test_the_example_of_generate():
-    failures, examples = doctest.testmod(base)
-    assert (failures, examples) == (0, 3)
