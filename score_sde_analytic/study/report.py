@@ -20,6 +20,7 @@ from torch import Tensor
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic
 from score_sde_analytic.data.ranges import Data, DataRange, as_dataset, batches
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.extras import versions
 from score_sde_analytic.files import plain, write_text
 from score_sde_analytic.grids.grid import Grid
@@ -55,12 +56,22 @@ class Request:
         samples_at: K that samples are drawn with.
         count: of samples for each.
         seed: of the samples: the same noise for every K.
+
+    Raises:
+        InputError: chains of fewer than two steps, one number of steps twice, none, or no samples.
     """
 
     steps: tuple[int, ...] = (3, 5, 10, 25, 50)
     samples_at: tuple[int, ...] = (5, 10, 25)
     count: int = 24
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for steps in (self.steps, self.samples_at):
+            if min(steps, default=2) < 2 or len(set(steps)) < len(steps):
+                raise InputError(f"a report is about chains of two steps or more, each once, got {steps}; change these")
+        if not self.steps or self.count < 1:
+            raise InputError("a report needs a number of steps and at least one sample for each; give steps=(5, 10), count=24")
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,7 @@ def write(study: Reportable, folder: str | Path, data: Data | None = None, reque
         data: that the pass did not see: their bits/dim are measured, unfinished work in FOLDER/bounds is continued.
 
     Raises:
-        ValueError: fewer than two steps, or more than the grids can have.
+        ValueError: more steps than the grids can have.
 
     >>> [path.name for path in study.report("results/report")][:2]
     ['report.html', 'study_report.json']
@@ -113,14 +124,12 @@ def content(
         path: folder that keeps measured bits/dim.
 
     Raises:
-        ValueError: fewer than two steps, or more than the grids can have.
+        ValueError: more steps than the grids can have.
 
     >>> content(study, request=Request(steps=(5, 10)))["cells"]["dp/residual/10"]["predicted"]["total"]["value"]
     1.988
     """
     asked = request or Request()
-    if min((*asked.steps, *asked.samples_at), default=2) < 2:
-        raise ValueError(f"a report is about chains of two steps or more, got {asked.steps} and {asked.samples_at}")
     drawn = draw(study, asked) if drawn is None else drawn
     chains = {name: study.chain(name.steps, name.grid, name.covariance) for name in _names(study, asked)}
     cells, limit = _cells(study, chains, _measured(study, data, asked, path))
@@ -316,6 +325,8 @@ def sheets(study: Reportable, drawn: Mapping[int, Drawn], examples: Tensor | Non
     pictures = {study_page.SHEET.format(steps): samples.x for steps, samples in drawn.items()}
     if examples is not None:
         pictures[study_page.DATA_SHEET] = examples
+    if not pictures:
+        return []
     declared = study.data_range or _range(torch.cat(list(pictures.values())))
     scale = max(1, IMAGE_WIDTH // study.shape[-1])
     return [_sheet(folder / name, x, declared, scale) for name, x in pictures.items()]
