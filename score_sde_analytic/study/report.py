@@ -58,7 +58,7 @@ class Request:
         seed: of the samples: the same noise for every K.
 
     Raises:
-        InputError: chains of fewer than two steps, one number of steps twice, none, or no samples.
+        InputError: one number of steps twice, none, or no samples.
     """
 
     steps: tuple[int, ...] = (3, 5, 10, 25, 50)
@@ -68,8 +68,8 @@ class Request:
 
     def __post_init__(self) -> None:
         for steps in (self.steps, self.samples_at):
-            if min(steps, default=2) < 2 or len(set(steps)) < len(steps):
-                raise InputError(f"a report is about chains of two steps or more, each once, got {steps}; change these")
+            if len(set(steps)) < len(steps):
+                raise InputError(f"a report has each number of steps once, got {steps}; leave out what is there twice")
         if not self.steps or self.count < 1:
             raise InputError("a report needs a number of steps and at least one sample for each; give steps=(5, 10), count=24")
 
@@ -95,7 +95,7 @@ def write(study: Reportable, folder: str | Path, data: Data | None = None, reque
         data: that the pass did not see: their bits/dim are measured, unfinished work in FOLDER/bounds is continued.
 
     Raises:
-        ValueError: more steps than the grids can have.
+        InputError: fewer than two steps, or more than the grids can have.
 
     >>> [path.name for path in study.report("results/report")][:2]
     ['report.html', 'study_report.json']
@@ -124,12 +124,14 @@ def content(
         path: folder that keeps measured bits/dim.
 
     Raises:
-        ValueError: more steps than the grids can have.
+        InputError: fewer than two steps, or more than the grids can have.
 
     >>> content(study, request=Request(steps=(5, 10)))["cells"]["dp/residual/10"]["predicted"]["total"]["value"]
     1.988
     """
     asked = request or Request()
+    if min((*asked.steps, *asked.samples_at), default=2) < 2:
+        raise InputError(f"a report is about chains of two steps or more, got {asked.steps} and {asked.samples_at}")
     drawn = draw(study, asked) if drawn is None else drawn
     chains = {name: study.chain(name.steps, name.grid, name.covariance) for name in _names(study, asked)}
     cells, limit = _cells(study, chains, _measured(study, data, asked, path))

@@ -231,8 +231,7 @@ def test_a_covariance_without_a_price_is_sampled_but_not_priced(planar):
 @pytest.mark.parametrize(
     ("asked", "fault"),
     [
-        ({"steps": (1, 5)}, "two steps"),
-        ({"samples_at": (5, 5)}, "each once"),
+        ({"samples_at": (5, 5)}, "each number of steps once"),
         ({"steps": ()}, "needs"),
         ({"count": 0}, "needs"),
     ],
@@ -240,6 +239,11 @@ def test_a_covariance_without_a_price_is_sampled_but_not_priced(planar):
 def test_requests_that_make_no_report(asked, fault):
     with pytest.raises(ValueError, match=fault):
         Request(**asked)
+
+
+def test_a_chain_needs_two_steps(study):
+    with pytest.raises(ValueError, match="two steps"):
+        content(study, request=Request(steps=(1, 5)))
 
 
 @pytest.mark.parametrize("decoder", ["none", "categorical"])
