@@ -134,6 +134,15 @@ class CovarianceName:
             raise InputError(f"unknown covariance {text!r}; choose one of {', '.join(choices)}")
         return cls(base)
 
+    @classmethod
+    def known(cls, text: str) -> bool:
+        """Whether a name means a covariance."""
+        try:
+            cls.parse(text)
+        except InputError:
+            return False
+        return True
+
 
 def _statistic(base: str, given: str) -> str:
     if not given:

@@ -21,7 +21,7 @@ from score_sde_analytic.covariance.heads import Interpolated, covariance_of
 from score_sde_analytic.covariance.isotropic import Isotropic
 from score_sde_analytic.covariance.tweedie import Tweedie
 from score_sde_analytic.data.ranges import Data
-from score_sde_analytic.errors import MissingFileError
+from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.grids.optimal import budget_law, steps_for
 from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime, Method, Priced, bits_per_dim, price
@@ -107,6 +107,8 @@ class Study(Record):
         Raises:
             ValueError: an unknown name, or "auto" where nothing was recorded.
         """
+        if str(name) in self.own:
+            return CovarianceName(str(name))
         parsed = CovarianceName.parse(name or self.settings.covariance)
         return self.structures.best if parsed.base == AUTO else parsed
 
@@ -123,6 +125,8 @@ class Study(Record):
         return self._covariances[resolved]
 
     def _make(self, name: CovarianceName) -> Covariance:
+        if name.base in self.own:
+            return self.own[name.base]
         if name.structured:
             return self.structures.covariance(name)
         if name.learned:
@@ -143,6 +147,20 @@ class Study(Record):
         if name.given:  # uncalibrated
             head.set_calibration(head.knots[:0], head.shift[:0])
         return covariance_of(head)
+
+    def with_covariance(self, name: str, covariance: Covariance) -> Study:
+        """The same study, with a covariance of one's own that grids, chains, bits and samples may ask for by this name.
+
+        >>> from score_sde_analytic.covariance import BetaTilde
+        >>> study.with_covariance("mine", BetaTilde()).sampler(5, covariance="mine").calls
+        5
+
+        Raises:
+            InputError: the name means another covariance already.
+        """
+        if CovarianceName.known(name):
+            raise InputError(f"the name {name!r} means a covariance already; choose another")
+        return replace(self, own={**self.own, name: covariance})
 
     def with_heads(self, folder: str | Path | Callable[[str], str | Path]) -> Study:
         """The same study, with the trained heads of a folder among its covariances.
