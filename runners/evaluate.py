@@ -117,7 +117,7 @@ def _cell(chain: Chain, predicted: Priced | None, measured: Bound | None) -> dic
     if measured is not None:
         cell["measured"] = measured.summary()
     if predicted is not None and measured is not None:
-        cell["disagreement_in_standard_errors"] = measured.total.apart(predicted.total)
+        cell["disagreement_in_standard_errors"] = measured.total.from_other(predicted.total)
     return cell
 
 
@@ -242,5 +242,5 @@ def _row(
     if predicted:
         row["predicted"] = predicted.summary()
         if name in values:
-            row["disagreement_in_standard_errors"] = bound.total.apart(predicted.total)  # type: ignore[union-attr]
+            row["disagreement_in_standard_errors"] = bound.total.from_other(predicted.total)  # type: ignore[union-attr]
     return row

@@ -36,10 +36,10 @@ class Estimate(NamedTuple):
         error = values.std(ddof=1) / math.sqrt(count) if count > 1 else math.nan
         return cls(float(values.mean()), float(error))
 
-    def apart(self, other: Estimate) -> float:
-        """How far it lies above another, independent estimate, in standard errors of the difference.
+    def from_other(self, other: Estimate) -> float:
+        """self - other in standard errors of the difference, for estimates that are independent.
 
-        >>> Estimate(1.0, 0.3).apart(Estimate(0.5, 0.4))
+        >>> Estimate(2.5, 0.3).from_other(Estimate(2.0, 0.4))
         1.0
         """
         return (self.value - other.value) / math.hypot(self.stderr, other.stderr)

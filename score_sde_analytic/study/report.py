@@ -203,7 +203,7 @@ def _cell(chain: Chain, predicted: Any, measured: Bound | None) -> dict[str, Any
         cell["measured"] = measured.summary()
         cell["calls_per_example"] = measured.calls_per_example
     if predicted is not None and measured is not None:
-        cell["disagreement_in_standard_errors"] = measured.total.apart(predicted.total)
+        cell["disagreement_in_standard_errors"] = measured.total.from_other(predicted.total)
     return cell
 
 
