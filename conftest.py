@@ -38,10 +38,11 @@ def example_names() -> dict[str, Any]:
     mixture = GaussianMixture([0.5, 0.3, 0.2], [[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]], [0.05, 0.2, 0.1])
     model = mixture.score_model(LinearVP())
     data = mixture.sample(400)
+    test_set = mixture.sample(100, seed=1)
     study = analyse(model, data, budget=Budget(max_draws=300), progress=False)
     curve = study.curves["residual"]
-    names = {"mixture": mixture, "model": model, "data": data, "study": study, "moments": study.moments, "curve": curve}
-    return {"np": np, "torch": torch, **names}
+    measured = {"study": study, "moments": study.moments, "curve": curve}
+    return {"np": np, "torch": torch, "mixture": mixture, "model": model, "data": data, "test_set": test_set, **measured}
 
 
 @pytest.fixture(autouse=True)

@@ -54,7 +54,8 @@ def write(path: str | Path, content: Content, folder: str | Path) -> Path:
         content: as `study.report.content` gives it.
         folder: where its sample sheets are.
 
-    >>> write("report.html", content, folder=".").name
+    >>> from score_sde_analytic.study import report
+    >>> write("report.html", report.content(study, request=report.Request(steps=(5, 10))), folder=".").name
     'report.html'
     """
     return write_page(path, render(content, Path(folder)))

@@ -97,7 +97,7 @@ def write(study: Reportable, folder: str | Path, data: Data | None = None, reque
     Raises:
         InputError: fewer than two steps, or more than the grids can have.
 
-    >>> [path.name for path in study.report("results/report")][:2]
+    >>> [path.name for path in write(study, "results/report", request=Request(steps=(5, 10)))][:2]
     ['report.html', 'study_report.json']
     """
     target, asked = Path(folder), request or Request()
@@ -127,7 +127,7 @@ def content(
         InputError: fewer than two steps, or more than the grids can have.
 
     >>> content(study, request=Request(steps=(5, 10)))["cells"]["dp/residual/10"]["predicted"]["total"]["value"]
-    1.988
+    1.026
     """
     asked = request or Request()
     if min((*asked.steps, *asked.samples_at), default=2) < 2:
