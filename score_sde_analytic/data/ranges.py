@@ -176,7 +176,7 @@ class DataStatistics:
     """
 
     count: int
-    mean: Float64[Tensor, "*dims"]
+    mean: Float[Tensor, "*dims"]
     second_moment: float
     eigenvalues: Float64[Array, " d"] | None
     digest: str
