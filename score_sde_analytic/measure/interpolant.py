@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import scipy
+from jaxtyping import Float64
 
 from score_sde_analytic.arrays import Array
 
@@ -25,8 +26,8 @@ def y_of(residual: Any, log_snr: Any) -> Any:
     return log_snr - scipy.special.logit(residual)
 
 
-def nondecreasing(y: Array, weights: Array) -> Array:
-    """The nearest y (weighted least squares) that never decreases along the knots, (m, ...), column by column."""
+def nondecreasing(y: Float64[Array, " m *curves"], weights: Float64[Array, " m *curves"]) -> Float64[Array, " m *curves"]:
+    """The nearest y (weighted least squares) that never decreases along the knots, column by column."""
     columns = y.reshape(len(y), -1).copy()
     for column, weight in zip(columns.T, weights.reshape(len(y), -1).T, strict=True):
         column[:] = scipy.optimize.isotonic_regression(column, weights=weight).x
@@ -37,11 +38,11 @@ class Interpolant:
     """A monotone cubic (PCHIP) through values at knots, constant beyond the end knots.
 
     Args:
-        knots: ascending, (m,).
-        values: (m, ...).
+        knots: ascending.
+        values: of any number of curves at the knots.
     """
 
-    def __init__(self, knots: Array, values: Array) -> None:
+    def __init__(self, knots: Float64[Array, " m"], values: Float64[Array, " m *curves"]) -> None:
         self._knots = knots
         self._first = values[0]
         self._cubic = scipy.interpolate.PchipInterpolator(knots, values) if len(knots) > 1 else None
@@ -52,8 +53,8 @@ class Interpolant:
             return np.full((*np.shape(x), *self._first.shape), self._first)
         return self._cubic(np.clip(x, self._knots[0], self._knots[-1]))
 
-    def slope(self, x: Array) -> Array:
-        """The derivative at x, (...); 0 beyond the end knots. For curves of one value per knot."""
+    def slope(self, x: Float64[Array, "*points"]) -> Float64[Array, "*points"]:
+        """The derivative at x; 0 beyond the end knots. For curves of one value per knot."""
         if self._cubic is None:
             return np.zeros_like(x)
         inside = (x >= self._knots[0]) & (x <= self._knots[-1])

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import scipy
+from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array
@@ -22,13 +23,13 @@ class Reconstruction:
     """E[-log p(x_0 | x_t)] as a function of log-SNR and the decoder's std, from a measured table.
 
     Attributes:
-        log_snr: knots, ascending, (m,).
-        nats: nats per dimension, (m, r); column j has decoder std DECODER_RATIOS[j] * decoder_scale(log_snr, data_variance).
+        log_snr: knots, ascending.
+        nats: nats per dimension; column j has decoder std DECODER_RATIOS[j] * decoder_scale(log_snr, data_variance).
         data_variance: V of the data.
     """
 
-    log_snr: Array
-    nats: Array
+    log_snr: Float64[Array, " m"]
+    nats: Float64[Array, "m r"]
     data_variance: float = math.inf
 
     @classmethod
@@ -71,7 +72,7 @@ class Reconstruction:
         """The decoder with the best std at one level."""
         return GaussianDecoder(float(self.best(log_snr)[1][0]))
 
-    def best(self, log_snr: ArrayLike) -> tuple[Array, Array]:
+    def best(self, log_snr: ArrayLike) -> tuple[Float64[Array, " n"], Float64[Array, " n"]]:
         """(smallest nats per dimension, its decoder std) at each level.
 
         Raises:

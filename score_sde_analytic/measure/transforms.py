@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int64, Num
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -34,10 +35,10 @@ class _Linear(BuiltIn):
     def _apply(self, x: Tensor, inverse: bool) -> Tensor:
         """U x or U^T x in the precision of x, float32 or float64."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Num[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
         return self._run(x, inverse=False)
 
-    def inverse(self, y: Tensor) -> Tensor:
+    def inverse(self, y: Num[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
         return self._run(y, inverse=True)
 
     def _run(self, x: Tensor, inverse: bool) -> Tensor:
@@ -65,7 +66,7 @@ class DCT(_Linear):
             raise InputError(f"radial must be False, True or a number of rings from 2, got {radial!r}")
         self.radial = radial
 
-    def labels(self, shape: Sequence[int]) -> NDArray[np.int64]:
+    def labels(self, shape: Sequence[int]) -> Int64[np.ndarray, "*dims"]:
         self._check(shape)
         return super().labels(shape) if self.radial is False else _rings(shape, self.radial)
 
@@ -199,7 +200,7 @@ class PCA(_Linear):
             span = torch.linalg.qr(rows.covariance_times(span)).Q
         return cls(_leading(span.T @ rows.covariance_times(span), rank, span))
 
-    def labels(self, shape: Sequence[int]) -> NDArray[np.int64]:
+    def labels(self, shape: Sequence[int]) -> Int64[np.ndarray, "*dims"]:
         self._check(shape)
         return np.minimum(super().labels(shape), len(self.components))
 
