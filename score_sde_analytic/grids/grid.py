@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float64
 from numpy.typing import ArrayLike, NDArray
 
 from score_sde_analytic.arrays import Array
@@ -119,7 +120,9 @@ def karras(schedule: Schedule, steps: int, first: float, rho: float = 7.0) -> Gr
     return _ends_in_data(np.asarray(schedule.time(-2.0 * rho * np.log(ladder))), f"Karras, rho={rho:g}")
 
 
-def optimal_paths(cost: ArrayLike, first_cost: ArrayLike, max_steps: int) -> tuple[list[NDArray[np.int64]], Array]:
+def optimal_paths(
+    cost: ArrayLike, first_cost: ArrayLike, max_steps: int
+) -> tuple[list[NDArray[np.int64]], Float64[Array, " {max_steps}"]]:
     """Shortest K-step paths through N lattice points for all K <= max_steps, by the plain O(K N^2) recursion.
 
         D_1[j] = first_cost[j],   D_K[j] = min_{i < j} D_{K-1}[i] + cost[i, j];   the path ends at j = N - 1

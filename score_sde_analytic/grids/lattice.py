@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array
@@ -26,7 +27,9 @@ from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.process.schedule import Level, Schedule
 
 
-def transition_costs(schedule: Schedule, curve: NoiseCurve, covariance: Covariance, grid: Grid) -> Array:
+def transition_costs(
+    schedule: Schedule, curve: NoiseCurve, covariance: Covariance, grid: Grid
+) -> Float64[Array, " transitions"]:
     """KL of the K - 1 transitions t_K -> .. -> t_1 in visiting order, nats per dimension.
 
     Raises:
@@ -46,7 +49,7 @@ class Lattice:
     """Fine levels on which grids are optimised, ascending in time (so descending in log-SNR), ending at t = 1."""
 
     schedule: Schedule
-    times: Array
+    times: Float64[Array, " n"]
 
     @classmethod
     def even_log_snr(cls, schedule: Schedule, points: int, log_snr_max: float) -> Lattice:
@@ -62,8 +65,8 @@ class Lattice:
         """Array-valued level of all points."""
         return self.schedule.level(self.times)
 
-    def costs(self, curve: NoiseCurve, covariance: Covariance) -> Array:
-        """(n, n) matrix: [i, j] is the cost of the step from point j down to i < j; inf elsewhere."""
+    def costs(self, curve: NoiseCurve, covariance: Covariance) -> Float64[Array, "n n"]:
+        """[i, j] is the cost of the step from point j down to i < j; inf elsewhere."""
         i, j = np.triu_indices(len(self.times), 1)
         matrix = np.full((len(self.times), len(self.times)), np.inf)
         matrix[i, j] = covariance.step_nats(curve, self._points(i), self._points(j))
