@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
@@ -71,7 +72,7 @@ class Chain(Method):
         """t_1, where the decoder takes over."""
         return self.grid.times[-2]
 
-    def transition_nats(self, schedule: Schedule, curve: NoiseCurve, group: int | None) -> Array:
+    def transition_nats(self, schedule: Schedule, curve: NoiseCurve, group: int | None) -> Float64[Array, " transitions"]:
         """Price of each transition in visiting order, nats per dimension, without a group of the curve's examples.
 
         Raises:

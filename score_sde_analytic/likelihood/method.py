@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from score_sde_analytic.data.ranges import DataRange
@@ -45,7 +46,7 @@ class Batch:
     """Examples on their way through a method.
 
     Attributes:
-        x_0: (batch, *dims), on the device.
+        x_0: the examples, on the device.
         indices: of the examples in their data set.
         repetition, seed: with the index, the key of an example's noise.
         data_range: declared range and levels, or None.
@@ -53,7 +54,7 @@ class Batch:
         progress: told how much of the batch is done.
     """
 
-    x_0: Tensor
+    x_0: Float[Tensor, " batch *dims"]
     indices: Sequence[int]
     repetition: int
     seed: int
@@ -77,9 +78,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Terms:
-    """What a method measured of a batch: nats per dimension (batch, columns), float64, and what it cost."""
+    """What a method measured of a batch, nats per dimension, and what it cost."""
 
-    values: Tensor
+    values: Float64[Tensor, "batch columns"]
     evaluations: int
     vector_products: int = 0
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from jaxtyping import Float64
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.ranges import DataRange, DataStatistics
@@ -31,7 +32,7 @@ class Priceable(Protocol):
         """Where the decoder takes over."""
         ...
 
-    def transition_nats(self, schedule: Schedule, curve: NoiseCurve, group: int | None) -> Array:
+    def transition_nats(self, schedule: Schedule, curve: NoiseCurve, group: int | None) -> Float64[Array, " transitions"]:
         """Nats per dimension of each transition, without a group of the curve's examples."""
         ...
 
