@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.covariance.base import Covariance
@@ -294,8 +295,10 @@ class Study(Record):
         sampler = Ancestral(self.model, self.covariance(covariance), **settings)
         return SamplingPlan(sampler, self.grid(steps, grid, covariance), self.shape, self.device, self.dtype)
 
-    def sample(self, count: int, steps: int = 10, seed: int = 0, batch_size: int = 64, **names: Any) -> Tensor:
-        """`count` samples (count, *shape), each a function of (seed, its index) whatever the batch size.
+    def sample(
+        self, count: int, steps: int = 10, seed: int = 0, batch_size: int = 64, **names: Any
+    ) -> Float[Tensor, " {count} *dims"]:
+        """`count` samples, each a function of (seed, its index) whatever the batch size.
 
         Args:
             names: of `sampler`: grid, covariance, eta, ..
