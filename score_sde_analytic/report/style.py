@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from jaxtyping import Float, Float64
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -51,8 +52,8 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def mosaic(x: Tensor, columns: int, declared: DataRange) -> np.ndarray:
-    """Images (n, c, h, w) in a padded mosaic (H, W[, 3]) of values in [0, 1]."""
+def mosaic(x: Float[Tensor, "n c h w"], columns: int, declared: DataRange) -> Float64[np.ndarray, " height width *colours"]:
+    """Images in a padded mosaic of values in [0, 1], with colours where c > 1."""
     images = ((x.float() - declared.lo) / (declared.hi - declared.lo)).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     n, h, w, c = images.shape
     rows = -(-n // columns)
