@@ -79,7 +79,11 @@ class BuiltIn(Basis):
 
 
 class PixelChannel(BuiltIn):
-    """U = I, one curve per coordinate."""
+    """U = I, one curve per coordinate.
+
+    >>> PixelChannel().labels((2, 1, 3)).tolist()
+    [[[0, 1, 2]], [[3, 4, 5]]]
+    """
 
     def forward(self, x: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
         return x
@@ -89,14 +93,22 @@ class PixelChannel(BuiltIn):
 
 
 class Pixel(PixelChannel):
-    """U = I, one curve per pixel, which all channels share."""
+    """U = I, one curve per pixel, which all channels share.
+
+    >>> Pixel().labels((2, 1, 3)).tolist()
+    [[[0, 1, 2]], [[0, 1, 2]]]
+    """
 
     def labels(self, shape: Sequence[int]) -> Int64[np.ndarray, "*dims"]:
         return np.broadcast_to(super().labels(shape[1:] if len(shape) > 2 else shape), tuple(shape)).copy()
 
 
 class Channel(PixelChannel):
-    """U = I, one curve per channel; one for all coordinates of an example without channels."""
+    """U = I, one curve per channel; one for all coordinates of an example without channels.
+
+    >>> Channel().labels((2, 1, 3)).tolist()
+    [[[0, 0, 0]], [[1, 1, 1]]]
+    """
 
     def labels(self, shape: Sequence[int]) -> Int64[np.ndarray, "*dims"]:
         channels = np.arange(shape[0] if len(shape) > 2 else 1, dtype=np.int64)
@@ -104,7 +116,11 @@ class Channel(PixelChannel):
 
 
 class Scalar(PixelChannel):
-    """U = I, one curve: the isotropic covariance."""
+    """U = I, one curve: the isotropic covariance.
+
+    >>> Scalar().labels((2, 1, 3)).tolist()
+    [[[0, 0, 0]], [[0, 0, 0]]]
+    """
 
     def labels(self, shape: Sequence[int]) -> Int64[np.ndarray, "*dims"]:
         return np.zeros(tuple(shape), dtype=np.int64)

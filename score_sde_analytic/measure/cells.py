@@ -13,7 +13,12 @@ from score_sde_analytic.arrays import Array
 def quantile_bins(
     phi: Float64[Array, "n values"], bins: int
 ) -> tuple[Int64[np.ndarray, "n values"], Float64[Array, " 2*{bins}-1"]]:
-    """(bin of every value, medians and edges of the bins) by quantiles over all values of a knot."""
+    """(bin of every value, medians and edges of the bins) by quantiles over all values of a knot.
+
+    >>> index, quantiles = quantile_bins(np.arange(4.0)[:, None], 2)
+    >>> index[:, 0], quantiles
+    (array([0, 0, 1, 1]), array([0.75, 1.5 , 2.25]))
+    """
     quantiles = np.quantile(phi, np.linspace(0.0, 1.0, 2 * bins + 1))[1:-1]
     return np.searchsorted(quantiles[1::2], phi, side="right"), quantiles
 

@@ -33,6 +33,10 @@ class ResidualDraws:
         rms: root mean square residual of each label.
         phi: values of each statistic, one or as many as pixels.
         sizes: coefficients per label.
+
+    >>> draws = study.structures.draws("pixel")
+    >>> draws.square(draws.at(0)).shape
+    (300, 2)
     """
 
     log_snr: Float64[Array, " m"]
@@ -74,6 +78,9 @@ class Recorder:
     Args:
         basis: U and its labels.
         statistics: by name; free functions of the state.
+
+    >>> Recorder(Pixel()).config()
+    {'basis': {'name': 'Pixel'}, 'statistics': {}}
     """
 
     def __init__(self, basis: Basis, statistics: Mapping[str, Statistic] | None = None) -> None:

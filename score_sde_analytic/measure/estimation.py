@@ -118,6 +118,10 @@ def estimate(
     Raises:
         InputError: bad knots, empty or out-of-range data, or a file of another run at `path`.
         RunError: the network returned a wrong shape or non-finite numbers.
+
+    >>> moments = estimate(model, data, [-4.0, 0.0, 4.0], Budget(max_draws=300), progress=False)
+    >>> moments.residual.round(2)
+    array([0.01, 0.35, 0.82])
     """
     knots = np.sort(np.asarray(log_snr, dtype=np.float64).ravel())
     if len(knots) == 0 or np.any(np.diff(knots) <= 0):

@@ -22,12 +22,20 @@ def residual_of(y: Any, log_snr: Any) -> Any:
 
 
 def y_of(residual: Any, log_snr: Any) -> Any:
-    """y = lam - log(R / (1 - R)), for R in (0, 1)."""
+    """y = lam - log(R / (1 - R)), for R in (0, 1).
+
+    >>> float(y_of(0.5, 3.0))
+    3.0
+    """
     return log_snr - scipy.special.logit(residual)
 
 
 def nondecreasing(y: Float64[Array, " m *curves"], weights: Float64[Array, " m *curves"]) -> Float64[Array, " m *curves"]:
-    """The nearest y (weighted least squares) that never decreases along the knots, column by column."""
+    """The nearest y (weighted least squares) that never decreases along the knots, column by column.
+
+    >>> nondecreasing(np.array([1.0, 3.0, 2.0]), np.ones(3))
+    array([1. , 2.5, 2.5])
+    """
     columns = y.reshape(len(y), -1).copy()
     for column, weight in zip(columns.T, weights.reshape(len(y), -1).T, strict=True):
         column[:] = scipy.optimize.isotonic_regression(column, weights=weight).x
@@ -40,6 +48,9 @@ class Interpolant:
     Args:
         knots: ascending.
         values: of any number of curves at the knots.
+
+    >>> Interpolant(np.array([0.0, 1.0]), np.array([2.0, 4.0]))(np.array([0.5, 9.0]))
+    array([3., 4.])
     """
 
     def __init__(self, knots: Float64[Array, " m"], values: Float64[Array, " m *curves"]) -> None:

@@ -52,7 +52,11 @@ class LastStep(ABC):
 
 
 class BestGaussian(LastStep):
-    """The Gaussian decoder of the best std."""
+    """The Gaussian decoder of the best std.
+
+    >>> BestGaussian(model.schedule).decoder(study.reconstruction, log_snr=5.0)
+    GaussianDecoder(std=0.0796)
+    """
 
     def nats(self, table: Reconstruction, log_snr: Float64[Array, " n"]) -> Float64[Array, " n"]:
         return table.best(log_snr)[0]
@@ -76,7 +80,11 @@ class Categorical(LastStep):
 
 
 class Undecoded(LastStep):
-    """No last step. Bounds on data with different noise do not compare: the first time is the largest log-SNR offered."""
+    """No last step. Bounds on data with different noise do not compare: the first time is the largest log-SNR offered.
+
+    >>> Undecoded(model.schedule).nats(study.reconstruction, np.array([5.0, 4.0]))
+    array([ 0., inf])
+    """
 
     comparable: ClassVar[bool] = False
 

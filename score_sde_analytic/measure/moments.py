@@ -37,7 +37,11 @@ DECODER_RATIOS = 2.0 ** np.arange(-5.0, 1.01, 0.5)
 
 
 def decoder_scale(log_snr: ArrayLike, data_variance: float) -> Array:
-    """(snr + 1/V)^{-1/2}: posterior standard deviation of Gaussian data of variance V; sigma/alpha where that is small."""
+    """(snr + 1/V)^{-1/2}: posterior standard deviation of Gaussian data of variance V; sigma/alpha where that is small.
+
+    >>> float(decoder_scale(0.0, data_variance=1.0))
+    0.7071
+    """
     return np.exp(-0.5 * np.logaddexp(log_snr, -math.log(max(data_variance, 1e-30))))
 
 
@@ -54,6 +58,9 @@ class Moments:
         coefficients: regression of the outcomes on the controls; None fits them.
         fingerprint: model, data and settings.
         state: where an unfinished pass stands.
+
+    >>> moments.evaluations, moments.residual.shape, moments.finished
+    (15000, (50,), True)
     """
 
     log_snr: Float64[Array, " m"]
@@ -138,6 +145,10 @@ class Moments:
 
         R = 1 - 2 X + Lambda holds for any network, so 1 - Lambda - R = 2 (X - Lambda) = 2 (1 - X - R): this one contrast
         says how far all three moments disagree. Beyond error, it is miscalibration of the network.
+
+        >>> difference, size = moments.calibration()
+        >>> bool(abs(size).max() < 3)
+        True
         """
         combined = self._group_sums @ np.array([-1.0, 0.0, -1.0])
         difference = combined.sum(0) / self.draws + 1.0
@@ -179,7 +190,12 @@ class Moments:
         )
 
     def jackknife(self, statistic: Callable[[Moments], ArrayLike]) -> tuple[Any, Any]:
-        """(value, standard error) of any statistic of the moments, delete-one-group."""
+        """(value, standard error) of any statistic of the moments, delete-one-group.
+
+        >>> value, error = moments.jackknife(lambda replicate: replicate.residual.max())
+        >>> f"{value:.3f} ± {error:.3f}"
+        '1.005 ± 0.004'
+        """
         return self.jackknife_by_group(lambda moments, group: statistic(moments))
 
     def jackknife_by_group(self, statistic: Callable[[Moments, int | None], ArrayLike]) -> tuple[Any, Any]:

@@ -77,6 +77,10 @@ class Reconstruction:
 
         Raises:
             InputError: a level beyond the last knot.
+
+        >>> nats, std = Reconstruction.of(moments).best([3.0, 5.0])
+        >>> nats.round(2), std.round(3)
+        (array([-0.26, -1.11]), array([0.187, 0.08 ]))
         """
         lam = self._within(log_snr)
         ratios = np.log2(DECODER_RATIOS)

@@ -39,6 +39,10 @@ class Spectrum:
         smooth: interpolate y between the medians of bins, instead of holding it constant within.
         mass: share of each bin among the draws of a label, at the knots, (m, B, L); None for 1/B. A local statistic puts the
             pixels of a flat corner into few bins, and ties leave bins empty.
+
+    >>> spectrum = Spectrum.fit(study.structures.draws("pixel"))
+    >>> spectrum.residual(0.0).round(2)
+    array([[0.41, 0.27]])
     """
 
     log_snr: Array

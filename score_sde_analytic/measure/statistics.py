@@ -51,7 +51,11 @@ class HighFrequency(Statistic):
 
 @dataclass(frozen=True)
 class Energy(Statistic):
-    """log ||x0_hat||^2 / d."""
+    """log ||x0_hat||^2 / d.
+
+    >>> Energy()(model(torch.zeros(3, 2), 0.5)).shape
+    torch.Size([3])
+    """
 
     def __call__(self, prediction: Prediction) -> Float[Tensor, " batch"]:
         return (prediction.x_0.float().square().flatten(1).mean(1) + FLOOR).log()
@@ -59,7 +63,11 @@ class Energy(Statistic):
 
 @dataclass(frozen=True)
 class MeanLevel(Statistic):
-    """Mean of x0_hat."""
+    """Mean of x0_hat.
+
+    >>> MeanLevel()(model(torch.zeros(2, 2), 0.5))
+    tensor([-0.1325, -0.1325])
+    """
 
     def __call__(self, prediction: Prediction) -> Float[Tensor, " batch"]:
         return prediction.x_0.float().flatten(1).mean(1)
@@ -105,6 +113,9 @@ def from_config(config: Mapping[str, Any], statistic: Statistic | None = None) -
 
     Raises:
         InputError: one that is not built in was not passed, or the one passed has another config.
+
+    >>> from_config(GradientEnergy(window=5).config())
+    GradientEnergy(window=5)
     """
     settings = dict(config)
     built_in = {cls.__name__: cls for cls in (HighFrequency, Energy, MeanLevel, GradientEnergy)}.get(settings.pop("name", ""))

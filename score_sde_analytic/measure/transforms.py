@@ -57,6 +57,9 @@ class DCT(_Linear):
 
     Raises:
         InputError: `radial` is none of these.
+
+    >>> DCT(radial=2).labels((1, 2, 2)).tolist()
+    [[[0, 1], [1, 1]]]
     """
 
     _settings = ("radial",)
@@ -92,6 +95,9 @@ class ColourDCT(DCT):
 
     Raises:
         InputError: R is not square and orthonormal.
+
+    >>> ColourDCT(np.eye(2), radial=2).labels((2, 1, 2)).tolist()
+    [[[0, 1]], [[2, 3]]]
     """
 
     _arrays = ("rotation",)
@@ -149,6 +155,9 @@ class PCA(_Linear):
 
     Raises:
         InputError: the rows are not finite or not orthonormal.
+
+    >>> PCA(np.eye(3)[:1]).labels((3,)).tolist()
+    [0, 1, 1]
     """
 
     _arrays = ("components",)
@@ -180,6 +189,10 @@ class PCA(_Linear):
         Raises:
             InputError: `data` are empty or not finite, or `rank` is absent in more than `max_exact` dimensions or not
                 in 1 .. min(d, n - 1).
+
+        >>> PCA.of(data).components.round(2)
+        array([[ 0.96,  0.27],
+               [-0.27,  0.96]])
         """
         rows = _Rows(data, lambda x: x.flatten(1))
         dim = len(rows.mean)
