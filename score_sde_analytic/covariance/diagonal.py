@@ -122,6 +122,10 @@ class Diagonal(Covariance):
         basis: U.
         statistic: phi, or None.
         correction: what draws that the fit never saw add to its price (`HeldOut.correction`); None prices it as fitted.
+
+    >>> s, t = model.schedule.level(0.4), model.schedule.level(0.5)
+    >>> round(float(Diagonal(Spectrum.fit(study.structures.draws("pixel")), Pixel()).step_nats(curve, s, t)), 4)
+    0.0460
     """
 
     priced: ClassVar[bool] = True

@@ -49,6 +49,9 @@ class HeadNet(nn.Module):
 
     Raises:
         InputError: a shape that is neither an image's nor a vector's.
+
+    >>> HeadNet((2,))(torch.zeros(4, 6), torch.zeros(4)).shape
+    torch.Size([4, 2])
     """
 
     def __init__(
@@ -241,7 +244,12 @@ def floor(prediction: Prediction, like: Float[Tensor, " batch *dims"]) -> Any:
 
 
 def hats(log_snr: Float[Tensor, " n"], knots: Float[Tensor, " m"]) -> Float[Tensor, "n m"]:
-    """Weights of linear interpolation between knots, constant beyond the ends."""
+    """Weights of linear interpolation between knots, constant beyond the ends.
+
+    >>> hats(torch.tensor([0.5, 9.0]), torch.tensor([0.0, 1.0, 2.0]))
+    tensor([[0.5000, 0.5000, 0.0000],
+            [0.0000, 0.0000, 1.0000]])
+    """
     if len(knots) == 1:
         return torch.ones(len(log_snr), 1).to(knots)
     lam = log_snr.to(knots).clamp(knots[0], knots[-1])

@@ -78,7 +78,11 @@ class Recipe:
             raise InputError(f"need log_snr lo < hi and steps 0 < lo <= hi, got {self.log_snr} and {self.step}")
 
     def within(self, schedule: Schedule) -> Recipe:
-        """The recipe with its noise levels narrowed to the schedule's."""
+        """The recipe with its noise levels narrowed to the schedule's.
+
+        >>> Recipe(log_snr=(-20.0, 9.0)).within(model.schedule).log_snr
+        (-10.05, 9.0)
+        """
         low, high = schedule.log_snr_range
         return replace(self, log_snr=(max(self.log_snr[0], low), min(self.log_snr[1], high)))
 
@@ -121,6 +125,9 @@ def draw(
     """One network call (and a backward pass where `probe`) on x_0, or on `size` examples drawn from it.
 
     Noise levels are stratified over the batch; random numbers come from the CPU generator in a fixed order.
+
+    >>> draw(model, data, Recipe(), torch.Generator().manual_seed(0), size=8).square.shape
+    torch.Size([8, 2])
     """
     if size is not None:
         x_0 = x_0[torch.randint(len(x_0), (size,), generator=generator).to(x_0.device)]
@@ -217,6 +224,9 @@ def new_head(
 
     Raises:
         InputError: unknown kind.
+
+    >>> new_head("npr", model, data, Recipe()).residual(model(data[:3], 0.5)).shape
+    torch.Size([3, 2])
     """
     if kind not in HEADS:
         raise InputError(f"unknown head {kind!r}; choose one of {', '.join(HEADS)}")

@@ -124,7 +124,11 @@ class Interpolated(Covariance):
 
 
 def range_excess(beta: Any, rho2: Any, v: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
-    """var - rho^2 = rho^2 ((beta / rho^2)^u - 1), u = (v + 1)/2."""
+    """var - rho^2 = rho^2 ((beta / rho^2)^u - 1), u = (v + 1)/2.
+
+    >>> range_excess(0.04, 0.01, torch.tensor([-1.0, 0.0, 1.0]))
+    tensor([0.0000, 0.0100, 0.0300])
+    """
     ratio = torch.log(torch.as_tensor(beta / rho2, dtype=torch.float64, device=v.device))
     return expand(torch.as_tensor(rho2, dtype=torch.float64, device=v.device), v) * torch.expm1(
         0.5 * (v + 1.0) * expand(ratio, v)

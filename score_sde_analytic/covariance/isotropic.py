@@ -71,7 +71,12 @@ class IsotropicCovariance(Covariance):
 
 
 class Beta(IsotropicCovariance):
-    """var = sigma_ts^2."""
+    """var = sigma_ts^2.
+
+    >>> s, t = model.schedule.level(0.4), model.schedule.level(0.5)
+    >>> round(Beta().variance(reverse_kernel(s, t), t), 3)
+    0.596
+    """
 
     ddpm_only: ClassVar[bool] = True
     has_posterior: ClassVar[bool] = False
@@ -81,7 +86,12 @@ class Beta(IsotropicCovariance):
 
 
 class BetaTilde(IsotropicCovariance):
-    """var = rho^2."""
+    """var = rho^2.
+
+    >>> s, t = model.schedule.level(0.4), model.schedule.level(0.5)
+    >>> round(BetaTilde().variance(reverse_kernel(s, t), t), 3)
+    0.520
+    """
 
     def variance(self, kernel: Kernel, t: Level) -> Any:
         return kernel.rho2
@@ -94,6 +104,10 @@ class Isotropic(IsotropicCovariance):
     Args:
         curve: source of V0.
         max_posterior_variance: cap on V0, ((hi - lo)/2)^2 for data in [lo, hi]; inf for none.
+
+    >>> s, t = model.schedule.level(0.4), model.schedule.level(0.5)
+    >>> round(float(Isotropic(curve).variance(reverse_kernel(s, t), t)), 3)
+    0.570
     """
 
     curve: NoiseCurve

@@ -94,6 +94,9 @@ class Linearised:
 
         Raises:
             RunError: a gradient is not finite.
+
+        >>> Linearised(model, model(torch.zeros(3, 2), 0.5)).transposed(torch.ones(3, 2)).shape
+        torch.Size([3, 2])
         """
         return self._product(self._value, self._x, v)
 
@@ -139,6 +142,10 @@ def krylov(
 
     Where the space is exhausted early (breakdown), the basis goes on with another direction, so that m = d is always exact;
     with a symmetric A, directions after a breakdown do not couple to `start` and change nothing.
+
+    >>> basis, projected = krylov(lambda v: v * torch.tensor([1.0, 2.0]), torch.ones(1, 2), steps=2)
+    >>> torch.linalg.eigvalsh(projected)
+    tensor([[1.0000, 2.0000]])
     """
     size, d = start.shape
     m = min(steps, d)
@@ -282,6 +289,9 @@ class Tweedie(Covariance):
         """(eigenvalues, ascending, clipped at 0; eigenvectors in columns) of the network's Cov(eps | x_t).
 
         If they are true, a step of h in log-SNR at eta = 1 costs 1/2 mean_i log(1 + mu_i expm1(h)) nats per dimension.
+
+        >>> Tweedie(model).spectrum(model(torch.zeros(1, 2), 0.5))[0]
+        tensor([[0.0288, 0.0753]], dtype=torch.float64)
         """
         values, vectors = torch.linalg.eigh(self.matrix(prediction))
         return values.clamp_min(0.0), vectors
