@@ -51,6 +51,10 @@ class StepCosts:
 
     Raises:
         InputError: shapes do not fit, or values are outside these ranges, or log-SNR spans more than MAX_SPAN.
+
+    >>> costs = StepCosts(log_snr=np.array([4.0, 2.0, 0.0]), residual=np.array([0.8, 0.4, 0.2]))
+    >>> float(costs.between(0, 2)), costs.of([0, 1, 2])
+    (1.2306, 1.0459)
     """
 
     log_snr: Array
@@ -129,6 +133,9 @@ def is_monge(costs: StepCosts, tolerance: float = 1e-6) -> bool:
 
     R = 0 is y = inf and R = 1 is y = -inf, but where 1 - R is a few roundings of R, y gets the benefit of the doubt. A fall of
     `tolerance` breaks each Monge inequality, hence the optimality of each step, by at most tolerance / 2 nats per dimension.
+
+    >>> is_monge(StepCosts(np.array([4.0, 2.0, 0.0]), np.array([0.8, 0.4, 0.2])))
+    True
     """
     r = costs.columns[::-1]
     eps = 4.0 * np.finfo(np.float64).eps
@@ -151,6 +158,10 @@ def shortest_paths(
     Raises:
         InputError: malformed input, unknown method, or a lattice too large for the plain recursion.
         ImportError: the Monge solver needs numba.
+
+    >>> costs = StepCosts(np.array([4.0, 2.0, 0.0]), np.array([0.8, 0.4, 0.2]))
+    >>> shortest_paths(costs, first_cost=[0.0, np.inf, np.inf], max_steps=3, method="plain").paths[1:]
+    [array([0, 2]), array([0, 1, 2])]
     """
     if method not in ("auto", "monge", "plain"):
         raise InputError(f"method must be 'auto', 'monge' or 'plain', got {method!r}")

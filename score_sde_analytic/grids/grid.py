@@ -29,6 +29,9 @@ class Grid:
         times: K + 1 floats, strictly decreasing, within [0, 1], ending in 0.
         objective: the name of what the grid serves.
         cost: its predicted value in nats per dimension, NaN when the grid minimises nothing.
+
+    >>> Grid((1.0, 0.5, 0.0)).steps
+    2
     """
 
     times: tuple[float, ...]
@@ -98,23 +101,39 @@ def _ends_in_data(times: Array, objective: str) -> Grid:
 
 
 def even(steps: int, first: float) -> Grid:
-    """Times even in t from 1 down to t_1 = `first`, then 0."""
+    """Times even in t from 1 down to t_1 = `first`, then 0.
+
+    >>> even(3, 0.1).times
+    (1.0, 0.55, 0.1, 0.0)
+    """
     return _ends_in_data(np.linspace(1.0, _first(first), _steps(steps)), "even in t")
 
 
 def quadratic(steps: int, first: float) -> Grid:
-    """sqrt(t) even from 1 down to sqrt(first), then 0 (DDIM's quadratic grid, without its duplicates)."""
+    """sqrt(t) even from 1 down to sqrt(first), then 0 (DDIM's quadratic grid, without its duplicates).
+
+    >>> quadratic(3, 0.01).times
+    (1.0, 0.3025, 0.01, 0.0)
+    """
     return _ends_in_data(np.linspace(1.0, math.sqrt(_first(first)), _steps(steps)) ** 2, "even in sqrt(t)")
 
 
 def even_log_snr(schedule: Schedule, steps: int, first: float) -> Grid:
-    """Log-SNR even from t = 1 to that of t = `first`, then 0."""
+    """Log-SNR even from t = 1 to that of t = `first`, then 0.
+
+    >>> even_log_snr(model.schedule, 3, 0.001).times
+    (1.0, 0.3046, 0.001, 0.0)
+    """
     lam = np.linspace(schedule.log_snr(1.0), schedule.log_snr(_first(first)), _steps(steps))
     return _ends_in_data(np.asarray(schedule.time(lam)), "even in log-SNR")
 
 
 def karras(schedule: Schedule, steps: int, first: float, rho: float = 7.0) -> Grid:
-    """(sigma/alpha)^(1/rho) even from t = 1 down to t = `first`, then 0 (Karras et al., NeurIPS 2022, eq. 5)."""
+    """(sigma/alpha)^(1/rho) even from t = 1 down to t = `first`, then 0 (Karras et al., NeurIPS 2022, eq. 5).
+
+    >>> karras(model.schedule, 3, 0.001).times
+    (1.0, 0.5921, 0.001, 0.0)
+    """
     ends = np.exp(-0.5 / rho * np.asarray(schedule.log_snr(np.array([1.0, _first(first)]))))
     ladder = np.linspace(ends[0], ends[1], _steps(steps))
     return _ends_in_data(np.asarray(schedule.time(-2.0 * rho * np.log(ladder))), f"Karras, rho={rho:g}")
@@ -135,6 +154,10 @@ def optimal_paths(
     Returns:
         (paths, costs): paths[K - 1] holds K ascending lattice indices that end in N - 1; costs is (max_steps,),
         inf (with an empty path) where no path exists.
+
+    >>> inf = np.inf
+    >>> optimal_paths([[inf, 1.0, 5.0], [inf, inf, 1.0], [inf, inf, inf]], first_cost=[0.0, 3.0, 9.0], max_steps=3)
+    ([array([2]), array([1, 2]), array([0, 1, 2])], array([9., 4., 2.]))
     """
     c = np.array(cost, dtype=np.float64)
     best = np.array(first_cost, dtype=np.float64)

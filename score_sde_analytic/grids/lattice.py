@@ -34,6 +34,9 @@ def transition_costs(
 
     Raises:
         TypeError: a covariance that depends on the state: no curve knows its price.
+
+    >>> transition_costs(model.schedule, curve, study.covariance("isotropic"), Grid((1.0, 0.55, 0.1, 0.0))).round(3)
+    array([0.016, 0.928])
     """
     levels = grid.levels(schedule)[:-1]
     return covariance.step_nats(curve, _columns(levels[1:]), _columns(levels[:-1])) if len(levels) > 1 else np.zeros(0)
@@ -97,6 +100,11 @@ class Lattice:
 
         Returns:
             Grids by number of steps; a number for which no grid exists is absent.
+
+        >>> lattice = Lattice.even_log_snr(model.schedule, points=100, log_snr_max=9.0)
+        >>> last_step, std = study.reconstruction.best(lattice.levels.log_snr)
+        >>> lattice.optimal_grids(curve, study.covariance("isotropic"), last_step, max_steps=3)[3].times
+        (1.0, 0.1376, 0.0307, 0.0)
         """
         log_snr = np.asarray(self.levels.log_snr)
         residual = covariance.nodes(curve, log_snr)

@@ -127,7 +127,11 @@ class Objective:
         return gradient
 
     def excess_law(self, steps: int) -> float:
-        """Predicted excess of K steps over the continuous limit, nats per dimension: I^2 / (4 (K - 1)) at the best lam_1."""
+        """Predicted excess of K steps over the continuous limit, nats per dimension: I^2 / (4 (K - 1)) at the best lam_1.
+
+        >>> study.search.objective.excess_law(10)
+        0.0583
+        """
         if steps < 2:
             return math.inf
         first = self.best_first(steps - 1)
@@ -158,7 +162,11 @@ def _check(steps: int) -> None:
 
 
 def closed_form_levels(objective: Objective, steps: int) -> Float64[Array, " {steps}"]:
-    """K ascending log-SNRs with density sqrt(w), lam_1 by the step-budget law."""
+    """K ascending log-SNRs with density sqrt(w), lam_1 by the step-budget law.
+
+    >>> closed_form_levels(study.search.objective, steps=5).round(1)
+    array([-10. ,   0.3,   1.3,   2.8,   4.4])
+    """
     _check(steps)
     if steps == 1:
         return np.array([objective.low])
@@ -167,7 +175,11 @@ def closed_form_levels(objective: Objective, steps: int) -> Float64[Array, " {st
 
 
 def closed_form(schedule: Schedule, objective: Objective, steps: int) -> Grid:
-    """Grid with density proportional to sqrt(w); needs no search."""
+    """Grid with density proportional to sqrt(w); needs no search.
+
+    >>> closed_form(model.schedule, study.search.objective, steps=5).cost
+    0.805
+    """
     levels = closed_form_levels(objective, steps)
     return _grid(schedule, levels, "bits/dim, closed form", objective.cost(levels))
 
@@ -228,7 +240,11 @@ def _descend(objective: Objective, start: Array) -> Array:
 
 
 def entropic(schedule: Schedule, objective: Objective, steps: int) -> Grid:
-    """Equal information per transition: levels that share integral R dlam evenly, up to the limit's best lam_1."""
+    """Equal information per transition: levels that share integral R dlam evenly, up to the limit's best lam_1.
+
+    >>> entropic(model.schedule, study.search.objective, steps=5).cost
+    0.916
+    """
     _check(steps)
     levels = np.array([objective.low])
     if steps > 1:
@@ -253,6 +269,9 @@ def steps_for(excess: float, costs: ArrayLike, limit: float) -> int | None:
 
     Raises:
         InputError: excess is not positive.
+
+    >>> steps_for(0.05, costs=[0.9, 0.6, 0.52], limit=0.5)
+    3
     """
     within = np.flatnonzero(np.asarray(costs) - limit <= _positive(excess))
     return int(within[0]) + 1 if len(within) else None
@@ -263,5 +282,8 @@ def budget_law(objective: Objective, excess: float) -> float:
 
     Raises:
         InputError: excess is not positive.
+
+    >>> budget_law(study.search.objective, excess=0.05)
+    12.3
     """
     return 1.0 + float(objective.root_integral[objective.best_first(math.inf)]) ** 2 / (4.0 * _positive(excess))
