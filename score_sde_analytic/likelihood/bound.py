@@ -84,6 +84,10 @@ class Bound(BitsPerDim):
         evaluations: network evaluations.
         vector_products: vector-Jacobian products with the network besides, each about two evaluations of work.
         identity: what was measured, on what; shards of one evaluation have it in common.
+
+    >>> bound = study.measure(data, 3, progress=False)[3]
+    >>> print(bound.total, bound.calls_per_example)
+    1.445 ± 0.075 3.0
     """
 
     columns: tuple[str, ...]

@@ -48,6 +48,10 @@ class ContinuousTime(Method):
         times: noise levels per example, one in each of so many strata of equal probability.
         curve: None draws them uniformly in log-SNR; a curve, in proportion to its R, so that the choice of times adds
             little variance (importance sampling; unbiased for any curve).
+
+    >>> low, high = ContinuousTime(t_min=0.01, decoder=0.1).range(model.schedule)
+    >>> round(low, 2), round(high, 2)
+    (-10.05, 6.22)
     """
 
     t_min: float

@@ -141,7 +141,11 @@ class Direct(Entry):
 
 @dataclass(frozen=True)
 class Uniform(Entry):
-    """Uniform dequantisation: noise uniform over the bin of each value."""
+    """Uniform dequantisation: noise uniform over the bin of each value.
+
+    >>> Uniform().columns()
+    ('dequantisation',)
+    """
 
     def check(self, data_range: DataRange | None) -> None:
         if data_range is None or data_range.levels is None:
@@ -163,7 +167,11 @@ class Uniform(Entry):
 
 @dataclass(frozen=True)
 class Diffused(Entry):
-    """Gaussian dequantisation by the forward process itself, x_{t_min} ~ q(. | x_0), undone by a decoder."""
+    """Gaussian dequantisation by the forward process itself, x_{t_min} ~ q(. | x_0), undone by a decoder.
+
+    >>> Diffused(decoder=0.1).columns()
+    ('dequantisation', 'reconstruction')
+    """
 
     decoder: Decoder
 

@@ -25,6 +25,9 @@ class Progress:
     Attributes:
         listener: told the position on the way.
         start, length: of this stretch.
+
+    >>> Progress(listener=print).part(1, 4).reached(0.5)
+    0.375
     """
 
     listener: Callable[[float], None] = _nobody
@@ -52,6 +55,9 @@ class Batch:
         data_range: declared range and levels, or None.
         rows: most samples in one network call, for methods that make more of an example than one.
         progress: told how much of the batch is done.
+
+    >>> Batch(torch.zeros(2, 3), indices=[7, 8], repetition=0, seed=0, data_range=None, rows=64).keys
+    [(7, 0), (8, 0)]
     """
 
     x_0: Float[Tensor, " batch *dims"]

@@ -52,6 +52,10 @@ def price(
     Raises:
         TypeError: a covariance depends on the state, so that the curve alone cannot price it.
         ValueError: a Gaussian decoder's std outside the measured table, or a categorical one without a histogram.
+
+    >>> priced = price(moments, model.schedule, {"K = 10": study.chain(10)}, study.statistics)
+    >>> print(priced["K = 10"].total)
+    1.026 ± 0.073
     """
     quotes = [_Quote.of(method, moments, schedule, statistics) for method in methods.values()]
 
