@@ -21,7 +21,11 @@ from score_sde_analytic.study.study import Study
 
 
 def knots(schedule: Schedule, settings: Knots) -> Float64[Array, " m"]:
-    """Log-SNRs of the pass, as far as the schedule has them, ascending."""
+    """Log-SNRs of the pass, as far as the schedule has them, ascending.
+
+    >>> knots(model.schedule, Knots(count=3))
+    array([-10. ,   0.1,  10.2])
+    """
     low, high = schedule.log_snr_range
     return np.linspace(max(settings.low, low), min(settings.high, high), settings.count)
 

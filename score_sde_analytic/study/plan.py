@@ -22,6 +22,9 @@ class SamplingPlan:
         grid: its times.
         shape: of one sample.
         device, dtype: of samples.
+
+    >>> study.sampler(steps=10)(count=3).shape
+    torch.Size([3, 2])
     """
 
     sampler: Sampler[Any]

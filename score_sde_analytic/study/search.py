@@ -36,6 +36,9 @@ class GridSearch:
         last_step: what ends the chains.
         settings: where times may lie.
         made: grids by dynamic programming that were found before; more are added as they are asked for.
+
+    >>> study.search.lattice.times.shape, study.search.first
+    ((1000,), 0.00836)
     """
 
     schedule: Schedule
