@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.compare.clock import bare_seconds, timed
@@ -233,7 +234,7 @@ def _check_claim(sampler: Sampler[Any], grid: Grid, calls: float, products: floa
         raise RuntimeError(f"{sampler.name} made {calls + products:g} network calls per sample where it claims {most}")
 
 
-def shown(sheet: int, x: Tensor) -> int:
+def shown(sheet: int, x: Float[Tensor, " n *dims"]) -> int:
     """Samples that are kept to be looked at: points are smaller than images."""
     return sheet if x.ndim == 4 else 20 * sheet
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
@@ -170,7 +171,7 @@ class Comparison:
         return torch.device(self.study.device)
 
     @property
-    def measured_on(self) -> Tensor:
+    def measured_on(self) -> Float[Tensor, " n *dims"]:
         """The examples of bounds."""
         return self.settings.evaluation.part(self.examples.test)
 

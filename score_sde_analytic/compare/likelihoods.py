@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.compare.plain import finite
@@ -70,7 +71,7 @@ class Evaluation:
     batch_size: int = 100
     examples: int = 0
 
-    def part(self, test: Tensor) -> Tensor:
+    def part(self, test: Float[Tensor, " n *dims"]) -> Float[Tensor, " part *dims"]:
         """The examples that are used."""
         return test[: self.examples or None]
 

@@ -15,7 +15,11 @@ def finite(value: float) -> float | None:
 
 
 def plain(value: Any) -> Any:
-    """Data that JSON has: arrays and tuples as lists, numbers that are not finite as None."""
+    """Data that JSON has: arrays and tuples as lists, numbers that are not finite as None.
+
+    >>> plain({"bits": np.array([1.5, np.inf])})
+    {'bits': [1.5, None]}
+    """
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
