@@ -51,6 +51,11 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text)
 
 
+def finite(value: float) -> float | None:
+    """A number that JSON has."""
+    return float(value) if math.isfinite(value) else None
+
+
 def plain(value: Any) -> Any:
     """Data that JSON has: arrays and tuples as lists, numbers that are not finite as None.
 

@@ -18,11 +18,10 @@ from score_sde_analytic.compare.clock import bare_seconds, timed
 from score_sde_analytic.compare.failures import FAILURES, PASSING, reason
 from score_sde_analytic.compare.fidelity import Fidelity
 from score_sde_analytic.compare.likelihoods import Likelihoods
-from score_sde_analytic.compare.plain import finite
 from score_sde_analytic.compare.registry import Bits, Options, SolverName, cost, steps_within
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import RunError
-from score_sde_analytic.files import load_arrays, save_arrays, write_text
+from score_sde_analytic.files import finite, load_arrays, save_arrays, write_text
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.report import comparison

@@ -10,7 +10,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from score_sde_analytic.compare.plain import finite
+from score_sde_analytic.files import finite
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood import Chain, Diffused, Divergence, Entry, Flow, Hutchinson, Method
 from score_sde_analytic.process.decoder import Decoder, NoDecoder

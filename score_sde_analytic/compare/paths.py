@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.compare.failures import FAILURES, reason
-from score_sde_analytic.compare.plain import finite
 from score_sde_analytic.errors import RunError
+from score_sde_analytic.files import finite
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.process.schedule import Level

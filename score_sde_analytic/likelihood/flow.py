@@ -195,7 +195,7 @@ class _Densities:
     def eps_and_divergence(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         """(batch, *dims) and (batch,), float64."""
         path = self.path
-        eps, divergence, _ = eps_and_divergence(path.model, level, x_t, self.probes, path.dtype, path.rows)
+        eps, divergence = eps_and_divergence(path.model, level, x_t, self.probes, path.dtype, path.rows)
         return eps, divergence
 
     def to_prior(self, x_t: Tensor) -> tuple[Tensor, Tensor]:

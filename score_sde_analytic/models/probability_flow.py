@@ -176,32 +176,29 @@ Probes = Callable[[Float64[Tensor, " batch *dims"], slice], Iterable[Float64[Ten
 
 def eps_and_divergence(
     model: ScoreModel, level: Level, x_t: Float64[Tensor, " batch *dims"], probes: Probes, dtype: torch.dtype, rows: int
-) -> tuple[Float64[Tensor, " batch *dims"], Float64[Tensor, " batch"], int]:
-    """(eps_hat, its divergence estimate sum_v v^T (d eps_hat / d x_t) v, vector products).
-
-    The products are charged to the model's receipts too.
+) -> tuple[Float64[Tensor, " batch *dims"], Float64[Tensor, " batch"]]:
+    """(eps_hat, its divergence estimate sum_v v^T (d eps_hat / d x_t) v); vector products are charged to the model's receipts.
 
     The graph of a network call lives only as long as its slice of at most `rows` samples.
 
     >>> level, x = model.schedule.level(0.5), torch.zeros(3, 2, dtype=torch.float64)
-    >>> eps, divergence, products = eps_and_divergence(model, level, x, one_hot_probes, torch.float64, rows=2)
-    >>> divergence.shape, products
-    (torch.Size([3]), 6)
+    >>> eps, divergence = eps_and_divergence(model, level, x, one_hot_probes, torch.float64, rows=2)
+    >>> eps.shape, divergence.shape
+    (torch.Size([3, 2]), torch.Size([3]))
 
     Raises:
         RunError: a gradient is not finite.
     """
     slices = [slice(start, start + rows) for start in range(0, len(x_t), rows)]
-    with model.metered() as cost:
-        blocks = [_eps_and_divergence(model, level, x_t, part, probes, dtype) for part in slices]
+    blocks = [_eps_and_divergence(model, level, x_t, part, probes, dtype) for part in slices]
     values, divergences = zip(*blocks, strict=True)
-    return torch.cat(values), torch.cat(divergences), cost.vector_products
+    return torch.cat(values), torch.cat(divergences)
 
 
 def _eps_and_divergence(
     model: ScoreModel, level: Level, x_t: Tensor, part: slice, probes: Probes, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """The first two for a slice of the batch, by one network call."""
+    """The same for a slice of the batch, by one network call."""
     with torch.inference_mode(False), torch.enable_grad():
         x = x_t[part].detach().clone().requires_grad_()
         eps = model.predict(x.to(dtype), level).eps.double()
