@@ -55,8 +55,7 @@ def _flow(flow: ConfigDict) -> FlowLikelihood:
 def examples(experiment: Experiment) -> Examples:
     """The splits of the data, and their distribution where the config names it."""
     splits, data = experiment.splits, experiment.config.data
-    exact = build.mixture(experiment.config) if data.name == "mixture" else None
-    return Examples(splits.train, splits.validation, splits.test, data.name, exact)
+    return Examples(splits.train, splits.validation, splits.test, data.name, splits.exact)
 
 
 def recording(experiment: Experiment, named: Iterable[CovarianceName]) -> Experiment:

@@ -21,7 +21,17 @@ from score_sde_analytic.errors import InputError, MissingFileError
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it replaces `path` on success and is removed on failure."""
+    """Yield a temporary path beside `path`; it replaces `path` on success and is removed on failure.
+
+    >>> folder = tempfile.mkdtemp()
+    >>> with atomic(f"{folder}/notes.txt") as path:
+    ...     path.write_text("whole")
+    ...     os.listdir(folder) == [path.name]
+    5
+    True
+    >>> os.listdir(folder)
+    ['notes.txt']
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
@@ -39,6 +49,11 @@ def atomic(path: str | Path) -> Iterator[Path]:
 def write_text(path: str | Path, text: str) -> None:
     with atomic(path) as temporary:
         temporary.write_text(text)
+
+
+def finite(value: float) -> float | None:
+    """A number that JSON has."""
+    return float(value) if math.isfinite(value) else None
 
 
 def plain(value: Any) -> Any:
@@ -104,7 +119,11 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def differences(found: Mapping[str, Any], expected: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The entries in which two fingerprints differ, one readable line each."""
+    """The entries in which two fingerprints differ, one readable line each.
+
+    >>> differences({"seed": 0, "data": {"count": 5}}, {"seed": 0, "data": {"count": 6}})
+    ['data.count: file has 5, expected 6']
+    """
     lines: list[str] = []
     for key in sorted({*found, *expected}):
         a, b = found.get(key), expected.get(key)
@@ -116,7 +135,14 @@ def differences(found: Mapping[str, Any], expected: Mapping[str, Any], prefix: s
 
 
 def require_match(path: str | Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raise ValueError naming every entry in which a file's fingerprint differs from the one expected."""
+    """Raise InputError naming every entry in which a file's fingerprint differs from the one expected.
+
+    >>> require_match("results.json", {"seed": 0}, {"seed": 1})
+    Traceback (most recent call last):
+        ...
+    score_sde_analytic.errors.InputError: results.json was made for something else (seed: file has 0, expected 1);
+    delete it or use the matching settings
+    """
     lines = differences(json.loads(json.dumps(found)), json.loads(json.dumps(expected)))
     if lines:
         raise InputError(f"{path} was made for something else ({'; '.join(lines)}); delete it or use the matching settings")

@@ -11,6 +11,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Float64
 
 from score_sde_analytic.arrays import Array
 
@@ -28,8 +29,12 @@ class Estimate(NamedTuple):
     stderr: float
 
     @classmethod
-    def of(cls, values: Array) -> Estimate:
-        """The mean of independent values (n,); NaN where there are too few for a mean, or for its error."""
+    def of(cls, values: Float[Array, " n"]) -> Estimate:
+        """The mean of independent values; NaN where there are too few for a mean, or for its error.
+
+        >>> print(Estimate.of(np.array([1.0, 2.0, 3.0])))
+        2.000 ± 0.577
+        """
         count = len(values)
         if count == 0:
             return cls(math.nan, math.nan)
@@ -54,7 +59,7 @@ class Estimate(NamedTuple):
         return f"{self.value:{spec}} ± {self.stderr:{spec.removeprefix('+')}}"
 
 
-def jackknife_variance(replicates: Array) -> Array:
+def jackknife_variance(replicates: Float64[Array, " groups *shape"]) -> float | Float64[Array, "*shape"]:
     """Variance of a statistic from its values without each group (axis 0); infinite with fewer than two groups.
 
     >>> float(jackknife_variance(np.array([1.0, 2.0, 3.0])))

@@ -32,7 +32,3 @@ def test_too_few_values():
     assert Estimate.of(np.array([2.0])).value == 2.0
     assert math.isnan(Estimate.of(np.array([2.0])).stderr)
     assert math.isnan(Estimate.of(np.array([])).value)
-
-
-def test_independent_estimates_differ_by_standard_errors_of_the_difference():
-    assert Estimate(2.0, 0.3).from_other(Estimate(3.0, 0.4)) == pytest.approx(-2.0)

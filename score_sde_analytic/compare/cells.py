@@ -11,17 +11,17 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.compare.clock import bare_seconds, timed
 from score_sde_analytic.compare.failures import FAILURES, PASSING, reason
 from score_sde_analytic.compare.fidelity import Fidelity
 from score_sde_analytic.compare.likelihoods import Likelihoods
-from score_sde_analytic.compare.plain import finite
 from score_sde_analytic.compare.registry import Bits, Options, SolverName, cost, steps_within
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import RunError
-from score_sde_analytic.files import load_arrays, save_arrays, write_text
+from score_sde_analytic.files import finite, load_arrays, save_arrays, write_text
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.report import comparison
@@ -233,7 +233,7 @@ def _check_claim(sampler: Sampler[Any], grid: Grid, calls: float, products: floa
         raise RuntimeError(f"{sampler.name} made {calls + products:g} network calls per sample where it claims {most}")
 
 
-def shown(sheet: int, x: Tensor) -> int:
+def shown(sheet: int, x: Float[Tensor, " n *dims"]) -> int:
     """Samples that are kept to be looked at: points are smaller than images."""
     return sheet if x.ndim == 4 else 20 * sheet
 

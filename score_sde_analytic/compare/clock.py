@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.models.model import ScoreModel
@@ -31,7 +32,7 @@ def timed(run: Callable[[], T], device: torch.device) -> tuple[T, float]:
 
 
 @torch.no_grad()
-def bare_seconds(model: ScoreModel, like: Tensor, calls: int) -> float:
+def bare_seconds(model: ScoreModel, like: Float[Tensor, " batch *dims"], calls: int) -> float:
     """Time of one network call on a batch like this, without anything around it; the median of so many after a first one."""
     label = model.times.label(model.schedule.level(0.5))
     labels = torch.full((len(like),), float(label), dtype=torch.float32, device=like.device)

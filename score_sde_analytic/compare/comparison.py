@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,14 +27,13 @@ from score_sde_analytic.compare.examples import SPLITS, Examples
 from score_sde_analytic.compare.fidelity import Fidelity
 from score_sde_analytic.compare.grids import ABOUT, SharedGrids
 from score_sde_analytic.compare.likelihoods import Likelihoods
-from score_sde_analytic.compare.plain import plain
 from score_sde_analytic.compare.registry import SolverName, covariances
 from score_sde_analytic.compare.settings import ComparisonSettings
 from score_sde_analytic.covariance.isotropic import BetaTilde
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.extras import versions
-from score_sde_analytic.files import write_text
+from score_sde_analytic.files import plain, write_text
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.models.compiled import compiled
@@ -170,7 +170,7 @@ class Comparison:
         return torch.device(self.study.device)
 
     @property
-    def measured_on(self) -> Tensor:
+    def measured_on(self) -> Float[Tensor, " n *dims"]:
         """The examples of bounds."""
         return self.settings.evaluation.part(self.examples.test)
 

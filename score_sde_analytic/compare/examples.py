@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 
+from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.models.mixture import GaussianMixture
@@ -13,7 +14,7 @@ from score_sde_analytic.models.mixture import GaussianMixture
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Disjoint parts of a data set, (n, *dims) each.
+    """Disjoint parts of a data set.
 
     Attributes:
         train: what bases of features are fitted to.
@@ -23,9 +24,9 @@ class Examples:
         exact: the distribution itself where it is known: samples are compared with it then, not with examples.
     """
 
-    train: Tensor
-    validation: Tensor
-    test: Tensor
+    train: Float[Tensor, " train *dims"]
+    validation: Float[Tensor, " validation *dims"]
+    test: Float[Tensor, " test *dims"]
     name: str = "data"
     exact: GaussianMixture | None = None
 

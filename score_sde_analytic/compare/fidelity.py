@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.compare.examples import Examples
@@ -66,8 +67,12 @@ class Fidelity:
         return [asdict(column) for column in self.columns]
 
 
-def displayed(x: Tensor, declared: DataRange) -> Tensor:
-    """Samples of discrete data as the images they stand for: confined to the range, at the nearest level."""
+def displayed(x: Float[Tensor, " n *dims"], declared: DataRange) -> Float[Tensor, " n *dims"]:
+    """Samples of discrete data as the images they stand for: confined to the range, at the nearest level.
+
+    >>> displayed(torch.tensor([[0.1, 0.6, 2.0]]), DataRange(0.0, 1.0, levels=3))
+    tensor([[0.0000, 0.5000, 1.0000]])
+    """
     if declared.levels is None:
         return x
     return declared.lo + declared.index(x.clamp(declared.lo, declared.hi)).to(x) * declared.bin_width
@@ -83,7 +88,7 @@ def usual_features(examples: Examples) -> str:
     return CLASSIFIERS.get(examples.name, "colour_dct" if len(examples.shape) == 3 else PIXELS)
 
 
-def features(name: str, train: Tensor, rank: int | None = None) -> Features:
+def features(name: str, train: Float[Tensor, " n *dims"], rank: int | None = None) -> Features:
     """Features by name: "pixels", a basis, or a classifier's name or folder.
 
     Args:
@@ -131,7 +136,11 @@ SLICED = Column("sliced_wasserstein", "sliced W2^2", "lower", "data units^2", "o
 
 
 def of_examples(
-    reference: Tensor, known_by: Features, declared: DataRange, groups: int, device: torch.device | str = "cpu"
+    reference: Float[Tensor, " n *dims"],
+    known_by: Features,
+    declared: DataRange,
+    groups: int,
+    device: torch.device | str = "cpu",
 ) -> Fidelity:
     """Distances between samples and examples, in features and in pixels.
 

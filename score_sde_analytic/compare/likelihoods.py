@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 
-from score_sde_analytic.compare.plain import finite
+from score_sde_analytic.files import finite
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood import Chain, Diffused, Divergence, Entry, Flow, Hutchinson, Method
 from score_sde_analytic.process.decoder import Decoder, NoDecoder
@@ -70,7 +71,7 @@ class Evaluation:
     batch_size: int = 100
     examples: int = 0
 
-    def part(self, test: Tensor) -> Tensor:
+    def part(self, test: Float[Tensor, " n *dims"]) -> Float[Tensor, " part *dims"]:
         """The examples that are used."""
         return test[: self.examples or None]
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.compare.failures import FAILURES, reason
-from score_sde_analytic.compare.plain import finite
 from score_sde_analytic.errors import RunError
+from score_sde_analytic.files import finite
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.process.schedule import Level
@@ -60,8 +61,12 @@ class Trace:
         }
 
 
-def coordinates(data: Tensor) -> tuple[int, int]:
-    """Two pixels to watch: the one of largest variance and, of the quarter that vary most, the one least correlated with it."""
+def coordinates(data: Float[Tensor, " n *dims"]) -> tuple[int, int]:
+    """Two pixels to watch: the one of largest variance and, of the quarter that vary most, the one least correlated with it.
+
+    >>> coordinates(data)
+    (0, 1)
+    """
     flat = data.double().flatten(1)
     variance = flat.var(0)
     first = int(variance.argmax())
@@ -73,7 +78,7 @@ def coordinates(data: Tensor) -> tuple[int, int]:
 
 def record(
     planned: Mapping[str, Callable[[], tuple[Sampler[Any], Grid]]],
-    data: Tensor,
+    data: Float[Tensor, " n *dims"],
     seed: int = 0,
     device: torch.device | str = "cpu",
     exact: GaussianMixture | None = None,
@@ -82,7 +87,7 @@ def record(
 
     Args:
         planned: solver -> its sampler and grid, when they are needed.
-        data: examples, (n, *dims).
+        data: examples.
         exact: the data's distribution, if it is known: its density is kept too.
     """
     if data[0].numel() < 2:
@@ -112,7 +117,7 @@ def _axes(data: Tensor, pair: tuple[int, int]) -> list[str]:
     return [f"pixel (row {int(row)}, column {int(column)}), channel {int(c)}" for c, row, column in places]
 
 
-def density(mixture: GaussianMixture, data: Tensor) -> dict[str, Any]:
+def density(mixture: GaussianMixture, data: Float[Tensor, "n d"]) -> dict[str, Any]:
     """The density of the first two coordinates on a lattice that holds the data."""
     covariances = torch.einsum("kij,kj,klj->kil", mixture.basis, mixture.eigenvalues, mixture.basis)[:, :2, :2]
     plane = GaussianMixture(mixture.weights.numpy(), mixture.means[:, :2].numpy(), covariances.numpy())

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
@@ -26,12 +27,14 @@ class StepCovariance(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def add_noise(self, mean: Tensor, prediction: Prediction, z: Tensor) -> Tensor:
+    def add_noise(
+        self, mean: Float[Tensor, " batch *dims"], prediction: Prediction, z: Float[Tensor, " batch *dims"]
+    ) -> Float[Tensor, " batch *dims"]:
         """mean + Sigma^{1/2} z for standard normal z; `mean` may be overwritten."""
 
     @abstractmethod
-    def kl(self, kernel: Kernel, prediction: Prediction, x_0: Tensor) -> Tensor:
-        """KL(q(x_s | x_t, x_0) || p(x_s | x_t)) per sample, in nats per dimension, (batch,)."""
+    def kl(self, kernel: Kernel, prediction: Prediction, x_0: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
+        """KL(q(x_s | x_t, x_0) || p(x_s | x_t)) per sample, in nats per dimension."""
 
     def capped(self, variance: float) -> StepCovariance:
         """min(var, variance) I where this is var I.
@@ -87,8 +90,10 @@ class Covariance(ABC):
         """Network calls and vector products per sample that so many noisy steps take besides their own call."""
         return 0
 
-    def nodes(self, curve: NoiseCurve, log_snr: Array) -> Array | None:
-        """R, (n,) or (n, nodes of equal mass), of which these covariances are the optimum; None where they are not."""
+    def nodes(
+        self, curve: NoiseCurve, log_snr: Float64[Array, " n"]
+    ) -> Float64[Array, " n"] | Float64[Array, "n nodes"] | None:
+        """R, or nodes of equal mass of its distribution, of which these covariances are optimal; None where not."""
         return None
 
     @abstractmethod

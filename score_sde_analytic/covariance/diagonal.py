@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -101,11 +102,13 @@ class DiagonalStep(StepCovariance):
         excess = self.kernel.excess(residual, self.table.log_snr)
         return excess[:, self.plan.labels(shape, x.device)].reshape(-1, *shape)
 
-    def add_noise(self, mean: Tensor, prediction: Prediction, z: Tensor) -> Tensor:
+    def add_noise(
+        self, mean: Float[Tensor, " batch *dims"], prediction: Prediction, z: Float[Tensor, " batch *dims"]
+    ) -> Float[Tensor, " batch *dims"]:
         deviation = (self.kernel.rho2 + self._excess(prediction)).sqrt().to(z.dtype)
         return mean + self.plan.basis.inverse(deviation * z)
 
-    def kl(self, kernel: Kernel, prediction: Prediction, x_0: Tensor) -> Tensor:
+    def kl(self, kernel: Kernel, prediction: Prediction, x_0: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
         square = self.plan.basis.forward((x_0 - prediction.x_0).double()).square()
         return diagonal_kl(kernel.error(square), kernel.rho2, self._excess(prediction))
 
@@ -119,6 +122,10 @@ class Diagonal(Covariance):
         basis: U.
         statistic: phi, or None.
         correction: what draws that the fit never saw add to its price (`HeldOut.correction`); None prices it as fitted.
+
+    >>> s, t = model.schedule.level(0.4), model.schedule.level(0.5)
+    >>> round(float(Diagonal(Spectrum.fit(study.structures.draws("pixel")), Pixel()).step_nats(curve, s, t)), 4)
+    0.0460
     """
 
     priced: ClassVar[bool] = True
@@ -136,7 +143,7 @@ class Diagonal(Covariance):
         pairs = np.broadcast(s.log_snr, t.log_snr)
         return np.array([self.spectrum.step_nats(*pair) for pair in pairs]).reshape(pairs.shape)
 
-    def nodes(self, curve: NoiseCurve, log_snr: Array) -> Array:
+    def nodes(self, curve: NoiseCurve, log_snr: Float64[Array, " n"]) -> Float64[Array, "n nodes"]:
         return self.spectrum.nodes(log_snr)
 
     def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.covariance.head_networks import Head, RangeHead, hats
@@ -23,7 +24,7 @@ RIDGE = 1e-8
 
 
 def held_out_draws(
-    model: ScoreModel, data: Tensor, recipe: Recipe, draws: int = 8, batch_size: int = 100, seed: int = 0
+    model: ScoreModel, data: Float[Tensor, " n *dims"], recipe: Recipe, draws: int = 8, batch_size: int = 100, seed: int = 0
 ) -> Iterator[Draw]:
     """`draws` noisy states of every example, batch by batch."""
     recipe = recipe.within(model.schedule)

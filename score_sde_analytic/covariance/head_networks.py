@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float, Float64
 from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save as serialise
@@ -48,6 +49,9 @@ class HeadNet(nn.Module):
 
     Raises:
         InputError: a shape that is neither an image's nor a vector's.
+
+    >>> HeadNet((2,))(torch.zeros(4, 6), torch.zeros(4)).shape
+    torch.Size([4, 2])
     """
 
     def __init__(
@@ -79,8 +83,10 @@ class HeadNet(nn.Module):
     def _layer(inputs: int, outputs: int, dims: int) -> nn.Module:
         return nn.Linear(inputs, outputs) if dims == 1 else nn.Conv2d(inputs, outputs, 3, padding=1)
 
-    def forward(self, inputs: Tensor, log_snr: Tensor) -> Tensor:
-        """(n, features + 3 C, *space) and (n,) -> (n, C, *space)."""
+    def forward(
+        self, inputs: Float[Tensor, " batch inputs *space"], log_snr: Float[Tensor, " batch"]
+    ) -> Float[Tensor, " batch c *space"]:
+        """As many channels as data have, from [features, x_t, eps_hat, eps_hat^2]."""
 
         def spread(values: Tensor) -> Tensor:
             return values.reshape(*values.shape, *(1,) * (inputs.ndim - 2))
@@ -105,12 +111,12 @@ class Head(nn.Module, ABC):
         identity: of the frozen network it belongs to, `identity_of(model)`.
 
     Attributes:
-        knots, shift: of the calibration, ascending log-SNRs and what is added there, (m,); m = 0 for none.
+        knots, shift: of the calibration, ascending log-SNRs and what is added there; m = 0 for none.
     """
 
     kind: ClassVar[str]
-    knots: Tensor
-    shift: Tensor
+    knots: Float64[Tensor, " m"]
+    shift: Float64[Tensor, " m"]
 
     def __init__(self, settings: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
         super().__init__()
@@ -119,13 +125,13 @@ class Head(nn.Module, ABC):
         self.net = HeadNet(**settings)
         self.set_calibration(torch.zeros(0), torch.zeros(0))
 
-    def set_calibration(self, knots: Tensor, shift: Tensor) -> None:
+    def set_calibration(self, knots: Float[Tensor, " m"], shift: Float[Tensor, " m"]) -> None:
         """Add `shift` at `knots` from now on; empty tensors for nothing."""
         self.register_buffer("knots", knots.double())
         self.register_buffer("shift", shift.double())
 
-    def output(self, prediction: Prediction) -> Tensor:
-        """What the network of the head says, (batch, *dims).
+    def output(self, prediction: Prediction) -> Float[Tensor, " batch *dims"]:
+        """What the network of the head says.
 
         Raises:
             InputError: the prediction lacks the features that the head reads, or has another shape than its data.
@@ -154,10 +160,10 @@ class Head(nn.Module, ABC):
         return torch.cat([extra, *parts] if features and extra is not None else parts, 1)
 
     @abstractmethod
-    def decode(self, output: Tensor, prediction: Prediction) -> Tensor:
-        """What calibration shifts, float64: log(R / (1 - R)), or v."""
+    def decode(self, output: Float[Tensor, " batch *dims"], prediction: Prediction) -> Float64[Tensor, " batch *dims"]:
+        """What calibration shifts: log(R / (1 - R)), or v."""
 
-    def calibrated(self, prediction: Prediction) -> Tensor:
+    def calibrated(self, prediction: Prediction) -> Float64[Tensor, " batch *dims"]:
         """`decode`d and shifted."""
         value = self.decode(self.output(prediction), prediction)
         if not len(self.knots):
@@ -181,11 +187,11 @@ class Head(nn.Module, ABC):
 class ResidualHead(Head):
     """A head that knows R_i(x_t) = E[(eps - eps_hat)_i^2 | x_t]."""
 
-    def residual(self, prediction: Prediction) -> Tensor:
-        """R of every coordinate, float64, (batch, *dims)."""
+    def residual(self, prediction: Prediction) -> Float64[Tensor, " batch *dims"]:
+        """R of every coordinate."""
         return torch.sigmoid(self.calibrated(prediction))
 
-    def decode(self, output: Tensor, prediction: Prediction) -> Tensor:
+    def decode(self, output: Float[Tensor, " batch *dims"], prediction: Prediction) -> Float64[Tensor, " batch *dims"]:
         lam = expand(log_snrs(prediction), output.double())
         return torch.maximum(lam - output.double(), floor(prediction, output))
 
@@ -207,7 +213,7 @@ class SN(ResidualHead):
 
     kind = "sn"
 
-    def decode(self, output: Tensor, prediction: Prediction) -> Tensor:
+    def decode(self, output: Float[Tensor, " batch *dims"], prediction: Prediction) -> Float64[Tensor, " batch *dims"]:
         residual = nn.functional.softplus(output.double()) - prediction.eps.double().square()
         low = torch.sigmoid(floor(prediction, output))
         residual = torch.minimum(torch.maximum(residual, low), 1.0 - low)
@@ -219,26 +225,31 @@ class RangeHead(Head):
 
     kind = "interpolated"
 
-    def decode(self, output: Tensor, prediction: Prediction) -> Tensor:
+    def decode(self, output: Float[Tensor, " batch *dims"], prediction: Prediction) -> Float64[Tensor, " batch *dims"]:
         return output.double()
 
 
 HEADS: dict[str, type[Head]] = {head.kind: head for head in (NPR, SN, OCM, RangeHead)}
 
 
-def log_snrs(prediction: Prediction) -> Tensor:
-    """One log-SNR per sample, float64, (batch,)."""
+def log_snrs(prediction: Prediction) -> Float64[Tensor, " batch"]:
+    """One log-SNR per sample."""
     x = prediction.x_t
     return torch.as_tensor(prediction.level.log_snr, dtype=torch.float64, device=x.device).expand(len(x))
 
 
-def floor(prediction: Prediction, like: Tensor) -> Any:
+def floor(prediction: Prediction, like: Float[Tensor, " batch *dims"]) -> Any:
     """The least log(R / (1 - R)), float64, broadcastable to `like`."""
     return expand(log_snrs(prediction).clamp_max(0.0) - DEPTH, like.double())
 
 
-def hats(log_snr: Tensor, knots: Tensor) -> Tensor:
-    """Weights of linear interpolation, constant beyond the ends: (n,) and (m,) -> (n, m)."""
+def hats(log_snr: Float[Tensor, " n"], knots: Float[Tensor, " m"]) -> Float[Tensor, "n m"]:
+    """Weights of linear interpolation between knots, constant beyond the ends.
+
+    >>> hats(torch.tensor([0.5, 9.0]), torch.tensor([0.0, 1.0, 2.0]))
+    tensor([[0.5000, 0.5000, 0.0000],
+            [0.0000, 0.0000, 1.0000]])
+    """
     if len(knots) == 1:
         return torch.ones(len(log_snr), 1).to(knots)
     lam = log_snr.to(knots).clamp(knots[0], knots[-1])

@@ -24,6 +24,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from score_sde_analytic.covariance.head_networks import HEADS, SN, Head, RangeHead, identity_of
@@ -77,7 +78,11 @@ class Recipe:
             raise InputError(f"need log_snr lo < hi and steps 0 < lo <= hi, got {self.log_snr} and {self.step}")
 
     def within(self, schedule: Schedule) -> Recipe:
-        """The recipe with its noise levels narrowed to the schedule's."""
+        """The recipe with its noise levels narrowed to the schedule's.
+
+        >>> Recipe(log_snr=(-20.0, 9.0)).within(model.schedule).log_snr
+        (-10.05, 9.0)
+        """
         low, high = schedule.log_snr_range
         return replace(self, log_snr=(max(self.log_snr[0], low), min(self.log_snr[1], high)))
 
@@ -92,29 +97,37 @@ class Draw:
 
     Attributes:
         prediction: the model's, as it is used (clamped where the model is).
-        x_0, eps: (n, *dims).
-        step: h of every sample, (n,).
+        x_0, eps: examples and their noise.
+        step: h of every sample.
         diagonal: 1 - sigma v (J^T v) of the unclamped model, with the mean Cov(eps | x_t)_ii; or None.
     """
 
     prediction: Prediction
-    x_0: Tensor
-    eps: Tensor
-    step: Tensor
-    diagonal: Tensor | None
+    x_0: Float[Tensor, " batch *dims"]
+    eps: Float[Tensor, " batch *dims"]
+    step: Float64[Tensor, " batch"]
+    diagonal: Float64[Tensor, " batch *dims"] | None
 
     @property
-    def square(self) -> Tensor:
-        """(eps - eps_hat)^2, float64."""
+    def square(self) -> Float64[Tensor, " batch *dims"]:
+        """(eps - eps_hat)^2."""
         return square_error(self.eps, self.prediction.eps)
 
 
 def draw(
-    model: ScoreModel, x_0: Tensor, recipe: Recipe, generator: torch.Generator, size: int | None = None, probe: bool = True
+    model: ScoreModel,
+    x_0: Float[Tensor, " n *dims"],
+    recipe: Recipe,
+    generator: torch.Generator,
+    size: int | None = None,
+    probe: bool = True,
 ) -> Draw:
     """One network call (and a backward pass where `probe`) on x_0, or on `size` examples drawn from it.
 
     Noise levels are stratified over the batch; random numbers come from the CPU generator in a fixed order.
+
+    >>> draw(model, data, Recipe(), torch.Generator().manual_seed(0), size=8).square.shape
+    torch.Size([8, 2])
     """
     if size is not None:
         x_0 = x_0[torch.randint(len(x_0), (size,), generator=generator).to(x_0.device)]
@@ -147,8 +160,10 @@ def _call(model: ScoreModel, x_t: Tensor, level: Level, signs: Tensor | None) ->
     return Prediction(x_t.detach(), level, found.value.detach(), found.kind, extra), diagonal
 
 
-def score(residual: Tensor, target: Tensor, rule: Rule, step: Tensor) -> Tensor:
-    """The score of every coordinate, float64; see above. `step` is (n,)."""
+def score(
+    residual: Float[Tensor, " batch *dims"], target: Float[Tensor, " batch *dims"], rule: Rule, step: Float[Tensor, " batch"]
+) -> Float[Tensor, " batch *dims"]:
+    """The score of every coordinate; see above."""
     if rule == "mse":
         return (residual - target).square()
     if rule == "likelihood":
@@ -157,8 +172,8 @@ def score(residual: Tensor, target: Tensor, rule: Rule, step: Tensor) -> Tensor:
     return torch.log1p(gain * residual) + gain * (target - residual) / (1.0 + gain * residual)
 
 
-def chain_nats(v: Tensor, draw: Draw, schedule: Schedule, recipe: Recipe) -> Tensor:
-    """An unbiased estimate of L_vlb's transitions, nats per dimension, from every sample, (n,)."""
+def chain_nats(v: Float[Tensor, " batch *dims"], draw: Draw, schedule: Schedule, recipe: Recipe) -> Float64[Tensor, " batch"]:
+    """An unbiased estimate of L_vlb's transitions, nats per dimension, from every sample."""
     level = draw.prediction.level
     t = np.asarray(level.t.cpu())
     n = recipe.chain_steps
@@ -184,7 +199,7 @@ def step_kernels(schedule: Schedule, s: Any, t: Any, device: torch.device) -> Ke
     return Kernel(a, b, rho2, beta)
 
 
-def loss(head: Head, draw: Draw, recipe: Recipe, schedule: Schedule) -> Tensor:
+def loss(head: Head, draw: Draw, recipe: Recipe, schedule: Schedule) -> Float[Tensor, ""]:
     """What a head minimises, averaged over a draw."""
     output = head.output(draw.prediction)
     if isinstance(head, RangeHead):
@@ -198,7 +213,9 @@ def loss(head: Head, draw: Draw, recipe: Recipe, schedule: Schedule) -> Tensor:
     return score(torch.sigmoid(head.decode(output, draw.prediction)), target, recipe.loss, draw.step).mean()
 
 
-def new_head(kind: str, model: ScoreModel, example: Tensor, recipe: Recipe, seed: int = 0, **settings: Any) -> Head:
+def new_head(
+    kind: str, model: ScoreModel, example: Float[Tensor, " n *dims"], recipe: Recipe, seed: int = 0, **settings: Any
+) -> Head:
     """A fresh head for a model; it reads the features that the model returns, or none.
 
     Args:
@@ -207,6 +224,9 @@ def new_head(kind: str, model: ScoreModel, example: Tensor, recipe: Recipe, seed
 
     Raises:
         InputError: unknown kind.
+
+    >>> new_head("npr", model, data, Recipe()).residual(model(data[:3], 0.5)).shape
+    torch.Size([3, 2])
     """
     if kind not in HEADS:
         raise InputError(f"unknown head {kind!r}; choose one of {', '.join(HEADS)}")
@@ -228,7 +248,9 @@ class HeadTrainer:
         data: x_0 of the training split.
     """
 
-    def __init__(self, heads: Mapping[str, Head], model: ScoreModel, data: Tensor, recipe: Recipe, seed: int = 0) -> None:
+    def __init__(
+        self, heads: Mapping[str, Head], model: ScoreModel, data: Float[Tensor, " n *dims"], recipe: Recipe, seed: int = 0
+    ) -> None:
         self.heads = dict(heads)
         self.model = model
         self.data = data

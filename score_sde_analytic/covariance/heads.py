@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
@@ -45,11 +46,13 @@ class _ExcessStep(StepCovariance):
     kernel: Kernel
     source: LearnedDiagonal | Interpolated
 
-    def add_noise(self, mean: Tensor, prediction: Prediction, z: Tensor) -> Tensor:
+    def add_noise(
+        self, mean: Float[Tensor, " batch *dims"], prediction: Prediction, z: Float[Tensor, " batch *dims"]
+    ) -> Float[Tensor, " batch *dims"]:
         variance = self.kernel.rho2 + self.source.excess(self.kernel, prediction)
         return mean + variance.sqrt().to(z.dtype) * z
 
-    def kl(self, kernel: Kernel, prediction: Prediction, x_0: Tensor) -> Tensor:
+    def kl(self, kernel: Kernel, prediction: Prediction, x_0: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
         error = kernel.error(square_error(x_0, prediction.x_0))
         return diagonal_kl(error, kernel.rho2, self.source.excess(self.kernel, prediction))
 
@@ -68,8 +71,8 @@ class LearnedDiagonal(Covariance):
         return [_ExcessStep(kernel, self) for kernel in kernels]
 
     @torch.no_grad()
-    def excess(self, kernel: Kernel, prediction: Prediction) -> Tensor:
-        """b^2 V0 of every coordinate, float64, (batch, *dims)."""
+    def excess(self, kernel: Kernel, prediction: Prediction) -> Float64[Tensor, " batch *dims"]:
+        """b^2 V0 of every coordinate."""
         return kernel.excess(self.head.residual(prediction), log_snrs(prediction))
 
     def fingerprint(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> dict[str, Any]:
@@ -100,8 +103,8 @@ class Interpolated(Covariance):
             self.require_eta(kernel.eta)
         return [_ExcessStep(kernel, self) for kernel in kernels]
 
-    def range(self, prediction: Prediction) -> Tensor:
-        """v, float64, (batch, *dims)."""
+    def range(self, prediction: Prediction) -> Float64[Tensor, " batch *dims"]:
+        """v of every coordinate."""
         if self.head is not None:
             return self.head.calibrated(prediction)
         extra = prediction.extra
@@ -110,8 +113,8 @@ class Interpolated(Covariance):
         return extra.double()
 
     @torch.no_grad()
-    def excess(self, kernel: Kernel, prediction: Prediction) -> Tensor:
-        """var - beta_tilde of every coordinate, float64, (batch, *dims); negative where u < 0."""
+    def excess(self, kernel: Kernel, prediction: Prediction) -> Float64[Tensor, " batch *dims"]:
+        """var - beta_tilde of every coordinate; negative where u < 0."""
         if isinstance(kernel.rho2, float) and kernel.rho2 == 0.0:
             raise InputError("at s = 0 beta_tilde is 0 and there is nothing to interpolate: end with final='mean'")
         return range_excess(kernel.beta, kernel.rho2, self.range(prediction))
@@ -120,8 +123,12 @@ class Interpolated(Covariance):
         return {"name": "interpolated"} | ({} if self.head is None else self.head.fingerprint())
 
 
-def range_excess(beta: Any, rho2: Any, v: Tensor) -> Tensor:
-    """var - rho^2 = rho^2 ((beta / rho^2)^u - 1), u = (v + 1)/2."""
+def range_excess(beta: Any, rho2: Any, v: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
+    """var - rho^2 = rho^2 ((beta / rho^2)^u - 1), u = (v + 1)/2.
+
+    >>> range_excess(0.04, 0.01, torch.tensor([-1.0, 0.0, 1.0]))
+    tensor([0.0000, 0.0100, 0.0300])
+    """
     ratio = torch.log(torch.as_tensor(beta / rho2, dtype=torch.float64, device=v.device))
     return expand(torch.as_tensor(rho2, dtype=torch.float64, device=v.device), v) * torch.expm1(
         0.5 * (v + 1.0) * expand(ratio, v)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
@@ -33,10 +34,12 @@ class IsotropicStep(StepCovariance):
 
     variance: float
 
-    def add_noise(self, mean: Tensor, prediction: Prediction, z: Tensor) -> Tensor:
+    def add_noise(
+        self, mean: Float[Tensor, " batch *dims"], prediction: Prediction, z: Float[Tensor, " batch *dims"]
+    ) -> Float[Tensor, " batch *dims"]:
         return axpy(mean, z, math.sqrt(self.variance))
 
-    def kl(self, kernel: Kernel, prediction: Prediction, x_0: Tensor) -> Tensor:
+    def kl(self, kernel: Kernel, prediction: Prediction, x_0: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
         return normal_kl(kernel.error(mean_square(x_0 - prediction.x_0)), kernel.rho2, self.variance)
 
     def capped(self, variance: float) -> IsotropicStep:
@@ -68,7 +71,12 @@ class IsotropicCovariance(Covariance):
 
 
 class Beta(IsotropicCovariance):
-    """var = sigma_ts^2."""
+    """var = sigma_ts^2.
+
+    >>> s, t = model.schedule.level(0.4), model.schedule.level(0.5)
+    >>> round(Beta().variance(reverse_kernel(s, t), t), 3)
+    0.596
+    """
 
     ddpm_only: ClassVar[bool] = True
     has_posterior: ClassVar[bool] = False
@@ -78,7 +86,12 @@ class Beta(IsotropicCovariance):
 
 
 class BetaTilde(IsotropicCovariance):
-    """var = rho^2."""
+    """var = rho^2.
+
+    >>> s, t = model.schedule.level(0.4), model.schedule.level(0.5)
+    >>> round(BetaTilde().variance(reverse_kernel(s, t), t), 3)
+    0.520
+    """
 
     def variance(self, kernel: Kernel, t: Level) -> Any:
         return kernel.rho2
@@ -91,6 +104,10 @@ class Isotropic(IsotropicCovariance):
     Args:
         curve: source of V0.
         max_posterior_variance: cap on V0, ((hi - lo)/2)^2 for data in [lo, hi]; inf for none.
+
+    >>> s, t = model.schedule.level(0.4), model.schedule.level(0.5)
+    >>> round(float(Isotropic(curve).variance(reverse_kernel(s, t), t)), 3)
+    0.570
     """
 
     curve: NoiseCurve
@@ -101,7 +118,7 @@ class Isotropic(IsotropicCovariance):
         same = np.array_equal(curve.log_snr, self.curve.log_snr) and np.array_equal(curve.y, self.curve.y)
         return same and math.isinf(self.max_posterior_variance)
 
-    def nodes(self, curve: NoiseCurve, log_snr: Array) -> Array | None:
+    def nodes(self, curve: NoiseCurve, log_snr: Float64[Array, " n"]) -> Float64[Array, " n"] | None:
         return np.asarray(curve.residual(log_snr)) if self.optimal_for(curve) else None
 
     def variance(self, kernel: Kernel, t: Level) -> Any:

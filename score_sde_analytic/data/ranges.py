@@ -12,16 +12,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float32, Float64, Int64, Integer, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset, default_collate
 
+from score_sde_analytic.arrays import Array
 from score_sde_analytic.errors import InputError
 
 
 @dataclass(frozen=True)
 class DataRange:
     """The interval data live in and, for discrete data, its number of evenly spaced levels.
+
+    >>> DataRange(levels=256).bin_width == 2 / 255
+    True
 
     Args:
         lo, hi: smallest and largest possible value.
@@ -49,8 +54,11 @@ class DataRange:
             raise InputError("continuous data have no bins; set levels of the DataRange (256 for 8-bit data)")
         return (self.hi - self.lo) / (self.levels - 1)
 
-    def encode(self, integers: NDArray[Any]) -> Tensor:
+    def encode(self, integers: Integer[np.ndarray, "*shape"]) -> Float32[Tensor, "*shape"]:
         """Integers 0 .. levels - 1 as float32 values in [lo, hi].
+
+        >>> DataRange(levels=17).encode(np.array([0, 8, 16]))
+        tensor([-1., 0., 1.])
 
         Raises:
             InputError: an integer outside 0 .. levels - 1.
@@ -60,12 +68,22 @@ class DataRange:
             raise InputError(f"values {integers.min()}..{integers.max()} do not fit {self.levels} levels; check data.levels")
         return torch.from_numpy((self.lo + width * integers.astype(np.float64)).astype(np.float32))
 
-    def index(self, x: Tensor) -> Tensor:
-        """The level 0 .. levels - 1 of every value, int64; values must lie on the grid (`check`)."""
+    def index(self, x: Float[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
+        """The level 0 .. levels - 1 of every value, which must lie on the grid (`check`).
+
+        >>> DataRange(levels=17).index(torch.tensor([-1.0, 0.0, 1.0]))
+        tensor([ 0, 8, 16])
+        """
         return ((x.double() - self.lo) / self.bin_width).round().long()
 
-    def check(self, x: Tensor) -> None:
-        """Raise ValueError for values that are not finite, outside [lo, hi], or off the grid of levels."""
+    def check(self, x: Shaped[Tensor, " ..."]) -> None:
+        """Raise InputError for values that are not finite, outside [lo, hi], or off the grid of levels.
+
+        >>> DataRange(levels=17).check(torch.full((1, 2), 0.1))
+        Traceback (most recent call last):
+            ...
+        score_sde_analytic.errors.InputError: data lie off the grid of 17 levels; declare their levels, or levels=None
+        """
         slack = 1e-5 * (self.hi - self.lo)
         if not x.is_floating_point():
             raise InputError(f"the data are {x.dtype}; give floating-point values (DataRange.encode converts integers)")
@@ -92,6 +110,9 @@ Data = Tensor | Dataset[Any] | DataLoader[Any]
 def as_dataset(data: Data) -> Dataset[Any]:
     """The map-style data set behind a tensor, Dataset or DataLoader.
 
+    >>> len(as_dataset(torch.zeros(5, 2)))
+    5
+
     Raises:
         InputError: it is empty, or has no length (iterable-style).
     """
@@ -111,21 +132,33 @@ def as_dataset(data: Data) -> Dataset[Any]:
 
 def batches(
     dataset: Dataset[Any], indices: Sequence[int] | NDArray[np.int64], batch_size: int, workers: int = 0
-) -> Iterator[Tensor]:
-    """Batches of x_0 at the given indices; items may be tensors or tuples that begin with one."""
+) -> Iterator[Shaped[Tensor, " batch *dims"]]:
+    """Batches of x_0 at the given indices; items may be tensors or tuples that begin with one.
+
+    >>> [len(x_0) for x_0 in batches(as_dataset(torch.zeros(5, 2)), range(5), batch_size=2)]
+    [2, 2, 1]
+    """
     order = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
     for batch in DataLoader(dataset, batch_sampler=order, num_workers=workers):  # type: ignore[arg-type]
         yield batch if isinstance(batch, Tensor) else batch[0]
 
 
-def first_example(data: Data) -> Tensor:
-    """The first x_0, (*dims)."""
+def first_example(data: Data) -> Shaped[Tensor, "*dims"]:
+    """The first x_0.
+
+    >>> first_example(torch.zeros(5, 2)).shape
+    torch.Size([2])
+    """
     item = as_dataset(data)[0]
     return item if isinstance(item, Tensor) else item[0]
 
 
 def shape_and_count(data: Data) -> tuple[tuple[int, ...], int]:
-    """(shape of an example, number of examples)."""
+    """(shape of an example, number of examples).
+
+    >>> shape_and_count(torch.zeros(5, 1, 8, 8))
+    ((1, 8, 8), 5)
+    """
     return tuple(first_example(data).shape), len(as_dataset(data))  # type: ignore[arg-type]
 
 
@@ -135,19 +168,19 @@ class DataStatistics:
 
     Attributes:
         count: number of examples; 0 for a distribution known in closed form.
-        mean: E x_0, shape of one example, float64.
+        mean: E x_0.
         second_moment: E||x_0||^2 / d.
         eigenvalues: of Cov(x_0), ascending, or None when not computed.
         digest: identifies the examples and their order.
-        histogram: share of each level among all coordinates of discrete data, (levels,), else None.
+        histogram: share of each level among all coordinates of discrete data, else None.
     """
 
     count: int
-    mean: Tensor
+    mean: Float[Tensor, "*dims"]
     second_moment: float
-    eigenvalues: NDArray[np.float64] | None
+    eigenvalues: Float64[Array, " d"] | None
     digest: str
-    histogram: NDArray[np.float64] | None = None
+    histogram: Float64[Array, " L"] | None = None
 
     @property
     def variance(self) -> float:
@@ -159,6 +192,10 @@ class DataStatistics:
         cls, dataset: Dataset[Any], data_range: DataRange | None = None, batch_size: int = 1024, max_eigen: int = 4096
     ) -> DataStatistics:
         """One pass over all examples, without the network.
+
+        >>> statistics = DataStatistics.of(torch.tensor([[0.0, 1.0], [1.0, 1.0]]), DataRange(0.0, 1.0, levels=2))
+        >>> statistics.count, statistics.variance, statistics.histogram
+        (2, 0.125, array([0.25, 0.75]))
 
         Args:
             data_range: checked against every batch when given.

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Int64, Shaped, UInt8
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
@@ -21,8 +22,11 @@ from score_sde_analytic.extras import optional
 Part = Literal["train", "validation", "test"]
 
 
-def split(x: Tensor, sizes: Sequence[int], seed: int) -> list[Tensor]:
+def split(x: Shaped[Tensor, " n *dims"], sizes: Sequence[int], seed: int) -> list[Shaped[Tensor, " _ *dims"]]:
     """Disjoint parts of the given sizes after one seeded permutation.
+
+    >>> [part.tolist() for part in split(torch.arange(5), (3, 2), seed=0)]
+    [[2, 4, 3], [0, 1]]
 
     Raises:
         InputError: the parts need more examples than there are.
@@ -33,8 +37,8 @@ def split(x: Tensor, sizes: Sequence[int], seed: int) -> list[Tensor]:
     return [x[part] for part in order[: sum(sizes)].split(list(sizes))]
 
 
-def digits() -> NDArray[np.int64]:
-    """scikit-learn's 1,797 handwritten digits: integers 0..16 of shape (1797, 1, 8, 8).
+def digits() -> Int64[np.ndarray, "1797 1 8 8"]:
+    """scikit-learn's 1,797 handwritten digits: integers 0..16.
 
     Raises:
         ImportError: scikit-learn is not installed.
@@ -42,8 +46,8 @@ def digits() -> NDArray[np.int64]:
     return _datasets("the set of digits").load_digits().images.astype(np.int64)[:, None]
 
 
-def photographs() -> list[NDArray[np.uint8]]:
-    """scikit-learn's two sample photographs, a pagoda and a flower: integers 0..255, each of shape (427, 640, 3).
+def photographs() -> list[UInt8[np.ndarray, "427 640 3"]]:
+    """scikit-learn's two sample photographs, a pagoda and a flower: integers 0..255.
 
     Raises:
         ImportError: scikit-learn, or the Pillow it reads pictures with, is not installed.
@@ -53,11 +57,15 @@ def photographs() -> list[NDArray[np.uint8]]:
     return list(_datasets(user).load_sample_images().images)
 
 
-def part_mask(height: int, width: int, tile: int, part: Part) -> NDArray[np.bool_]:
-    """Which pixels of a photograph belong to a part of the data, (height, width); every pixel belongs to one part.
+def part_mask(height: int, width: int, tile: int, part: Part) -> Bool[np.ndarray, "{height} {width}"]:
+    """Which pixels of a photograph belong to a part of the data; every pixel belongs to one part.
 
     Square tiles are dealt out along a slanted lattice: of seven neighbours in a row or column five are for training, one
     for validation, one for testing, so that every part sees every region of the photograph.
+
+    >>> part_mask(2, 7, 1, "train").astype(int)
+    array([[0, 1, 1, 0, 1, 1, 1],
+           [1, 0, 1, 1, 1, 0, 1]])
     """
     row, column = np.arange(height)[:, None] // tile, np.arange(width) // tile
     residue = (column + 2 * row) % 7
@@ -69,6 +77,9 @@ def patches(images: Sequence[NDArray[np.uint8]], size: int, count: int, part: Pa
 
     The three parts share no pixel (`part_mask`, tiles of twice the size). Patches of one part may overlap. They are a
     function of (images, size, part, seed); a smaller count gives the first of them.
+
+    >>> patches([np.zeros((64, 64, 3), np.uint8)], size=4, count=10, part="test", seed=0).shape
+    (10, 3, 4, 4)
 
     Args:
         images: (height, width, 3) each.
@@ -100,8 +111,8 @@ def _windows(mask: NDArray[np.bool_], size: int) -> NDArray[np.int64]:
     return np.argwhere(sliding_window_view(rows, size, axis=1).all(-1))
 
 
-def read_idx_images(path: str | Path) -> NDArray[np.int64]:
-    """Images of an IDX file, optionally gzipped (MNIST's format): integers 0..255 of shape (n, 1, height, width).
+def read_idx_images(path: str | Path) -> Int64[np.ndarray, "n 1 h w"]:
+    """Images of an IDX file, optionally gzipped (MNIST's format): integers 0..255.
 
     Raises:
         MissingFileError: no such file.
@@ -117,8 +128,8 @@ def read_idx_images(path: str | Path) -> NDArray[np.int64]:
     return np.frombuffer(content, np.uint8, offset=16).astype(np.int64).reshape(count, 1, height, width)
 
 
-def digit_labels() -> NDArray[np.int64]:
-    """The class 0..9 of every image of `digits`, (1797,).
+def digit_labels() -> Int64[np.ndarray, " 1797"]:
+    """The class 0..9 of every image of `digits`.
 
     Raises:
         ImportError: scikit-learn is not installed.
@@ -130,8 +141,8 @@ def _datasets(user: str) -> Any:
     return optional("sklearn.datasets", extra="images", user=user, package="scikit-learn")
 
 
-def read_idx_labels(path: str | Path) -> NDArray[np.int64]:
-    """Labels of an IDX file, optionally gzipped (MNIST's format): integers of shape (n,).
+def read_idx_labels(path: str | Path) -> Int64[np.ndarray, " n"]:
+    """Labels of an IDX file, optionally gzipped (MNIST's format).
 
     Raises:
         MissingFileError: no such file.

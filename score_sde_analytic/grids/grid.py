@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float64
 from numpy.typing import ArrayLike, NDArray
 
 from score_sde_analytic.arrays import Array
@@ -28,6 +29,9 @@ class Grid:
         times: K + 1 floats, strictly decreasing, within [0, 1], ending in 0.
         objective: the name of what the grid serves.
         cost: its predicted value in nats per dimension, NaN when the grid minimises nothing.
+
+    >>> Grid((1.0, 0.5, 0.0)).steps
+    2
     """
 
     times: tuple[float, ...]
@@ -97,29 +101,47 @@ def _ends_in_data(times: Array, objective: str) -> Grid:
 
 
 def even(steps: int, first: float) -> Grid:
-    """Times even in t from 1 down to t_1 = `first`, then 0."""
+    """Times even in t from 1 down to t_1 = `first`, then 0.
+
+    >>> even(3, 0.1).times
+    (1.0, 0.55, 0.1, 0.0)
+    """
     return _ends_in_data(np.linspace(1.0, _first(first), _steps(steps)), "even in t")
 
 
 def quadratic(steps: int, first: float) -> Grid:
-    """sqrt(t) even from 1 down to sqrt(first), then 0 (DDIM's quadratic grid, without its duplicates)."""
+    """sqrt(t) even from 1 down to sqrt(first), then 0 (DDIM's quadratic grid, without its duplicates).
+
+    >>> quadratic(3, 0.01).times
+    (1.0, 0.3025, 0.01, 0.0)
+    """
     return _ends_in_data(np.linspace(1.0, math.sqrt(_first(first)), _steps(steps)) ** 2, "even in sqrt(t)")
 
 
 def even_log_snr(schedule: Schedule, steps: int, first: float) -> Grid:
-    """Log-SNR even from t = 1 to that of t = `first`, then 0."""
+    """Log-SNR even from t = 1 to that of t = `first`, then 0.
+
+    >>> even_log_snr(model.schedule, 3, 0.001).times
+    (1.0, 0.3046, 0.001, 0.0)
+    """
     lam = np.linspace(schedule.log_snr(1.0), schedule.log_snr(_first(first)), _steps(steps))
     return _ends_in_data(np.asarray(schedule.time(lam)), "even in log-SNR")
 
 
 def karras(schedule: Schedule, steps: int, first: float, rho: float = 7.0) -> Grid:
-    """(sigma/alpha)^(1/rho) even from t = 1 down to t = `first`, then 0 (Karras et al., NeurIPS 2022, eq. 5)."""
+    """(sigma/alpha)^(1/rho) even from t = 1 down to t = `first`, then 0 (Karras et al., NeurIPS 2022, eq. 5).
+
+    >>> karras(model.schedule, 3, 0.001).times
+    (1.0, 0.5921, 0.001, 0.0)
+    """
     ends = np.exp(-0.5 / rho * np.asarray(schedule.log_snr(np.array([1.0, _first(first)]))))
     ladder = np.linspace(ends[0], ends[1], _steps(steps))
     return _ends_in_data(np.asarray(schedule.time(-2.0 * rho * np.log(ladder))), f"Karras, rho={rho:g}")
 
 
-def optimal_paths(cost: ArrayLike, first_cost: ArrayLike, max_steps: int) -> tuple[list[NDArray[np.int64]], Array]:
+def optimal_paths(
+    cost: ArrayLike, first_cost: ArrayLike, max_steps: int
+) -> tuple[list[NDArray[np.int64]], Float64[Array, " {max_steps}"]]:
     """Shortest K-step paths through N lattice points for all K <= max_steps, by the plain O(K N^2) recursion.
 
         D_1[j] = first_cost[j],   D_K[j] = min_{i < j} D_{K-1}[i] + cost[i, j];   the path ends at j = N - 1
@@ -132,6 +154,10 @@ def optimal_paths(cost: ArrayLike, first_cost: ArrayLike, max_steps: int) -> tup
     Returns:
         (paths, costs): paths[K - 1] holds K ascending lattice indices that end in N - 1; costs is (max_steps,),
         inf (with an empty path) where no path exists.
+
+    >>> inf = np.inf
+    >>> optimal_paths([[inf, 1.0, 5.0], [inf, inf, 1.0], [inf, inf, inf]], first_cost=[0.0, 3.0, 9.0], max_steps=3)
+    ([array([2]), array([1, 2]), array([0, 1, 2])], array([9., 4., 2.]))
     """
     c = np.array(cost, dtype=np.float64)
     best = np.array(first_cost, dtype=np.float64)

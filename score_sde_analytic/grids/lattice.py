@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array
@@ -26,11 +27,16 @@ from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.process.schedule import Level, Schedule
 
 
-def transition_costs(schedule: Schedule, curve: NoiseCurve, covariance: Covariance, grid: Grid) -> Array:
+def transition_costs(
+    schedule: Schedule, curve: NoiseCurve, covariance: Covariance, grid: Grid
+) -> Float64[Array, " transitions"]:
     """KL of the K - 1 transitions t_K -> .. -> t_1 in visiting order, nats per dimension.
 
     Raises:
         TypeError: a covariance that depends on the state: no curve knows its price.
+
+    >>> transition_costs(model.schedule, curve, study.covariance("isotropic"), Grid((1.0, 0.55, 0.1, 0.0))).round(3)
+    array([0.016, 0.928])
     """
     levels = grid.levels(schedule)[:-1]
     return covariance.step_nats(curve, _columns(levels[1:]), _columns(levels[:-1])) if len(levels) > 1 else np.zeros(0)
@@ -46,7 +52,7 @@ class Lattice:
     """Fine levels on which grids are optimised, ascending in time (so descending in log-SNR), ending at t = 1."""
 
     schedule: Schedule
-    times: Array
+    times: Float64[Array, " n"]
 
     @classmethod
     def even_log_snr(cls, schedule: Schedule, points: int, log_snr_max: float) -> Lattice:
@@ -62,8 +68,8 @@ class Lattice:
         """Array-valued level of all points."""
         return self.schedule.level(self.times)
 
-    def costs(self, curve: NoiseCurve, covariance: Covariance) -> Array:
-        """(n, n) matrix: [i, j] is the cost of the step from point j down to i < j; inf elsewhere."""
+    def costs(self, curve: NoiseCurve, covariance: Covariance) -> Float64[Array, "n n"]:
+        """[i, j] is the cost of the step from point j down to i < j; inf elsewhere."""
         i, j = np.triu_indices(len(self.times), 1)
         matrix = np.full((len(self.times), len(self.times)), np.inf)
         matrix[i, j] = covariance.step_nats(curve, self._points(i), self._points(j))
@@ -94,6 +100,11 @@ class Lattice:
 
         Returns:
             Grids by number of steps; a number for which no grid exists is absent.
+
+        >>> lattice = Lattice.even_log_snr(model.schedule, points=100, log_snr_max=9.0)
+        >>> last_step, std = study.reconstruction.best(lattice.levels.log_snr)
+        >>> lattice.optimal_grids(curve, study.covariance("isotropic"), last_step, max_steps=3)[3].times
+        (1.0, 0.1376, 0.0307, 0.0)
         """
         log_snr = np.asarray(self.levels.log_snr)
         residual = covariance.nodes(curve, log_snr)

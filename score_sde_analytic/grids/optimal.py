@@ -26,6 +26,7 @@ from functools import cached_property
 
 import numpy as np
 import scipy
+from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array
@@ -50,21 +51,21 @@ class Objective:
         curve: R of the network.
         low: log-SNR at t = 1, where the chain starts.
         high: highest log-SNR that lam_1 may take.
-        reconstruction: knots (m,) and nats per dimension (m,) of the last step as a function of lam_1; None forces
+        reconstruction: knots and nats per dimension of the last step as a function of lam_1; None forces
             lam_1 = high, at no cost.
     """
 
     curve: NoiseCurve
     low: float
     high: float
-    reconstruction: tuple[Array, Array] | None = None
+    reconstruction: tuple[Float64[Array, " m"], Float64[Array, " m"]] | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise InputError(f"need finite log-SNRs low < high, got {self.low} and {self.high}")
 
     @cached_property
-    def levels(self) -> Array:
+    def levels(self) -> Float64[Array, " points"]:
         """Fine log-SNRs from low to high."""
         return np.linspace(self.low, self.high, RESOLUTION)
 
@@ -72,17 +73,17 @@ class Objective:
         return scipy.integrate.cumulative_trapezoid(values, self.levels, initial=0.0)
 
     @cached_property
-    def limit(self) -> Array:
+    def limit(self) -> Float64[Array, " points"]:
         """1/2 integral of R from low to each fine level: the transitions' cost with infinitely many steps."""
         return 0.5 * self._integral(self.curve.residual(self.levels))
 
     @cached_property
-    def root_spread(self) -> Array:
+    def root_spread(self) -> Float64[Array, " points"]:
         """sqrt(w) at the fine levels."""
         return np.sqrt(self.curve.spread(self.levels))
 
     @cached_property
-    def root_integral(self) -> Array:
+    def root_integral(self) -> Float64[Array, " points"]:
         """I, the integral of sqrt(w) from low to each fine level."""
         return self._integral(self.root_spread)
 
@@ -109,13 +110,13 @@ class Objective:
         first = self.best_first(math.inf)
         return float(self.limit[first] + self.last(self.levels[first]))
 
-    def cost(self, log_snr: Array) -> float:
+    def cost(self, log_snr: Float64[Array, " K"]) -> float:
         """Cost of ascending levels lam_K = low, .., lam_1 in nats per dimension."""
         transitions = optimal_step_nats(self.curve.residual(log_snr[:-1]), np.diff(log_snr))
         return float(transitions.sum() + self.last(log_snr[-1]))
 
-    def gradient(self, log_snr: Array) -> Array:
-        """d cost / d lam of every level, (K,)."""
+    def gradient(self, log_snr: Float64[Array, " K"]) -> Float64[Array, " K"]:
+        """d cost / d lam of every level."""
         r = self.curve.residual(log_snr[:-1])
         h = np.diff(log_snr)
         power = 1.0 + r * np.expm1(h)
@@ -126,7 +127,11 @@ class Objective:
         return gradient
 
     def excess_law(self, steps: int) -> float:
-        """Predicted excess of K steps over the continuous limit, nats per dimension: I^2 / (4 (K - 1)) at the best lam_1."""
+        """Predicted excess of K steps over the continuous limit, nats per dimension: I^2 / (4 (K - 1)) at the best lam_1.
+
+        >>> study.search.objective.excess_law(10)
+        0.0583
+        """
         if steps < 2:
             return math.inf
         first = self.best_first(steps - 1)
@@ -156,8 +161,12 @@ def _check(steps: int) -> None:
         raise InputError(f"a grid needs at least one step, got {steps}")
 
 
-def closed_form_levels(objective: Objective, steps: int) -> Array:
-    """K ascending log-SNRs with density sqrt(w), lam_1 by the step-budget law."""
+def closed_form_levels(objective: Objective, steps: int) -> Float64[Array, " {steps}"]:
+    """K ascending log-SNRs with density sqrt(w), lam_1 by the step-budget law.
+
+    >>> closed_form_levels(study.search.objective, steps=5).round(1)
+    array([-10. ,   0.3,   1.3,   2.8,   4.4])
+    """
     _check(steps)
     if steps == 1:
         return np.array([objective.low])
@@ -166,7 +175,11 @@ def closed_form_levels(objective: Objective, steps: int) -> Array:
 
 
 def closed_form(schedule: Schedule, objective: Objective, steps: int) -> Grid:
-    """Grid with density proportional to sqrt(w); needs no search."""
+    """Grid with density proportional to sqrt(w); needs no search.
+
+    >>> closed_form(model.schedule, study.search.objective, steps=5).cost
+    0.805
+    """
     levels = closed_form_levels(objective, steps)
     return _grid(schedule, levels, "bits/dim, closed form", objective.cost(levels))
 
@@ -227,7 +240,11 @@ def _descend(objective: Objective, start: Array) -> Array:
 
 
 def entropic(schedule: Schedule, objective: Objective, steps: int) -> Grid:
-    """Equal information per transition: levels that share integral R dlam evenly, up to the limit's best lam_1."""
+    """Equal information per transition: levels that share integral R dlam evenly, up to the limit's best lam_1.
+
+    >>> entropic(model.schedule, study.search.objective, steps=5).cost
+    0.916
+    """
     _check(steps)
     levels = np.array([objective.low])
     if steps > 1:
@@ -252,6 +269,9 @@ def steps_for(excess: float, costs: ArrayLike, limit: float) -> int | None:
 
     Raises:
         InputError: excess is not positive.
+
+    >>> steps_for(0.05, costs=[0.9, 0.6, 0.52], limit=0.5)
+    3
     """
     within = np.flatnonzero(np.asarray(costs) - limit <= _positive(excess))
     return int(within[0]) + 1 if len(within) else None
@@ -262,5 +282,8 @@ def budget_law(objective: Objective, excess: float) -> float:
 
     Raises:
         InputError: excess is not positive.
+
+    >>> budget_law(study.search.objective, excess=0.05)
+    12.3
     """
     return 1.0 + float(objective.root_integral[objective.best_first(math.inf)]) ** 2 / (4.0 * _positive(excess))

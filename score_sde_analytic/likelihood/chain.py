@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
@@ -44,6 +45,9 @@ class Chain(Method):
         grid: its times.
         covariance: of the transitions.
         decoder: p(x_0 | x_{t_1}); a number is the std of a `GaussianDecoder`.
+
+    >>> Chain(Grid((1.0, 0.5, 0.1, 0.0)), study.covariance("isotropic"), decoder=0.1).columns()
+    ('prior', 'transitions', 'transitions', 'reconstruction')
     """
 
     grid: Grid
@@ -71,7 +75,7 @@ class Chain(Method):
         """t_1, where the decoder takes over."""
         return self.grid.times[-2]
 
-    def transition_nats(self, schedule: Schedule, curve: NoiseCurve, group: int | None) -> Array:
+    def transition_nats(self, schedule: Schedule, curve: NoiseCurve, group: int | None) -> Float64[Array, " transitions"]:
         """Price of each transition in visiting order, nats per dimension, without a group of the curve's examples.
 
         Raises:
@@ -182,6 +186,9 @@ def paper_chain(schedule: Schedule, covariance: Covariance, steps: int, table: i
 
     Raises:
         InputError: a grid whose first time is not 1/N.
+
+    >>> paper_chain(model.schedule, study.covariance("isotropic"), steps=10, table=1000).first_time
+    0.001
     """
     grid = grids.even(steps, 1.0 / table) if grid is None else grid
     if not math.isclose(grid.times[-2], 1.0 / table):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import scipy
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
@@ -47,6 +48,10 @@ class ContinuousTime(Method):
         times: noise levels per example, one in each of so many strata of equal probability.
         curve: None draws them uniformly in log-SNR; a curve, in proportion to its R, so that the choice of times adds
             little variance (importance sampling; unbiased for any curve).
+
+    >>> low, high = ContinuousTime(t_min=0.01, decoder=0.1).range(model.schedule)
+    >>> round(low, 2), round(high, 2)
+    (-10.05, 6.22)
     """
 
     t_min: float
@@ -77,8 +82,8 @@ class ContinuousTime(Method):
         """t_min, where the decoder takes over."""
         return self.t_min
 
-    def transition_nats(self, schedule: Schedule, curve: NoiseCurve, group: int | None) -> Array:
-        """1/2 integral of R over log-SNR, the price of infinitely many transitions, nats per dimension, (1,)."""
+    def transition_nats(self, schedule: Schedule, curve: NoiseCurve, group: int | None) -> Float64[Array, " 1"]:
+        """1/2 integral of R over log-SNR, the price of infinitely many transitions, nats per dimension."""
         log_snr = np.linspace(*self.range(schedule), POINTS)
         return np.array([0.5 * scipy.integrate.simpson(curve.residual(log_snr), x=log_snr)])
 

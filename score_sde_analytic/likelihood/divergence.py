@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.errors import InputError
@@ -26,8 +27,8 @@ class Divergence(ABC):
     exact: ClassVar[bool] = False
 
     @abstractmethod
-    def probes(self, x: Tensor, noise: SampleNoise) -> Probes:
-        """The vectors for samples like x, (batch, *dims), the same along their whole trajectory."""
+    def probes(self, x: Float[Tensor, " batch *dims"], noise: SampleNoise) -> Probes:
+        """The vectors for samples like x, the same along their whole trajectory."""
 
     @abstractmethod
     def config(self) -> list[Any]:
@@ -40,7 +41,7 @@ class ExactTrace(Divergence):
 
     exact: ClassVar[bool] = True
 
-    def probes(self, x: Tensor, noise: SampleNoise) -> Probes:
+    def probes(self, x: Float[Tensor, " batch *dims"], noise: SampleNoise) -> Probes:
         return one_hot_probes
 
     def config(self) -> list[Any]:
@@ -63,7 +64,7 @@ class Hutchinson(Divergence):
         if self.probes_per_sample < 1 or self.law not in ("rademacher", "gaussian"):
             raise InputError(f"need at least one probe, rademacher or gaussian; got {self.probes_per_sample}, {self.law!r}")
 
-    def probes(self, x: Tensor, noise: SampleNoise) -> Probes:
+    def probes(self, x: Float[Tensor, " batch *dims"], noise: SampleNoise) -> Probes:
         draws = [noise.draw(x).clone() for _ in range(self.probes_per_sample)]
         if self.law == "rademacher":
             draws = [torch.where(v < 0, -1.0, 1.0).to(v) for v in draws]

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from score_sde_analytic.data.ranges import DataRange
@@ -45,8 +46,8 @@ class Gate:
     eps_and_divergence: Callable[[Tensor, Level], tuple[Tensor, Tensor]]
 
     @property
-    def x_0(self) -> Tensor:
-        """The examples, (batch, *dims), in the dtype of the network's calls."""
+    def x_0(self) -> Float[Tensor, " batch *dims"]:
+        """The examples, in the dtype of the network's calls."""
         return self.batch.x_0
 
     @property
@@ -61,16 +62,18 @@ class Gate:
             raise InputError("bins have no width without a range of the data; declare it with its levels")
         return self.data_range.bin_width
 
-    def noise(self) -> Tensor:
+    def noise(self) -> Float[Tensor, " batch *dims"]:
         """N(0, I) like x_0; a function of the example and the sample alone."""
         return self.batch.noise(self.sample).at(self.level.log_snr, self.x_0)
 
-    def x_0_hat(self, x_t: Tensor) -> Tensor:
-        """The network's prediction at t_min, (batch, *dims)."""
+    def x_0_hat(self, x_t: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
+        """The network's prediction at t_min."""
         return torch.cat([self.model.predict(x, self.level).x_0 for x in x_t.split(self.batch.rows)])
 
-    def hold_score(self, x_0: Tensor) -> tuple[Tensor, Tensor]:
-        """(x_{t_min}, -log|det dx_{t_min}/dx_0| / d) of continuous data, float64: the score is constant below t_min."""
+    def hold_score(
+        self, x_0: Float64[Tensor, " batch *dims"]
+    ) -> tuple[Float64[Tensor, " batch *dims"], Float64[Tensor, " batch"]]:
+        """(x_{t_min}, -log|det dx_{t_min}/dx_0| / d) of continuous data: the score is constant below t_min."""
         alpha, sigma, dim = self.level.alpha, self.level.sigma, x_0[0].numel()
         x = alpha * x_0
         eps, divergence = self.eps_and_divergence(x, self.level)
@@ -82,14 +85,14 @@ class Entered:
     """Examples at t_min.
 
     Attributes:
-        x_t: (batch, *dims) float64.
-        volume: -log of the volume's change on the way there, nats per dimension, (batch,) float64.
-        terms: the entry's own columns, nats per dimension, each (batch,) float64.
+        x_t: their states.
+        volume: -log of the volume's change on the way there, nats per dimension.
+        terms: the entry's own columns, nats per dimension.
     """
 
-    x_t: Tensor
-    volume: Tensor
-    terms: tuple[Tensor, ...] = ()
+    x_t: Float64[Tensor, " batch *dims"]
+    volume: Float64[Tensor, " batch"]
+    terms: tuple[Float64[Tensor, " batch"], ...] = ()
 
 
 class Entry(ABC):
@@ -138,7 +141,11 @@ class Direct(Entry):
 
 @dataclass(frozen=True)
 class Uniform(Entry):
-    """Uniform dequantisation: noise uniform over the bin of each value."""
+    """Uniform dequantisation: noise uniform over the bin of each value.
+
+    >>> Uniform().columns()
+    ('dequantisation',)
+    """
 
     def check(self, data_range: DataRange | None) -> None:
         if data_range is None or data_range.levels is None:
@@ -160,7 +167,11 @@ class Uniform(Entry):
 
 @dataclass(frozen=True)
 class Diffused(Entry):
-    """Gaussian dequantisation by the forward process itself, x_{t_min} ~ q(. | x_0), undone by a decoder."""
+    """Gaussian dequantisation by the forward process itself, x_{t_min} ~ q(. | x_0), undone by a decoder.
+
+    >>> Diffused(decoder=0.1).columns()
+    ('dequantisation', 'reconstruction')
+    """
 
     decoder: Decoder
 

@@ -75,6 +75,9 @@ def bits_per_dim(
         InputError: no method, bad settings, empty data, data off their declared range or levels, a method that does not fit
             them, or a file of another evaluation at `path`.
         RunError: a value is not finite, or an ODE solver failed.
+
+    >>> print(bits_per_dim(model, data, study.chain(3), progress=False).total)
+    1.292 ± 0.075
     """
     single = isinstance(method, Method)
     methods = {"": method} if isinstance(method, Method) else dict(method)

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from score_sde_analytic.data.ranges import DataRange
@@ -51,6 +52,9 @@ class Flow(Method):
         variable: integrate in "log_snr" (the same flow for every schedule), "t" or "ve" (sigma / alpha).
         examples_per_block: an adaptive solver chooses one step for all samples of a solve; blocks of examples, the same
             whatever the batch size, keep the result independent of it.
+
+    >>> Flow(solver=Fixed(8)).encode(model, data[:2]).shape
+    torch.Size([2, 2])
     """
 
     t_min: float = 1e-5
@@ -112,14 +116,18 @@ class Flow(Method):
     # --- both ways, without densities ---
 
     @torch.no_grad()
-    def encode(self, model: ScoreModel, x_0: Tensor, batch_size: int = 256) -> Tensor:
-        """The latent x_1 of continuous data x_0, (batch, *dims), float64."""
+    def encode(
+        self, model: ScoreModel, x_0: Float[Tensor, " batch *dims"], batch_size: int = 256
+    ) -> Float64[Tensor, " batch *dims"]:
+        """The latent x_1 of continuous data x_0."""
         path = _Path.of(self, model, x_0.dtype, batch_size)
         x = path.level.alpha * x_0.double()
         return path.carry(x + 0.5 * path.level.sigma * path.eps(x), path.span)
 
     @torch.no_grad()
-    def decode(self, model: ScoreModel, x_1: Tensor, dtype: torch.dtype = torch.float32, batch_size: int = 256) -> Tensor:
+    def decode(
+        self, model: ScoreModel, x_1: Float[Tensor, " batch *dims"], dtype: torch.dtype = torch.float32, batch_size: int = 256
+    ) -> Float[Tensor, " batch *dims"]:
         """The data of a latent x_1: `encode` undone, but for the order tau^2 of the last step. `dtype` is the network's."""
         path = _Path.of(self, model, dtype, batch_size)
         x_t = path.carry(x_1.double(), path.span[::-1])
@@ -187,7 +195,7 @@ class _Densities:
     def eps_and_divergence(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         """(batch, *dims) and (batch,), float64."""
         path = self.path
-        eps, divergence, _ = eps_and_divergence(path.model, level, x_t, self.probes, path.dtype, path.rows)
+        eps, divergence = eps_and_divergence(path.model, level, x_t, self.probes, path.dtype, path.rows)
         return eps, divergence
 
     def to_prior(self, x_t: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from score_sde_analytic.data.ranges import DataRange
@@ -24,6 +25,9 @@ class Progress:
     Attributes:
         listener: told the position on the way.
         start, length: of this stretch.
+
+    >>> Progress(listener=print).part(1, 4).reached(0.5)
+    0.375
     """
 
     listener: Callable[[float], None] = _nobody
@@ -45,15 +49,18 @@ class Batch:
     """Examples on their way through a method.
 
     Attributes:
-        x_0: (batch, *dims), on the device.
+        x_0: the examples, on the device.
         indices: of the examples in their data set.
         repetition, seed: with the index, the key of an example's noise.
         data_range: declared range and levels, or None.
         rows: most samples in one network call, for methods that make more of an example than one.
         progress: told how much of the batch is done.
+
+    >>> Batch(torch.zeros(2, 3), indices=[7, 8], repetition=0, seed=0, data_range=None, rows=64).keys
+    [(7, 0), (8, 0)]
     """
 
-    x_0: Tensor
+    x_0: Float[Tensor, " batch *dims"]
     indices: Sequence[int]
     repetition: int
     seed: int
@@ -77,9 +84,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Terms:
-    """What a method measured of a batch: nats per dimension (batch, columns), float64, and what it cost."""
+    """What a method measured of a batch, nats per dimension, and what it cost."""
 
-    values: Tensor
+    values: Float64[Tensor, "batch columns"]
     evaluations: int
     vector_products: int = 0
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from jaxtyping import Float64
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.ranges import DataRange, DataStatistics
@@ -31,7 +32,7 @@ class Priceable(Protocol):
         """Where the decoder takes over."""
         ...
 
-    def transition_nats(self, schedule: Schedule, curve: NoiseCurve, group: int | None) -> Array:
+    def transition_nats(self, schedule: Schedule, curve: NoiseCurve, group: int | None) -> Float64[Array, " transitions"]:
         """Nats per dimension of each transition, without a group of the curve's examples."""
         ...
 
@@ -51,6 +52,10 @@ def price(
     Raises:
         TypeError: a covariance depends on the state, so that the curve alone cannot price it.
         ValueError: a Gaussian decoder's std outside the measured table, or a categorical one without a histogram.
+
+    >>> priced = price(moments, model.schedule, {"K = 10": study.chain(10)}, study.statistics)
+    >>> print(priced["K = 10"].total)
+    1.026 ± 0.073
     """
     quotes = [_Quote.of(method, moments, schedule, statistics) for method in methods.values()]
 

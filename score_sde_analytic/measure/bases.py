@@ -45,6 +45,10 @@ def from_config(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], bas
     Raises:
         InputError: a basis that is not built in was not passed, the one passed has another config, or arrays are absent or
             damaged.
+
+    >>> pca = PCA.of(data)
+    >>> from_config(pca.config(), to_arrays(pca)) == pca
+    True
     """
     name = config.get("name")
     built_in = _BUILT_IN.get(str(config.get("name")))

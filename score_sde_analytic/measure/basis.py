@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -40,22 +41,22 @@ class Basis(ABC):
     """
 
     @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
-        """Coefficients U x of every example, (batch, *dims) -> (batch, *dims), of the same norm.
+    def forward(self, x: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
+        """Coefficients U x of every example, of the same norm.
 
         Raises:
             ValueError: integers, or examples of a shape that does not fit.
         """
 
     @abstractmethod
-    def inverse(self, y: Tensor) -> Tensor:
-        """Examples U^T y of coefficients, (batch, *dims) -> (batch, *dims)."""
+    def inverse(self, y: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
+        """Examples U^T y of coefficients."""
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """Plain data that identify the map and its labels."""
 
-    def labels(self, shape: Sequence[int]) -> NDArray[np.int64]:
+    def labels(self, shape: Sequence[int]) -> Int64[np.ndarray, "*dims"]:
         """The curve 0 .. m - 1 of every coefficient of an example of this shape, in that shape; all different here."""
         return np.arange(math.prod(shape), dtype=np.int64).reshape(tuple(shape))
 
@@ -78,34 +79,50 @@ class BuiltIn(Basis):
 
 
 class PixelChannel(BuiltIn):
-    """U = I, one curve per coordinate."""
+    """U = I, one curve per coordinate.
 
-    def forward(self, x: Tensor) -> Tensor:
+    >>> PixelChannel().labels((2, 1, 3)).tolist()
+    [[[0, 1, 2]], [[3, 4, 5]]]
+    """
+
+    def forward(self, x: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
         return x
 
-    def inverse(self, y: Tensor) -> Tensor:
+    def inverse(self, y: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
         return y
 
 
 class Pixel(PixelChannel):
-    """U = I, one curve per pixel, which all channels share."""
+    """U = I, one curve per pixel, which all channels share.
 
-    def labels(self, shape: Sequence[int]) -> NDArray[np.int64]:
+    >>> Pixel().labels((2, 1, 3)).tolist()
+    [[[0, 1, 2]], [[0, 1, 2]]]
+    """
+
+    def labels(self, shape: Sequence[int]) -> Int64[np.ndarray, "*dims"]:
         return np.broadcast_to(super().labels(shape[1:] if len(shape) > 2 else shape), tuple(shape)).copy()
 
 
 class Channel(PixelChannel):
-    """U = I, one curve per channel; one for all coordinates of an example without channels."""
+    """U = I, one curve per channel; one for all coordinates of an example without channels.
 
-    def labels(self, shape: Sequence[int]) -> NDArray[np.int64]:
+    >>> Channel().labels((2, 1, 3)).tolist()
+    [[[0, 0, 0]], [[1, 1, 1]]]
+    """
+
+    def labels(self, shape: Sequence[int]) -> Int64[np.ndarray, "*dims"]:
         channels = np.arange(shape[0] if len(shape) > 2 else 1, dtype=np.int64)
         return np.broadcast_to(channels.reshape(-1, *(1,) * (len(shape) - 1)), tuple(shape)).copy()
 
 
 class Scalar(PixelChannel):
-    """U = I, one curve: the isotropic covariance."""
+    """U = I, one curve: the isotropic covariance.
 
-    def labels(self, shape: Sequence[int]) -> NDArray[np.int64]:
+    >>> Scalar().labels((2, 1, 3)).tolist()
+    [[[0, 0, 0]], [[0, 0, 0]]]
+    """
+
+    def labels(self, shape: Sequence[int]) -> Int64[np.ndarray, "*dims"]:
         return np.zeros(tuple(shape), dtype=np.int64)
 
 

@@ -5,20 +5,33 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from jaxtyping import Float64, Int64, Num
 
 from score_sde_analytic.arrays import Array
 
 
-def quantile_bins(phi: Array, bins: int) -> tuple[np.ndarray, Array]:
-    """(bin of every value, medians and edges of the bins, (2B - 1,)) by quantiles over all values of a knot."""
+def quantile_bins(
+    phi: Float64[Array, "n values"], bins: int
+) -> tuple[Int64[np.ndarray, "n values"], Float64[Array, " 2*{bins}-1"]]:
+    """(bin of every value, medians and edges of the bins) by quantiles over all values of a knot.
+
+    >>> index, quantiles = quantile_bins(np.arange(4.0)[:, None], 2)
+    >>> index[:, 0], quantiles
+    (array([0, 0, 1, 1]), array([0.75, 1.5 , 2.25]))
+    """
     quantiles = np.quantile(phi, np.linspace(0.0, 1.0, 2 * bins + 1))[1:-1]
     return np.searchsorted(quantiles[1::2], phi, side="right"), quantiles
 
 
 def cell_means(
-    square: Array, index: np.ndarray, bins: int, shrinkage: float, sizes: np.ndarray, pooled: bool
-) -> tuple[Array, Array, Array]:
-    """(R, its effective number of draws, share of the label's draws) of every bin and label, (B, L) each."""
+    square: Float64[Array, "n L"],
+    index: Int64[np.ndarray, " n #L"],
+    bins: int,
+    shrinkage: float,
+    sizes: Num[np.ndarray, " L"],
+    pooled: bool,
+) -> tuple[Float64[Array, "{bins} L"], Float64[Array, "{bins} L"], Float64[Array, "{bins} L"]]:
+    """(R, its effective number of draws, share of the label's draws) of every bin and label."""
     sums, counts = _sums(square, index, bins)
     mass = counts / len(square)
     occupied = np.flatnonzero(counts.any(1))

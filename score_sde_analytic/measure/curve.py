@@ -43,6 +43,9 @@ def residual_cap(statistics: DataStatistics | None = None, data_range: DataRange
 
     The caps hold for the ideal posterior; a poor network's own residual may honestly exceed them. The eigenvalues of a
     sample covariance make the last one too small by about d / n, so it is used only for n >= 50 d or a closed form.
+
+    >>> residual_cap(data_range=DataRange(-1.0, 1.0))(np.array([-2.0, 0.0, 2.0])).round(3)
+    array([0.119, 0.5  , 0.881])
     """
 
     def cap(log_snr: Array) -> Array:
@@ -73,6 +76,10 @@ class NoiseCurve:
         y: log-SNR at which R would be 1/2 for Gaussian data like the local posterior, nondecreasing, (m,).
         source: "residual" (R of the network's own mean) or "score" (1 - Lambda, the paper's Gamma).
         fingerprint: what the curve was measured on.
+
+    >>> curve = NoiseCurve.from_residual([-4.0, 0.0, 4.0], [0.01, 0.3, 0.6])
+    >>> curve.residual(0.0), curve.posterior_variance(np.array([0.0, 4.0]))
+    (0.3, array([0.3       , 0.01098938]))
     """
 
     log_snr: Array
@@ -98,6 +105,9 @@ class NoiseCurve:
 
         Raises:
             InputError: unknown source, or no knot determines R (1 - Lambda not in (0, 1) anywhere).
+
+        >>> NoiseCurve.fit(moments).residual(np.array([-4.0, 0.0, 4.0])).round(2)
+        array([0.01, 0.33, 0.82])
         """
         if source not in ("residual", "score"):
             raise InputError(f"source must be 'residual' or 'score', got {source!r}")
@@ -166,7 +176,11 @@ class NoiseCurve:
         return like(as_array(self.residual(log_snr)) * as_array(self.noise_power(log_snr)) * slope, log_snr)
 
     def effective_variance(self, log_snr: Any) -> Any:
-        """C(lam) = exp(-y): variance of the Gaussian data with the same posterior variance at this level."""
+        """C(lam) = exp(-y): variance of the Gaussian data with the same posterior variance at this level.
+
+        >>> NoiseCurve(np.zeros(1), np.log([4.0])).effective_variance(-3.0)
+        0.25
+        """
         return like(np.exp(-self._y(as_array(log_snr))), log_snr)
 
     def posterior_variance(self, log_snr: Any) -> Any:

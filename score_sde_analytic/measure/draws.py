@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from jaxtyping import Bool, Float, Float16, Float64, Int64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
@@ -27,27 +27,31 @@ class ResidualDraws:
     """n draws.
 
     Attributes:
-        log_snr: knots, ascending, (m,).
-        knot: of each draw, (n,).
-        example: its index in the data set, (n,).
-        rms: root mean square residual of each label, (n, L), half precision.
-        phi: values of each statistic, (n, 1) or (n, pixels).
-        sizes: coefficients per label, (L,).
+        log_snr: knots, ascending.
+        knot: of each draw.
+        example: its index in the data set.
+        rms: root mean square residual of each label.
+        phi: values of each statistic, one or as many as pixels.
+        sizes: coefficients per label.
+
+    >>> draws = study.structures.draws("pixel")
+    >>> draws.square(draws.at(0)).shape
+    (300, 2)
     """
 
-    log_snr: Array
-    knot: NDArray[np.int64]
-    example: NDArray[np.int64]
-    rms: NDArray[np.float16]
-    phi: Mapping[str, NDArray[np.float32]]
-    sizes: NDArray[np.int64]
+    log_snr: Float64[Array, " m"]
+    knot: Int64[np.ndarray, " n"]
+    example: Int64[np.ndarray, " n"]
+    rms: Float16[np.ndarray, "n L"]
+    phi: Mapping[str, Float[np.ndarray, "n _"]]
+    sizes: Int64[np.ndarray, " L"]
 
-    def at(self, m: int) -> NDArray[np.int64]:
+    def at(self, m: int) -> Int64[np.ndarray, " rows"]:
         """Indices of the draws at knot m."""
         return np.flatnonzero(self.knot == m)
 
-    def square(self, rows: NDArray[np.int64]) -> Array:
-        """Squared residuals of some draws, (rows, L), float64."""
+    def square(self, rows: Int64[np.ndarray, " rows"]) -> Float64[Array, "rows L"]:
+        """Squared residuals of some draws."""
         return self.rms[rows].astype(np.float64) ** 2
 
     def some_labels(self, count: int) -> ResidualDraws:
@@ -62,7 +66,7 @@ class ResidualDraws:
         rms = np.sqrt(power)[:, None].astype(np.float16)
         return ResidualDraws(self.log_snr, self.knot, self.example, rms, {}, np.array([self.sizes.sum()]))
 
-    def take(self, rows: NDArray[np.bool_]) -> ResidualDraws:
+    def take(self, rows: Bool[np.ndarray, " n"]) -> ResidualDraws:
         """Some of the draws."""
         phi = {name: values[rows] for name, values in self.phi.items()}
         return ResidualDraws(self.log_snr, self.knot[rows], self.example[rows], self.rms[rows], phi, self.sizes)
@@ -74,6 +78,9 @@ class Recorder:
     Args:
         basis: U and its labels.
         statistics: by name; free functions of the state.
+
+    >>> Recorder(Pixel()).config()
+    {'basis': {'name': 'Pixel'}, 'statistics': {}}
     """
 
     def __init__(self, basis: Basis, statistics: Mapping[str, Statistic] | None = None) -> None:
@@ -93,7 +100,9 @@ class Recorder:
         """Identity of what is recorded."""
         return {"basis": self.basis.config(), "statistics": {n: s.config() for n, s in self.statistics.items()}}
 
-    def record(self, knot: int, examples: NDArray[np.int64], eps: Tensor, prediction: Prediction) -> None:
+    def record(
+        self, knot: int, examples: Int64[np.ndarray, " batch"], eps: Float[Tensor, " batch *dims"], prediction: Prediction
+    ) -> None:
         """Add a batch of draws at one knot."""
         square = self.basis.forward((eps - prediction.eps).float()).square().flatten(1)
         if self._labels is None:

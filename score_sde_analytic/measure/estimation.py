@@ -14,12 +14,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int64
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from score_sde_analytic.data.ranges import DataRange, DataStatistics, as_dataset, batches
+from score_sde_analytic.data.ranges import Data, DataRange, DataStatistics, as_dataset, batches
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.files import load_arrays
 from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, Moments, decoder_scale
@@ -42,7 +43,9 @@ class Observer(Protocol):
     def begin(self) -> None:
         """A pass begins: forget what an earlier one left."""
 
-    def record(self, knot: int, examples: NDArray[np.int64], eps: Tensor, prediction: Prediction) -> None:
+    def record(
+        self, knot: int, examples: Int64[np.ndarray, " batch"], eps: Float[Tensor, " batch *dims"], prediction: Prediction
+    ) -> None:
         """See a batch of draws at one knot."""
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -85,7 +88,7 @@ class Budget:
 
 def estimate(
     model: ScoreModel,
-    data: Tensor | Dataset[Any] | DataLoader[Any],
+    data: Data,
     log_snr: ArrayLike,
     budget: Budget = Budget(),
     *,
@@ -115,6 +118,10 @@ def estimate(
     Raises:
         InputError: bad knots, empty or out-of-range data, or a file of another run at `path`.
         RunError: the network returned a wrong shape or non-finite numbers.
+
+    >>> moments = estimate(model, data, [-4.0, 0.0, 4.0], Budget(max_draws=300), progress=False)
+    >>> moments.residual.round(2)
+    array([0.01, 0.35, 0.82])
     """
     knots = np.sort(np.asarray(log_snr, dtype=np.float64).ravel())
     if len(knots) == 0 or np.any(np.diff(knots) <= 0):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import scipy
+from jaxtyping import Float64
 
 from score_sde_analytic.arrays import Array
 
@@ -21,12 +22,20 @@ def residual_of(y: Any, log_snr: Any) -> Any:
 
 
 def y_of(residual: Any, log_snr: Any) -> Any:
-    """y = lam - log(R / (1 - R)), for R in (0, 1)."""
+    """y = lam - log(R / (1 - R)), for R in (0, 1).
+
+    >>> float(y_of(0.5, 3.0))
+    3.0
+    """
     return log_snr - scipy.special.logit(residual)
 
 
-def nondecreasing(y: Array, weights: Array) -> Array:
-    """The nearest y (weighted least squares) that never decreases along the knots, (m, ...), column by column."""
+def nondecreasing(y: Float64[Array, " m *curves"], weights: Float64[Array, " m *curves"]) -> Float64[Array, " m *curves"]:
+    """The nearest y (weighted least squares) that never decreases along the knots, column by column.
+
+    >>> nondecreasing(np.array([1.0, 3.0, 2.0]), np.ones(3))
+    array([1. , 2.5, 2.5])
+    """
     columns = y.reshape(len(y), -1).copy()
     for column, weight in zip(columns.T, weights.reshape(len(y), -1).T, strict=True):
         column[:] = scipy.optimize.isotonic_regression(column, weights=weight).x
@@ -37,11 +46,14 @@ class Interpolant:
     """A monotone cubic (PCHIP) through values at knots, constant beyond the end knots.
 
     Args:
-        knots: ascending, (m,).
-        values: (m, ...).
+        knots: ascending.
+        values: of any number of curves at the knots.
+
+    >>> Interpolant(np.array([0.0, 1.0]), np.array([2.0, 4.0]))(np.array([0.5, 9.0]))
+    array([3., 4.])
     """
 
-    def __init__(self, knots: Array, values: Array) -> None:
+    def __init__(self, knots: Float64[Array, " m"], values: Float64[Array, " m *curves"]) -> None:
         self._knots = knots
         self._first = values[0]
         self._cubic = scipy.interpolate.PchipInterpolator(knots, values) if len(knots) > 1 else None
@@ -52,8 +64,8 @@ class Interpolant:
             return np.full((*np.shape(x), *self._first.shape), self._first)
         return self._cubic(np.clip(x, self._knots[0], self._knots[-1]))
 
-    def slope(self, x: Array) -> Array:
-        """The derivative at x, (...); 0 beyond the end knots. For curves of one value per knot."""
+    def slope(self, x: Float64[Array, "*points"]) -> Float64[Array, "*points"]:
+        """The derivative at x; 0 beyond the end knots. For curves of one value per knot."""
         if self._cubic is None:
             return np.zeros_like(x)
         inside = (x >= self._knots[0]) & (x <= self._knots[-1])

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 import scipy
+from jaxtyping import Float64
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.ranges import DataRange
@@ -30,7 +31,7 @@ class LastStep(ABC):
     """The last step of chains over one kind of data, whatever their first time.
 
     Attributes:
-        histogram: share of every level in the data, (levels,); None for continuous data.
+        histogram: share of every level in the data; None for continuous data.
         data_range: of the data.
     """
 
@@ -38,12 +39,12 @@ class LastStep(ABC):
     comparable: ClassVar[bool] = True
 
     schedule: Schedule
-    histogram: Array | None = None
+    histogram: Float64[Array, " levels"] | None = None
     data_range: DataRange | None = None
 
     @abstractmethod
-    def nats(self, table: Reconstruction, log_snr: Array) -> Array:
-        """Nats per dimension from each of these first log-SNRs, (n,)."""
+    def nats(self, table: Reconstruction, log_snr: Float64[Array, " n"]) -> Float64[Array, " n"]:
+        """Nats per dimension from each of these first log-SNRs."""
 
     @abstractmethod
     def decoder(self, table: Reconstruction, log_snr: float) -> Decoder:
@@ -51,9 +52,13 @@ class LastStep(ABC):
 
 
 class BestGaussian(LastStep):
-    """The Gaussian decoder of the best std."""
+    """The Gaussian decoder of the best std.
 
-    def nats(self, table: Reconstruction, log_snr: Array) -> Array:
+    >>> BestGaussian(model.schedule).decoder(study.reconstruction, log_snr=5.0)
+    GaussianDecoder(std=0.0796)
+    """
+
+    def nats(self, table: Reconstruction, log_snr: Float64[Array, " n"]) -> Float64[Array, " n"]:
         return table.best(log_snr)[0]
 
     def decoder(self, table: Reconstruction, log_snr: float) -> Decoder:
@@ -63,7 +68,7 @@ class BestGaussian(LastStep):
 class Categorical(LastStep):
     """The categorical decoder, of discrete data."""
 
-    def nats(self, table: Reconstruction, log_snr: Array) -> Array:
+    def nats(self, table: Reconstruction, log_snr: Float64[Array, " n"]) -> Float64[Array, " n"]:
         if self.histogram is None or self.data_range is None:
             raise InputError("evaluate.decoder='categorical' is for discrete data; set data.levels, or use 'gaussian'")
         knots = np.linspace(log_snr.min(), log_snr.max(), KNOTS)
@@ -75,11 +80,15 @@ class Categorical(LastStep):
 
 
 class Undecoded(LastStep):
-    """No last step. Bounds on data with different noise do not compare: the first time is the largest log-SNR offered."""
+    """No last step. Bounds on data with different noise do not compare: the first time is the largest log-SNR offered.
+
+    >>> Undecoded(model.schedule).nats(study.reconstruction, np.array([5.0, 4.0]))
+    array([ 0., inf])
+    """
 
     comparable: ClassVar[bool] = False
 
-    def nats(self, table: Reconstruction, log_snr: Array) -> Array:
+    def nats(self, table: Reconstruction, log_snr: Float64[Array, " n"]) -> Float64[Array, " n"]:
         return np.where(log_snr == log_snr.max(), 0.0, np.inf)
 
     def decoder(self, table: Reconstruction, log_snr: float) -> Decoder:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array
@@ -36,7 +37,11 @@ DECODER_RATIOS = 2.0 ** np.arange(-5.0, 1.01, 0.5)
 
 
 def decoder_scale(log_snr: ArrayLike, data_variance: float) -> Array:
-    """(snr + 1/V)^{-1/2}: posterior standard deviation of Gaussian data of variance V; sigma/alpha where that is small."""
+    """(snr + 1/V)^{-1/2}: posterior standard deviation of Gaussian data of variance V; sigma/alpha where that is small.
+
+    >>> float(decoder_scale(0.0, data_variance=1.0))
+    0.7071
+    """
     return np.exp(-0.5 * np.logaddexp(log_snr, -math.log(max(data_variance, 1e-30))))
 
 
@@ -45,28 +50,31 @@ class Moments:
     """Sums over draws, from which every moment and its error follow. g groups, m knots.
 
     Attributes:
-        log_snr: knots, ascending, (m,).
-        counts: draws per group and knot, (g, m).
-        sums: of [Lambda, X, R, three centred control variates] per draw, (g, m, 6).
-        products: of all pairs of these, over all groups, (m, 6, 6).
-        decoder_sums: of -log p(x_0 | x_t) in nats per dimension under each decoder ratio, (g, m, r).
-        coefficients: regression on the controls, (m, 3, 3); None fits them.
+        log_snr: knots, ascending.
+        counts: draws per group and knot.
+        sums: of [Lambda, X, R, three centred control variates] per draw.
+        products: of all pairs of these, over all groups.
+        decoder_sums: of -log p(x_0 | x_t) in nats per dimension under each decoder ratio.
+        coefficients: regression of the outcomes on the controls; None fits them.
         fingerprint: model, data and settings.
         state: where an unfinished pass stands.
+
+    >>> moments.evaluations, moments.residual.shape, moments.finished
+    (15000, (50,), True)
     """
 
-    log_snr: Array
-    counts: Array
-    sums: Array
-    products: Array
-    decoder_sums: Array
+    log_snr: Float64[Array, " m"]
+    counts: Float64[Array, "g m"]
+    sums: Float64[Array, "g m 6"]
+    products: Float64[Array, "m 6 6"]
+    decoder_sums: Float64[Array, "g m r"]
     fingerprint: Mapping[str, Any]
     state: Mapping[str, Any]
-    coefficients: Array | None = None
+    coefficients: Float64[Array, "m 3 3"] | None = None
 
     @cached_property
-    def draws(self) -> Array:
-        """Network evaluations per knot, (m,)."""
+    def draws(self) -> Float64[Array, " m"]:
+        """Network evaluations per knot."""
         return self.counts.sum(0)
 
     @property
@@ -75,8 +83,8 @@ class Moments:
         return int(self.counts.sum())
 
     @cached_property
-    def control_coefficients(self) -> Array:
-        """beta = Cov(controls)^+ Cov(controls, outcomes) per knot, (m, 3 controls, 3 outcomes)."""
+    def control_coefficients(self) -> Float64[Array, "m 3 3"]:
+        """beta = Cov(controls)^+ Cov(controls, outcomes) per knot, controls by outcomes."""
         if self.coefficients is not None:
             return self.coefficients
         n = self.draws[:, None, None]
@@ -94,37 +102,37 @@ class Moments:
         return self.sums[..., :3] - np.einsum("gmc,mco->gmo", self.sums[..., 3:], self.control_coefficients)
 
     @cached_property
-    def means(self) -> Array:
-        """[Lambda, X, R] per knot, (m, 3)."""
+    def means(self) -> Float64[Array, "m 3"]:
+        """[Lambda, X, R] per knot."""
         return self._group_sums.sum(0) / self.draws[:, None]
 
     @property
-    def noise_power(self) -> Array:
-        """Lambda, (m,)."""
+    def noise_power(self) -> Float64[Array, " m"]:
+        """Lambda."""
         return self.means[:, OUTCOMES["noise_power"]]
 
     @property
-    def cross(self) -> Array:
-        """X, (m,)."""
+    def cross(self) -> Float64[Array, " m"]:
+        """X."""
         return self.means[:, OUTCOMES["cross"]]
 
     @property
-    def residual(self) -> Array:
-        """R, (m,)."""
+    def residual(self) -> Float64[Array, " m"]:
+        """R."""
         return self.means[:, OUTCOMES["residual"]]
 
     @property
     def groups(self) -> int:
         return len(self.counts)
 
-    def stderr(self, outcome: str) -> Array:
-        """Standard error of "noise_power" (also called "score"), "cross" or "residual", (m,)."""
+    def stderr(self, outcome: str) -> Float64[Array, " m"]:
+        """Standard error of "noise_power" (also called "score"), "cross" or "residual"."""
         column = OUTCOMES["noise_power" if outcome == "score" else outcome]
         return _ratio_stderr(self._group_sums[..., column], self.counts)
 
     @cached_property
-    def variance_reduction(self) -> Array:
-        """Variance of a plain draw over variance of a controlled one, per knot and outcome (m, 3)."""
+    def variance_reduction(self) -> Float64[Array, "m 3"]:
+        """Variance of a plain draw over variance of a controlled one, per knot and outcome."""
         n = self.draws[:, None]
         mean = self.sums.sum(0) / self.draws[:, None]
         covariance = self.products / n[..., None] - mean[:, :, None] * mean[:, None, :]
@@ -132,18 +140,22 @@ class Moments:
         plain = np.einsum("moo->mo", covariance[:, :3, :3])
         return plain / np.maximum(plain - explained, 1e-30)
 
-    def calibration(self) -> tuple[Array, Array]:
+    def calibration(self) -> tuple[Float64[Array, " m"], Float64[Array, " m"]]:
         """(1 - Lambda - R, its size in standard errors) per knot: zero in expectation for an exact score.
 
         R = 1 - 2 X + Lambda holds for any network, so 1 - Lambda - R = 2 (X - Lambda) = 2 (1 - X - R): this one contrast
         says how far all three moments disagree. Beyond error, it is miscalibration of the network.
+
+        >>> difference, size = moments.calibration()
+        >>> bool(abs(size).max() < 3)
+        True
         """
         combined = self._group_sums @ np.array([-1.0, 0.0, -1.0])
         difference = combined.sum(0) / self.draws + 1.0
         return difference, difference / np.maximum(_ratio_stderr(combined, self.counts), 1e-300)
 
-    def residual_over(self, other: Moments) -> tuple[Array, Array]:
-        """(R over the other's R at the same levels, its standard error), (m,); the other may have more knots.
+    def residual_over(self, other: Moments) -> tuple[Float64[Array, " m"], Float64[Array, " m"]]:
+        """(R over the other's R at the same levels, its standard error); the other may have more knots.
 
         Of the same network on training and on held-out data: below 1 where it learned examples by heart.
         """
@@ -162,8 +174,8 @@ class Moments:
         """Whether every knot reached its tolerance or its largest number of draws."""
         return not self.state["active"]
 
-    def decoder_nats(self) -> Array:
-        """E[-log p(x_0 | x_t)] in nats per dimension, (m, r), decoder std = DECODER_RATIOS * decoder_scale."""
+    def decoder_nats(self) -> Float64[Array, "m r"]:
+        """E[-log p(x_0 | x_t)] in nats per dimension, decoder std = DECODER_RATIOS * decoder_scale."""
         return self.decoder_sums.sum(0) / self.draws[:, None]
 
     def without(self, group: int) -> Moments:
@@ -178,7 +190,12 @@ class Moments:
         )
 
     def jackknife(self, statistic: Callable[[Moments], ArrayLike]) -> tuple[Any, Any]:
-        """(value, standard error) of any statistic of the moments, delete-one-group."""
+        """(value, standard error) of any statistic of the moments, delete-one-group.
+
+        >>> value, error = moments.jackknife(lambda replicate: replicate.residual.max())
+        >>> f"{value:.3f} ± {error:.3f}"
+        '1.005 ± 0.004'
+        """
         return self.jackknife_by_group(lambda moments, group: statistic(moments))
 
     def jackknife_by_group(self, statistic: Callable[[Moments, int | None], ArrayLike]) -> tuple[Any, Any]:

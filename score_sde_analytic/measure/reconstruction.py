@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import scipy
+from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array
@@ -22,13 +23,13 @@ class Reconstruction:
     """E[-log p(x_0 | x_t)] as a function of log-SNR and the decoder's std, from a measured table.
 
     Attributes:
-        log_snr: knots, ascending, (m,).
-        nats: nats per dimension, (m, r); column j has decoder std DECODER_RATIOS[j] * decoder_scale(log_snr, data_variance).
+        log_snr: knots, ascending.
+        nats: nats per dimension; column j has decoder std DECODER_RATIOS[j] * decoder_scale(log_snr, data_variance).
         data_variance: V of the data.
     """
 
-    log_snr: Array
-    nats: Array
+    log_snr: Float64[Array, " m"]
+    nats: Float64[Array, "m r"]
     data_variance: float = math.inf
 
     @classmethod
@@ -71,11 +72,15 @@ class Reconstruction:
         """The decoder with the best std at one level."""
         return GaussianDecoder(float(self.best(log_snr)[1][0]))
 
-    def best(self, log_snr: ArrayLike) -> tuple[Array, Array]:
+    def best(self, log_snr: ArrayLike) -> tuple[Float64[Array, " n"], Float64[Array, " n"]]:
         """(smallest nats per dimension, its decoder std) at each level.
 
         Raises:
             InputError: a level beyond the last knot.
+
+        >>> nats, std = Reconstruction.of(moments).best([3.0, 5.0])
+        >>> nats.round(2), std.round(3)
+        (array([-0.26, -1.11]), array([0.187, 0.08 ]))
         """
         lam = self._within(log_snr)
         ratios = np.log2(DECODER_RATIOS)

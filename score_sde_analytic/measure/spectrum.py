@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 import scipy
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
@@ -38,6 +39,10 @@ class Spectrum:
         smooth: interpolate y between the medians of bins, instead of holding it constant within.
         mass: share of each bin among the draws of a label, at the knots, (m, B, L); None for 1/B. A local statistic puts the
             pixels of a flat corner into few bins, and ties leave bins empty.
+
+    >>> spectrum = Spectrum.fit(study.structures.draws("pixel"))
+    >>> spectrum.residual(0.0).round(2)
+    array([[0.41, 0.27]])
     """
 
     log_snr: Array
@@ -128,22 +133,22 @@ class Spectrum:
     def _quantiles(self) -> Interpolant:
         return Interpolant(self.log_snr, self.quantiles)
 
-    def y_at(self, log_snr: float) -> Array:
-        """y of every bin and label at one level, (B, L)."""
+    def y_at(self, log_snr: float) -> Float64[Array, "B L"]:
+        """y of every bin and label at one level."""
         return self._y(log_snr)
 
-    def residual(self, log_snr: float) -> Array:
-        """R of every bin and label at one level, (B, L)."""
+    def residual(self, log_snr: float) -> Float64[Array, "B L"]:
+        """R of every bin and label at one level."""
         return residual_of(self.y_at(log_snr), log_snr)
 
-    def quantiles_at(self, log_snr: float) -> Array:
-        """Quantiles of phi at one level, interpolated at fixed rank, ascending, (2B - 1,)."""
+    def quantiles_at(self, log_snr: float) -> Float64[Array, " q"]:
+        """Quantiles of phi at one level, interpolated at fixed rank, ascending; 2B - 1 of them, or none without phi."""
         if not self.quantiles.size:
             return np.zeros(0)
         return np.maximum.accumulate(self._quantiles(log_snr))
 
-    def mass_at(self, log_snr: float) -> Array:
-        """Share of every bin and label in the mean over bins and coordinates at one level, (B, L)."""
+    def mass_at(self, log_snr: float) -> Float64[Array, "B L"]:
+        """Share of every bin and label in the mean over bins and coordinates at one level."""
         weights = self.sizes / self.sizes.sum()
         if self.mass is None:
             return np.broadcast_to(weights / self.bins, self.y.shape[1:])
@@ -152,8 +157,8 @@ class Spectrum:
         high = min(low + 1, len(self.log_snr) - 1)
         return (self.mass[low] + (place - low) * (self.mass[high] - self.mass[low])) * weights
 
-    def nodes(self, log_snr: Array, count: int = 32) -> Array:
-        """The distribution of R over bins and coordinates as nodes of equal mass per level, (n, at least `count`).
+    def nodes(self, log_snr: Float64[Array, " n"], count: int = 32) -> Float64[Array, "n nodes"]:
+        """The distribution of R over bins and coordinates as nodes of equal mass per level, at least `count`.
 
         Any cost that is a mean of smooth functions of R can be computed from them (`StepCosts`): exactly where few curves have
         equal mass, since the number of nodes is then a multiple of theirs, else to about 1 / count^2.
@@ -201,9 +206,9 @@ class LevelTable:
     """y of every bin and label at one level, and how phi finds its bin."""
 
     log_snr: float
-    y: Tensor  # (B, L) float64
-    medians: Tensor  # (B,)
-    edges: Tensor  # (B - 1,)
+    y: Float64[Tensor, "B L"]
+    medians: Float64[Tensor, " medians"]  # one per bin, or none without phi
+    edges: Float64[Tensor, " edges"]
     smooth: bool
 
     @classmethod
@@ -217,8 +222,8 @@ class LevelTable:
         """The table on a device."""
         return replace(self, y=self.y.to(device), medians=self.medians.to(device), edges=self.edges.to(device))
 
-    def residual(self, phi: Tensor | None) -> Tensor:
-        """R of every sample and label, (batch, L), or (1, L) without phi; phi is (batch, 1) or (batch, L), float64."""
+    def residual(self, phi: Float64[Tensor, " batch #L"] | None) -> Float64[Tensor, "#batch L"]:
+        """R of every sample and label, or of any sample without phi."""
         if phi is None:
             return torch.sigmoid(self.log_snr - self.y)
         column = torch.arange(self.y.shape[1], device=self.y.device)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float, Float32, Shaped
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
@@ -28,8 +29,8 @@ class Statistic(ABC):
     local: ClassVar[bool] = False
 
     @abstractmethod
-    def __call__(self, prediction: Prediction) -> Tensor:
-        """(batch,); or, for a local statistic, (batch, height, width)."""
+    def __call__(self, prediction: Prediction) -> Float[Tensor, " batch"] | Float[Tensor, "batch h w"]:
+        """phi of every sample; or, for a local statistic, of every pixel."""
 
     def config(self) -> dict[str, Any]:
         """Plain data that identifies it."""
@@ -41,7 +42,7 @@ class Statistic(ABC):
 class HighFrequency(Statistic):
     """log of the energy of x0_hat that 2x2 averages miss: flat against textured images."""
 
-    def __call__(self, prediction: Prediction) -> Tensor:
+    def __call__(self, prediction: Prediction) -> Float[Tensor, " batch"]:
         x = _images(prediction)
         smooth = avg_pool2d(pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2), mode="replicate"), 2)
         smooth = smooth.repeat_interleave(2, -1).repeat_interleave(2, -2)[..., : x.shape[-2], : x.shape[-1]]
@@ -50,17 +51,25 @@ class HighFrequency(Statistic):
 
 @dataclass(frozen=True)
 class Energy(Statistic):
-    """log ||x0_hat||^2 / d."""
+    """log ||x0_hat||^2 / d.
 
-    def __call__(self, prediction: Prediction) -> Tensor:
+    >>> Energy()(model(torch.zeros(3, 2), 0.5)).shape
+    torch.Size([3])
+    """
+
+    def __call__(self, prediction: Prediction) -> Float[Tensor, " batch"]:
         return (prediction.x_0.float().square().flatten(1).mean(1) + FLOOR).log()
 
 
 @dataclass(frozen=True)
 class MeanLevel(Statistic):
-    """Mean of x0_hat."""
+    """Mean of x0_hat.
 
-    def __call__(self, prediction: Prediction) -> Tensor:
+    >>> MeanLevel()(model(torch.zeros(2, 2), 0.5))
+    tensor([-0.1325, -0.1325])
+    """
+
+    def __call__(self, prediction: Prediction) -> Float[Tensor, " batch"]:
         return prediction.x_0.float().flatten(1).mean(1)
 
 
@@ -79,7 +88,7 @@ class GradientEnergy(Statistic):
         if self.window < 1 or self.window % 2 == 0:
             raise InputError(f"window must be odd and positive, got {self.window}")
 
-    def __call__(self, prediction: Prediction) -> Tensor:
+    def __call__(self, prediction: Prediction) -> Float[Tensor, "batch h w"]:
         x = _images(prediction)
         across, down = (x.diff(dim=-1).square(), x.diff(dim=-2).square())
         energy = pad(across, (0, 1)) + pad(across, (1, 0)) + pad(down, (0, 0, 0, 1)) + pad(down, (0, 0, 1, 0))
@@ -104,6 +113,9 @@ def from_config(config: Mapping[str, Any], statistic: Statistic | None = None) -
 
     Raises:
         InputError: one that is not built in was not passed, or the one passed has another config.
+
+    >>> from_config(GradientEnergy(window=5).config())
+    GradientEnergy(window=5)
     """
     settings = dict(config)
     built_in = {cls.__name__: cls for cls in (HighFrequency, Energy, MeanLevel, GradientEnergy)}.get(settings.pop("name", ""))
@@ -129,8 +141,8 @@ def _images(prediction: Prediction) -> Tensor:
     return prediction.x_0.float()
 
 
-def checked(values: Tensor, prediction: Prediction) -> Tensor:
-    """float32 values of a statistic, (batch, 1) or (batch, pixels).
+def checked(values: Shaped[Tensor, " ..."], prediction: Prediction) -> Float32[Tensor, "batch values"]:
+    """The values of a statistic in rows: one of every sample, or one of every pixel.
 
     Raises:
         InputError: another shape, or values that are not finite.

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int64, Num
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -34,10 +35,10 @@ class _Linear(BuiltIn):
     def _apply(self, x: Tensor, inverse: bool) -> Tensor:
         """U x or U^T x in the precision of x, float32 or float64."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Num[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
         return self._run(x, inverse=False)
 
-    def inverse(self, y: Tensor) -> Tensor:
+    def inverse(self, y: Num[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
         return self._run(y, inverse=True)
 
     def _run(self, x: Tensor, inverse: bool) -> Tensor:
@@ -56,6 +57,9 @@ class DCT(_Linear):
 
     Raises:
         InputError: `radial` is none of these.
+
+    >>> DCT(radial=2).labels((1, 2, 2)).tolist()
+    [[[0, 1], [1, 1]]]
     """
 
     _settings = ("radial",)
@@ -65,7 +69,7 @@ class DCT(_Linear):
             raise InputError(f"radial must be False, True or a number of rings from 2, got {radial!r}")
         self.radial = radial
 
-    def labels(self, shape: Sequence[int]) -> NDArray[np.int64]:
+    def labels(self, shape: Sequence[int]) -> Int64[np.ndarray, "*dims"]:
         self._check(shape)
         return super().labels(shape) if self.radial is False else _rings(shape, self.radial)
 
@@ -91,6 +95,9 @@ class ColourDCT(DCT):
 
     Raises:
         InputError: R is not square and orthonormal.
+
+    >>> ColourDCT(np.eye(2), radial=2).labels((2, 1, 2)).tolist()
+    [[[0, 1]], [[2, 3]]]
     """
 
     _arrays = ("rotation",)
@@ -148,6 +155,9 @@ class PCA(_Linear):
 
     Raises:
         InputError: the rows are not finite or not orthonormal.
+
+    >>> PCA(np.eye(3)[:1]).labels((3,)).tolist()
+    [0, 1, 1]
     """
 
     _arrays = ("components",)
@@ -179,6 +189,10 @@ class PCA(_Linear):
         Raises:
             InputError: `data` are empty or not finite, or `rank` is absent in more than `max_exact` dimensions or not
                 in 1 .. min(d, n - 1).
+
+        >>> PCA.of(data).components.round(2)
+        array([[ 0.96,  0.27],
+               [-0.27,  0.96]])
         """
         rows = _Rows(data, lambda x: x.flatten(1))
         dim = len(rows.mean)
@@ -199,7 +213,7 @@ class PCA(_Linear):
             span = torch.linalg.qr(rows.covariance_times(span)).Q
         return cls(_leading(span.T @ rows.covariance_times(span), rank, span))
 
-    def labels(self, shape: Sequence[int]) -> NDArray[np.int64]:
+    def labels(self, shape: Sequence[int]) -> Int64[np.ndarray, "*dims"]:
         self._check(shape)
         return np.minimum(super().labels(shape), len(self.components))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
 
 from score_sde_analytic.models.model import ScoreModel
 
@@ -15,7 +17,7 @@ def compiled(model: ScoreModel, mode: str) -> ScoreModel:
     """
     net = torch.compile(model.net, mode=mode)
 
-    def call(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def call(x: Float[Tensor, " batch *dims"], labels: Shaped[Tensor, " batch"]) -> Float[Tensor, " batch *dims"]:
         answer = net(x, labels)
         return getattr(answer, "sample", answer).clone()  # CUDA graphs write every output to the same place
 

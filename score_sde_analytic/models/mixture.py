@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
@@ -25,6 +25,9 @@ from score_sde_analytic.process.schedule import Level, Schedule
 
 class GaussianMixture(nn.Module):
     """A mixture of Gaussians in d dimensions, float64.
+
+    >>> GaussianMixture([1.0, 3.0], [[-1.0], [1.0]], 0.1).weights
+    tensor([0.25, 0.75], dtype=torch.float64)
 
     Args:
         weights: (k,), positive; normalised here.
@@ -62,8 +65,12 @@ class GaussianMixture(nn.Module):
     def dim(self) -> int:
         return self.means.shape[1]
 
-    def sample(self, count: int, seed: int = 0) -> Float[Tensor, "count d"]:
-        """Exact draws of x_0."""
+    def sample(self, count: int, seed: int = 0) -> Float64[Tensor, "{count} d"]:
+        """Exact draws of x_0.
+
+        >>> mixture.sample(3, seed=1).shape
+        torch.Size([3, 2])
+        """
         generator = torch.Generator().manual_seed(seed)
         k = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         z = torch.randn(count, self.dim, dtype=torch.float64, generator=generator) * self.eigenvalues[k].sqrt()
@@ -81,11 +88,21 @@ class GaussianMixture(nn.Module):
         return y, variances, self.weights.log() + log_normal
 
     def log_density(self, x_t: Float[Tensor, "n d"], level: Level) -> Float[Tensor, " n"]:
-        """log q(x_t) in nats; the data's own density at `schedule.level(0.0)`."""
+        """log q(x_t) in nats; the data's own density at `schedule.level(0.0)`.
+
+        >>> normal = GaussianMixture([1.0], [[0.0]], 1.0)
+        >>> normal.log_density(torch.zeros(1, 1), model.schedule.level(0.5))  # -log(2 pi) / 2 at every level
+        tensor([-0.9189], dtype=torch.float64)
+        """
         return self._coordinates(x_t, level)[2].logsumexp(-1)
 
     def posterior(self, x_t: Float[Tensor, "n d"], level: Level) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d d"]]:
-        """(E[x_0 | x_t], Cov(x_0 | x_t)), law of total covariance over components."""
+        """(E[x_0 | x_t], Cov(x_0 | x_t)), law of total covariance over components.
+
+        >>> mean, covariance = GaussianMixture([1.0], [[0.0]], 1.0).posterior(torch.ones(1, 1), Level(0.5, 0.6, 0.8, -0.575))
+        >>> mean, covariance  # alpha x_t and sigma^2
+        (tensor([[0.6]], dtype=torch.float64), tensor([[[0.64]]], dtype=torch.float64))
+        """
         mean, component_means, responsibility, shrink = self._posterior_mean(x_t, level)
         within = torch.einsum("kij,kj,klj->kil", self.basis, self.eigenvalues * level.sigma**2 * shrink, self.basis)
         spread = component_means - mean[:, None]
@@ -106,7 +123,11 @@ class GaussianMixture(nn.Module):
         return -torch.einsum("nk,nkj,kij->ni", log_joint.softmax(-1), y / variances, self.basis)
 
     def residual(self, level: Level, count: int = 4096, seed: int = 0) -> tuple[float, float]:
-        """(R, its standard error): E tr Cov(eps | x_t) / d at this level, by Monte Carlo over x_t of the exact posterior."""
+        """(R, its standard error): E tr Cov(eps | x_t) / d at this level, by Monte Carlo over x_t of the exact posterior.
+
+        >>> GaussianMixture([1.0], [[0.0]], 1.0).residual(Level(0.5, 0.6, 0.8, -0.575))  # alpha^2
+        (0.36, 0.0)
+        """
         generator = torch.Generator().manual_seed(seed + 1)
         z = torch.randn(count, self.dim, dtype=torch.float64, generator=generator)
         covariance = self.posterior(level.diffuse(self.sample(count, seed), z), level)[1]
@@ -114,11 +135,19 @@ class GaussianMixture(nn.Module):
         return float(r.mean()), float(r.std()) / math.sqrt(count)
 
     def responsibilities(self, x_t: Float[Tensor, "n d"], level: Level) -> Float[Tensor, "n k"]:
-        """Probability of every component given x_t."""
+        """Probability of every component given x_t.
+
+        >>> mixture.responsibilities(mixture.means, Level(0.0, 1.0, 0.0, math.inf)).argmax(1)
+        tensor([0, 1, 2])
+        """
         return self._coordinates(x_t, level)[2].softmax(-1)
 
     def moments(self) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
-        """(E x_0, Cov(x_0)), exact."""
+        """(E x_0, Cov(x_0)), exact.
+
+        >>> GaussianMixture([1.0, 1.0], [[-1.0], [1.0]], 0.0).moments()
+        (tensor([0.], dtype=torch.float64), tensor([[1.]], dtype=torch.float64))
+        """
         mean = self.weights @ self.means
         within = torch.einsum("k,kij,kj,klj->il", self.weights, self.basis, self.eigenvalues, self.basis)
         spread = self.means - mean
@@ -142,7 +171,12 @@ class GaussianMixture(nn.Module):
         return (-sigma[:, None] * self.score(x, level)).to(x)
 
     def score_model(self, schedule: Schedule) -> ScoreModel:
-        """The exact score as a `ScoreModel` under any schedule."""
+        """The exact score as a `ScoreModel` under any schedule.
+
+        >>> x_t, level = torch.zeros(1, 2), model.schedule.level(0.5)
+        >>> torch.allclose(mixture.score_model(model.schedule).predict(x_t, level).score.double(), mixture.score(x_t, level))
+        True
+        """
         return ScoreModel(self, schedule, predicts="eps", times=LogSNR(), coordinates="vp")
 
 

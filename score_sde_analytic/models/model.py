@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from score_sde_analytic.errors import InputError, RunError
@@ -35,45 +36,49 @@ RANDOM_WHEN_TRAINING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._Bat
 class Prediction:
     """One network output seen as eps, x_0, v or score; all views describe the same number.
 
+    >>> prediction = model(torch.ones(1, 2), 0.5)
+    >>> torch.allclose(prediction.level.diffuse(prediction.x_0, prediction.eps), prediction.x_t)
+    True
+
     Attributes:
-        x_t: the network's input, (batch, *dims).
+        x_t: the network's input.
         level: its noise level.
         value: what is known, in the units of `kind`.
         kind: "eps" or "x_0".
-        extra: what else the network returned (features, or a learned variance), (batch, ..), or None.
+        extra: what else the network returned (features, or a learned variance), or None.
     """
 
-    x_t: Tensor
+    x_t: Float[Tensor, " batch *dims"]
     level: Level
-    value: Tensor
+    value: Float[Tensor, " batch *dims"]
     kind: Literal["eps", "x_0"]
-    extra: Tensor | None = None
+    extra: Shaped[Tensor, " batch ..."] | None = None
 
     @cached_property
-    def x_0(self) -> Tensor:
+    def x_0(self) -> Float[Tensor, " batch *dims"]:
         """E[x_0 | x_t] as the network believes it."""
         if self.kind == "x_0":
             return self.value
         return axpy(self.x_t, self.value, -self.level.sigma) / expand(self.level.alpha, self.x_t)
 
     @cached_property
-    def eps(self) -> Tensor:
+    def eps(self) -> Float[Tensor, " batch *dims"]:
         """E[eps | x_t]."""
         if self.kind == "eps":
             return self.value
         return axpy(self.x_t, self.value, -self.level.alpha) / expand(self.level.sigma, self.x_t)
 
     @property
-    def score(self) -> Tensor:
+    def score(self) -> Float[Tensor, " batch *dims"]:
         """grad log q(x_t) = -eps / sigma."""
         return self.eps / expand(-self.level.sigma, self.x_t)
 
     @property
-    def v(self) -> Tensor:
+    def v(self) -> Float[Tensor, " batch *dims"]:
         """alpha eps - sigma x_0 (Salimans & Ho, ICLR 2022)."""
         return expand(self.level.alpha, self.x_t) * self.eps - expand(self.level.sigma, self.x_t) * self.x_0
 
-    def combine(self, a: Number, b: Number) -> Tensor:
+    def combine(self, a: Number, b: Number) -> Float[Tensor, " batch *dims"]:
         """a x_t + b x_0, in two passes over the data: its coefficients on eps are worked out in float64."""
         if self.kind == "eps":
             b = b / self.level.alpha
@@ -81,12 +86,20 @@ class Prediction:
         return axpy(self.x_t * expand(a, self.x_t), self.value, b)
 
     def clamp(self, lo: float, hi: float) -> Prediction:
-        """The prediction with x_0 confined to [lo, hi]; every view follows."""
+        """The prediction with x_0 confined to [lo, hi]; every view follows.
+
+        >>> model(torch.ones(1, 2), 0.5).clamp(-0.1, 0.1).x_0
+        tensor([[0.1, 0.1]])
+        """
         return Prediction(self.x_t, self.level, self.x_0.clamp(lo, hi), "x_0", self.extra)
 
 
 class ScoreModel:
     """A network and the schedule it is used with: `model(x_t, t) -> Prediction`.
+
+    >>> linear = ScoreModel(lambda x, labels: x, model.schedule, predicts="eps")
+    >>> torch.allclose(linear(torch.ones(1, 2), 0.5).score, torch.tensor(-1.0 / model.schedule.sigma(0.5)))
+    True
 
     Args:
         net: called as `net(x, labels)` (bind conditions beforehand, as with functools.partial); returns a tensor, or an
@@ -126,8 +139,11 @@ class ScoreModel:
         self.clamp = clamp
         self._fingerprint = fingerprint
 
-    def __call__(self, x_t: Tensor, t: float | Tensor) -> Prediction:
+    def __call__(self, x_t: Float[Tensor, " batch *dims"], t: float | Float[Tensor, " ..."]) -> Prediction:
         """Predict at time t: a number, or a tensor of shape () or (batch,).
+
+        >>> model(torch.zeros(3, 2), torch.tensor([0.1, 0.5, 0.9])).eps.shape
+        torch.Size([3, 2])
 
         Raises:
             InputError: t outside the schedule, or t = 0 (the data need no prediction).
@@ -137,8 +153,14 @@ class ScoreModel:
             raise InputError("t = 0 is the data itself (and NaN no time): pass times in (0, 1]")
         return self.predict(x_t, self.schedule.level(t))
 
-    def predict(self, x_t: Tensor, level: Level) -> Prediction:
-        """`__call__` with the scalars of the noise level at hand, as samplers have them."""
+    def predict(self, x_t: Float[Tensor, " batch *dims"], level: Level) -> Prediction:
+        """`__call__` with the scalars of the noise level at hand, as samplers have them.
+
+        >>> model.predict(torch.zeros(3, 2), model.schedule.level(0.0))
+        Traceback (most recent call last):
+            ...
+        score_sde_analytic.errors.InputError: t = 0 is the data itself: there is nothing to predict
+        """
         if not isinstance(level.sigma, Tensor) and level.sigma == 0.0:
             raise InputError("t = 0 is the data itself: there is nothing to predict")
         norm = self._norm(level)
@@ -155,20 +177,32 @@ class ScoreModel:
         return prediction
 
     def metered(self) -> AbstractContextManager[Receipt]:
-        """A receipt of the network calls made inside a block, in this thread:
+        """A receipt of the network calls made inside a block, in this thread.
 
-        with model.metered() as cost:
-            samples = generate(sampler, grid, shape, count)
-        print(cost.calls, cost.evaluations)
+        >>> with model.metered() as cost:
+        ...     _ = model(torch.zeros(3, 2), 0.5)
+        >>> cost
+        Receipt(calls=1, evaluations=3, vector_products=0)
         """
         return metered(self)
 
     def watched(self, observer: Callable[[Prediction], object]) -> AbstractContextManager[None]:
-        """Show every prediction made inside a block, in this thread, to `observer`; it may raise to end the work."""
+        """Show every prediction made inside a block, in this thread, to `observer`; it may raise to end the work.
+
+        >>> with model.watched(lambda prediction: print(prediction.level.t)):
+        ...     _ = model(torch.zeros(3, 2), 0.5)
+        0.5
+        """
         return watched(self, observer)
 
     def charge(self, vector_products: int) -> None:
-        """Enter products with the network's Jacobian, one per sample, on the open receipts."""
+        """Enter products with the network's Jacobian, one per sample, on the open receipts.
+
+        >>> with model.metered() as cost:
+        ...     model.charge(vector_products=3)
+        >>> cost.vector_products
+        3
+        """
         charge(self, vector_products=vector_products)
 
     def _read(self, out: Tensor, x: Tensor, x_t: Tensor, level: Level, norm: Number) -> Prediction:
@@ -254,7 +288,11 @@ class Wrapper(nn.Module):
 
 
 def digest_of(net: nn.Module) -> str:
-    """sha256 of names, dtypes, shapes and bytes of all parameters and buffers; wrappers do not count."""
+    """sha256 of names, dtypes, shapes and bytes of all parameters and buffers; wrappers do not count.
+
+    >>> digest_of(mixture) == digest_of(Wrapper(mixture))
+    True
+    """
     while isinstance(net, Wrapper):
         net = net.wrapped
     sha = hashlib.sha256()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -47,8 +48,10 @@ class NetworkRecipe:
         return {"predicts": "v", "coordinates": "vp", "times": times}
 
 
-def loss(net: nn.Module, x_0: Tensor, log_snr: Tensor, eps: Tensor) -> Tensor:
-    """Mean squared error of v at variance-preserving noise levels `log_snr` (batch,)."""
+def loss(
+    net: nn.Module, x_0: Float[Tensor, " batch *dims"], log_snr: Float[Tensor, " batch"], eps: Float[Tensor, " batch *dims"]
+) -> Float[Tensor, ""]:
+    """Mean squared error of v at variance-preserving noise levels `log_snr`."""
     lam = log_snr.view(-1, *(1,) * (x_0.ndim - 1))
     alpha, sigma = torch.sigmoid(lam).sqrt(), torch.sigmoid(-lam).sqrt()
     v_hat = net(alpha * x_0 + sigma * eps, SCALE * (log_snr + SHIFT)).sample
@@ -59,10 +62,10 @@ class NetworkTrainer:
     """Network, optimiser and average with a resumable step counter.
 
     Args:
-        data: x_0 of the training split, (n, channels, height, width).
+        data: x_0 of the training split.
     """
 
-    def __init__(self, recipe: NetworkRecipe, data: Tensor, seed: int, device: torch.device) -> None:
+    def __init__(self, recipe: NetworkRecipe, data: Float[Tensor, "n c h w"], seed: int, device: torch.device) -> None:
         self.recipe = recipe
         self.seed = seed
         self.device = device

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from score_sde_analytic.errors import InputError, MissingFileError, RunError
@@ -76,12 +77,12 @@ class Output:
     """What a network returns besides its prediction.
 
     Attributes:
-        sample: the prediction, (batch, *dims).
-        extra: features, or a learned variance, (batch, ..).
+        sample: the prediction.
+        extra: features, or a learned variance.
     """
 
-    sample: Tensor
-    extra: Tensor
+    sample: Float[Tensor, " batch *dims"]
+    extra: Shaped[Tensor, " batch ..."]
 
 
 class WithFeatures(Wrapper):
@@ -113,7 +114,7 @@ class WithFeatures(Wrapper):
         if (thread := threading.get_ident()) in self._captured:  # else the network was called without this wrapper
             self._captured[thread] = inputs[0]
 
-    def forward(self, x: Tensor, labels: Tensor) -> Output:
+    def forward(self, x: Float[Tensor, " batch *dims"], labels: Shaped[Tensor, " batch"]) -> Output:
         """Raises RuntimeError where the network did not call the layer."""
         thread = threading.get_ident()
         self._captured[thread] = None
@@ -129,7 +130,7 @@ class WithFeatures(Wrapper):
 class LearnedRange(Wrapper):
     """A network of 2C output channels, mean and variance: `Output(sample=mean, extra=v)` (Nichol & Dhariwal, 2021)."""
 
-    def forward(self, x: Tensor, labels: Tensor) -> Output:
+    def forward(self, x: Float[Tensor, " batch *dims"], labels: Shaped[Tensor, " batch"]) -> Output:
         """Raises RuntimeError unless the network returns twice its input's channels."""
         out = self.wrapped(x, labels)
         out = getattr(out, "sample", out)

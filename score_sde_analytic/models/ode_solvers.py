@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from score_sde_analytic.errors import InputError, RunError
@@ -29,6 +30,12 @@ class Adaptive:
 
     A step is accepted when the largest error of any sample (root mean square over its dimensions, or of its log-density per
     dimension) is within atol + rtol |value|.
+
+    >>> Adaptive(method="rk4")
+    Traceback (most recent call last):
+        ...
+    score_sde_analytic.errors.InputError: Adaptive knows no solver 'rk4'; choose one of dopri5, dopri8, bosh3, fehlberg2,
+    adaptive_heun
     """
 
     rtol: float = 1e-4
@@ -41,7 +48,7 @@ class Adaptive:
             raise InputError(f"rtol, atol and max_steps must be positive, got {self.rtol}, {self.atol}, {self.max_steps}")
         _require_known(self.method, ADAPTIVE, "Adaptive")
 
-    def options(self, first_step: float, max_step: float, end: Tensor) -> dict[str, Any]:
+    def options(self, first_step: float, max_step: float, end: Float64[Tensor, ""]) -> dict[str, Any]:
         # step_t makes the solver land on the end point; left alone it would step past it, where there is no schedule.
         steps = {"first_step": first_step, "max_step": max_step, "step_t": end[None], "max_num_steps": self.max_steps}
         return steps | {"norm": _largest_error}
@@ -63,7 +70,7 @@ class Fixed:
             raise InputError(f"steps must be at least 1, got {self.steps}")
         _require_known(self.method, FIXED, "Fixed")
 
-    def options(self, first_step: float, max_step: float, end: Tensor) -> dict[str, Any]:
+    def options(self, first_step: float, max_step: float, end: Float64[Tensor, ""]) -> dict[str, Any]:
         return {"grid_constructor": lambda f, y, t: torch.linspace(t[0], t[-1], self.steps + 1, dtype=t.dtype, device=t.device)}
 
     @property
@@ -77,7 +84,7 @@ def _largest_error(state: tuple[Tensor, ...]) -> Tensor:
 
 
 def integrate(
-    field: Callable[[Tensor, Any], Any],
+    field: Callable[[Float64[Tensor, ""], Any], Any],
     state: Any,
     span: tuple[float, float],
     solver: Adaptive | Fixed,
@@ -85,6 +92,10 @@ def integrate(
     max_step: float,
 ) -> Any:
     """The state at the end of the span.
+
+    >>> (u,) = integrate(lambda s, u: (-u[0],), (torch.ones(1, 1),), (0.0, 1.0), Fixed(10), first_step=0.1, max_step=1.0)
+    >>> float(u)  # exp(-1)
+    0.36788
 
     Raises:
         ImportError: torchdiffeq is absent.

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from score_sde_analytic.errors import RunError
@@ -123,8 +124,10 @@ class VEClock(Clock):
 CLOCKS: dict[str, Clock] = {"log_snr": LogSNRClock(), "t": TimeClock(), "ve": VEClock()}
 
 
-def velocity(model: ScoreModel, c: Coefficients, u: Tensor, dtype: torch.dtype, rows: int) -> Tensor:
-    """du/ds, (batch, *dims) float64, in network calls of at most `rows` samples of the given dtype."""
+def velocity(
+    model: ScoreModel, c: Coefficients, u: Float64[Tensor, " batch *dims"], dtype: torch.dtype, rows: int
+) -> Float64[Tensor, " batch *dims"]:
+    """du/ds, in network calls of at most `rows` samples of the given dtype."""
     parts = [
         c.drift * part + c.gain * model.predict((c.scale * part).to(dtype), c.level).eps.double() for part in u.split(rows)
     ]
@@ -134,17 +137,22 @@ def velocity(model: ScoreModel, c: Coefficients, u: Tensor, dtype: torch.dtype, 
 def transport(
     model: ScoreModel,
     clock: Clock,
-    x: Tensor,
+    x: Float64[Tensor, " batch *dims"],
     span: tuple[float, float],
     solver: Adaptive | Fixed,
     first_step: float,
     dtype: torch.dtype,
     rows: int,
-) -> Tensor:
-    """x at span[1] on the flow through x at span[0], both in the clock's variable, either way; (batch, *dims) float64.
+) -> Float64[Tensor, " batch *dims"]:
+    """x at span[1] on the flow through x at span[0], both in the clock's variable, either way.
+
+    >>> from score_sde_analytic.models import GaussianMixture
+    >>> standard = GaussianMixture([1.0], [[0.0]], 1.0).score_model(model.schedule)  # its flow is at rest
+    >>> x = torch.ones(1, 1, dtype=torch.float64)
+    >>> transport(standard, CLOCKS["log_snr"], x, (-5.0, 5.0), Fixed(2), first_step=1.0, dtype=x.dtype, rows=1)
+    tensor([[1.0]], dtype=torch.float64)
 
     Args:
-        x: float64.
         first_step: of an adaptive solver, in the clock's variable.
         dtype, rows: of the network's calls, as in `velocity`.
 
@@ -163,32 +171,34 @@ def transport(
 
 
 #: The probe vectors for a slice of the batch, one tensor like u at a time.
-Probes = Callable[[Tensor, slice], Iterable[Tensor]]
+Probes = Callable[[Float64[Tensor, " batch *dims"], slice], Iterable[Float64[Tensor, " batch *dims"]]]
 
 
 def eps_and_divergence(
-    model: ScoreModel, level: Level, x_t: Tensor, probes: Probes, dtype: torch.dtype, rows: int
-) -> tuple[Tensor, Tensor, int]:
-    """(eps_hat, its divergence estimate sum_v v^T (d eps_hat / d x_t) v, vector products), the first two float64.
-
-    The products are charged to the model's receipts too.
+    model: ScoreModel, level: Level, x_t: Float64[Tensor, " batch *dims"], probes: Probes, dtype: torch.dtype, rows: int
+) -> tuple[Float64[Tensor, " batch *dims"], Float64[Tensor, " batch"]]:
+    """(eps_hat, its divergence estimate sum_v v^T (d eps_hat / d x_t) v); vector products are charged to the model's receipts.
 
     The graph of a network call lives only as long as its slice of at most `rows` samples.
+
+    >>> level, x = model.schedule.level(0.5), torch.zeros(3, 2, dtype=torch.float64)
+    >>> eps, divergence = eps_and_divergence(model, level, x, one_hot_probes, torch.float64, rows=2)
+    >>> eps.shape, divergence.shape
+    (torch.Size([3, 2]), torch.Size([3]))
 
     Raises:
         RunError: a gradient is not finite.
     """
     slices = [slice(start, start + rows) for start in range(0, len(x_t), rows)]
-    with model.metered() as cost:
-        blocks = [_eps_and_divergence(model, level, x_t, part, probes, dtype) for part in slices]
+    blocks = [_eps_and_divergence(model, level, x_t, part, probes, dtype) for part in slices]
     values, divergences = zip(*blocks, strict=True)
-    return torch.cat(values), torch.cat(divergences), cost.vector_products
+    return torch.cat(values), torch.cat(divergences)
 
 
 def _eps_and_divergence(
     model: ScoreModel, level: Level, x_t: Tensor, part: slice, probes: Probes, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """The first two for a slice of the batch, by one network call."""
+    """The same for a slice of the batch, by one network call."""
     with torch.inference_mode(False), torch.enable_grad():
         x = x_t[part].detach().clone().requires_grad_()
         eps = model.predict(x.to(dtype), level).eps.double()
@@ -206,8 +216,12 @@ def _eps_and_divergence(
     return eps.detach(), divergence
 
 
-def one_hot_probes(x: Tensor, part: slice) -> Iterable[Tensor]:
-    """The d unit vectors: the exact trace in d products."""
+def one_hot_probes(x: Float64[Tensor, " batch *dims"], part: slice) -> Iterable[Float64[Tensor, " batch *dims"]]:
+    """The d unit vectors: the exact trace in d products.
+
+    >>> [v.tolist() for v in one_hot_probes(torch.zeros(1, 2, dtype=torch.float64), slice(1))]
+    [[[1.0, 0.0]], [[0.0, 1.0]]]
+    """
     for k in range(x[0].numel()):
         v = torch.zeros_like(x)
         v.view(len(x), -1)[:, k] = 1.0

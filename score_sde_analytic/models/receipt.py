@@ -35,7 +35,13 @@ class Receipt:
     vector_products: int = 0
 
     def add(self, calls: int = 0, evaluations: int = 0, vector_products: int = 0) -> None:
-        """Count some more."""
+        """Count some more.
+
+        >>> receipt = Receipt(calls=1)
+        >>> receipt.add(calls=1, evaluations=64)
+        >>> receipt
+        Receipt(calls=2, evaluations=64, vector_products=0)
+        """
         with _LOCK:
             self.calls += calls
             self.evaluations += evaluations

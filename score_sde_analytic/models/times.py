@@ -6,22 +6,27 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from score_sde_analytic.process.schedule import Level
 
-Number = float | Tensor
+Number = float | Float[Tensor, ""] | Float[Tensor, " batch"]
 
 
 class Times(Protocol):
     """What a network is fed for its time argument."""
 
-    def label(self, level: Level) -> Number: ...
+    def label(self, level: Level) -> Number | Int64[Tensor, ""] | Int64[Tensor, " batch"]: ...
 
 
 @dataclass(frozen=True)
 class Continuous:
-    """label = scale * t; score SDE's VP networks were trained with scale 999."""
+    """label = scale * t; score SDE's VP networks were trained with scale 999.
+
+    >>> Continuous(999.0).label(model.schedule.level(0.5))
+    499.5
+    """
 
     scale: float = 1.0
 
@@ -32,6 +37,9 @@ class Continuous:
 @dataclass(frozen=True)
 class ZeroBased:
     """Table index n - 1 of time t = n / steps, as DDPM counts: 0 .. steps - 1.
+
+    >>> ZeroBased(1000).label(model.schedule.level(0.5))
+    499.0
 
     Args:
         steps: N of the discrete model.
@@ -44,7 +52,7 @@ class ZeroBased:
     integer: bool = False
     first: ClassVar[int] = 0
 
-    def label(self, level: Level) -> Number:
+    def label(self, level: Level) -> Number | Int64[Tensor, ""] | Int64[Tensor, " batch"]:
         # The network saw nothing below its first index; times before it share that label.
         index = level.t * self.steps - 1.0
         index = index.clamp_min(0.0) if isinstance(index, Tensor) else max(index, 0.0)
@@ -58,14 +66,22 @@ class ZeroBased:
 
 @dataclass(frozen=True)
 class OneBased(ZeroBased):
-    """Table index n of time t = n / steps: 1 .. steps."""
+    """Table index n of time t = n / steps: 1 .. steps.
+
+    >>> OneBased(1000).label(model.schedule.level(0.5))
+    500.0
+    """
 
     first: ClassVar[int] = 1
 
 
 @dataclass(frozen=True)
 class Sigma:
-    """sigma / alpha, the noise level in variance-exploding coordinates."""
+    """sigma / alpha, the noise level in variance-exploding coordinates.
+
+    >>> Sigma().label(model.schedule.level(0.5))
+    3.413
+    """
 
     def label(self, level: Level) -> Number:
         return level.ratio
@@ -76,6 +92,9 @@ class LogSNR:
     """scale * (log-SNR + shift), the log-SNR first confined to [lo, hi], the range the network was trained on.
 
     EDM's c_noise = log(sigma/alpha)/4 is `LogSNR(scale=-1/8)`.
+
+    >>> LogSNR(scale=-1 / 8).label(model.schedule.level(0.5)) == math.log(Sigma().label(model.schedule.level(0.5))) / 4
+    True
     """
 
     scale: float = 1.0

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -30,7 +31,9 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
     return float(peak * min(1.0, (step + 1) / warmup) * 0.5 * (1.0 + math.cos(math.pi * (step / steps))))
 
 
-def descend(net: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, rate: float, clip: float | None = 1.0) -> float:
+def descend(
+    net: nn.Module, optimiser: torch.optim.Optimizer, loss: Float[Tensor, ""], rate: float, clip: float | None = 1.0
+) -> float:
     """One step of the optimiser at this learning rate; returns the loss.
 
     Args:

@@ -13,10 +13,11 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
@@ -31,6 +32,7 @@ NODES = np.linspace(-10.0, 10.0, 2001)
 WEIGHTS = np.exp(-0.5 * NODES**2) / np.exp(-0.5 * NODES**2).sum()
 
 
+@runtime_checkable
 class NatsTable(Protocol):
     """E[-log p(x_0 | x_t)] of Gaussian decoders, as it was measured with the network (`measure.reconstruction`)."""
 
@@ -46,20 +48,31 @@ class Decoder(ABC):
     decodes: ClassVar[bool] = True
 
     @abstractmethod
-    def nats(self, x_0: Tensor, x_t: Tensor, x_0_hat: Tensor | None, level: Level, data_range: DataRange | None) -> Tensor:
-        """-log p(x_0 | x_t) / d, (batch,). `x_0_hat` is the network's prediction, None where `needs_network` is false."""
+    def nats(
+        self,
+        x_0: Float[Tensor, " batch *dims"],
+        x_t: Float[Tensor, " batch *dims"],
+        x_0_hat: Float[Tensor, " batch *dims"] | None,
+        level: Level,
+        data_range: DataRange | None,
+    ) -> Float64[Tensor, " batch"]:
+        """-log p(x_0 | x_t) / d. `x_0_hat` is the network's prediction, None where `needs_network` is false."""
 
-    def expected(self, x_0: Tensor, level: Level, data_range: DataRange | None) -> Tensor | None:
-        """The mean of `nats` over q(x_t | x_0) where it is known exactly, (batch,); else None."""
+    def expected(
+        self, x_0: Float[Tensor, " batch *dims"], level: Level, data_range: DataRange | None
+    ) -> Float64[Tensor, " batch"] | None:
+        """The mean of `nats` over q(x_t | x_0) where it is known exactly; else None."""
         return None
 
     @abstractmethod
-    def expected_nats(self, level: Level, table: NatsTable, histogram: Array | None, data_range: DataRange | None) -> float:
+    def expected_nats(
+        self, level: Level, table: NatsTable, histogram: Float64[Array, " L"] | None, data_range: DataRange | None
+    ) -> float:
         """E[-log p(x_0 | x_t)] / d over the data too: the price of the last step, without a network call.
 
         Args:
             table: what was measured with the network; decide by it only where `needs_network`.
-            histogram: share of every level in the data, (levels,); None for continuous data.
+            histogram: share of every level in the data; None for continuous data.
 
         Raises:
             InputError: the decoder's std lies outside the table, or a histogram that it needs is missing.
@@ -92,11 +105,20 @@ class GaussianDecoder(Decoder):
     def needs_network(self) -> bool:
         return True
 
-    def nats(self, x_0: Tensor, x_t: Tensor, x_0_hat: Tensor | None, level: Level, data_range: DataRange | None) -> Tensor:
+    def nats(
+        self,
+        x_0: Float[Tensor, " batch *dims"],
+        x_t: Float[Tensor, " batch *dims"] | None,
+        x_0_hat: Float[Tensor, " batch *dims"] | None,
+        level: Level | None,
+        data_range: DataRange | None,
+    ) -> Float64[Tensor, " batch"]:
         assert x_0_hat is not None
         return decoder_nats(x_0, x_0_hat, self.std, data_range)
 
-    def expected_nats(self, level: Level, table: NatsTable, histogram: Array | None, data_range: DataRange | None) -> float:
+    def expected_nats(
+        self, level: Level, table: NatsTable, histogram: Float64[Array, " L"] | None, data_range: DataRange | None
+    ) -> float:
         return table.at(level.log_snr, self.std)
 
     def config(self) -> dict[str, Any]:
@@ -111,7 +133,14 @@ class CategoricalDecoder(Decoder):
         if data_range is None or data_range.levels is None:
             raise InputError("the categorical decoder is for discrete data; declare their levels, or use GaussianDecoder")
 
-    def nats(self, x_0: Tensor, x_t: Tensor, x_0_hat: Tensor | None, level: Level, data_range: DataRange | None) -> Tensor:
+    def nats(
+        self,
+        x_0: Float[Tensor, " batch *dims"],
+        x_t: Float[Tensor, " batch *dims"],
+        x_0_hat: Float[Tensor, " batch *dims"] | None,
+        level: Level,
+        data_range: DataRange | None,
+    ) -> Float64[Tensor, " batch"]:
         self.check(data_range)
         assert data_range is not None
         assert data_range.levels is not None
@@ -125,17 +154,25 @@ class CategoricalDecoder(Decoder):
             total = torch.logaddexp(total, -gap * (0.5 * gap + z))
         return total.flatten(1).mean(1)
 
-    def expected(self, x_0: Tensor, level: Level, data_range: DataRange | None) -> Tensor | None:
+    def expected(
+        self, x_0: Float[Tensor, " batch *dims"], level: Level, data_range: DataRange | None
+    ) -> Float64[Tensor, " batch"] | None:
         self.check(data_range)
         table = torch.from_numpy(self.table(level, data_range)).to(x_0.device)  # type: ignore[arg-type]
         return table[data_range.index(x_0)].flatten(1).mean(1)  # type: ignore[union-attr]
 
     @staticmethod
-    def table(level: Level, data_range: DataRange) -> Array:
-        """E[-log p(x | z)] in nats of every level x, (levels,)."""
+    def table(level: Level, data_range: DataRange) -> Float64[Array, " L"]:
+        """E[-log p(x | z)] in nats of every level x.
+
+        >>> CategoricalDecoder.table(Level(0.5, 1.0, 1.0, 0.0), DataRange(levels=3))
+        array([0.749, 1.037, 0.749])
+        """
         return _categorical_table(level.alpha / level.sigma * data_range.bin_width, data_range.levels)
 
-    def expected_nats(self, level: Level, table: NatsTable, histogram: Array | None, data_range: DataRange | None) -> float:
+    def expected_nats(
+        self, level: Level, table: NatsTable, histogram: Float64[Array, " L"] | None, data_range: DataRange | None
+    ) -> float:
         if histogram is None or data_range is None:
             raise InputError("a categorical decoder is priced from the histogram of levels: declare the data_range everywhere")
         return float(histogram @ self.table(level, data_range))
@@ -164,19 +201,34 @@ class NoDecoder(Decoder):
 
     decodes: ClassVar[bool] = False
 
-    def nats(self, x_0: Tensor, x_t: Tensor, x_0_hat: Tensor | None, level: Level, data_range: DataRange | None) -> Tensor:
+    def nats(
+        self,
+        x_0: Float[Tensor, " batch *dims"],
+        x_t: Float[Tensor, " batch *dims"],
+        x_0_hat: Float[Tensor, " batch *dims"] | None,
+        level: Level,
+        data_range: DataRange | None,
+    ) -> Float64[Tensor, " batch"]:
         noise = (x_t - expand(level.alpha, x_t) * x_0) / expand(level.sigma, x_t)
         return self.entropy(level) + 0.5 * (mean_square(noise) - 1.0)
 
-    def expected(self, x_0: Tensor, level: Level, data_range: DataRange | None) -> Tensor | None:
+    def expected(
+        self, x_0: Float[Tensor, " batch *dims"], level: Level, data_range: DataRange | None
+    ) -> Float64[Tensor, " batch"] | None:
         return torch.full((len(x_0),), self.entropy(level), dtype=torch.float64)
 
     @staticmethod
     def entropy(level: Level) -> float:
-        """Entropy of q(x_t | x_0) in nats per dimension."""
+        """Entropy of q(x_t | x_0) in nats per dimension.
+
+        >>> NoDecoder.entropy(Level(0.5, 1.0, 1.0, 0.0))  # log(2 pi e) / 2
+        1.4189
+        """
         return 0.5 * (LOG_2PI + 1.0) + math.log(level.sigma)
 
-    def expected_nats(self, level: Level, table: NatsTable, histogram: Array | None, data_range: DataRange | None) -> float:
+    def expected_nats(
+        self, level: Level, table: NatsTable, histogram: Float64[Array, " L"] | None, data_range: DataRange | None
+    ) -> float:
         return self.entropy(level)
 
     def config(self) -> dict[str, Any]:
@@ -185,6 +237,9 @@ class NoDecoder(Decoder):
 
 def as_decoder(value: Decoder | float) -> Decoder:
     """The decoder itself, or the Gaussian one of this std.
+
+    >>> as_decoder(0.1)
+    GaussianDecoder(std=0.1)
 
     Raises:
         InputError: neither a decoder nor a number.
@@ -196,10 +251,16 @@ def as_decoder(value: Decoder | float) -> Decoder:
     return GaussianDecoder(float(value))
 
 
-def decoder_nats(x_0: Tensor, x_0_hat: Tensor, std: float, data_range: DataRange | None) -> Tensor:
-    """-log p(x_0 | x_t) in nats per dimension, (batch,), for the decoder N(x0_hat, std^2 I).
+def decoder_nats(
+    x_0: Float[Tensor, " batch *dims"], x_0_hat: Float[Tensor, " batch *dims"], std: float, data_range: DataRange | None
+) -> Float64[Tensor, " batch"]:
+    """-log p(x_0 | x_t) in nats per dimension for the decoder N(x0_hat, std^2 I).
 
     Integrated over bins for discrete data (`DataRange.levels`), a density for continuous data.
+
+    >>> x = torch.zeros(1, 4)
+    >>> decoder_nats(x, x, 1.0, None)  # log(2 pi) / 2
+    tensor([0.9189], dtype=torch.float64)
     """
     if data_range is None or data_range.levels is None:
         return 0.5 * LOG_2PI + math.log(std) + 0.5 * mean_square((x_0 - x_0_hat) / std)

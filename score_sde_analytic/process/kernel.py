@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from score_sde_analytic.errors import InputError
@@ -30,6 +31,10 @@ from score_sde_analytic.process.schedule import Level, Schedule
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """Coefficients of q(x_s | x_t, x_0) = N(a x_t + b x_0, rho2 I); floats, or arrays that broadcast.
+
+    >>> kernel = reverse_kernel(model.schedule.level(0.4), model.schedule.level(0.5))
+    >>> kernel.variance(0.0) == kernel.rho2, kernel.variance(0.1) - kernel.rho2
+    (True, 0.0)
 
     Attributes:
         beta: sigma_ts^2, variance of x_t given x_s: DDPM's handcrafted "beta". (Its "beta-tilde" is rho2 at eta = 1.)
@@ -56,7 +61,7 @@ class Kernel:
         inverse_snr = torch.exp(-log_snr) if isinstance(log_snr, Tensor) else math.exp(-log_snr)
         return expand(self.b**2 * inverse_snr, residual) * residual
 
-    def error(self, square: Tensor) -> Tensor:
+    def error(self, square: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
         """b^2 times the squared error of x0_hat: that of the mean; of every coordinate, (batch, *dims), or sample, (batch,)."""
         return expand(self.b**2, square) * square
 
@@ -65,6 +70,11 @@ def reverse_kernel(s: Level, t: Level, eta: float = 1.0) -> Kernel:
     """The kernel from level t down to level s; level fields may be floats or broadcastable arrays.
 
     Accurate for steps from 1e-12 to infinity in log-SNR: differences of nearly equal numbers are avoided.
+
+    >>> reverse_kernel(model.schedule.level(0.0), model.schedule.level(0.5)).b  # a step to the data gives x0_hat
+    1.0
+    >>> reverse_kernel(model.schedule.level(0.4), model.schedule.level(0.5), eta=0.0).rho2  # DDIM adds no noise
+    0.0
 
     Raises:
         InputError: eta outside [0, 1], or s not below t.
@@ -84,7 +94,11 @@ def reverse_kernel(s: Level, t: Level, eta: float = 1.0) -> Kernel:
 
 
 def kernels(levels: Sequence[Level], eta: float = 1.0) -> list[Kernel]:
-    """One kernel per step of levels in visiting order."""
+    """One kernel per step of levels in visiting order.
+
+    >>> [round(kernel.b, 3) for kernel in kernels(model.schedule.levels([1.0, 0.5, 0.0]))]
+    [0.281, 1.0]
+    """
     return [reverse_kernel(s, t, eta) for t, s in pairwise(levels)]
 
 
@@ -98,12 +112,18 @@ def optimal_step_nats(residual: Any, step: Any) -> Any:
     """KL of a reverse step of `step` = lam_s - lam_t at eta = 1 with the optimal variance, nats per dimension.
 
     1/2 log(var / rho^2) = 1/2 log(1 + R_t (exp(lam_s - lam_t) - 1)),   whatever the schedule
+
+    >>> float(optimal_step_nats(0.5, 1.0))
+    0.310
     """
     return 0.5 * np.log1p(residual * np.expm1(step))
 
 
-def prior_kl(schedule: Schedule, power: Tensor | float) -> Tensor:
-    """KL(q(x_1 | x_0) || N(0, prior_variance I)) in nats per dimension, in the shape of `power`, float64.
+def prior_kl(schedule: Schedule, power: float | Float[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+    """KL(q(x_1 | x_0) || N(0, prior_variance I)) in nats per dimension.
+
+    >>> float(prior_kl(model.schedule, 0.25))
+    0.0
 
     Args:
         power: ||x_0||^2 / d, of examples or on average.

@@ -338,7 +338,11 @@ def _named(data: Mapping[str, Any], name: str) -> list[float]:
 
 
 def outside(data: Mapping[str, Any]) -> tuple[int, int]:
-    """How many knots differ by more than two standard errors, and of how many."""
+    """How many knots differ by more than two standard errors, and of how many.
+
+    >>> outside({"in_standard_errors": [0.5, -3.0, 1.0]})
+    (1, 3)
+    """
     sizes = _named(data, "in_standard_errors")
     if not sizes:
         pairs = zip(_named(data, "difference"), floats(data.get("stderr")), strict=False)

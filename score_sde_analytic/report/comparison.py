@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -34,7 +35,14 @@ def styles(solvers: Sequence[Content]) -> dict[str, dict[str, Any]]:
     return looks
 
 
-def sheet(path: Path, x: Tensor, data: Tensor, declared: DataRange, columns: int = 8, scale: int = 4) -> Path:
+def sheet(
+    path: Path,
+    x: Float[Tensor, " samples *dims"],
+    data: Float[Tensor, " n *dims"],
+    declared: DataRange,
+    columns: int = 8,
+    scale: int = 4,
+) -> Path:
     """Samples as one picture: images in a mosaic, each pixel `scale` wide, or points in the range of the data."""
     if x.ndim == 4:
         pixels = np.kron(mosaic(x, columns, declared), np.ones((scale, scale) + (1,) * (x.shape[1] > 1)))

@@ -50,7 +50,11 @@ def _bits_heading(content: Content) -> str:
 
 
 def marks(content: Content) -> dict[str, int]:
-    """Number of the footnote of every reason."""
+    """Number of the footnote of every reason.
+
+    >>> marks({"cells": [{"status": "failed", "reason": "diverged"}]})
+    {'diverged': 1}
+    """
     reasons = dict.fromkeys(cell["reason"] for cell in content["cells"] if cell["status"] == "failed")
     return {reason: number for number, reason in enumerate(reasons, 1)}
 
@@ -60,7 +64,11 @@ def _footnotes(content: Content) -> str:
 
 
 def error_bar(part: Mapping[str, float | None] | None) -> str:
-    """Value and standard error to two digits of the error."""
+    """Value and standard error to two digits of the error.
+
+    >>> error_bar({"value": 2.34567, "stderr": 0.0123})
+    '2.346 ± 0.012'
+    """
     if not part or part["value"] is None:
         return "-"
     value, error = part["value"], part["stderr"]

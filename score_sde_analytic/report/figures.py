@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from scipy.special import logit
 from torch import Tensor
@@ -257,7 +258,11 @@ def _plain_ticks(axis: Axes) -> None:
 
 @plt.rc_context(STYLE | {"axes.grid": False})
 def samples(
-    path: Path, sheets: Mapping[str, Mapping[int, Tensor]], data: Tensor, declared: DataRange, columns: int = 12
+    path: Path,
+    sheets: Mapping[str, Mapping[int, Float[Tensor, " _ *dims"]]],
+    data: Float[Tensor, " n *dims"],
+    declared: DataRange,
+    columns: int = 12,
 ) -> Path:
     """One sheet per variance: a block of images (or a scatter of the first two coordinates) per K, beside real data."""
     rows = [str(k) for k in next(iter(sheets.values()))]

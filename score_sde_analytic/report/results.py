@@ -27,7 +27,11 @@ FAMILIES = {
 
 
 def as_float(value: Any) -> float:
-    """A number of the data; NaN for what is missing (None) or is no number."""
+    """A number of the data; NaN for what is missing (None) or is no number.
+
+    >>> as_float("1e-3"), as_float(None)
+    (0.001, nan)
+    """
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -44,7 +48,11 @@ def floats(values: Iterable[Any] | None) -> list[float]:
 
 @dataclass(frozen=True)
 class Reading:
-    """A value with its standard error and 95 % interval; NaN where unknown."""
+    """A value with its standard error and 95 % interval; NaN where unknown.
+
+    >>> Reading(1.0, 0.1).overlaps(Reading(1.3, 0.1)), Reading(1.0, 0.1).overlaps(Reading(1.5, 0.1))
+    (True, False)
+    """
 
     value: float
     stderr: float = math.nan
@@ -84,7 +92,11 @@ def superscript(number: int) -> str:
 
 
 def plain(value: float, digits: int = 3) -> str:
-    """A number to some significant digits, with a power of ten where it has many zeros."""
+    """A number to some significant digits, with a power of ten where it has many zeros.
+
+    >>> plain(0.012345), plain(1.2345e7)
+    ('0.0123', '1.23 × 10⁷')
+    """
     if not math.isfinite(value):
         return {math.inf: "∞", -math.inf: "−∞"}.get(value, "not a number")
     exponent = math.floor(math.log10(abs(value))) if value else 0
@@ -94,7 +106,11 @@ def plain(value: float, digits: int = 3) -> str:
 
 
 def with_error(value: float, stderr: float) -> str:
-    """`value ± stderr`, rounded to two significant digits of the error: the digits that mean something."""
+    """`value ± stderr`, rounded to two significant digits of the error: the digits that mean something.
+
+    >>> with_error(2.34567, 0.0123)
+    '2.346 ± 0.012'
+    """
     if not (math.isfinite(value) and math.isfinite(stderr) and stderr >= 0):
         return plain(value, 4)
     if stderr == 0:
@@ -108,7 +124,11 @@ def with_error(value: float, stderr: float) -> str:
 
 
 def joined(names: Sequence[str], most: int = 3) -> str:
-    """An English list, cut short: "a, b, c and 2 others"; with semicolons where a name has a comma."""
+    """An English list, cut short: "a, b, c and 2 others"; with semicolons where a name has a comma.
+
+    >>> joined(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 others'
+    """
     shown, rest = list(names[:most]), len(names) - most
     if rest > 0:
         shown.append(f"{rest} other{'s' if rest > 1 else ''}")

@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from jaxtyping import Float, Float64
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -33,13 +34,21 @@ STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "
 
 
 def colour_of(name: str, names: Sequence[str]) -> str:
-    """The colour of a covariance among those of one picture."""
+    """The colour of a covariance among those of one picture.
+
+    >>> colour_of("pca", ["residual", "pca"])
+    '#E69F00'
+    """
     others = [other for other in names if other not in COLOURS]
     return COLOURS[name] if name in COLOURS else OTHERS[others.index(name) % len(OTHERS)]
 
 
 def label_of(name: str) -> str:
-    """A covariance as pictures name it: "dct|high_frequency" is conditional on the second."""
+    """A covariance as pictures name it: "dct|high_frequency" is conditional on the second.
+
+    >>> label_of("dct|high_frequency")
+    'dct | high frequency'
+    """
     return LABELS.get(name, name.replace("|", " | ").replace("_", " "))
 
 
@@ -51,8 +60,12 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def mosaic(x: Tensor, columns: int, declared: DataRange) -> np.ndarray:
-    """Images (n, c, h, w) in a padded mosaic (H, W[, 3]) of values in [0, 1]."""
+def mosaic(x: Float[Tensor, "n c h w"], columns: int, declared: DataRange) -> Float64[np.ndarray, " height width *colours"]:
+    """Images in a padded mosaic of values in [0, 1], with colours where c > 1.
+
+    >>> mosaic(torch.zeros(3, 1, 4, 4), columns=2, declared=DataRange(-1.0, 1.0)).shape
+    (9, 9)
+    """
     images = ((x.float() - declared.lo) / (declared.hi - declared.lo)).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     n, h, w, c = images.shape
     rows = -(-n // columns)

@@ -23,7 +23,11 @@ DASHES = ("", "6 3", "2 2.5", "8 3 2 3", "10 4", "1 3")
 
 
 def tag(name: str, *children: object, **attributes: object) -> Markup:
-    """An element; children and attributes are escaped unless they are markup, numbers rounded, None left out."""
+    """An element; children and attributes are escaped unless they are markup, numbers rounded, None left out.
+
+    >>> print(tag("text", "a < b", x=12.5, class_="label"))
+    <text x="12.5" class="label">a &lt; b</text>
+    """
     items = ((key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None)
     head = "".join(f' {key}="{escape(_short(value))}"' for key, value in items)
     body = "".join(escape(child) for child in children)
@@ -36,7 +40,13 @@ def _short(value: object) -> object:
 
 @dataclass(frozen=True)
 class Scale:
-    """A map of [low, high] onto [start, stop] of the drawing, linear or logarithmic."""
+    """A map of [low, high] onto [start, stop] of the drawing, linear or logarithmic.
+
+    >>> Scale(0.0, 10.0, start=0.0, stop=360.0)(2.5)
+    90.0
+    >>> Scale(1.0, 1000.0, start=0.0, stop=360.0, log=True).ticks()
+    [1.0, 10.0, 100.0, 1000.0]
+    """
 
     low: float
     high: float
@@ -82,7 +92,11 @@ class Scale:
 
 
 def tick_label(value: float) -> str:
-    """A tick in few characters: 10⁻³, 2×10⁵, 0.25."""
+    """A tick in few characters: 10⁻³, 2×10⁵, 0.25.
+
+    >>> tick_label(2e5), tick_label(-0.25)
+    ('2×10⁵', '−0.25')
+    """
     if value and not 1e-4 <= abs(value) < 1e5:
         exponent = math.floor(math.log10(abs(value)) + 1e-9)
         mantissa = f"{value / 10.0**exponent:.3g}"
@@ -173,7 +187,11 @@ def picture(*parts: Markup, label: str, height: float = HEIGHT) -> Markup:
 
 
 def marker(shape: str, x: float, y: float, size: float = 3.6) -> str:
-    """The outline of a marker as path data."""
+    """The outline of a marker as path data.
+
+    >>> marker("square", 0.0, 0.0)
+    'M-3.6,-3.6h7.2v7.2h-7.2z'
+    """
     r, d = f"{size:.1f}", f"{2 * size:.1f}"
     shapes = {
         "circle": f"M{x - size:.1f},{y:.1f}a{r},{r} 0 1 0 {d},0a{r},{r} 0 1 0 -{d},0z",
@@ -188,7 +206,11 @@ def marker(shape: str, x: float, y: float, size: float = 3.6) -> str:
 
 
 def polyline(x: Scale, y: Scale, points: Iterable[tuple[float, float]]) -> str:
-    """Path data through points, interrupted where one is not finite."""
+    """Path data through points, interrupted where one is not finite.
+
+    >>> polyline(Scale(0.0, 1.0, 0.0, 10.0), Scale(0.0, 1.0, 10.0, 0.0), [(0.0, 0.0), (1.0, 1.0)])
+    'M0.0,10.0L10.0,0.0'
+    """
     parts, pen = [], "M"
     for a, b in points:
         if math.isfinite(a) and math.isfinite(b):
@@ -232,7 +254,11 @@ def end_keys(frame: Frame, series: Sequence[Series]) -> Markup:
 
 
 def spread(heights: Sequence[float], top: float, bottom: float, least: float = LINE) -> list[float]:
-    """Sorted heights, each at least `least` below the one before, kept inside [top, bottom] while there is room."""
+    """Sorted heights, each at least `least` below the one before, kept inside [top, bottom] while there is room.
+
+    >>> spread([10.0, 12.0, 90.0], top=0.0, bottom=100.0, least=12.0)
+    [10.0, 22.0, 90.0]
+    """
     placed: list[float] = []
     for height in heights:
         placed.append(max(height, placed[-1] + least) if placed else max(height, top))

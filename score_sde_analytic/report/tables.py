@@ -60,7 +60,13 @@ def _disagreement(row: Content) -> str:
 
 
 def orderings(lines: Sequence[Content]) -> str:
-    """Paired differences between chains, each with what it claims."""
+    """Paired differences between chains, each with what it claims.
+
+    >>> print(orderings([{"claim": "dp/pca/10 < even/beta/10", "difference": 0.0123, "standard_errors": 4.2}]))
+    | grid/variance/K          | bits/dim saved | in standard errors |
+    | ------------------------ | -------------- | ------------------ |
+    | dp/pca/10 < even/beta/10 | +0.0123        | +4.2               |
+    """
     rows = [[line["claim"], f"{line['difference']:+.4f}", f"{line['standard_errors']:+.1f}"] for line in lines]
     return markdown(["grid/variance/K", "bits/dim saved", "in standard errors"], rows)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jaxtyping import Float64
+
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.likelihood import Bound, Chain, Priced
 from score_sde_analytic.study.names import ChainName
@@ -49,15 +51,15 @@ class Agreement:
     Attributes:
         measured: bounds by method.
         predicted: prices by method, for those that have one.
-        exact: bits/dim of every example under the true density, (n,), where that is known.
+        exact: bits/dim of every example under the true density, where that is known.
     """
 
     measured: Mapping[str, Bound]
     predicted: Mapping[str, Priced]
-    exact: Array | None = None
+    exact: Float64[Array, " n"] | None = None
 
     @property
-    def per_example(self) -> dict[str, Array]:
+    def per_example(self) -> dict[str, Float64[Array, " n"]]:
         """Bits/dim of every example, by method."""
         values = {name: bound.per_example for name, bound in self.measured.items()}
         return values if self.exact is None else values | {"exact": self.exact}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.ranges import Data, DataRange, DataStatistics, as_dataset, first_example
@@ -19,8 +20,12 @@ from score_sde_analytic.study.structures import moments_file, recorders
 from score_sde_analytic.study.study import Study
 
 
-def knots(schedule: Schedule, settings: Knots) -> Array:
-    """Log-SNRs of the pass, as far as the schedule has them, ascending."""
+def knots(schedule: Schedule, settings: Knots) -> Float64[Array, " m"]:
+    """Log-SNRs of the pass, as far as the schedule has them, ascending.
+
+    >>> knots(model.schedule, Knots(count=3))
+    array([-10. ,   0.1,  10.2])
+    """
     low, high = schedule.log_snr_range
     return np.linspace(max(settings.low, low), min(settings.high, high), settings.count)
 

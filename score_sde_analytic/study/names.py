@@ -65,6 +65,9 @@ def construct(table: Mapping[str, Callable[..., Any]], settings: Mapping[str, An
 
     Raises:
         InputError: no such name, or settings that it does not take.
+
+    >>> construct({"even": even}, {"name": "even", "steps": 2, "first": 0.1}, "grid").times
+    (1.0, 0.1, 0.0)
     """
     arguments = dict(settings)
     make = choose(table, arguments.pop("name", ""), what)
@@ -118,6 +121,9 @@ class CovarianceName:
 
         Raises:
             InputError: an unknown covariance, basis or statistic.
+
+        >>> print(CovarianceName.parse("isotropic"))
+        residual
         """
         if isinstance(text, CovarianceName):
             return text
@@ -134,6 +140,15 @@ class CovarianceName:
             raise InputError(f"unknown covariance {text!r}; choose one of {', '.join(choices)}")
         return cls(base)
 
+    @classmethod
+    def known(cls, text: str) -> bool:
+        """Whether a name means a covariance."""
+        try:
+            cls.parse(text)
+        except InputError:
+            return False
+        return True
+
 
 def _statistic(base: str, given: str) -> str:
     if not given:
@@ -143,7 +158,11 @@ def _statistic(base: str, given: str) -> str:
 
 
 def covariance_names(texts: Iterable[str | CovarianceName]) -> tuple[CovarianceName, ...]:
-    """The covariances that names mean, each once, in order; empty names are left out."""
+    """The covariances that names mean, each once, in order; empty names are left out.
+
+    >>> [str(name) for name in covariance_names(["isotropic", "residual", "", "pca|energy"])]
+    ['residual', 'pca|energy']
+    """
     return tuple(dict.fromkeys(CovarianceName.parse(text) for text in texts if text))
 
 

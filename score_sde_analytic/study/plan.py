@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.grids.grid import Grid
@@ -21,6 +22,9 @@ class SamplingPlan:
         grid: its times.
         shape: of one sample.
         device, dtype: of samples.
+
+    >>> study.sampler(steps=10)(count=3).shape
+    torch.Size([3, 2])
     """
 
     sampler: Sampler[Any]
@@ -34,7 +38,7 @@ class SamplingPlan:
         """Network calls per sample; None where the solver decides as it goes."""
         return self.sampler.calls(self.grid)
 
-    def __call__(self, count: int, seed: int = 0, batch_size: int = 64, **options: Any) -> Tensor:
-        """`count` samples (count, *shape); options are those of `generate`."""
+    def __call__(self, count: int, seed: int = 0, batch_size: int = 64, **options: Any) -> Float[Tensor, " {count} *dims"]:
+        """`count` samples; options are those of `generate`."""
         settings = {"device": self.device, "dtype": self.dtype} | options
         return generate(self.sampler, self.grid, self.shape, count, seed, batch_size, **settings)

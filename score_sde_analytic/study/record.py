@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.covariance.diagonal import Diagonal
 from score_sde_analytic.data.ranges import DataRange, DataStatistics
 from score_sde_analytic.grids.grid import Grid
@@ -48,6 +49,7 @@ class Record:
         seed: of the pass; bounds are measured with other noise, that of seed + 1.
         device, dtype: of samples.
         heads: kind -> folder of a trained head (`with_heads`).
+        own: covariances that were written elsewhere, by name (`with_covariance`).
         kept: what earlier work on it left (`load`).
     """
 
@@ -62,4 +64,5 @@ class Record:
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
     heads: Callable[[str], str | Path] | None = field(default=None, repr=False)
+    own: Mapping[str, Covariance] = field(default_factory=dict, repr=False)
     kept: Kept = field(default_factory=Kept, repr=False)

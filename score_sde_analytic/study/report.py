@@ -56,12 +56,22 @@ class Request:
         samples_at: K that samples are drawn with.
         count: of samples for each.
         seed: of the samples: the same noise for every K.
+
+    Raises:
+        InputError: one number of steps twice, none, or no samples.
     """
 
     steps: tuple[int, ...] = (3, 5, 10, 25, 50)
     samples_at: tuple[int, ...] = (5, 10, 25)
     count: int = 24
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for steps in (self.steps, self.samples_at):
+            if len(set(steps)) < len(steps):
+                raise InputError(f"a report has each number of steps once, got {steps}; leave out what is there twice")
+        if not self.steps or self.count < 1:
+            raise InputError("a report needs a number of steps and at least one sample for each; give steps=(5, 10), count=24")
 
 
 @dataclass(frozen=True)
@@ -317,6 +327,8 @@ def sheets(study: Reportable, drawn: Mapping[int, Drawn], examples: Tensor | Non
     pictures = {study_page.SHEET.format(steps): samples.x for steps, samples in drawn.items()}
     if examples is not None:
         pictures[study_page.DATA_SHEET] = examples
+    if not pictures:
+        return []
     declared = study.data_range or _range(torch.cat(list(pictures.values())))
     scale = max(1, IMAGE_WIDTH // study.shape[-1])
     return [_sheet(folder / name, x, declared, scale) for name, x in pictures.items()]

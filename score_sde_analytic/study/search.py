@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
+from jaxtyping import Float64
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.covariance.base import Covariance
@@ -35,6 +36,9 @@ class GridSearch:
         last_step: what ends the chains.
         settings: where times may lie.
         made: grids by dynamic programming that were found before; more are added as they are asked for.
+
+    >>> study.search.lattice.times.shape, study.search.first
+    ((1000,), 0.00836)
     """
 
     schedule: Schedule
@@ -54,7 +58,7 @@ class GridSearch:
         return Lattice(self.schedule, times[self.schedule.log_snr(times) <= settings.log_snr_max])
 
     @cached_property
-    def first_cost(self) -> Array:
+    def first_cost(self) -> Float64[Array, " n"]:
         """Nats per dimension of the last step from every level of the lattice."""
         return self._last_cost(self.moments, self.lattice.levels.log_snr)
 
@@ -77,7 +81,7 @@ class GridSearch:
         """t_1 that is best for infinitely many steps: where the continuous bound and the flow begin."""
         return float(self.schedule.time(self.objective.levels[self.objective.best_first(math.inf)]))
 
-    def costs(self, moments: Moments, most: int) -> Array:
+    def costs(self, moments: Moments, most: int) -> Float64[Array, " {most}"]:
         """Nats per dimension of the best grids of 1 .. `most` steps, with the optimal isotropic variance of these moments."""
         curve = NoiseCurve.fit(moments)
         first = self._last_cost(moments, self.lattice.levels.log_snr)

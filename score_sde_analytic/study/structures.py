@@ -24,7 +24,11 @@ from score_sde_analytic.uncertainty import Estimate
 
 
 def usual(shape: Sequence[int], count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(bases, statistics) that are worth trying on so many examples of this shape."""
+    """(bases, statistics) that are worth trying on so many examples of this shape.
+
+    >>> usual(shape=(3, 32, 32), count=400)
+    (('scalar', 'pixel', 'colour_dct'), ('high_frequency',))
+    """
     principal = ("pca",) if count > math.prod(shape) else ()
     if len(shape) < 3:
         return ("scalar", "pixel", *principal), ("energy",)
@@ -82,7 +86,11 @@ class Structures:
 
     @property
     def names(self) -> tuple[CovarianceName, ...]:
-        """Every covariance that can be had from the pass."""
+        """Every covariance that can be had from the pass.
+
+        >>> [str(name) for name in study.structures.names]
+        ['scalar', 'scalar|energy', 'pixel', 'pixel|energy', 'pca', 'pca|energy']
+        """
         return tuple(
             CovarianceName(basis, given) for basis, recorder in self.recorders.items() for given in ("", *recorder.statistics)
         )

@@ -504,7 +504,7 @@ def test_runner_trains_resumes_and_uses_heads(tmp_path, monkeypatch, capsys):
     assert cells["log_snr/npr/3"]["measured"]["total"] != cells["log_snr/npr|uncalibrated/3"]["measured"]["total"]
 
     for grid in ("dp", "even_tuned"):
-        with pytest.raises(ValueError, match="no curve prices the variance 'npr'"):
+        with pytest.raises(ValueError, match="no curve prices the covariance 'npr'"):
             experiment.study.grid(3, grid, "npr")
 
     config.head.hidden = 12

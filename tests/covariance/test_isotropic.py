@@ -11,6 +11,7 @@ from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic, 
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.models.model import Prediction
 from score_sde_analytic.process.kernel import kernels, reverse_kernel
+from score_sde_analytic.process.schedule import LinearVP
 
 CURVE = NoiseCurve(np.array([-3.0, 4.0]), np.array([-1.0, 2.0]))
 
@@ -69,4 +70,6 @@ def test_kl_matches_torch(schedule, shape):
 def test_draws_have_the_variance():
     z = torch.randn(3, 2)
     step = IsotropicStep(0.25)
-    torch.testing.assert_close(step.add_noise(torch.ones_like(z), None, z), 1.0 + 0.5 * z)
+    torch.testing.assert_close(
+        step.add_noise(torch.ones_like(z), Prediction(z, LinearVP().level_at(0.0), z, "eps"), z), 1.0 + 0.5 * z
+    )

@@ -13,7 +13,7 @@ from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.statistics import Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic
 from score_sde_analytic.measure.transforms import DCT, PCA, ColourDCT
-from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.process.schedule import LinearVP
 
 VP = LinearVP()
@@ -162,7 +162,7 @@ def test_half_precision_is_enough(scale):
     eps = scale * torch.randn(n, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     eps = torch.where(eps.abs() < 1e-4, 1e-4, eps)
     level = VP.level_at(0.0)
-    recorder.record(0, np.arange(n), eps, type("P", (), {"eps": torch.zeros_like(eps), "x_t": eps, "level": level}))
+    recorder.record(0, np.arange(n), eps, Prediction(eps, level, torch.zeros_like(eps), "eps"))
     found = recorder.result(np.zeros(1)).square(np.arange(n))
     assert np.abs(found / eps.numpy() ** 2 - 1).max() < 1e-3
 

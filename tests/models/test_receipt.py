@@ -114,11 +114,8 @@ def test_threads_join_a_block_in_a_copy_of_its_context():
 def test_vector_products_are_charged(rows):
     model = identity()
     with model.metered() as cost:
-        products = eps_and_divergence(model, LEVEL, torch.ones(5, 3, dtype=torch.float64), one_hot_probes, torch.float64, rows)[
-            2
-        ]
+        eps_and_divergence(model, LEVEL, torch.ones(5, 3, dtype=torch.float64), one_hot_probes, torch.float64, rows)
     assert cost == Receipt(calls=-(-5 // rows), evaluations=5, vector_products=5 * 3)
-    assert products == cost.vector_products
 
 
 # --- observers ----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -217,7 +218,7 @@ def test_without_recorded_covariances_the_page_says_how_to_have_them(planar):
 
 
 def test_a_covariance_without_a_price_is_sampled_but_not_priced(planar):
-    settings = Settings("tweedie", knots=SETTINGS.knots, search=SETTINGS.search)
+    settings = replace(SETTINGS, covariance="tweedie")
     study = measured(planar.score_model(LinearVP()), planar.sample(64, seed=1), record=(), settings=settings)
     told = content(study, planar.sample(4, seed=3), Request(steps=(3,), samples_at=(3,), count=2))
     page = whole(study_page.render(told, ""))
@@ -227,9 +228,33 @@ def test_a_covariance_without_a_price_is_sampled_but_not_priced(planar):
     assert f"{study.bits(3, covariance='isotropic')[3].total:.3f}" in page.text
 
 
+@pytest.mark.parametrize(
+    ("asked", "fault"),
+    [
+        ({"samples_at": (5, 5)}, "each number of steps once"),
+        ({"steps": ()}, "needs"),
+        ({"count": 0}, "needs"),
+    ],
+)
+def test_requests_that_make_no_report(asked, fault):
+    with pytest.raises(ValueError, match=fault):
+        Request(**asked)
+
+
 def test_a_chain_needs_two_steps(study):
     with pytest.raises(ValueError, match="two steps"):
         content(study, request=Request(steps=(1, 5)))
+
+
+@pytest.mark.parametrize("decoder", ["none", "categorical"])
+def test_every_decoder_has_its_page(decoder):
+    declared = DataRange(-1.0, 1.0, levels=5)
+    data = declared.encode(np.random.default_rng(0).integers(0, 5, size=(64, 2)))
+    model = ScoreModel(lambda x, labels: 0.5 * x, LinearVP(), fingerprint="half")
+    settings = replace(SETTINGS, decoder=decoder)
+    told = content(measured(model, data, data_range=declared, record=(), settings=settings), None, Request((3,), ()))
+    page = whole(study_page.render(told, ""))
+    assert ("Without a decoder" in page.text) == (decoder == "none")
 
 
 def test_a_miscalibrated_network_is_told_its_factor(planar):

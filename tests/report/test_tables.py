@@ -23,13 +23,13 @@ def test_bounds():
     """A chain that was not measured is left out, one that was not predicted says so."""
     measured = {"total": SUMMARY} | PARTS
     cells = {
-        "dp/pca|energy/10": {
+        ("dp", "pca|energy", 10): {
             "measured": measured,
             "predicted": {"total": {"value": 2.3, "stderr": 0.02}},
             "disagreement_in_standard_errors": 1.96,
         },
-        "even/beta/10": {"measured": measured},
-        "even/beta/99": {"predicted": {"total": SUMMARY}},
+        ("even", "beta", 10): {"measured": measured},
+        ("even", "beta", 99): {"predicted": {"total": SUMMARY}},
     }
     assert cells_of(tables.bounds(cells))[2:] == [
         ["dp", "pca given energy", "10", "0.00123", "1.5", "0.846", "2.346 ± 0.012", "2.300 ± 0.020", "+2.0"],

@@ -138,6 +138,12 @@ def test_a_covariance():
     best = Chain(grids[6], covariance, study.decoder(grids[6].times[-2]))
     for chain in (fixed, best):
         assert agrees(study, alike, chain)
+    named = study.with_covariance("axes", covariance)  # the same by name
+    assert named.grid(6, covariance="axes").times == grids[6].times
+    assert named.chain(6, covariance="axes").covariance is covariance
+    assert named.bits(6, covariance="axes")[6].total == study.price({"": best})[""].total
+    with pytest.raises(ValueError, match="means a covariance already"):
+        study.with_covariance("pca", covariance)
     assert study.price({"": best})[""].total.value < study.price({"": fixed})[""].total.value
     assert generate(Ancestral(study.model, covariance), grids[6], (3,), 4).shape == (4, 3)
 
