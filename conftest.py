@@ -4,6 +4,8 @@ from jaxtyping import install_import_hook
 
 install_import_hook("score_sde_analytic", "checker.check")
 
+pytest_plugins = ["fixtures"]  # of tests/
+
 from typing import Any
 
 import numpy as np

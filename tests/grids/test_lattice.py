@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from conftest import SCHEDULES
+from schedules import SCHEDULES
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic
 from score_sde_analytic.grids.grid import Grid, even, even_log_snr
 from score_sde_analytic.grids.lattice import Lattice, transition_costs

@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from conftest import SCHEDULES
+from schedules import SCHEDULES
 from score_sde_analytic.process.kernel import kernels, prior_kl, reverse_kernel
 from score_sde_analytic.process.schedule import Level, Tabulated
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import SCHEDULES
+from schedules import SCHEDULES
 from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, SubVP, Tabulated
 
 VP = ("linear_vp", "cosine_vp", "table_linear", "table_cosine")

@@ -4,23 +4,15 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from schedules import SCHEDULES
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.models.mixture import GaussianMixture
-from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, Schedule, SubVP, Tabulated
+from score_sde_analytic.process.schedule import Schedule, Tabulated
 
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("suite")
-
-SCHEDULES: dict[str, Schedule] = {
-    "linear_vp": LinearVP(),
-    "cosine_vp": CosineVP(),
-    "sub_vp": SubVP(),
-    "ve": VE(),
-    "table_linear": Tabulated.linear(),
-    "table_cosine": Tabulated.cosine(),
-}
 
 
 @pytest.fixture(params=SCHEDULES.values(), ids=SCHEDULES.keys())
