@@ -107,9 +107,6 @@ class Study(Record):
 
         Raises:
             ValueError: an unknown name, or "auto" where nothing was recorded.
-
-        >>> print(study.resolve("isotropic"))
-        residual
         """
         parsed = CovarianceName.parse(name or self.settings.covariance)
         return self.structures.best if parsed.base == AUTO else parsed
@@ -220,11 +217,7 @@ class Study(Record):
         return self.last_step.decoder(self.reconstruction, self.schedule.log_snr(t_1))
 
     def chain(self, steps: int, grid: str | GridName = DP, covariance: str | CovarianceName = "") -> Chain:
-        """Grid, covariance and the decoder that is best for the grid's first time.
-
-        >>> study.chain(10).calls
-        10
-        """
+        """Grid, covariance and the decoder that is best for the grid's first time."""
         times = self.grid(steps, grid, covariance)
         return Chain(times, self.covariance(covariance), self.decoder(times.times[-2]))
 
@@ -238,11 +231,7 @@ class Study(Record):
         return ContinuousTime(*self.first(), times, self.curve if importance_sampling else None)
 
     def bits(self, *steps: int, grid: str | GridName = DP, covariance: str | CovarianceName = "") -> Bits[Priced]:
-        """Priced bits/dim of chains of so many steps, with errors; no network call.
-
-        >>> print(study.bits(10)[10].total)
-        1.026 ± 0.073
-        """
+        """Priced bits/dim of chains of so many steps, with errors; no network call."""
         return Bits(self.price({k: self.chain(k, grid, covariance) for k in steps}))
 
     def price(self, methods: Mapping[Name, Chain | ContinuousTime]) -> dict[Name, Priced]:
@@ -315,9 +304,6 @@ class Study(Record):
 
         Args:
             settings: of `Ancestral`: eta, final, clip.
-
-        >>> study.sampler(steps=10, eta=0.0).calls
-        10
         """
         sampler = Ancestral(self.model, self.covariance(covariance), **settings)
         return SamplingPlan(sampler, self.grid(steps, grid, covariance), self.shape, self.device, self.dtype)
