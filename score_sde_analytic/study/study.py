@@ -107,9 +107,6 @@ class Study(Record):
 
         Raises:
             ValueError: an unknown name, or "auto" where nothing was recorded.
-
-        >>> print(study.resolve("isotropic"))
-        residual
         """
         if str(name) in self.own:
             return CovarianceName(str(name))
@@ -238,11 +235,7 @@ class Study(Record):
         return self.last_step.decoder(self.reconstruction, self.schedule.log_snr(t_1))
 
     def chain(self, steps: int, grid: str | GridName = DP, covariance: str | CovarianceName = "") -> Chain:
-        """Grid, covariance and the decoder that is best for the grid's first time.
-
-        >>> study.chain(10).calls
-        10
-        """
+        """Grid, covariance and the decoder that is best for the grid's first time."""
         times = self.grid(steps, grid, covariance)
         return Chain(times, self.covariance(covariance), self.decoder(times.times[-2]))
 
@@ -256,11 +249,7 @@ class Study(Record):
         return ContinuousTime(*self.first(), times, self.curve if importance_sampling else None)
 
     def bits(self, *steps: int, grid: str | GridName = DP, covariance: str | CovarianceName = "") -> Bits[Priced]:
-        """Priced bits/dim of chains of so many steps, with errors; no network call.
-
-        >>> print(study.bits(10)[10].total)
-        1.026 ± 0.073
-        """
+        """Priced bits/dim of chains of so many steps, with errors; no network call."""
         return Bits(self.price({k: self.chain(k, grid, covariance) for k in steps}))
 
     def price(self, methods: Mapping[Name, Chain | ContinuousTime]) -> dict[Name, Priced]:
@@ -333,9 +322,6 @@ class Study(Record):
 
         Args:
             settings: of `Ancestral`: eta, final, clip.
-
-        >>> study.sampler(steps=10, eta=0.0).calls
-        10
         """
         sampler = Ancestral(self.model, self.covariance(covariance), **settings)
         return SamplingPlan(sampler, self.grid(steps, grid, covariance), self.shape, self.device, self.dtype)
