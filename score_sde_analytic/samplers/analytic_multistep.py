@@ -30,6 +30,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.covariance.base import Covariance
@@ -54,6 +55,10 @@ class MultistepStep(KernelStep):
 @dataclass(frozen=True)
 class AnalyticMultistep(Sampler[MultistepStep]):
     """K network calls on K steps; the first step has no past and is `Ancestral`'s, the last gives x0_hat.
+
+    >>> from score_sde_analytic import covariance, grids
+    >>> AnalyticMultistep(model, covariance.BetaTilde(), eta=0.0).calls(grids.even(10, 0.01))
+    10
 
     Args:
         model: the score model.
@@ -97,10 +102,12 @@ class AnalyticMultistep(Sampler[MultistepStep]):
             for step, slope in zip(chain, slopes, strict=True)
         ]
 
-    def init(self, plan: Sequence[MultistepStep], x: Tensor) -> Tensor | None:
+    def init(self, plan: Sequence[MultistepStep], x: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"] | None:
         return None
 
-    def step(self, x_t: Tensor, step: MultistepStep, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+    def step(
+        self, x_t: Float[Tensor, " batch *dims"], step: MultistepStep, state: Any, noise: Noise
+    ) -> tuple[Float[Tensor, " batch *dims"], Any]:
         prediction = self.model.predict(x_t, step.t)
         if step.last:
             return prediction.x_0, None

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.covariance.base import Covariance
@@ -28,6 +29,15 @@ class AncestralStep(KernelStep):
 @dataclass(frozen=True)
 class Ancestral(Sampler[AncestralStep]):
     """Exactly K network calls on a grid of K steps; any strictly ordered real grid, any schedule.
+
+    >>> from score_sde_analytic import covariance, grids
+    >>> ddim = Ancestral(model, covariance.BetaTilde(), eta=0.0)
+    >>> ddim.name, ddim.calls(grids.even(10, 0.01))
+    ('Ancestral(covariance=BetaTilde, eta=0)', 10)
+    >>> Ancestral(model, covariance.Beta(), eta=0.0)
+    Traceback (most recent call last):
+        ...
+    score_sde_analytic.errors.InputError: Beta is made of beta, a variance of the DDPM kernel: use eta=1, or BetaTilde for eta<1
 
     Args:
         model: the score model.
@@ -75,7 +85,9 @@ class Ancestral(Sampler[AncestralStep]):
             steps[-1] = replace(steps[-1], noisy=False)
         return steps
 
-    def step(self, x_t: Tensor, step: AncestralStep, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+    def step(
+        self, x_t: Float[Tensor, " batch *dims"], step: AncestralStep, state: Any, noise: Noise
+    ) -> tuple[Float[Tensor, " batch *dims"], Any]:
         prediction = self.model.predict(x_t, step.t)
         x_s = step.mean(prediction)
         if step.noisy:

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
@@ -48,11 +49,21 @@ class Sampler(ABC, Generic[S]):
 
     @property
     def name(self) -> str:
-        """A label for tables and messages: the class with the settings that are not at their defaults."""
+        """A label for tables and messages: the class with the settings that are not at their defaults.
+
+        >>> from score_sde_analytic.samplers import Heun
+        >>> Heun(model, s_churn=10.0).name
+        'Heun(s_churn=10)'
+        """
         return _label(self)
 
     def config(self) -> dict[str, Any]:
-        """The sampler's settings as plain data, its model apart; a covariance is known by its class."""
+        """The sampler's settings as plain data, its model apart; a covariance is known by its class.
+
+        >>> from score_sde_analytic.samplers import ProbabilityFlow
+        >>> ProbabilityFlow(model).config()
+        {'name': 'ProbabilityFlow', 'solver': 'euler', 'variable': 'log_snr', 'per_sample': True}
+        """
         return _plain(self)
 
     @abstractmethod
@@ -71,12 +82,14 @@ class Sampler(ABC, Generic[S]):
     def plan(self, grid: Grid) -> Sequence[S]:
         """Everything about the steps that does not depend on x."""
 
-    def init(self, plan: Sequence[S], x: Tensor) -> Any:
+    def init(self, plan: Sequence[S], x: Float[Tensor, " batch *dims"]) -> Any:
         """State before the first step."""
         return None
 
     @abstractmethod
-    def step(self, x_t: Tensor, step: S, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+    def step(
+        self, x_t: Float[Tensor, " batch *dims"], step: S, state: Any, noise: Noise
+    ) -> tuple[Float[Tensor, " batch *dims"], Any]:
         """(x_s, next state)."""
 
 
@@ -111,7 +124,12 @@ def _label(value: Any) -> str:
 
 
 def intervals(schedule: Schedule, grid: Grid) -> list[Step]:
-    """The grid's steps, the last of them to the data."""
+    """The grid's steps, the last of them to the data.
+
+    >>> from score_sde_analytic import grids
+    >>> [(step.t.t, step.s.t, step.last) for step in intervals(model.schedule, grids.even(2, 0.1))]
+    [(1.0, 0.1, False), (0.1, 0.0, True)]
+    """
     return [Step(t, s) for t, s in pairwise(grid.levels(schedule))]
 
 
@@ -119,14 +137,20 @@ def intervals(schedule: Schedule, grid: Grid) -> list[Step]:
 def carry(
     sampler: Sampler[S],
     plan: Sequence[S],
-    x: Tensor,
+    x: Float[Tensor, " batch *dims"],
     noise: Noise,
     progress: bool = False,
     desc: str = "sample",
     callback: Callback | None = None,
     first_index: int = 0,
-) -> Tensor:
+) -> Float[Tensor, " batch *dims"]:
     """Carry x, a draw of x_T, through all steps to data.
+
+    >>> from score_sde_analytic import grids
+    >>> from score_sde_analytic.samplers import Heun
+    >>> sampler, noise = Heun(model), SampleNoise(0, range(3))
+    >>> carry(sampler, sampler.plan(grids.even(2, 0.1)), torch.zeros(3, 2), noise).shape
+    torch.Size([3, 2])
 
     Args:
         callback: told of every step (`callback.py`); what it raises ends the run.
@@ -149,8 +173,13 @@ def carry(
     return x
 
 
-def prior_sample(schedule: Schedule, noise: Noise, like: Tensor) -> Tensor:
-    """x_T ~ N(0, prior_variance I)."""
+def prior_sample(schedule: Schedule, noise: Noise, like: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
+    """x_T ~ N(0, prior_variance I).
+
+    >>> from score_sde_analytic import VE
+    >>> round(float(prior_sample(VE(), SampleNoise(0, [0]), torch.empty(1, 10_000)).std()))
+    50
+    """
     return noise.draw(like) * schedule.prior_variance**0.5
 
 
@@ -166,8 +195,8 @@ def generate(
     dtype: torch.dtype = torch.float32,
     progress: bool = False,
     callback: Callback | None = None,
-) -> Tensor:
-    """`count` samples (count, *shape), each a function of (seed, its index) whatever the batch size.
+) -> Float[Tensor, " {count} *shape"]:
+    """`count` samples of the given shape, each a function of (seed, its index) whatever the batch size.
 
     >>> from score_sde_analytic import covariance, grids, samplers
     >>> sampler, grid = samplers.Ancestral(model, covariance.BetaTilde()), grids.even(2, 0.1)

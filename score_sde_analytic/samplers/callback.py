@@ -18,10 +18,11 @@ so that the first x and every x_s are the whole path. The tensors are the sample
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.arrays import as_array
@@ -33,6 +34,7 @@ from score_sde_analytic.process.schedule import Level
 Callback = Callable[[dict[str, Any]], object]
 
 
+@runtime_checkable
 class Interval(Protocol):
     """What every step knows: where it starts and where it ends."""
 
@@ -52,14 +54,22 @@ class Reported:
         indices: of the samples in the batch.
     """
 
-    def __init__(self, model: ScoreModel, take: Callable[..., tuple[Tensor, Any]], callback: Callback, indices: range) -> None:
+    def __init__(
+        self,
+        model: ScoreModel,
+        take: Callable[..., tuple[Float[Tensor, " batch *dims"], Any]],
+        callback: Callback,
+        indices: range,
+    ) -> None:
         self._model = model
         self._take = take
         self._callback = callback
         self._indices = indices
         self._done = 0
 
-    def __call__(self, x_t: Tensor, step: Interval, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+    def __call__(
+        self, x_t: Float[Tensor, " batch *dims"], step: Interval, state: Any, noise: Noise
+    ) -> tuple[Float[Tensor, " batch *dims"], Any]:
         first = _FirstAnswers(len(x_t))
         with self._model.watched(first):
             x_s, state = self._take(x_t, step, state, noise)
@@ -110,7 +120,7 @@ class _FirstAnswers:
         return self._answers[0].level if self._answers else None
 
     @property
-    def x_0(self) -> Tensor | None:
+    def x_0(self) -> Float[Tensor, " batch *dims"] | None:
         """x0_hat of all rows, or None."""
         if self._missing:
             return None

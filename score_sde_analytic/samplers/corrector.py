@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from score_sde_analytic.errors import InputError
@@ -57,7 +58,9 @@ class _LinearPredictor(Sampler[LinearStep]):
     def _coefficients(self, schedule: Schedule, t: Level, s: Level) -> tuple[float, float, float]:
         """(keep, gain, noise)."""
 
-    def step(self, x_t: Tensor, step: LinearStep, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+    def step(
+        self, x_t: Float[Tensor, " batch *dims"], step: LinearStep, state: Any, noise: Noise
+    ) -> tuple[Float[Tensor, " batch *dims"], Any]:
         prediction = self.model.predict(x_t, step.t)
         if step.last:
             return prediction.x_0, state
@@ -114,7 +117,9 @@ class Corrector(ABC):
         if not (self.snr > 0 and self.steps >= 1):
             raise InputError(f"snr must be positive and steps at least 1, got {self.snr} and {self.steps}")
 
-    def correct(self, model: ScoreModel, x: Tensor, level: Level, noise: Noise) -> Tensor:
+    def correct(
+        self, model: ScoreModel, x: Float[Tensor, " batch *dims"], level: Level, noise: Noise
+    ) -> Float[Tensor, " batch *dims"]:
         # 1 - beta_i of the paper's table of N times, for any drift; 1 for VE.
         keep = math.exp(2.0 * model.schedule.drift(level.t) / TABLE)
         for _ in range(self.steps):
@@ -125,7 +130,9 @@ class Corrector(ABC):
         return x
 
     @abstractmethod
-    def _square(self, score: Tensor, z: Tensor, level: Level) -> Tensor | float:
+    def _square(
+        self, score: Float[Tensor, " batch *dims"], z: Float[Tensor, " batch *dims"], level: Level
+    ) -> Float64[Tensor, " batch"] | float:
         """(a length in data units)^2, for the batch or per sample."""
 
 
@@ -133,7 +140,9 @@ class Corrector(ABC):
 class Langevin(Corrector):
     """e = 2 (1 - beta) (r ||z|| / ||score||)^2, norms per sample (algorithms 4 and 5): for data of many dimensions."""
 
-    def _square(self, score: Tensor, z: Tensor, level: Level) -> Tensor:
+    def _square(
+        self, score: Float[Tensor, " batch *dims"], z: Float[Tensor, " batch *dims"], level: Level
+    ) -> Float64[Tensor, " batch"]:
         z2, score2 = (v.double().reshape(len(v), -1).square().sum(1) for v in (z, score))
         return z2 / score2
 
@@ -142,7 +151,7 @@ class Langevin(Corrector):
 class AnnealedLangevin(Corrector):
     """e = 2 (1 - beta) (r sigma)^2, the same for all samples (Song & Ermon, NeurIPS 2019)."""
 
-    def _square(self, score: Tensor, z: Tensor, level: Level) -> float:
+    def _square(self, score: Float[Tensor, " batch *dims"], z: Float[Tensor, " batch *dims"], level: Level) -> float:
         return float(level.sigma) ** 2
 
 
@@ -151,6 +160,10 @@ class PredictorCorrector(Sampler[S]):
     """A step of any sampler, then a corrector at the level it reached; n (K - 1) network calls beyond the predictor's.
 
     The paper's norms are means over the batch; these are each sample's own, so that a sample does not depend on its batch.
+
+    >>> from score_sde_analytic import grids
+    >>> PredictorCorrector(ReverseDiffusion(model), Langevin(steps=2)).calls(grids.even(10, 0.01))  # 10 + 2 * 9
+    28
     """
 
     predictor: Sampler[S]
@@ -173,9 +186,11 @@ class PredictorCorrector(Sampler[S]):
     def plan(self, grid: Grid) -> Sequence[S]:
         return self.predictor.plan(grid)
 
-    def init(self, plan: Sequence[S], x: Tensor) -> Any:
+    def init(self, plan: Sequence[S], x: Float[Tensor, " batch *dims"]) -> Any:
         return self.predictor.init(plan, x)
 
-    def step(self, x_t: Tensor, step: S, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+    def step(
+        self, x_t: Float[Tensor, " batch *dims"], step: S, state: Any, noise: Noise
+    ) -> tuple[Float[Tensor, " batch *dims"], Any]:
         x_s, state = self.predictor.step(x_t, step, state, noise)
         return x_s if step.last else self.corrector.correct(self.model, x_s, step.s, noise), state

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
@@ -26,7 +27,7 @@ class KernelStep(Step):
     kernel: Kernel
     covariance: StepCovariance
 
-    def mean(self, prediction: Prediction) -> Tensor:
+    def mean(self, prediction: Prediction) -> Float[Tensor, " batch *dims"]:
         """a x_t + b x0_hat."""
         return prediction.combine(self.kernel.a, self.kernel.b)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.errors import InputError
@@ -42,7 +43,7 @@ class _Scheduled(Sampler[Step]):
     def scheduler(self) -> Any:
         """A new scheduler that takes x0_hat."""
 
-    def init(self, plan: Sequence[Step], x: Tensor) -> Any:
+    def init(self, plan: Sequence[Step], x: Float[Tensor, " batch *dims"]) -> Any:
         scheduler = self.scheduler()
         scheduler.set_timesteps(len(plan))
         scheduler.timesteps = torch.arange(len(plan), 0, -1)
@@ -50,7 +51,9 @@ class _Scheduled(Sampler[Step]):
         scheduler.set_begin_index(0)
         return scheduler
 
-    def step(self, x_t: Tensor, step: Step, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+    def step(
+        self, x_t: Float[Tensor, " batch *dims"], step: Step, state: Any, noise: Noise
+    ) -> tuple[Float[Tensor, " batch *dims"], Any]:
         x_0 = self.model.predict(x_t, step.t).x_0
         if step.last:
             return x_0, state

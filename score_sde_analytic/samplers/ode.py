@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.errors import InputError
@@ -41,6 +42,10 @@ class ProbabilityFlow(Sampler[Step]):
 
     On K steps a fixed solver of m stages makes m (K - 1) + 1 network calls. Euler's method in "ve" is DDIM.
 
+    >>> from score_sde_analytic import grids
+    >>> [ProbabilityFlow(model, solver).calls(grids.even(10, 0.01)) for solver in ("euler", "rk4", Adaptive())]
+    [10, 37, None]
+
     Args:
         model: the score model.
         solver: torchdiffeq's "euler", "midpoint", "heun2", "heun3" or "rk4", one step per interval of the grid; or
@@ -67,7 +72,9 @@ class ProbabilityFlow(Sampler[Step]):
         steps = intervals(self.model.schedule, grid)
         return whole(steps) if isinstance(self.solver, Adaptive) else steps
 
-    def step(self, x_t: Tensor, step: Step, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+    def step(
+        self, x_t: Float[Tensor, " batch *dims"], step: Step, state: Any, noise: Noise
+    ) -> tuple[Float[Tensor, " batch *dims"], Any]:
         if step.last:
             return self.model.predict(x_t, step.t).x_0, state
         rows = 1 if isinstance(self.solver, Adaptive) and self.per_sample else len(x_t)

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.errors import InputError, RunError
@@ -58,6 +59,10 @@ class ReverseSDE(Sampler[Step]):
 
     On K steps a fixed solver of m stages makes m (K - 1) + 1 network calls.
 
+    >>> from score_sde_analytic import grids
+    >>> ReverseSDE(model, "srk").calls(grids.even(10, 0.01))
+    19
+
     Args:
         model: the score model.
         solver: torchsde's "euler", "milstein" (the same numbers: its correction vanishes for additive noise) or "srk"
@@ -86,7 +91,9 @@ class ReverseSDE(Sampler[Step]):
         steps = intervals(self.model.schedule, grid)
         return steps if self.adaptive is None else whole(steps)
 
-    def step(self, x_t: Tensor, step: Step, state: Any, noise: Noise) -> tuple[Tensor, Any]:
+    def step(
+        self, x_t: Float[Tensor, " batch *dims"], step: Step, state: Any, noise: Noise
+    ) -> tuple[Float[Tensor, " batch *dims"], Any]:
         if step.last:
             return self.model.predict(x_t, step.t).x_0, state
         if self.adaptive is None:
