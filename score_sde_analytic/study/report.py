@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from scipy.integrate import trapezoid
 from torch import Tensor
 
@@ -320,7 +321,9 @@ def _examples(data: Data | None, count: int) -> Tensor | None:
     return next(iter(batches(dataset, range(min(count, len(dataset))), count))).cpu()  # type: ignore[arg-type]
 
 
-def sheets(study: Reportable, drawn: Mapping[int, Drawn], examples: Tensor | None, folder: Path) -> list[Path]:
+def sheets(
+    study: Reportable, drawn: Mapping[int, Drawn], examples: Float[Tensor, " n *dims"] | None, folder: Path
+) -> list[Path]:
     """Sheets of images, of the samples for each K and of examples of the data, where the samples are images."""
     if len(study.shape) != 3:
         return []

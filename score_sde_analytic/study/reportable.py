@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.covariance.base import Covariance
@@ -68,7 +69,9 @@ class Reportable(Protocol):
     def first(self) -> tuple[float, Decoder]: ...
     def steps_for(self, excess: float) -> int: ...
     def measure(self, data: Data, *steps: int, **names: Any) -> Bits[Bound]: ...
-    def sample(self, count: int, steps: int = ..., seed: int = ..., batch_size: int = ..., **names: Any) -> Tensor: ...
+    def sample(
+        self, count: int, steps: int = ..., seed: int = ..., batch_size: int = ..., **names: Any
+    ) -> Float[Tensor, " {count} *dims"]: ...
 
 
 IMPORTS = """from score_sde_analytic.data.ranges import DataRange

@@ -61,6 +61,7 @@ def test_analytic_variance_beats_both_handcrafted_ones_at_ten_steps():
         assert value > 5 * error
 
 
+@pytest.mark.slow
 def test_structure_and_extrapolation_beat_both_where_directions_differ(mixture, table):
     """The 16-d anisotropic mixture at K = 10, where one variance for all loses to beta: by more than 5 standard errors each."""
     count, knots, recorder = 6000, np.linspace(-10.0, 9.0, 24), Recorder(PCA.of(mixture.sample(4000, seed=6)))

@@ -533,6 +533,7 @@ def test_runner_names_what_is_wrong(tmp_path):
         experiment.study.covariance("npr|other")
 
 
+@pytest.mark.slow
 def test_shipped_heads_of_the_digits(tmp_path):
     """On 60 held-out digits every shipped head beats both handcrafted variances at K = 10, paired, beyond 5 standard errors."""
     config = digits_vp.get_config()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import score_sde_analytic
 from runners import main
-from score_sde_analytic import ROOMS, Study, Tabulated
+from score_sde_analytic import ROOMS, Tabulated
 from score_sde_analytic.study import CovarianceName, GridName
 
 ROOT = Path(__file__).parents[2]
@@ -84,8 +84,6 @@ def commands(page: Path) -> Iterator[list[str]]:
 def test_first_block_of_the_readme(names: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line, code = next(blocks(README))
     assert len(code.splitlines()) <= 8
-    if not hasattr(Study, "report"):
-        code = "".join(each for each in code.splitlines(keepends=True) if ".report(" not in each)
     run(README, line, code, names)
     assert names["samples"].shape == (64, 1, 4, 4)
     assert capsys.readouterr().out.count("bits/dim") == 4

@@ -325,6 +325,7 @@ def weights_spread(x, width):
     return width * np.trapezoid(w**2, u) / np.trapezoid(w, u) ** 2 - 1
 
 
+@pytest.mark.slow
 def test_importance_weights_reach_the_probability_of_a_bin():
     """k = 1 is above -log P(bin); the value falls with k, at last to it, but for the weights' relative variance / (2k).
 
@@ -350,6 +351,7 @@ def test_importance_weights_reach_the_probability_of_a_bin():
     assert (np.abs(mean[32] - exact - excess) < 4 * error[32] + 0.2 * excess).all()
 
 
+@pytest.mark.slow
 def test_importance_weights_integrate_over_the_noise():
     """With k samples the bound tends to -log of the integral of p(z) p(x | z), here with a decoder narrower than the posterior.
 

@@ -102,6 +102,7 @@ def test_errors_of_a_flow(law):
     assert_calibrated(covered(bound, truth))
 
 
+@pytest.mark.slow
 def test_errors_of_predictions():
     """The jackknife errors of a chain priced from 12 knots; the truth from the same knots and 125 times the draws.
 

@@ -151,7 +151,9 @@ def test_a_workdir_of_another_experiment_is_refused(mixture_demo):
         modes.estimate(Experiment(other, workdir))
 
 
-@pytest.mark.parametrize("module", [digits_vp, digits_ve, digits_cosine])
+@pytest.mark.parametrize(
+    "module", [digits_vp, pytest.param(digits_ve, marks=pytest.mark.slow), pytest.param(digits_cosine, marks=pytest.mark.slow)]
+)
 def test_shipped_network_on_held_out_digits(module, tmp_path):
     """On the even grid analytic < beta < beta-tilde, and DP < even, paired, each beyond 5 standard errors.
 
@@ -171,6 +173,7 @@ def test_shipped_network_on_held_out_digits(module, tmp_path):
     assert max(map(abs, agreement)) < 5
 
 
+@pytest.mark.slow
 def test_predictions_for_every_k_and_variance(tmp_path):
     """Predicted and measured bounds of the shipped network agree within 3 standard errors.
 
