@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from score_sde_analytic.errors import InputError, MissingFileError
@@ -26,7 +27,10 @@ ASSETS = Path(__file__).parents[1] / "assets"
 
 
 class Classifier(nn.Module):
-    """(batch, in_channels, size, size) -> logits (batch, classes).
+    """Images -> logits.
+
+    >>> Classifier(1, 8, 10, channels=[4, 8], features=16)(torch.zeros(2, 1, 8, 8)).shape
+    torch.Size([2, 10])
 
     Args:
         size: height and width of images; channels, number of blocks, so that size / 2^blocks is at least 1.
@@ -65,17 +69,23 @@ class Classifier(nn.Module):
 
     scale: Tensor
 
-    def features(self, x: Tensor) -> Tensor:
-        """Activations of the hidden layer over `scale`, (batch, features)."""
+    def features(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch d"]:
+        """Activations of the hidden layer over `scale`."""
         return self.hidden(self.blocks(x)) / self.scale
 
     @torch.no_grad()
-    def standardise(self, x: Tensor) -> None:
-        """Set the scale so that features of x have mean square 1, the size that polynomial kernels expect."""
+    def standardise(self, x: Float[Tensor, "n c h w"]) -> None:
+        """Set the scale so that features of x have mean square 1, the size that polynomial kernels expect.
+
+        >>> net, x = Classifier(1, 8, 10, channels=[4, 8], features=16).eval(), torch.rand(5, 1, 8, 8)
+        >>> net.standardise(x)
+        >>> net.features(x).square().mean().item()
+        1.0
+        """
         self.scale.fill_(1.0)
         self.scale.copy_(torch.cat([self.features(part) for part in x.split(500)]).square().mean().sqrt())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch classes"]:
         return self.head(self.hidden(self.blocks(x)))
 
 
@@ -114,6 +124,9 @@ def load_classifier(directory: str | Path) -> tuple[Classifier, dict[str, Any]]:
 class ClassifierFeatures(Features):
     """The hidden layer of a classifier, computed in float64.
 
+    >>> ClassifierFeatures.load("digits_classifier")(torch.zeros(2, 1, 8, 8)).shape
+    torch.Size([2, 32])
+
     Args:
         net: the classifier.
         name: for tables.
@@ -130,7 +143,7 @@ class ClassifierFeatures(Features):
         return cls(load_classifier(directory)[0])
 
     @torch.no_grad()
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Float[Tensor, " batch *dims"]) -> Float64[Tensor, "batch d"]:
         expected = (self.net.settings["in_channels"], self.net.settings["size"], self.net.settings["size"])
         if tuple(x.shape[1:]) != expected:
             raise InputError(f"the classifier was trained on images {expected}, got {tuple(x.shape[1:])}; use its own data")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -35,8 +36,13 @@ class ClassifierRecipe:
     dropout: float = 0.2
 
 
-def moved(x: Tensor, most: int) -> Tensor:
-    """Every image moved by its own whole number of pixels, -most .. most in both directions; the border value fills."""
+def moved(x: Float[Tensor, "batch c h w"], most: int) -> Float[Tensor, "batch c h w"]:
+    """Every image moved by its own whole number of pixels, -most .. most in both directions; the border value fills.
+
+    >>> x = torch.eye(3)[None, None]
+    >>> torch.equal(moved(x, 0), x), moved(x, 1).shape
+    (True, torch.Size([1, 1, 3, 3]))
+    """
     if most == 0:
         return x
     height, width = x.shape[-2:]
@@ -49,17 +55,21 @@ def moved(x: Tensor, most: int) -> Tensor:
 
 
 @torch.no_grad()
-def accuracy(net: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Share of images whose likeliest class is theirs."""
+def accuracy(net: nn.Module, x: Float[Tensor, " n *dims"], y: Int64[Tensor, " n"]) -> float:
+    """Share of images whose likeliest class is theirs.
+
+    >>> accuracy(nn.Identity(), torch.eye(4), torch.tensor([0, 1, 2, 2]))  # the images as their own logits
+    0.75
+    """
     right = [(net(images).argmax(1) == truth).sum() for images, truth in zip(x.split(500), y.split(500), strict=True)]
     return float(sum(right)) / len(x)
 
 
-def fit_classifier(recipe: ClassifierRecipe, x: Tensor, y: Tensor, seed: int = 0) -> Classifier:
+def fit_classifier(recipe: ClassifierRecipe, x: Float[Tensor, "n c h w"], y: Int64[Tensor, " n"], seed: int = 0) -> Classifier:
     """The trained network, in eval mode; every random number is a function of (seed, step).
 
     Args:
-        x, y: images (n, channels, size, size) and their classes (n,).
+        x, y: images and their classes.
 
     Raises:
         RuntimeError: the loss is not finite.

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.errors import InputError
@@ -30,13 +31,25 @@ from score_sde_analytic.process.schedule import Level
 DATA = Level(0.0, 1.0, 0.0, math.inf)
 
 
-def cross_entropy_gap(samples: Tensor, draws: Tensor, mixture: GaussianMixture, level: float = 0.95) -> Measured:
-    """E_p[-log q] - E_q[-log q] in nats, with exact draws for the second."""
+def cross_entropy_gap(
+    samples: Float[Tensor, "n d"], draws: Float[Tensor, "m d"], mixture: GaussianMixture, level: float = 0.95
+) -> Measured:
+    """E_p[-log q] - E_q[-log q] in nats, with exact draws for the second.
+
+    >>> print(cross_entropy_gap(mixture.sample(500, seed=1), mixture.sample(500, seed=2), mixture))
+    0.008 ± 0.080
+    """
     return mean_difference(-mixture.log_density(samples, DATA), -mixture.log_density(draws, DATA), level)
 
 
 def kl_divergence(
-    samples: Tensor, draws: Tensor, mixture: GaussianMixture, k: int = 5, groups: int = 20, seed: int = 0, level: float = 0.95
+    samples: Float[Tensor, "n d"],
+    draws: Float[Tensor, "n d"],
+    mixture: GaussianMixture,
+    k: int = 5,
+    groups: int = 20,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> Measured:
     """KL(p || q) in nats of the samples' density p from the mixture's, by the delete-group jackknife over both.
 
@@ -57,22 +70,34 @@ def kl_divergence(
 
 
 def against_known(
-    statistic: Callable[[Tensor], float],
-    samples: Tensor,
+    statistic: Callable[[Float[Tensor, "n d"]], float],
+    samples: Float[Tensor, "n d"],
     groups: int = 20,
     seed: int = 0,
     level: float = 0.95,
     correct: bool = True,
 ) -> Measured:
-    """A statistic of the samples alone, by the delete-group jackknife."""
+    """A statistic of the samples alone, by the delete-group jackknife.
+
+    >>> against_known(lambda part: float(part.var()), data).value - float(data.var()) < 1e-3  # already unbiased
+    True
+    """
     replicates = without_groups(statistic, samples, groups, seed)
     return jackknife(statistic(samples), replicates, correct=correct, level=level)
 
 
 def mixture_metrics(
-    samples: Tensor, mixture: GaussianMixture, count: int = 0, seed: int = 0, groups: int = 20, level: float = 0.95
+    samples: Float[Tensor, " ..."],
+    mixture: GaussianMixture,
+    count: int = 0,
+    seed: int = 0,
+    groups: int = 20,
+    level: float = 0.95,
 ) -> dict[str, Measured]:
     """Everything above.
+
+    >>> print(mixture_metrics(mixture.sample(100, seed=1), mixture)["mode distance"])
+    0.022 ± 0.036
 
     Args:
         samples: (n, d).

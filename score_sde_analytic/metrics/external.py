@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from score_sde_analytic.data.ranges import DataRange
@@ -79,7 +80,7 @@ class CleanFIDFeatures(Features):
         self._network: Any = network.build_feature_extractor(mode, self._device, use_dataparallel=False)
 
     @torch.no_grad()
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Float[Tensor, " batch *dims"]) -> Float64[Tensor, "batch d"]:
         images = self._bytes(x).movedim(1, -1).cpu().numpy()
         resized = np.stack([self._resize(image) for image in images]).transpose(0, 3, 1, 2)
         return self._network(torch.from_numpy(resized).float().to(self._device)).double().flatten(1).to(x.device)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float, Float64, Shaped, UInt8
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from score_sde_analytic.data.ranges import DataRange, as_dataset, batches
+from score_sde_analytic.data.ranges import Data, DataRange, as_dataset, batches
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.measure.basis import Basis
 from score_sde_analytic.models.model import digest_of
@@ -39,8 +39,8 @@ class Features(ABC):
     name: str
 
     @abstractmethod
-    def __call__(self, x: Tensor) -> Tensor:
-        """Features (batch, n) in float64 of a batch in data units, (batch, *dims); each row depends on its example only.
+    def __call__(self, x: Float[Tensor, " batch *dims"]) -> Float64[Tensor, "batch d"]:
+        """Features of a batch in data units; each row depends on its example only.
 
         Raises:
             InputError: examples of a shape that does not fit.
@@ -52,11 +52,15 @@ class Features(ABC):
 
 
 class Pixels(Features):
-    """The coordinates of an example, flattened."""
+    """The coordinates of an example, flattened.
+
+    >>> Pixels()(torch.zeros(2, 3, 8, 8)).shape
+    torch.Size([2, 192])
+    """
 
     name = "pixels"
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Float[Tensor, " batch *dims"]) -> Float64[Tensor, "batch d"]:
         return x.double().flatten(1)
 
     def config(self) -> dict[str, Any]:
@@ -70,7 +74,7 @@ class Coefficients(Features):
         self.basis = basis
         self.name = f"{type(basis).__name__} coefficients"
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Float[Tensor, " batch *dims"]) -> Float64[Tensor, "batch d"]:
         return self.basis.forward(x.double()).flatten(1)
 
     def config(self) -> dict[str, Any]:
@@ -78,7 +82,10 @@ class Coefficients(Features):
 
 
 class ModuleFeatures(Features):
-    """The output of a network, flattened to (batch, n).
+    """The output of a network, flattened.
+
+    >>> ModuleFeatures(nn.Conv2d(3, 4, 8), prepare=lambda x: x.float() - 0.5)(torch.rand(2, 3, 8, 8)).shape
+    torch.Size([2, 4])
 
     Args:
         module: takes (batch, *dims); put into eval mode here.
@@ -92,7 +99,7 @@ class ModuleFeatures(Features):
         self,
         module: nn.Module,
         name: str = "module features",
-        prepare: Callable[[Tensor], Tensor] | None = None,
+        prepare: Callable[[Float[Tensor, " batch *dims"]], Shaped[Tensor, " batch ..."]] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.module = module.eval().to(dtype)
@@ -120,7 +127,7 @@ class ModuleFeatures(Features):
         return cls(module, name or file.stem, **settings)
 
     @torch.no_grad()
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Float[Tensor, " batch *dims"]) -> Float64[Tensor, "batch d"]:
         self.module.to(x.device)
         fed = x.to(self.dtype) if self.prepare is None else self.prepare(x)
         out = self.module(fed)
@@ -138,13 +145,18 @@ class BytePixels:
     """Data in a declared range as the 8-bit RGB values that published feature networks were trained on.
 
     uint8 = round(255 (x - lo) / (hi - lo)), clipped; one channel is repeated three times.
+
+    >>> BytePixels(DataRange(-1.0, 1.0))(torch.tensor([-1.0, 0.0, 1.0]).reshape(1, 1, 1, 3))[0, :, 0]
+    tensor([[  0, 128, 255],
+            [  0, 128, 255],
+            [  0, 128, 255]], dtype=torch.uint8)
     """
 
     def __init__(self, data_range: DataRange) -> None:
         self.data_range = data_range
         self.__qualname__ = f"BytePixels({data_range})"
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Float[Tensor, " ..."]) -> UInt8[Tensor, "batch 3 h w"]:
         if x.ndim != 4 or x.shape[1] not in (1, 3):
             raise InputError(f"need images (batch, 1 or 3, height, width), got {tuple(x.shape)}")
         lo, hi = self.data_range.lo, self.data_range.hi
@@ -155,16 +167,19 @@ class BytePixels:
 @torch.no_grad()
 def extract(
     features: Features,
-    data: Tensor | Dataset[Any],
+    data: Data,
     batch_size: int = 500,
     device: torch.device | str = "cpu",
     what: str = "the data",
     progress: bool = False,
-) -> Tensor:
-    """Features of all examples, (count, n) float64 on the device, in the order of the data.
+) -> Float64[Tensor, "n d"]:
+    """Features of all examples, on the device, in the order of the data.
+
+    >>> extract(Pixels(), torch.zeros(5, 1, 8, 8), batch_size=2).shape
+    torch.Size([5, 64])
 
     Args:
-        data: examples in data units, a tensor (count, *dims) or a map-style data set.
+        data: examples in data units, a tensor (n, *dims) or a map-style data set.
         what: how errors call the data.
 
     Raises:

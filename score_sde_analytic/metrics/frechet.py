@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from score_sde_analytic.metrics.base import Distance, Reference
@@ -25,21 +26,29 @@ ROWS = 8192  # examples whose centred features are held at once
 
 
 class GaussianSummary(NamedTuple):
-    """A Gaussian: mean (d,) and factor (d, r) of its covariance F F^T."""
+    """A Gaussian: its mean, and the factor of its covariance F F^T."""
 
-    mean: Tensor
-    factor: Tensor
+    mean: Float[Tensor, " d"]
+    factor: Float[Tensor, "d r"]
 
     @classmethod
-    def of(cls, mean: Tensor, covariance: Tensor) -> GaussianSummary:
-        """From mean (d,) and covariance (d, d), symmetric and positive semi-definite up to rounding."""
+    def of(cls, mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]) -> GaussianSummary:
+        """From a covariance that is symmetric and positive semi-definite up to rounding.
+
+        >>> GaussianSummary.of(torch.zeros(2), torch.diag(torch.tensor([4.0, 0.0]))).factor.shape  # of rank 1
+        torch.Size([2, 1])
+        """
         values, vectors = torch.linalg.eigh(0.5 * (covariance + covariance.mT))
         kept = values > len(values) * torch.finfo(values.dtype).eps * values.abs().max()
         return cls(mean, vectors[:, kept] * values[kept].sqrt())
 
 
-def sample_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased covariance of (n, d), a block of rows at a time."""
+def sample_moments(x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+    """Mean and unbiased covariance, a block of rows at a time.
+
+    >>> sample_moments(torch.tensor([[0.0], [2.0]]))
+    (tensor([1.]), tensor([[2.]]))
+    """
     mean = x.mean(0)
     outer = x.new_zeros(x.shape[1], x.shape[1])
     for rows in x.split(ROWS):
@@ -48,7 +57,12 @@ def sample_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def frechet_distance(x: GaussianSummary, y: GaussianSummary) -> float:
-    """d^2 of two Gaussians."""
+    """d^2 of two Gaussians.
+
+    >>> wide, narrow = (GaussianSummary.of(torch.zeros(1), torch.tensor([[std**2]])) for std in (3.0, 1.0))
+    >>> frechet_distance(wide, narrow)  # (3 - 1)^2
+    4.0
+    """
     overlap = torch.linalg.svdvals(x.factor.T @ y.factor).sum() if min(x.factor.shape[1], y.factor.shape[1]) else 0.0
     spread = x.factor.square().sum() + y.factor.square().sum() - 2.0 * overlap
     return float((x.mean - y.mean).square().sum() + spread.clamp_min(0.0))
@@ -62,7 +76,7 @@ class Frechet(Distance):
     (docs/results/metrics.md).
     """
 
-    def summary(self, x: Tensor) -> GaussianSummary:
+    def summary(self, x: Float64[Tensor, "n d"]) -> GaussianSummary:
         return GaussianSummary.of(*sample_moments(x))
 
     def compare(self, x: GaussianSummary, y: GaussianSummary) -> float:
@@ -95,14 +109,14 @@ class ExtrapolatedFrechet(Distance):
     def _inverse_shares(self) -> np.ndarray:
         return np.linspace(1.0, 2.0, self.points)
 
-    def _measure(self, x: Tensor, reference: Reference) -> Measured:
+    def _measure(self, x: Float64[Tensor, "n d"], reference: Reference) -> Measured:
         # Parts are the first examples of a fixed order: leaving out a group changes them as little as it can.
         return super()._measure(self._shuffled(x), reference.once((self, "order"), lambda v: Reference(self._shuffled(v))))
 
     def _shuffled(self, x: Tensor) -> Tensor:
         return x[torch.from_numpy(np.random.default_rng(stream_seed(self.seed, 2)).permutation(len(x))).to(x.device)]
 
-    def summary(self, x: Tensor) -> list[GaussianSummary]:
+    def summary(self, x: Float64[Tensor, "n d"]) -> list[GaussianSummary]:
         parts = (x[: round(len(x) / inverse)] for inverse in self._inverse_shares)
         return [GaussianSummary.of(*sample_moments(part)) for part in parts]
 

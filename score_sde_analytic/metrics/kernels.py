@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from score_sde_analytic.errors import InputError
@@ -27,8 +28,12 @@ from score_sde_analytic.metrics.measured import Measured, jackknife
 ROWS = 1024  # rows of a kernel matrix that are held at once
 
 
-def squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """||x_i - y_j||^2, (n, m), by one matrix product; to rounding of the squared norms, so centre the data first."""
+def squared_distances(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
+    """||x_i - y_j||^2, by one matrix product; to rounding of the squared norms, so centre the data first.
+
+    >>> squared_distances(torch.zeros(1, 2), torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+    tensor([[25., 1.]])
+    """
     return (x.square().sum(1)[:, None] + y.square().sum(1) - 2.0 * x @ y.T).clamp_min_(0.0)
 
 
@@ -44,8 +49,8 @@ class Discrepancy(Metric):
     least = 4
 
     @abstractmethod
-    def kernel(self, x: Tensor, y: Tensor, reference: Reference) -> Tensor:
-        """k(x_i, y_j), (n, m)."""
+    def kernel(self, x: Float64[Tensor, "n d"], y: Float64[Tensor, "m d"], reference: Reference) -> Float64[Tensor, "n m"]:
+        """k(x_i, y_j)."""
 
     def _within(self, x: Tensor, reference: Reference) -> tuple[Tensor, float]:
         """(sum of k(x_i, x_j) over j other than i, (n,); sum of k(x_i, x_i))."""
@@ -98,7 +103,7 @@ class KID(Discrepancy):
     degree: int = 3
     offset: float = 1.0
 
-    def kernel(self, x: Tensor, y: Tensor, reference: Reference) -> Tensor:
+    def kernel(self, x: Float64[Tensor, "n d"], y: Float64[Tensor, "m d"], reference: Reference) -> Float64[Tensor, "n m"]:
         return (x @ y.T / x.shape[1] + self.offset) ** self.degree
 
 
@@ -120,6 +125,9 @@ class GaussianMMD(Discrepancy):
     def width(self, reference: Reference) -> float:
         """h.
 
+        >>> GaussianMMD().width(Reference(torch.tensor([[0.0], [1.0], [3.0]])))  # of 1, 2 and 3
+        2.0
+
         Raises:
             InputError: the median distance is zero.
         """
@@ -128,7 +136,7 @@ class GaussianMMD(Discrepancy):
             raise InputError("most examples of the reference are equal: give GaussianMMD a bandwidth")
         return float(found)
 
-    def kernel(self, x: Tensor, y: Tensor, reference: Reference) -> Tensor:
+    def kernel(self, x: Float64[Tensor, "n d"], y: Float64[Tensor, "m d"], reference: Reference) -> Float64[Tensor, "n m"]:
         centre = reference.once("centre", lambda v: v.mean(0))
         return torch.exp(squared_distances(x - centre, y - centre) / (-2.0 * self.width(reference) ** 2))
 
@@ -137,7 +145,7 @@ class GaussianMMD(Discrepancy):
 class EnergyDistance(Discrepancy):
     """2 E||x - y|| - E||x - x'|| - E||y - y'||, in units of the features; the square of scipy's in one dimension."""
 
-    def kernel(self, x: Tensor, y: Tensor, reference: Reference) -> Tensor:
+    def kernel(self, x: Float64[Tensor, "n d"], y: Float64[Tensor, "m d"], reference: Reference) -> Float64[Tensor, "n m"]:
         centre = reference.once("centre", lambda v: v.mean(0))
         return -squared_distances(x - centre, y - centre).sqrt()
 

@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 import scipy
 import torch
-from numpy.typing import NDArray
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from score_sde_analytic.arrays import Array
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.process.noise import stream_seed
 from score_sde_analytic.uncertainty import jackknife_variance
@@ -33,6 +34,9 @@ from score_sde_analytic.uncertainty import jackknife_variance
 @dataclass(frozen=True)
 class Measured:
     """An estimate with its error.
+
+    >>> print(Measured(0.3142, 0.0213, 0.27, 0.36, 0.35))
+    0.314 ± 0.021
 
     Attributes:
         value: corrected for the bias of finite samples where the metric knows how; a distance near 0 may come out negative.
@@ -53,19 +57,25 @@ class Measured:
 
 
 def require_level(level: float) -> None:
-    """Raise ValueError unless 0 < level < 1."""
+    """Raise InputError unless 0 < level < 1."""
     if not 0.0 < level < 1.0:
         raise InputError(f"the level of an interval lies between 0 and 1, got {level}")
 
 
 def jackknife(
     plug_in: float,
-    *deleted: Sequence[float] | NDArray[np.float64],
+    *deleted: Sequence[float] | Float64[Array, " _"],
     correct: bool = True,
     level: float = 0.95,
     value: float | None = None,
 ) -> Measured:
     """An estimate from a statistic and, per independent sample, its values without each group (or example) of that sample.
+
+    >>> x = np.array([1.0, 2.0, 4.0, 7.0])
+    >>> deleted = [float(np.delete(x, i).var()) for i in range(4)]
+    >>> estimate = jackknife(float(x.var()), deleted)  # the bias of a variance is removed
+    >>> estimate.plug_in, estimate.value, float(x.var(ddof=1))
+    (5.25, 7.0, 7.0)
 
     Args:
         correct: subtract the jackknife's bias.
@@ -84,8 +94,11 @@ def jackknife(
     return Measured(estimate, stderr, estimate - reach, estimate + reach, plug_in)
 
 
-def groups_of(count: int, groups: int, seed: int) -> list[Tensor]:
+def groups_of(count: int, groups: int, seed: int) -> list[Int64[Tensor, " _"]]:
     """Indices that remain when each of the random groups is left out.
+
+    >>> [kept.tolist() for kept in groups_of(4, 2, seed=0)]
+    [[0, 1], [2, 3]]
 
     Raises:
         InputError: fewer than two examples per group.
@@ -99,13 +112,24 @@ def groups_of(count: int, groups: int, seed: int) -> list[Tensor]:
     return [torch.nonzero(label != g).flatten() for g in range(groups)]
 
 
-def without_groups(statistic: Callable[[Tensor], Any], x: Tensor, groups: int, seed: int) -> list[Any]:
-    """The statistic of x without each group."""
+def without_groups(
+    statistic: Callable[[Float[Tensor, " _ *dims"]], Any], x: Float[Tensor, " n *dims"], groups: int, seed: int
+) -> list[Any]:
+    """The statistic of x without each group.
+
+    >>> without_groups(len, torch.zeros(6, 1), groups=3, seed=0)
+    [4, 4, 4]
+    """
     return [statistic(x[kept.to(x.device)]) for kept in groups_of(len(x), groups, seed)]
 
 
 def proportion(hits: int, count: int, level: float = 0.95) -> Measured:
-    """A share of independent trials, with Wilson's interval (E. B. Wilson 1927), which holds at 0 and 1 too."""
+    """A share of independent trials, with Wilson's interval (E. B. Wilson 1927), which holds at 0 and 1 too.
+
+    >>> never = proportion(0, 100)
+    >>> never.low, never.high
+    (0.0, 0.037)
+    """
     require_level(level)
     z = float(scipy.special.ndtri(0.5 + level / 2))
     p = hits / count
@@ -114,8 +138,12 @@ def proportion(hits: int, count: int, level: float = 0.95) -> Measured:
     return Measured(p, math.sqrt(p * (1 - p) / count), max(0.0, centre - reach), min(1.0, centre + reach), p)
 
 
-def mean_difference(x: Tensor, y: Tensor, level: float = 0.95) -> Measured:
-    """E x - E y of two independent samples (n,) and (m,); interval by Welch's degrees of freedom."""
+def mean_difference(x: Float[Tensor, " n"], y: Float[Tensor, " m"], level: float = 0.95) -> Measured:
+    """E x - E y of two independent samples; interval by Welch's degrees of freedom.
+
+    >>> print(mean_difference(torch.tensor([3.0, 5.0]), torch.tensor([1.0, 2.0, 3.0])))
+    2.0 ± 1.2
+    """
     require_level(level)
     a = float(x.var()) / len(x)
     b = float(y.var()) / len(y)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from score_sde_analytic.errors import InputError
@@ -21,8 +22,12 @@ from score_sde_analytic.process.noise import stream_seed
 DIRECTIONS = 32  # directions whose quantile functions are merged at once
 
 
-def wasserstein_1d(x: Tensor, y: Tensor, power: float = 2.0) -> Tensor:
-    """W_p^p of each pair of rows of sorted values (k, n) and (k, m), (k,)."""
+def wasserstein_1d(x: Float[Tensor, "k n"], y: Float[Tensor, "k m"], power: float = 2.0) -> Float[Tensor, " k"]:
+    """W_p^p of each pair of rows of sorted values.
+
+    >>> wasserstein_1d(torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0]]), power=1.0)
+    tensor([1.5000])
+    """
     n, m = x.shape[1], y.shape[1]
     if n == m:
         return (x - y).abs().pow(power).mean(1)
@@ -56,15 +61,15 @@ class SlicedWasserstein(Distance):
     def corrected(self) -> bool:
         return self.power == 2.0
 
-    def _theta(self, x: Tensor) -> Tensor:
+    def _theta(self, x: Float64[Tensor, "n d"]) -> Float64[Tensor, "d directions"]:
         rng = np.random.default_rng(stream_seed(self.seed, 3))
         theta = torch.from_numpy(rng.standard_normal((x.shape[1], self.directions)))
         return (theta / theta.norm(dim=0)).to(x)
 
-    def summary(self, x: Tensor) -> Tensor:
-        """Sorted projections, (directions, n)."""
+    def summary(self, x: Float64[Tensor, "n d"]) -> Float64[Tensor, "directions n"]:
+        """Sorted projections."""
         return (x @ self._theta(x)).T.contiguous().sort(1).values
 
-    def compare(self, x: Tensor, y: Tensor) -> float:
+    def compare(self, x: Float64[Tensor, "directions n"], y: Float64[Tensor, "directions m"]) -> float:
         pairs = zip(x.split(DIRECTIONS), y.split(DIRECTIONS), strict=True)
         return float(torch.cat([wasserstein_1d(a, b, self.power) for a, b in pairs]).mean())
