@@ -4,7 +4,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("score_sde_analytic", "checker.check")
 
-pytest_plugins = ["fixtures"]  # of tests/
+pytest_plugins = ["shared"]  # of tests/
 
 from typing import Any
 

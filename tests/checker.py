@@ -1,4 +1,4 @@
-"""The runtime checker of the test run: beartype on every function that declares jaxtyping shapes.
+"""The runtime checker of the test run: beartype on every argument and result that declares a jaxtyping shape.
 
 Other annotations are mypy's business: at run time a numpy scalar is no `NDArray`, and a wrong option must reach the
 package's own error message.
@@ -20,6 +20,9 @@ _beartype = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 
 def check(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, checked if one of its annotations has a shape; all others are left as they are, at no cost."""
-    shaped = any(SHAPED.search(str(annotation)) for annotation in inspect.get_annotations(function).values())
-    return _beartype(function) if shaped else function
+    """The function, checked in those of its annotations that have a shape; one without any is left as it is, at no cost."""
+    shaped = {name: hint for name, hint in inspect.get_annotations(function).items() if SHAPED.search(str(hint))}
+    if not shaped:
+        return function
+    function.__annotations__ = shaped
+    return _beartype(function)
