@@ -63,7 +63,7 @@ setup(
         "numpy>=2.0",
         "scipy>=1.15",  # scipy.optimize.elementwise
         "safetensors>=0.4",
-        "jaxtyping>=0.2.30",
+        "jaxtyping>=0.2.33",
         "tqdm>=4.66",
         "absl-py>=2.0",
         "ml-collections>=1.0",
