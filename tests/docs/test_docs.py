@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import score_sde_analytic
-from runners import main
+from score_sde_analytic.runners import main
 from score_sde_analytic import ROOMS, Tabulated
 from score_sde_analytic.study import CovarianceName, GridName
 

@@ -143,7 +143,7 @@ def test_help_teaches_every_mode_and_config(capsys):
 
 def test_help_is_fast():
     """Neither torch nor the package's rooms are imported to explain the flags."""
-    script = "import sys; from runners import main; main.cli(['--help']); assert 'torch' not in sys.modules"
+    script = "import sys; from score_sde_analytic.runners import main; main.cli(['--help']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=ROOT, check=True)
 
 
