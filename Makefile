@@ -33,7 +33,7 @@ test: lint
 
 # The slow ones too.
 test-all: lint
-	$(RUN_TESTS) --cov --cov-report=term --cov-fail-under=95
+	$(RUN_TESTS) --hypothesis-profile=thorough --cov --cov-report=term --cov-fail-under=95
 
 # The oldest versions that setup.py allows, in a temporary environment; TORCH=2.13.0 replaces torch's.
 test-oldest:

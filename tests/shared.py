@@ -11,8 +11,9 @@ from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.process.schedule import Schedule, Tabulated
 
-settings.register_profile("suite", deadline=None, derandomize=True, max_examples=40)
-settings.load_profile("suite")
+settings.register_profile("quick", deadline=None, derandomize=True, max_examples=12)
+settings.register_profile("thorough", deadline=None, derandomize=True, max_examples=40)  # `make test-all`
+settings.load_profile("quick")
 
 
 @pytest.fixture(params=SCHEDULES.values(), ids=SCHEDULES.keys())

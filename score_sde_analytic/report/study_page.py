@@ -53,10 +53,6 @@ def write(path: str | Path, content: Content, folder: str | Path) -> Path:
     Args:
         content: as `study.report.content` gives it.
         folder: where its sample sheets are.
-
-    >>> from score_sde_analytic.study import report
-    >>> write("report.html", report.content(study, request=report.Request(steps=(5, 10))), folder=".").name
-    'report.html'
     """
     return write_page(path, render(content, Path(folder)))
 

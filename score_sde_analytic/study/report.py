@@ -97,9 +97,6 @@ def write(study: Reportable, folder: str | Path, data: Data | None = None, reque
 
     Raises:
         InputError: fewer than two steps, or more than the grids can have.
-
-    >>> [path.name for path in write(study, "results/report", request=Request(steps=(5, 10)))][:2]
-    ['report.html', 'study_report.json']
     """
     target, asked = Path(folder), request or Request()
     drawn = draw(study, asked)
@@ -126,9 +123,6 @@ def content(
 
     Raises:
         InputError: fewer than two steps, or more than the grids can have.
-
-    >>> content(study, request=Request(steps=(5, 10)))["cells"]["dp/residual/10"]["predicted"]["total"]["value"]
-    1.026
     """
     asked = request or Request()
     if min((*asked.steps, *asked.samples_at), default=2) < 2:

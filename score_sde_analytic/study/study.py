@@ -359,9 +359,6 @@ class Study(Record):
 
         Returns:
             report.html, study_report.json, and the pictures.
-
-        >>> [path.name for path in study.report("results/report", test_set, steps=(5, 10))][:2]
-        ['report.html', 'study_report.json']
         """
         from score_sde_analytic.study import report  # pictures take long to import
 

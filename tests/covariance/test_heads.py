@@ -116,6 +116,7 @@ def relative_errors(mixture, heads, log_snrs):
     return {name: np.array(values) for name, values in errors.items()}
 
 
+@pytest.mark.slow
 def test_heads_recover_the_exact_conditional_variance(clusters, learned):
     """Relative RMS error over states: a third of the best fixed variances' for NPR, less for OCM, from log-SNR -3 to 3.
 
@@ -467,6 +468,7 @@ def tensors(workdir):
     return {path.name: path.read_bytes() for path in (workdir / "heads").iterdir()}
 
 
+@pytest.mark.slow
 def test_runner_trains_resumes_and_uses_heads(tmp_path, monkeypatch, capsys):
     config, whole, cut = small_config(), tmp_path / "whole", tmp_path / "cut"
     written = train_head.run(config, whole)

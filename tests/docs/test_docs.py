@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from score_sde_analytic.runners import main
 from torch import Tensor, nn
 
 import score_sde_analytic
-from score_sde_analytic.runners import main
 from score_sde_analytic import ROOMS, Tabulated
 from score_sde_analytic.study import CovarianceName, GridName
 
@@ -42,8 +42,8 @@ class Coins(nn.Module):
 
 
 def coins(count: int, seed: int) -> Tensor:
-    """Grey images of 4 x 4 pixels, all of the same energy, so that few draws are precise enough."""
-    signs = torch.randint(0, 2, (count, 1, 4, 4), generator=torch.Generator().manual_seed(seed))
+    """Grey images of 2 x 2 pixels, all of the same energy, so that few draws are precise enough."""
+    signs = torch.randint(0, 2, (count, 1, 2, 2), generator=torch.Generator().manual_seed(seed))
     return LEVEL * (2.0 * signs - 1.0)
 
 
@@ -81,13 +81,18 @@ def commands(page: Path) -> Iterator[list[str]]:
                 line += "\n" + next(lines)
 
 
-def test_first_block_of_the_readme(names: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["without the report", "whole"])
+def test_first_block_of_the_readme(
+    whole: bool, names: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     line, code = next(blocks(README))
-    assert len(code.splitlines()) <= 8
-    run(README, line, code, names)
-    assert names["samples"].shape == (64, 1, 4, 4)
+    lines = code.splitlines(keepends=True)
+    assert len(lines) <= 8
+    run(README, line, "".join(each for each in lines if whole or ".report(" not in each), names)
+    assert names["samples"].shape == (64, 1, 2, 2)
     assert capsys.readouterr().out.count("bits/dim") == 4
     assert (tmp_path / "study").is_dir()
+    assert (tmp_path / "report" / "report.html").is_file() == whole
 
 
 def test_readme_is_short() -> None:

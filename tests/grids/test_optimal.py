@@ -181,6 +181,7 @@ def curves(draw) -> NoiseCurve:
     return NoiseCurve(knots, draw(st.sampled_from([-60.0, -2.0, 0.0, 60.0])) + np.cumsum(rises))
 
 
+@pytest.mark.slow
 @given(curves(), st.integers(1, 40), st.booleans())
 def test_any_curve_gives_a_valid_grid(curve, steps, reconstruct):
     """`Grid` itself refuses duplicates and disorder."""

@@ -59,6 +59,7 @@ def test_mixture_in_sixteen_dimensions(mixture, table, moments, k):
     assert measured["residual"].transitions.value <= min(b.transitions.value for b in measured.values()) * 1.01
 
 
+@pytest.mark.slow
 def test_the_bound_is_tight_in_the_limit(triple):
     """With many steps the gap of the exact score closes to that of the decoder; the gap falls with K."""
     schedule, x = CosineVP(), triple.sample(2000, seed=8)
@@ -78,6 +79,7 @@ def test_the_bound_is_tight_in_the_limit(triple):
     assert -4 * gaps[2][1] < gaps[2][0] < 4 * gaps[2][1] + 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [LinearVP(), CosineVP(), VE(0.02, 20.0), Tabulated.cosine()], ids=repr)
 def test_one_dimension_under_every_schedule(triple, schedule):
     low, high = max(schedule.log_snr_range[0], -9.0), 6.0
@@ -104,6 +106,7 @@ def toy():
     return mixture, -BITS * (mass * np.log(mass)).sum() / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [3, 20])
 def test_discrete_data(toy, k):
     """Measured above the entropy, and predicted; the decoder is integrated over the bins."""
@@ -123,6 +126,7 @@ def test_discrete_data(toy, k):
         assert measured["residual"].total.value < entropy * 1.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [3, 20])
 def test_discrete_data_with_a_categorical_decoder(toy, k):
     """Measured above the entropy, predicted from the histogram of levels, and one network call cheaper."""

@@ -67,6 +67,7 @@ def scores(values):
 # --- exact scores -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_bounds_of_an_exact_score(case):
     """E[-log p] = continuous time < 50 steps < 10 steps, for one first time and decoder.
 
@@ -92,6 +93,7 @@ def test_the_bounds_of_an_exact_score(case):
     assert scores(found["10"] - found["50"]) > 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("perturb", [lambda e, x: 1.05 * e, lambda e, x: e + 0.1 * x.sin()], ids=["scaled", "biased"])
 def test_bounds_of_wrong_scores_are_bounds(separated, perturb):
     """Above E[-log p] whatever the network; false alarm 3e-5 each."""
@@ -106,6 +108,7 @@ def test_bounds_of_wrong_scores_are_bounds(separated, perturb):
         assert scores(gap) > -4, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_snr", [1.0, 4.0])
 def test_without_a_decoder_the_noisy_data_are_measured(separated, log_snr):
     """E[-log q(x_{t_1})] from the mixture's density there; 4 standard errors, false alarm 6e-5."""
@@ -149,6 +152,7 @@ def variances(sixteen):
     return found
 
 
+@pytest.mark.slow
 def test_importance_sampling_pays(variances):
     """Ratios of variances of 1500 values, standard error below 6 %: limits 3 of them and more away (false alarm 1e-3)."""
     assert variances[1, True] < 0.5 * variances[1, False]
@@ -247,6 +251,7 @@ def test_predicted_from_the_curve(case):
     assert predicted["continuous"].per_step.shape == (1,)
 
 
+@pytest.mark.slow
 def test_the_prediction_is_the_limit_of_chains(sixteen):
     """Of the predicted bounds of K steps, as K grows; the excess falls like 1 / K."""
     mixture, moments = sixteen

@@ -81,6 +81,7 @@ def test_its_bound_is_known_and_above_the_probability_of_the_bin(value):
     np.testing.assert_allclose(bound.terms.sum(1), bound.per_example)
 
 
+@pytest.mark.slow
 def test_its_importance_weights_tighten_the_bound():
     """Always above -log P(bin), and nearer with 4 samples, with 32 nearer yet; 4 standard errors, false alarm 3e-5 each."""
     exact, gaps, errors = -math.log(norm.cdf(3.0) - norm.cdf(1.0)), [], []

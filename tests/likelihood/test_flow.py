@@ -94,6 +94,7 @@ def test_every_density_is_exact_in_sixteen_dimensions(mixture, name):
     assert np.abs(bound.nats - exact_nats(mixture, x)).max() < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEFAULT)
 def test_what_is_left_is_the_prior_mismatch(planar, name):
     """The model's density is the data's times N(x_1; 0, prior_variance) / q(x_1) at the latent."""
@@ -116,6 +117,7 @@ def test_the_prior_column_is_the_prior(planar):
     np.testing.assert_allclose(bound.terms[:, 0], -BITS * norm.logpdf(latent.numpy()).mean(1), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dopri5", "fehlberg2", "adaptive_heun"])
 def test_no_solver_steps_over_the_field(method):
     """In log-SNR the field vanishes at both ends, where steps grow: one of them must not jump across all of it."""
@@ -220,6 +222,7 @@ def test_one_rademacher_probe_is_exact_for_an_isotropic_jacobian():
 # --- both ways ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["log_snr", "t"])
 @pytest.mark.parametrize("schedule", [LinearVP(), CosineVP(), SubVP(), VE(), Tabulated.linear()], ids=repr)
 def test_the_map_of_a_gaussian_is_known(schedule, variable):
@@ -238,6 +241,7 @@ def test_the_map_of_a_gaussian_is_known(schedule, variable):
     torch.testing.assert_close(flow.decode(model, x_1, dtype=torch.float64), x_0, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WIDE)
 def test_round_trips(planar, name):
     """Data to latents, to data, to latents."""
@@ -284,6 +288,7 @@ def test_float32_networks(planar):
 # --- discrete data, noise and importance weights ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_uniform_dequantisation_by_hand():
     """On N(0, c^2) the mean over the noise is log2(sqrt(2 pi) c / width) + (x^2 + width^2 / 12) / (2 c^2 log 2).
 
@@ -302,6 +307,7 @@ def test_uniform_dequantisation_by_hand():
         assert bound.columns == ("prior", "volume", "dequantisation")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "shift"), [(127.5, 127.5), (0.25, -3.0)])
 def test_bits_do_not_depend_on_the_units_of_the_data(scale, shift):
     """Data, range and model rescaled together: the same nats for discrete data, d log(scale) more for a density."""
@@ -375,6 +381,7 @@ def test_importance_weights_integrate_over_the_noise():
     assert abs(gaps[-1][0] - spread / 60) < 4 * gaps[-1][1] + 0.2 * spread / 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t_min", [1e-4, 0.05, 0.4])
 def test_the_posterior_undoes_the_noise_exactly(t_min):
     """p(z) p(x | z) / q(z | x) = p(x) for every z: every example is exact, whatever t_min."""
@@ -477,6 +484,7 @@ def test_costs(planar, entry, divergence):
     assert bound.calls_per_example == bound.evaluations / 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["log_snr", "t"])
 @pytest.mark.parametrize("name", WIDE)
 @pytest.mark.parametrize("solver", [Adaptive(0.1, 0.1), Fixed(3), Fixed(3, "euler")], ids=["adaptive", "rk4", "euler"])

@@ -87,6 +87,7 @@ def test_corrections_lead_from_the_fitted_to_the_held_out_price():
     np.testing.assert_allclose(halfway, 0.5 * (both[1:] + both[:-1]), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_held_out_prices_are_honest_where_fitted_ones_are_low():
     """60 draws for 12 curves, 100 repetitions: fitted prices are low by more than 10 standard errors of their mean.
 
@@ -124,6 +125,7 @@ def test_jackknife_errors_skip_groups_without_examples():
 MIXTURE = GaussianMixture(np.ones(3), 0.8 * np.random.default_rng(0).normal(size=(3, 12)), np.geomspace(0.5, 0.01, 12))
 
 
+@pytest.mark.slow
 def test_predictions_of_fitted_covariances_agree_with_measured_bounds():
     """K = 3, 6, 12, few draws for many curves: the difference within 4 of its standard errors (false alarm 2e-4 in all)."""
     basis = PixelChannel()

@@ -87,6 +87,7 @@ def quadrature_residual(mixture: GaussianMixture, level) -> float:
     return float(torch.trapezoid(mixture.log_density(x, level).exp() * variance, x[:, 0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed_form", [True, False])
 def test_standard_errors_cover(triple, closed_form):
     """Over 100 repetitions (value - truth) / error is standard normal.
@@ -282,6 +283,7 @@ estimate(model, mixture.sample(200), [-2.0, 0.0, 2.0], budget, path=sys.argv[1],
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_bit(tmp_path):
     interrupted, whole = tmp_path / "a" / "m", tmp_path / "b" / "m"
     command = [sys.executable, "-c", KILLED, str(interrupted)]

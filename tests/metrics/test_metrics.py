@@ -269,6 +269,7 @@ def test_mean_difference_is_welchs_interval():
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("different", [False, True], ids=["equal", "different"])
 @pytest.mark.parametrize("name", ["frechet", "sliced", "energy"])
 def test_intervals_hold_the_truth(name: str, different: bool):

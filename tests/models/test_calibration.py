@@ -68,6 +68,7 @@ def measured(method, **options):
     return bits_per_dim(WRONG.score_model(SCHEDULE), x, method, batch_size=len(x), **options, **QUIET)
 
 
+@pytest.mark.slow
 def test_errors_of_a_chain():
     grid = even_log_snr(SCHEDULE, 6, SCHEDULE.time(3.0))
     levels = grid.levels(SCHEDULE)[:-1]
@@ -79,6 +80,7 @@ def test_errors_of_a_chain():
     assert_calibrated(covered(measured(Chain(grid, Beta(), 0.3), seed=2), truth))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draws", [1, 3])
 def test_errors_of_continuous_time(draws):
     """Repetitions of an example are averaged before errors are taken."""

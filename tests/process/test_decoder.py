@@ -133,6 +133,7 @@ def test_categorical_coordinates_are_independent():
         assert float(nats[i]) == pytest.approx(float(single.mean()), rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spacing", [0.01, 0.5, 2.0, 8.0, 30.0])
 @pytest.mark.parametrize("levels", [2, 3, 17, 256])
 def test_expected_categorical_nats_match_quadrature(levels, spacing):

@@ -138,6 +138,7 @@ def test_text_of_the_data_is_escaped(brief, folder):
 # --- missing and broken data ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_page_stays_whole_without_any_part(brief, folder):
     for key in brief:
         assert rendered({name: value for name, value in brief.items() if name != key}, folder).text
@@ -505,6 +506,7 @@ def test_colours_have_the_contrast_that_wcag_asks_of_text():
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: the page is not rendered")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_page_does_not_scroll_sideways(width, content, folder, tmp_path):

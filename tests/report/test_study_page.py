@@ -185,6 +185,7 @@ def test_provenance_names_model_and_budget(study, page):
         assert said in page.text
 
 
+@pytest.mark.slow
 def test_the_code_on_the_page_repeats_it_to_the_byte(study, planar, test_data, told, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"model": study.model, "data": planar.sample(64, seed=1), "test_data": test_data}
@@ -302,6 +303,7 @@ def test_networks_that_are_fed_an_index_have_it_in_the_table(tmp_path):
     assert "samples_K3.png is missing" in page.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [1, 3, 5])
 def test_vectors_are_scattered_where_a_plane_can_hold_them(dim):
     data = torch.randn(64, dim, generator=torch.Generator().manual_seed(dim))

@@ -22,6 +22,7 @@ def small(name="auto"):
     return config
 
 
+@pytest.mark.slow
 def test_recorded_covariances_are_written(tmp_path):
     config = small()
     written = MODES["estimate"](config, tmp_path)

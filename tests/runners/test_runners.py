@@ -212,6 +212,7 @@ def test_agreement_of_all_methods(mixture_demo):
     assert "probability flow" in (workdir / "likelihoods.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("decoder", "entry"), [("categorical", "diffused"), ("gaussian", "uniform")])
 def test_other_decoders_and_dequantisation(decoder, entry, tmp_path):
     config = small_digits(digits_vp.get_config())
@@ -226,6 +227,7 @@ def test_other_decoders_and_dequantisation(decoder, entry, tmp_path):
     assert "dequantisation" in rows["flow"]["measured"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["predicted", "bound", "continuous", "flow", "exact"])
 def test_every_method_alone(mixture_demo, method):
     config, workdir, _ = mixture_demo

@@ -150,6 +150,7 @@ def test_a_callback_leaves_no_trace(name):
         assert all(torch.equal(report[k], v) for k, v in copied.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in OF_A_BATCH])
 def test_reports_do_not_depend_on_the_batch_size(name):
     """Put together by step, batches report what one batch does, to the bit; `indices` tells them apart."""

@@ -241,6 +241,7 @@ def variance_error(make, steps):
     return abs(float(variance) - end.alpha**2 * VARIANCE - end.sigma**2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kappa", [0.5, None])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 0.8])
 def test_shares_that_add_to_one_have_weak_order_two(eta, kappa):
@@ -248,6 +249,7 @@ def test_shares_that_add_to_one_have_weak_order_two(eta, kappa):
     assert math.log2(coarse / fine) == pytest.approx(2, abs=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_full_shares_of_both_count_twice(eta):
     """Extrapolation without its share of the covariance, and covariance with all of the extrapolation: order one."""

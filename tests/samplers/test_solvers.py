@@ -139,6 +139,7 @@ def test_order_of_deterministic_solvers(name):
     assert slope(errors) == pytest.approx(order, abs=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["log_snr", "t", "ve"])
 @pytest.mark.parametrize("schedule", [SubVP(), VE(0.01, 10.0)], ids=["sub_vp", "ve"])
 def test_order_on_other_schedules(schedule, variable):
@@ -146,6 +147,7 @@ def test_order_on_other_schedules(schedule, variable):
     assert slope(errors) == pytest.approx(2, abs=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["log_snr", "t", "ve"])
 @pytest.mark.parametrize("schedule", [LinearVP(), SubVP(), VE(0.01, 10.0)], ids=["linear_vp", "sub_vp", "ve"])
 def test_adaptive_steps_meet_their_tolerance(schedule, variable):
@@ -171,6 +173,7 @@ def moments(make, schedule, steps, per_step=4):
     return float(mean) - end.alpha * MEAN, float(variance) - end.alpha**2 * VARIANCE - end.sigma**2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHAINS)
 def test_weak_order_of_stochastic_solvers(name):
     make, order = CHAINS[name]
@@ -180,6 +183,7 @@ def test_weak_order_of_stochastic_solvers(name):
     assert abs(errors[1][0]) < 1e-12 or slope([abs(e[0]) for e in errors]) == pytest.approx(order, abs=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["euler_maruyama", "reverse_diffusion", "sde_euler", "srk"])
 def test_stochastic_solvers_converge_on_every_schedule(schedule, name):
     make, order = CHAINS[name]
@@ -187,6 +191,7 @@ def test_stochastic_solvers_converge_on_every_schedule(schedule, name):
     assert errors[1] < errors[0] / 2 ** (order - 0.4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["euler", "srk"])
 def test_adaptive_sde_has_the_law_of_the_data(method):
     """Mean and variance of 300 samples: five standard errors, false alarm 1e-6, beyond the solver's tolerance."""
