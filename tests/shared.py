@@ -1,5 +1,7 @@
 """Shared fixtures: the schedules, mixtures, moments and their curve."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -16,7 +18,15 @@ settings.register_profile("thorough", deadline=None, derandomize=True, max_examp
 settings.load_profile("quick")
 
 
-@pytest.fixture(params=SCHEDULES.values(), ids=SCHEDULES.keys())
+#: Schedules of `make test`: alpha^2 + sigma^2 = 1, alpha = 1, neither, and a table; the others are for `make test-all`.
+QUICK = ("linear_vp", "ve", "sub_vp", "table_cosine")
+
+
+def _marked(name: str) -> Any:
+    return pytest.param(SCHEDULES[name], id=name, marks=() if name in QUICK else pytest.mark.slow)
+
+
+@pytest.fixture(params=[_marked(name) for name in SCHEDULES])
 def schedule(request: pytest.FixtureRequest) -> Schedule:
     return request.param
 
