@@ -33,7 +33,7 @@ from score_sde_analytic.arrays import Array  # noqa: E402
 from score_sde_analytic.grids.dynamic import StepCosts, monge_path, monge_paths  # noqa: E402
 from score_sde_analytic.measure.curve import NoiseCurve  # noqa: E402
 from score_sde_analytic.models.mixture import GaussianMixture  # noqa: E402
-from score_sde_analytic.process.schedule import Level  # noqa: E402
+from score_sde_analytic.process.level import Level  # noqa: E402
 
 KNOTS = np.linspace(-10.0, 9.0, 40)
 # (title, kind, points, steps, repeats)

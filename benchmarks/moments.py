@@ -33,7 +33,8 @@ from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.gaussian import mean_square
-from score_sde_analytic.process.schedule import Level, Tabulated
+from score_sde_analytic.process.level import Level
+from score_sde_analytic.process.schedule import Tabulated
 
 METHODS = ("antithetic pairs", "control variates", "both")
 OUTCOMES = ("R", "Lambda", "X")

@@ -17,7 +17,7 @@ from score_sde_analytic.errors import RunError
 from score_sde_analytic.files import finite
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.mixture import GaussianMixture
-from score_sde_analytic.process.schedule import Level
+from score_sde_analytic.process.level import Level
 from score_sde_analytic.samplers import Sampler
 from score_sde_analytic.study.plan import SamplingPlan
 

@@ -18,7 +18,7 @@ from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.held_out import Correction
 from score_sde_analytic.models.model import Prediction
 from score_sde_analytic.process.kernel import Kernel
-from score_sde_analytic.process.schedule import Level
+from score_sde_analytic.process.level import Level
 
 
 class StepCovariance(ABC):

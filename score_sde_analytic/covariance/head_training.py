@@ -34,8 +34,9 @@ from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.models.training import descend, learning_rate
 from score_sde_analytic.process.gaussian import diagonal_kl, expand, square_error
 from score_sde_analytic.process.kernel import Kernel, reverse_kernel
+from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import stream_seed
-from score_sde_analytic.process.schedule import Level, Schedule
+from score_sde_analytic.process.schedule import Schedule
 
 Rule = Literal["mse", "likelihood", "step"]
 ChainGrid = Literal["even", "log_snr"]

@@ -34,7 +34,7 @@ from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.model import Prediction
 from score_sde_analytic.process.gaussian import diagonal_kl, expand, square_error
 from score_sde_analytic.process.kernel import Kernel
-from score_sde_analytic.process.schedule import Level
+from score_sde_analytic.process.level import Level
 
 # --- covariances --------------------------------------------------------------------------------------------------------
 

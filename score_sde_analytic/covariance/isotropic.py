@@ -25,7 +25,7 @@ from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.models.model import Prediction
 from score_sde_analytic.process.gaussian import axpy, mean_square, normal_kl, step_kl
 from score_sde_analytic.process.kernel import Kernel, reverse_kernel
-from score_sde_analytic.process.schedule import Level
+from score_sde_analytic.process.level import Level
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,8 +40,8 @@ from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.process.gaussian import expand
 from score_sde_analytic.process.kernel import Kernel
+from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import SampleNoise
-from score_sde_analytic.process.schedule import Level
 
 Method = Literal["auto", "exact", "lanczos"]
 #: Largest d for which "auto" works out the whole Jacobian.

@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.files import write_text
-from score_sde_analytic.process.schedule import Level, Schedule
+from score_sde_analytic.process.level import Level
+from score_sde_analytic.process.schedule import Schedule
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.dynamic import Indices, StepCosts, shortest_paths
 from score_sde_analytic.grids.grid import Grid, optimal_paths
 from score_sde_analytic.measure.curve import NoiseCurve
-from score_sde_analytic.process.schedule import Level, Schedule
+from score_sde_analytic.process.level import Level
+from score_sde_analytic.process.schedule import Schedule
 
 
 def transition_costs(

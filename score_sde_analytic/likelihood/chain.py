@@ -33,8 +33,9 @@ from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.process.decoder import Decoder, GaussianDecoder, as_decoder
 from score_sde_analytic.process.gaussian import mean_square
 from score_sde_analytic.process.kernel import Kernel, kernels, prior_kl, reverse_kernel
+from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import LevelNoise
-from score_sde_analytic.process.schedule import Level, Schedule
+from score_sde_analytic.process.schedule import Schedule
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood.method import Batch
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.decoder import Decoder, NoDecoder, as_decoder
-from score_sde_analytic.process.schedule import Level
+from score_sde_analytic.process.level import Level
 
 
 @dataclass(frozen=True)

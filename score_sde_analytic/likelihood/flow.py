@@ -35,8 +35,8 @@ from score_sde_analytic.models.probability_flow import (
 )
 from score_sde_analytic.process.decoder import LOG_2PI
 from score_sde_analytic.process.gaussian import mean_square
+from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import SampleNoise
-from score_sde_analytic.process.schedule import Level
 
 
 @dataclass(frozen=True)

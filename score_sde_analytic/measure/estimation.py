@@ -27,8 +27,8 @@ from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, Moments, de
 from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.process.decoder import decoder_nats
 from score_sde_analytic.process.gaussian import mean_square
+from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import stream_seed
-from score_sde_analytic.process.schedule import Level
 
 #: Coordinates per draw that enter the decoder table; a random subset keeps it cheap beside the network.
 DECODER_COORDINATES = 256

@@ -25,8 +25,8 @@ from score_sde_analytic.metrics.kernels import EnergyDistance
 from score_sde_analytic.metrics.measured import Measured, jackknife, mean_difference, without_groups
 from score_sde_analytic.metrics.neighbours import entropy
 from score_sde_analytic.models.mixture import GaussianMixture
+from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import stream_seed
-from score_sde_analytic.process.schedule import Level
 
 DATA = Level(0.0, 1.0, 0.0, math.inf)
 

@@ -20,7 +20,8 @@ from score_sde_analytic.data.ranges import DataStatistics
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.model import ScoreModel, digest_of
 from score_sde_analytic.models.times import LogSNR
-from score_sde_analytic.process.schedule import Level, Schedule
+from score_sde_analytic.process.level import Level
+from score_sde_analytic.process.schedule import Schedule
 
 
 class GaussianMixture(nn.Module):

@@ -24,7 +24,8 @@ from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.models.receipt import Receipt, charge, metered, show, watched
 from score_sde_analytic.models.times import Continuous, Number, Times
 from score_sde_analytic.process.gaussian import axpy, expand
-from score_sde_analytic.process.schedule import Level, Schedule
+from score_sde_analytic.process.level import Level
+from score_sde_analytic.process.schedule import Schedule
 
 Quantity = Literal["eps", "x_0", "v", "score"]
 Coordinates = Literal["schedule", "vp", "ve"]

@@ -28,7 +28,8 @@ from torch import Tensor
 from score_sde_analytic.errors import RunError
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.ode_solvers import Adaptive, Fixed, integrate
-from score_sde_analytic.process.schedule import Level, Schedule
+from score_sde_analytic.process.level import Level
+from score_sde_analytic.process.schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True)

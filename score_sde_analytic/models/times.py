@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from score_sde_analytic.process.schedule import Level
+from score_sde_analytic.process.level import Level
 
 Number = float | Float[Tensor, ""] | Float[Tensor, " batch"]
 

@@ -2,8 +2,9 @@
 
 from score_sde_analytic.process.decoder import CategoricalDecoder, Decoder, GaussianDecoder, NoDecoder
 from score_sde_analytic.process.kernel import Kernel, kernels, reverse_kernel
+from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import BatchNoise, LevelNoise, SampleNoise
-from score_sde_analytic.process.schedule import VE, CosineVP, Level, LinearVP, Schedule, SubVP, Tabulated
+from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, Schedule, SubVP, Tabulated
 
 __all__ = [
     "VE",

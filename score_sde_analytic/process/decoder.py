@@ -24,7 +24,7 @@ from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.process.gaussian import discretised_log_prob, expand, mean_square
-from score_sde_analytic.process.schedule import Level
+from score_sde_analytic.process.level import Level
 
 LOG_2PI = math.log(2.0 * math.pi)
 #: Quadrature nodes for expectations over one standard normal number: the trapezoidal rule, exact to rounding here.

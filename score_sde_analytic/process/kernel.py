@@ -25,7 +25,8 @@ from torch import Tensor
 
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.process.gaussian import expand, normal_kl
-from score_sde_analytic.process.schedule import Level, Schedule
+from score_sde_analytic.process.level import Level
+from score_sde_analytic.process.schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,41 +17,12 @@ from typing import Any
 
 import numpy as np
 import scipy
-from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array, Scalars, as_array, like, softplus
 from score_sde_analytic.errors import InputError
-from score_sde_analytic.process.gaussian import expand
-
-
-@dataclass(frozen=True, slots=True)
-class Level:
-    """The scalars of a noise level: floats, or float64 tensors (batch,) for one level per sample, or arrays for a lattice.
-
-    >>> LinearVP().level(0.5).ratio, VE().level(1.0).norm
-    (3.413, 50.01)
-    """
-
-    t: Any
-    alpha: Any
-    sigma: Any
-    log_snr: Any
-
-    @property
-    def ratio(self) -> Any:
-        """sigma / alpha, the noise level in variance-exploding coordinates."""
-        return self.sigma / self.alpha
-
-    @property
-    def norm(self) -> Any:
-        """sqrt(alpha^2 + sigma^2), what x_t is divided by in variance-preserving coordinates."""
-        return (self.alpha**2 + self.sigma**2) ** 0.5
-
-    def diffuse(self, x_0: Float[Tensor, " batch *dims"], eps: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
-        """x_t = alpha x_0 + sigma eps."""
-        return expand(self.alpha, x_0) * x_0 + expand(self.sigma, x_0) * eps
+from score_sde_analytic.process.level import Level
 
 
 class Schedule(ABC):

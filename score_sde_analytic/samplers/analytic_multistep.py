@@ -39,8 +39,8 @@ from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.gaussian import axpy
 from score_sde_analytic.process.kernel import check_eta
+from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import Noise
-from score_sde_analytic.process.schedule import Level
 from score_sde_analytic.samplers.base import Sampler, Step
 from score_sde_analytic.samplers.kernel_steps import KernelStep, fingerprint, kernel_steps
 

@@ -21,8 +21,9 @@ from tqdm import tqdm
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import Noise, SampleNoise
-from score_sde_analytic.process.schedule import Level, Schedule
+from score_sde_analytic.process.schedule import Schedule
 from score_sde_analytic.samplers.callback import Callback, Reported
 
 

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from score_sde_analytic.arrays import as_array
 from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import Noise
-from score_sde_analytic.process.schedule import Level
 
 #: Told of every step; what it raises ends the run.
 Callback = Callable[[dict[str, Any]], object]

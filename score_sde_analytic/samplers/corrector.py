@@ -22,8 +22,9 @@ from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.gaussian import axpy, expand
 from score_sde_analytic.process.kernel import reverse_kernel
+from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import Noise
-from score_sde_analytic.process.schedule import Level, Schedule
+from score_sde_analytic.process.schedule import Schedule
 from score_sde_analytic.samplers.base import S, Sampler, Step
 
 #: N of the discretisation that the paper's correctors take beta_i from.

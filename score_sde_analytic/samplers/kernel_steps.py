@@ -16,7 +16,7 @@ from torch import Tensor
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.models.model import Prediction
 from score_sde_analytic.process.kernel import Kernel, kernels
-from score_sde_analytic.process.schedule import Level
+from score_sde_analytic.process.level import Level
 from score_sde_analytic.samplers.base import Step
 
 

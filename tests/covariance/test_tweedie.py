@@ -17,7 +17,8 @@ from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.models.receipt import Receipt
 from score_sde_analytic.process.kernel import kernels, reverse_kernel
-from score_sde_analytic.process.schedule import Level, LinearVP
+from score_sde_analytic.process.level import Level
+from score_sde_analytic.process.schedule import LinearVP
 from score_sde_analytic.samplers import Ancestral, generate
 
 LINEAR = LinearVP()

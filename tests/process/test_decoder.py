@@ -12,7 +12,8 @@ from scipy.integrate import quad
 
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.process.decoder import CategoricalDecoder, GaussianDecoder, NoDecoder, decoder_nats
-from score_sde_analytic.process.schedule import Level, LinearVP
+from score_sde_analytic.process.level import Level
+from score_sde_analytic.process.schedule import LinearVP
 
 RANGES = [(-1.0, 1.0), (0.0, 1.0), (0.0, 255.0)]
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from schedules import SCHEDULES
 from score_sde_analytic.process.kernel import kernels, prior_kl, reverse_kernel
-from score_sde_analytic.process.schedule import Level, Tabulated
+from score_sde_analytic.process.level import Level
+from score_sde_analytic.process.schedule import Tabulated
 
 ETAS = [0.0, 0.3, 1.0]
 LEVELS = st.tuples(st.sampled_from(sorted(SCHEDULES)), st.floats(1e-6, 1.0), st.floats(1e-6, 1.0), st.floats(0.0, 1.0))

@@ -1,0 +1,40 @@
+"""The scalars of a noise level, and what they do to data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from score_sde_analytic.process.gaussian import expand
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """The scalars of a noise level: floats, or float64 tensors (batch,) for one level per sample, or arrays for a lattice.
+
+    >>> level = Level(0.5, 0.6, 0.8, -0.575)
+    >>> level.ratio, level.norm
+    (1.333, 1.000)
+    """
+
+    t: Any
+    alpha: Any
+    sigma: Any
+    log_snr: Any
+
+    @property
+    def ratio(self) -> Any:
+        """sigma / alpha, the noise level in variance-exploding coordinates."""
+        return self.sigma / self.alpha
+
+    @property
+    def norm(self) -> Any:
+        """sqrt(alpha^2 + sigma^2), what x_t is divided by in variance-preserving coordinates."""
+        return (self.alpha**2 + self.sigma**2) ** 0.5
+
+    def diffuse(self, x_0: Float[Tensor, " batch *dims"], eps: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
+        """x_t = alpha x_0 + sigma eps."""
+        return expand(self.alpha, x_0) * x_0 + expand(self.sigma, x_0) * eps
