@@ -31,6 +31,7 @@ def untimed(cells: list[dict]) -> list[dict]:
     return [{name: value for name, value in copy.deepcopy(cell).items() if name not in TIMINGS} for cell in cells]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_result(comparison, tmp_path, monkeypatch):
     expected = untimed(comparison(tmp_path / "whole", solvers=FEW).cells())
     measured, done = Bench._measured, []

@@ -148,6 +148,7 @@ def bounds():
     return chains, measured, likelihood.price(moments, VP, chains, statistics)
 
 
+@pytest.mark.slow
 def test_measured_bounds_are_the_predicted_ones(bounds):
     """Ten comparisons at 4 standard errors: false alarm 6e-4 if they were independent."""
     chains, measured, predicted = bounds

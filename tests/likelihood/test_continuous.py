@@ -126,6 +126,7 @@ def test_without_a_decoder_the_noisy_data_are_measured(separated, log_snr):
 # --- the estimator ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("y", [-3.0, 6.0])
 def test_any_curve_is_unbiased(sixteen, y):
     """Importance sampling by the curve of quite other data; paired, 4 standard errors, false alarm 6e-5."""
@@ -229,6 +230,7 @@ def test_costs(separated, decoder, extra):
 # --- predictions --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_predicted_from_the_curve(case):
     """Continuous time and chains, with and without decoder, predicted and measured; false alarm 6e-5 a comparison."""
     mixture, moments, _ = case

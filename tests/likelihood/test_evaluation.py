@@ -122,6 +122,7 @@ def test_a_finished_file_costs_nothing(net, name, tmp_path):
     assert (tmp_path / "bound").stat().st_mtime_ns == written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 100])
 def test_another_batch_size_resumes_the_same_file(net, name, batch_size, tmp_path):
     whole, path = evaluate(net, name), tmp_path / "bound"
@@ -171,6 +172,7 @@ def test_the_batch_size_does_not_matter(net, name):
         )
 
 
+@pytest.mark.slow
 def test_draws_are_independent_and_averaged(net, name):
     """Two draws are the mean of two evaluations, the first of which is the single one."""
     one, two = evaluate(net, name), evaluate(net, name, draws=2)
@@ -188,6 +190,7 @@ def test_seeds_and_examples_have_noise_of_their_own(net, name):
     assert not np.allclose(evaluate(net, name, seed=6).per_example, evaluate(net, name).per_example)
 
 
+@pytest.mark.slow
 def test_containers_of_data(net, name):
     whole = evaluate(net, name)
     for data in (

@@ -78,6 +78,7 @@ AT_REST = {"t_min": 1e-6, "divergence": ExactTrace(), "solver": Fixed(2)}
 # --- exact densities ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["log_snr", "t"])
 def test_every_density_of_a_mixture_is_exact(planar, wide, variable):
     (schedule, t_min), x = wide, planar.sample(8, seed=3)
@@ -161,6 +162,7 @@ def test_the_step_into_the_flow_is_of_second_order(planar):
     assert slope(taus, errors) == pytest.approx(2.0, abs=0.3)
 
 
+@pytest.mark.slow
 def test_fixed_steps_have_their_order(planar):
     schedule, x = LinearVP(), planar.sample(3, seed=7)
 
@@ -255,6 +257,7 @@ def test_round_trips(planar, name):
     torch.testing.assert_close(flow.encode(model, decoded) / unit, x_1 / unit, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_decoded_latents_are_data(planar):
     """Mean and covariance of decoded prior samples, 4 standard errors each: false alarm 4e-4 in all."""
     schedule, count = LinearVP(0.1, 60.0), 2000
@@ -267,6 +270,7 @@ def test_decoded_latents_are_data(planar):
         assert ((ours.mean(0) - theirs.mean(0)).abs() < limit).all()
 
 
+@pytest.mark.slow
 def test_float32_networks(planar):
     """The network computes in the dtype of the data, the solver in float64."""
     seen = []
@@ -439,6 +443,7 @@ def level_data(count, dim=2, seed=0):
     return -1.0 + 0.5 * index.double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_the_batch_size_does_not_matter(planar, entry):
     """And no network call exceeds it."""

@@ -308,6 +308,7 @@ def _norm(dim: int, shift: float, scale: float) -> float:
     return scale * float(noncentral.expect(np.sqrt))
 
 
+@pytest.mark.slow
 def test_corrections_remove_the_bias_of_small_samples():
     # Means over 50 pairs of one distribution: within 4.4 standard errors of 0 (false alarm 1e-5), unlike the plug-in value.
     for metric in (Frechet(groups=10), ExtrapolatedFrechet(groups=4)):
@@ -399,6 +400,7 @@ def test_entropy_of_a_gaussian():
         entropy(torch.zeros(20, 2, dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_kl_and_cross_entropy_of_gaussians():
     mixture = GaussianMixture([1.0], [[0.0, 0.0, 0.0]], [1.0])
     x, draws = 1.5 * normal(2000, 3, 0) + 0.5, mixture.sample(2000, 3)

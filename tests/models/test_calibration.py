@@ -92,6 +92,7 @@ def test_errors_of_continuous_time(draws):
     assert_calibrated(covered(bound, BITS * (ends(last, 0.3) + integral)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", ["rademacher", "gaussian"])
 def test_errors_of_a_flow(law):
     """With random probes; the truth is the entropy of the data."""

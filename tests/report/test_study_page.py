@@ -209,6 +209,7 @@ def test_without_data_nothing_is_measured(study):
     assert "test_data" not in told["code"]
 
 
+@pytest.mark.slow
 def test_without_recorded_covariances_the_page_says_how_to_have_them(planar):
     study = measured(planar.score_model(LinearVP()), planar.sample(64, seed=1), record=())
     told = content(study, request=REQUEST)
@@ -218,6 +219,7 @@ def test_without_recorded_covariances_the_page_says_how_to_have_them(planar):
     assert {name.split("/")[1] for name in told["cells"]} == {"residual", "beta_tilde"}
 
 
+@pytest.mark.slow
 def test_a_covariance_without_a_price_is_sampled_but_not_priced(planar):
     settings = replace(SETTINGS, covariance="tweedie")
     study = measured(planar.score_model(LinearVP()), planar.sample(64, seed=1), record=(), settings=settings)
@@ -247,6 +249,7 @@ def test_a_chain_needs_two_steps(study):
         content(study, request=Request(steps=(1, 5)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["none", "categorical"])
 def test_every_decoder_has_its_page(decoder):
     declared = DataRange(-1.0, 1.0, levels=5)
@@ -293,6 +296,7 @@ def test_images_are_shown_as_sheets_inside_the_page(channels, tmp_path):
     assert f"shape {channels} × 4 × 4" in page.text
 
 
+@pytest.mark.slow
 def test_networks_that_are_fed_an_index_have_it_in_the_table(tmp_path):
     study, _ = images(1, record=())
     told = content(study, request=REQUEST)

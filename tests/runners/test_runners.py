@@ -109,6 +109,7 @@ def test_saved_grids_can_be_read_back(mixture_demo):
     assert Grid.load(workdir / "grids" / "dp_K6.json").steps == 6
 
 
+@pytest.mark.slow
 def test_a_finished_workdir_is_reused(mixture_demo):
     config, workdir, _ = mixture_demo
     before = {p: p.stat().st_mtime_ns for p in (workdir / "bounds").iterdir()}

@@ -132,6 +132,7 @@ def test_churn_is_denoised_where_it_rose_to():
         assert report["sigma_hat"] == step.hat.sigma / step.hat.alpha
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_callback_leaves_no_trace(name):
     """The same bits from the same calls; and what it was told is not written to later."""
@@ -171,6 +172,7 @@ def test_indices_go_on_where_a_set_ended():
     assert [report["indices"] for report in told] == [range(10, 12)] * 4 + [range(12, 13)] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_callback_can_stop(name):
     class Enough(Exception):
