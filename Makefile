@@ -29,7 +29,7 @@ lint: .venv-test/installed
 
 # All tests but the slow ones, with coverage.
 test: lint
-	$(RUN_TESTS) -m "not slow" --cov --cov-report=term --cov-fail-under=95
+	$(RUN_TESTS) -m "not slow"
 
 # The slow ones too.
 test-all: lint

@@ -15,8 +15,6 @@ from score_sde_analytic.study import GridName
 
 NAMES = (*SOLVERS, "ancestral(pca)", "ancestral(residual, eta=0.5)", "multistep(pca)")
 
-pytestmark = pytest.mark.slow  # every solver there is
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

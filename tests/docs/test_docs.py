@@ -99,7 +99,6 @@ def test_readme_is_short() -> None:
     assert len(README.read_text().split()) <= 900
 
 
-@pytest.mark.slow
 def test_guide(names: dict[str, object]) -> None:
     for line, code in blocks(DOCS / "guide.md"):
         run(DOCS / "guide.md", line, code, names)

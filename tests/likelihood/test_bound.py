@@ -149,7 +149,6 @@ def test_discrete_data_with_a_categorical_decoder(toy, k):
         assert measured["chain"].total.value < entropy * 1.15
 
 
-@pytest.mark.slow
 def test_gaussian_data_reach_the_exact_likelihood(schedule):
     """Isotropic Gaussian data, exact score: the bound is -E log p at any K once the decoder has the posterior variance.
 

@@ -78,7 +78,6 @@ AT_REST = {"t_min": 1e-6, "divergence": ExactTrace(), "solver": Fixed(2)}
 # --- exact densities ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["log_snr", "t"])
 def test_every_density_of_a_mixture_is_exact(planar, wide, variable):
     (schedule, t_min), x = wide, planar.sample(8, seed=3)
@@ -162,7 +161,6 @@ def test_the_step_into_the_flow_is_of_second_order(planar):
     assert slope(taus, errors) == pytest.approx(2.0, abs=0.3)
 
 
-@pytest.mark.slow
 def test_fixed_steps_have_their_order(planar):
     schedule, x = LinearVP(), planar.sample(3, seed=7)
 
@@ -443,7 +441,6 @@ def level_data(count, dim=2, seed=0):
     return -1.0 + 0.5 * index.double()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_the_batch_size_does_not_matter(planar, entry):
     """And no network call exceeds it."""

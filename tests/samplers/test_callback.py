@@ -132,7 +132,6 @@ def test_churn_is_denoised_where_it_rose_to():
         assert report["sigma_hat"] == step.hat.sigma / step.hat.alpha
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_callback_leaves_no_trace(name):
     """The same bits from the same calls; and what it was told is not written to later."""

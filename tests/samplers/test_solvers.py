@@ -353,7 +353,6 @@ def test_adaptive_solvers_claim_no_count(name):
     assert len(sampler.plan(even(1, 0.1))) == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ON_GRID | ADAPTIVE)
 def test_a_sample_does_not_depend_on_its_batch(name):
     make = (ON_GRID | ADAPTIVE)[name]
