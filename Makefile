@@ -27,11 +27,11 @@ lint: .venv-test/installed
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/mypy
 
-# All tests but the slow ones, with coverage.
+# All tests but the slow ones.
 test: lint
 	$(RUN_TESTS) -m "not slow"
 
-# The slow ones too.
+# The slow ones too, with coverage.
 test-all: lint
 	$(RUN_TESTS) --hypothesis-profile=thorough --cov --cov-report=term --cov-fail-under=95
 
