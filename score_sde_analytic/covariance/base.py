@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from jaxtyping import Float, Float64
@@ -66,6 +67,12 @@ class Covariance(ABC):
             UnsupportedError: these covariances depend on the state, so that no curve knows their price.
         """
         raise UnsupportedError("this covariance cannot be priced from curves; measure the bound instead")
+
+    def step_slopes(self, curve: NoiseCurve, s: Level, t: Level) -> Array:
+        """How `step_nats` changes where y of the network's mean is larger by a unit than the curve's, these covariances fixed."""
+        step = 1e-4
+        above, below = (self.step_nats(replace(curve, y=curve.y + shift), s, t) for shift in (step, -step))
+        return (above - below) / (2.0 * step)
 
     def variance(self, kernel: Kernel, t: Level) -> Any:
         """var of an isotropic step from level t; kernel and level fields may be arrays.

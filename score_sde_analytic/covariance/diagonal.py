@@ -143,6 +143,10 @@ class Diagonal(Covariance):
         pairs = np.broadcast(s.log_snr, t.log_snr)
         return np.array([self.spectrum.step_nats(*pair) for pair in pairs]).reshape(pairs.shape)
 
+    def step_slopes(self, curve: NoiseCurve, s: Level, t: Level) -> Array:
+        pairs = np.broadcast(s.log_snr, t.log_snr)
+        return np.array([self.spectrum.step_slope(*pair) for pair in pairs]).reshape(pairs.shape)
+
     def nodes(self, curve: NoiseCurve, log_snr: Float64[Array, " n"]) -> Float64[Array, "n nodes"]:
         return self.spectrum.nodes(log_snr)
 

@@ -39,8 +39,25 @@ def transition_costs(
     >>> transition_costs(model.schedule, curve, study.covariance("isotropic"), Grid((1.0, 0.55, 0.1, 0.0))).round(3)
     array([0.016, 0.928])
     """
+    curve.require_price()
     levels = grid.levels(schedule)[:-1]
     return covariance.step_nats(curve, _columns(levels[1:]), _columns(levels[:-1])) if len(levels) > 1 else np.zeros(0)
+
+
+def transition_slopes(
+    schedule: Schedule, curve: NoiseCurve, covariance: Covariance, grid: Grid
+) -> tuple[Float64[Array, " transitions"], Float64[Array, " transitions"]]:
+    """(log-SNRs that the transitions start from, change of each one's cost for a unit of y there), in visiting order.
+
+    >>> log_snr, slopes = transition_slopes(model.schedule, curve, study.covariance("isotropic"), Grid((1.0, 0.55, 0.1, 0.0)))
+    >>> log_snr.round(1), slopes.round(3)
+    (array([-10. ,  -3. ]), array([-0.016, -0.406]))
+    """
+    levels = grid.levels(schedule)[:-1]
+    if len(levels) < 2:
+        return np.zeros(0), np.zeros(0)
+    s, t = _columns(levels[1:]), _columns(levels[:-1])
+    return np.asarray(t.log_snr), covariance.step_slopes(curve, s, t)
 
 
 def _columns(levels: Sequence[Level]) -> Level:

@@ -10,8 +10,8 @@ with common random numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,11 @@ from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids import grid as grids
 from score_sde_analytic.grids.grid import Grid
-from score_sde_analytic.grids.lattice import transition_costs
+from score_sde_analytic.grids.lattice import transition_costs, transition_slopes
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.likelihood.method import Batch, Method, Terms
 from score_sde_analytic.measure.curve import NoiseCurve
+from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.process.decoder import Decoder, GaussianDecoder, as_decoder
 from score_sde_analytic.process.gaussian import mean_square
@@ -46,6 +47,8 @@ class Chain(Method):
         grid: its times.
         covariance: of the transitions.
         decoder: p(x_0 | x_{t_1}); a number is the std of a `GaussianDecoder`.
+        choice: the chain of as many steps that other moments would have led to, by which `price` cross-fits; None for a chain
+            that was not chosen from moments.
 
     >>> Chain(Grid((1.0, 0.5, 0.1, 0.0)), study.covariance("isotropic"), decoder=0.1).columns()
     ('prior', 'transitions', 'transitions', 'reconstruction')
@@ -54,6 +57,7 @@ class Chain(Method):
     grid: Grid
     covariance: Covariance
     decoder: Decoder
+    choice: Callable[[Moments], Chain] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "decoder", as_decoder(self.decoder))
@@ -88,6 +92,13 @@ class Chain(Method):
             return nats
         log_snr = schedule.log_snr(np.array(self.grid.times[:-1]))
         return nats + correction(log_snr[1:], log_snr[:-1], group)
+
+    def slopes(
+        self, schedule: Schedule, curve: NoiseCurve
+    ) -> tuple[Float64[Array, "transitions 1"], Float64[Array, "transitions 1"]]:
+        """(log-SNR that each transition starts from, change of its price for a unit of y there), nats per dimension."""
+        log_snr, slopes = transition_slopes(schedule, curve, self.covariance, self.grid)
+        return log_snr[:, None], slopes[:, None]
 
     @property
     def calls(self) -> int:

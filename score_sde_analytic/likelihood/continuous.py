@@ -8,6 +8,7 @@ schedule through its end points only. (Kingma et al., Variational diffusion mode
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.likelihood.method import Batch, Method, Terms
 from score_sde_analytic.measure.curve import NoiseCurve
+from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.decoder import Decoder, as_decoder
 from score_sde_analytic.process.gaussian import mean_square
@@ -48,6 +50,7 @@ class ContinuousTime(Method):
         times: noise levels per example, one in each of so many strata of equal probability.
         curve: None draws them uniformly in log-SNR; a curve, in proportion to its R, so that the choice of times adds
             little variance (importance sampling; unbiased for any curve).
+        choice: the method that other moments would have led to, by which `price` cross-fits; None where nothing was chosen.
 
     >>> low, high = ContinuousTime(t_min=0.01, decoder=0.1).range(model.schedule)
     >>> round(low, 2), round(high, 2)
@@ -58,6 +61,7 @@ class ContinuousTime(Method):
     decoder: Decoder
     times: int = 16
     curve: NoiseCurve | None = field(default=None, repr=False)
+    choice: Callable[[Moments], ContinuousTime] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "decoder", as_decoder(self.decoder))
@@ -84,8 +88,16 @@ class ContinuousTime(Method):
 
     def transition_nats(self, schedule: Schedule, curve: NoiseCurve, group: int | None) -> Float64[Array, " 1"]:
         """1/2 integral of R over log-SNR, the price of infinitely many transitions, nats per dimension."""
+        curve.require_price()
         log_snr = np.linspace(*self.range(schedule), POINTS)
         return np.array([0.5 * scipy.integrate.simpson(curve.residual(log_snr), x=log_snr)])
+
+    def slopes(self, schedule: Schedule, curve: NoiseCurve) -> tuple[Float64[Array, "1 n"], Float64[Array, "1 n"]]:
+        """(points of the integral, change of it for a unit of y at each: -1/2 R (1 - R) dlam), nats per dimension."""
+        log_snr = np.linspace(*self.range(schedule), POINTS)
+        weights = np.full(POINTS, log_snr[1] - log_snr[0])
+        weights[[0, -1]] /= 2.0
+        return log_snr[None], (-0.5 * weights * curve.residual(log_snr) * curve.noise_power(log_snr))[None]
 
     def range(self, schedule: Schedule) -> tuple[float, float]:
         """Log-SNR at t = 1 and at t_min."""

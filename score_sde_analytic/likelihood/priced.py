@@ -1,9 +1,15 @@
-"""Bounds priced from the curve, for chains of any number of steps and for infinitely many: no network call."""
+"""Bounds priced from the curve, for chains of any number of steps and for infinitely many: no network call.
+
+A price holds what was assumed to get it: what was chosen from the moments (times, variances, the decoder's width) is chosen once
+more on each part of the examples' groups left after a fold is taken out, and priced on that fold (cross-fitting); the error bar is
+made of the draws' noise, by the jackknife, and of what the curve may do between its knots (`measure.between`).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +18,7 @@ from jaxtyping import Float64
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.ranges import DataRange, DataStatistics
 from score_sde_analytic.likelihood.bound import BITS, Priced
+from score_sde_analytic.measure.between import BetweenKnots
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.reconstruction import Reconstruction
@@ -19,6 +26,9 @@ from score_sde_analytic.process.decoder import Decoder
 from score_sde_analytic.process.kernel import prior_kl
 from score_sde_analytic.process.schedule import Schedule
 from score_sde_analytic.uncertainty import Estimate
+
+#: Parts of the examples' groups, each of which prices what the others chose.
+FOLDS = 4
 
 
 class Priceable(Protocol):
@@ -32,18 +42,30 @@ class Priceable(Protocol):
         """Where the decoder takes over."""
         ...
 
+    @property
+    def choice(self) -> Callable[[Moments], Priceable] | None:
+        """What would have been chosen from other moments, with as many steps; None where nothing was chosen from moments."""
+        ...
+
     def transition_nats(self, schedule: Schedule, curve: NoiseCurve, group: int | None) -> Float64[Array, " transitions"]:
         """Nats per dimension of each transition, without a group of the curve's examples."""
+        ...
+
+    def slopes(
+        self, schedule: Schedule, curve: NoiseCurve
+    ) -> tuple[Float64[Array, "transitions n"], Float64[Array, "transitions n"]]:
+        """(log-SNRs that each transition depends on, its change for a unit of y at each), nats per dimension."""
         ...
 
 
 def price(
     moments: Moments, schedule: Schedule, methods: Mapping[str, Priceable], statistics: DataStatistics
 ) -> dict[str, Priced]:
-    """The bounds of chains (any grids), and of continuous time, from measured moments alone, with jackknife errors.
+    """The bounds of chains (any grids), and of continuous time, from measured moments alone, with errors.
 
-    A chain is held fixed while the moments that price it vary, so the errors are those of the price. A covariance diagonal in a
-    basis is priced by `Diagonal.correction`; without it as fitted, which is low by the fit's own noise, and without errors.
+    A chain is held fixed while the moments that price it vary, so the errors are those of the price. Chains that were chosen from
+    the moments (`Chain.choice`) are priced by cross-fitting. A covariance diagonal in a basis is priced by `Diagonal.correction`;
+    without it as fitted, which is low by the fit's own noise, and without errors of the draws.
 
     Args:
         moments: of the network on data like those to be coded, with their decoder table.
@@ -60,23 +82,27 @@ def price(
     quotes = [_Quote.of(method, moments, schedule, statistics) for method in methods.values()]
 
     def rows(replicate: Moments, group: int | None) -> list[Array]:
-        curve = NoiseCurve.fit(replicate)
-        table = Reconstruction.of(replicate)
-        return [quote.row(schedule, curve, table, group) for quote in quotes]
+        view = _View.of(replicate)
+        return [quote.row(view, group) for quote in quotes]
 
-    jackknifed = moments.jackknife_by_group(lambda replicate, group: np.concatenate(rows(replicate, group)))
-    values, errors = (BITS * nats for nats in jackknifed)
-    prior = BITS * float(prior_kl(schedule, statistics.second_moment))
+    values, errors = moments.jackknife_by_group(lambda replicate, group: np.concatenate(rows(replicate, group)))
+    whole, between = _View.of(moments), BetweenKnots.of(moments)
     ends = np.cumsum([len(row) for row in rows(moments, None)])[:-1]
-    each = zip(methods, np.split(values, ends), np.split(errors, ends), strict=True)
-    return {name: _priced(prior, value, error, moments.evaluations) for name, value, error in each}
+    prior = float(prior_kl(schedule, statistics.second_moment))
+    priced = {}
+    for name, quote, value, error in zip(methods, quotes, np.split(values, ends), np.split(errors, ends), strict=True):
+        chosen = quote.cross_fitted(moments, statistics)
+        doubt = quote.doubt(whole, between)
+        priced[name] = _priced(prior, value if chosen is None else chosen, np.hypot(error, doubt), moments.evaluations)
+    return priced
 
 
 def _priced(prior: float, values: Array, errors: Array, evaluations: int) -> Priced:
     """The bound of one method from its row, in bits per dimension."""
+    values, errors = BITS * values, BITS * errors
     total, transitions, reconstruction = (Estimate(float(values[i]), float(errors[i])) for i in range(HEAD))
-    parts = {"prior": Estimate(prior, 0.0), "transitions": transitions, "reconstruction": reconstruction}
-    return Priced(Estimate(total.value + prior, total.stderr), parts, values[HEAD:], errors[HEAD:], evaluations)
+    parts = {"prior": Estimate(BITS * prior, 0.0), "transitions": transitions, "reconstruction": reconstruction}
+    return Priced(Estimate(total.value + BITS * prior, total.stderr), parts, values[HEAD:], errors[HEAD:], evaluations)
 
 
 #: Entries of a row before its steps: transitions + reconstruction, transitions, reconstruction.
@@ -84,10 +110,32 @@ HEAD = 3
 
 
 @dataclass(frozen=True)
+class _View:
+    """What some of the draws say: the curve and the table of last steps."""
+
+    curve: NoiseCurve
+    table: Reconstruction
+
+    @classmethod
+    def of(cls, moments: Moments) -> _View:
+        curve = NoiseCurve.fit(moments, warn=False)
+        return cls(curve, Reconstruction.of(moments, curve))
+
+    def moved(self, moments: Moments, part: Moments) -> _View:
+        """What a part of the draws says. y moves by -(R - R of all) / (R (1 - R)), so that the mean over parts is that of all."""
+        kept = np.isin(moments.log_snr, self.curve.log_snr)
+        residual = moments.residual[kept]
+        moved = -(part.residual[kept] - residual) / (residual * (1.0 - residual))
+        curve = replace(self.curve, y=self.curve.y + moved)
+        return _View(curve, Reconstruction.of(part, curve))
+
+
+@dataclass(frozen=True)
 class _Quote:
     """What one method costs, as a function of the moments."""
 
     method: Priceable
+    schedule: Schedule
     reconstruction: Callable[[Reconstruction], float]
 
     @classmethod
@@ -100,12 +148,35 @@ class _Quote:
             return decoder.expected_nats(level, table, statistics.histogram, data_range)
 
         if decoder.needs_network:
-            return cls(method, nats)
+            return cls(method, schedule, nats)
         exact = nats(Reconstruction.of(moments))  # once: it does not vary with the moments
-        return cls(method, lambda table: exact)
+        return cls(method, schedule, lambda table: exact)
 
-    def row(self, schedule: Schedule, curve: NoiseCurve, table: Reconstruction, group: int | None) -> Array:
+    def row(self, view: _View, group: int | None) -> Array:
         """Transitions + reconstruction, transitions, reconstruction, then each step; nats per dimension."""
-        steps = self.method.transition_nats(schedule, curve, group)
-        last = self.reconstruction(table)
+        steps = self.method.transition_nats(self.schedule, view.curve, group)
+        last = self.reconstruction(view.table)
         return np.concatenate([[steps.sum() + last, steps.sum(), last], steps])
+
+    def cross_fitted(self, moments: Moments, statistics: DataStatistics) -> Array | None:
+        """The row where every fold of the groups prices what the other groups choose; None where nothing was chosen."""
+        folds = moments.folds(FOLDS)
+        if self.method.choice is None or len(folds) < 2:
+            return None
+        whole = _View.of(moments)
+        rows = []
+        for fold in folds:
+            chosen = _Quote.of(self.method.choice(moments.part(~fold)), moments, self.schedule, statistics)
+            rows.append(chosen.row(whole.moved(moments, moments.part(fold)), None))
+        return np.mean(rows, 0)
+
+    def doubt(self, view: _View, between: BetweenKnots) -> Array:
+        """Standard errors of a row for what the curve and the table may do between knots."""
+        log_snr, slopes = self.method.slopes(self.schedule, view.curve)
+        first = np.array([self.schedule.log_snr(self.method.first_time)])
+        slope, table = self.method.decoder.sensitivity(float(first[0]), view.table)
+        steps = [between.stderr_of(*pair) for pair in zip(log_snr, slopes, strict=True)]
+        transitions = between.stderr_of(log_snr.ravel(), slopes.ravel())
+        total = between.stderr_of(np.append(log_snr, first), np.append(slopes, slope))
+        last = between.stderr_of(first, np.array([slope]))
+        return np.array([math.hypot(total, table), transitions, math.hypot(last, table), *steps])

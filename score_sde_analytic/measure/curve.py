@@ -2,8 +2,9 @@
 
     R(lam) = sigmoid(lam - y(lam)),   Lambda = 1 - R,   C = exp(-y) effective data variance,   V0 = exp(-lam) R
 
-y never decreases (single-crossing property of the MMSE, Guo et al., 2011), is constant for Gaussian data, and is fitted by
-weighted isotonic regression and a monotone cubic (PCHIP) in lam, constant beyond the end knots.
+y of an exact score never decreases (single-crossing property of the MMSE, Guo et al., 2011), is constant for Gaussian data, and
+is fitted by weighted isotonic regression and a monotone cubic (PCHIP) in lam, constant beyond the end knots. Where the measured
+y falls by more than its errors allow, the network is miscalibrated there, and y stays as it was measured.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from score_sde_analytic.arrays import Array, as_array, like
 from score_sde_analytic.data.ranges import DataRange, DataStatistics
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
-from score_sde_analytic.measure.interpolant import Interpolant, nondecreasing, residual_of, y_of
+from score_sde_analytic.measure.interpolant import Interpolant, contradicted, nondecreasing, residual_of, y_of
 from score_sde_analytic.process.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -73,9 +74,10 @@ class NoiseCurve:
 
     Attributes:
         log_snr: knots, ascending, (m,).
-        y: log-SNR at which R would be 1/2 for Gaussian data like the local posterior, nondecreasing, (m,).
+        y: log-SNR at which R would be 1/2 for Gaussian data like the local posterior, (m,).
         source: "residual" (R of the network's own mean) or "score" (1 - Lambda, the paper's Gamma).
         fingerprint: what the curve was measured on.
+        remarks: where the measured values contradict what a curve of an exact score has, in words.
 
     >>> curve = NoiseCurve.from_residual([-4.0, 0.0, 4.0], [0.01, 0.3, 0.6])
     >>> curve.residual(0.0), curve.posterior_variance(np.array([0.0, 4.0]))
@@ -86,6 +88,7 @@ class NoiseCurve:
     y: Array
     source: str = "residual"
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if self.log_snr.ndim != 1 or self.log_snr.shape != self.y.shape or len(self.y) == 0:
@@ -96,12 +99,15 @@ class NoiseCurve:
             raise InputError("knots of a curve must be strictly increasing in log-SNR")
 
     @classmethod
-    def fit(cls, moments: Moments, source: Source = "residual", cap: ResidualCap | None = None) -> NoiseCurve:
-        """Weighted isotonic + PCHIP fit of measured moments.
+    def fit(
+        cls, moments: Moments, source: Source = "residual", cap: ResidualCap | None = None, warn: bool = True
+    ) -> NoiseCurve:
+        """Weighted isotonic + PCHIP fit of measured moments; where they contradict it, as measured.
 
         Args:
             source: "residual" gives the KL-optimal variance for the network's own mean, "score" the paper's.
             cap: the largest R (`residual_cap`), applied after the fit.
+            warn: whether the remarks are issued as warnings, too.
 
         Raises:
             InputError: unknown source, or no knot determines R (1 - Lambda not in (0, 1) anywhere).
@@ -113,7 +119,7 @@ class NoiseCurve:
             raise InputError(f"source must be 'residual' or 'score', got {source!r}")
         r = moments.residual if source == "residual" else 1.0 - moments.noise_power
         stderr = moments.stderr(source)
-        return cls.from_residual(moments.log_snr, r, stderr, source, cap, moments.fingerprint)
+        return cls.from_residual(moments.log_snr, r, stderr, source, cap, moments.fingerprint, moments.groups - 1, warn)
 
     @classmethod
     def from_residual(
@@ -124,24 +130,50 @@ class NoiseCurve:
         source: str = "residual",
         cap: ResidualCap | None = None,
         fingerprint: Mapping[str, Any] | None = None,
+        degrees: int | None = None,
+        warn: bool = True,
     ) -> NoiseCurve:
-        """Fit values R at knots; without standard errors all knots count equally and must lie in (0, 1)."""
+        """Fit values R at knots; without standard errors all knots count equally and must lie in (0, 1).
+
+        Args:
+            degrees: of freedom of the standard errors. Given, y that falls beyond them stays as measured; absent, it never falls.
+
+        Raises:
+            InputError: no knot has R in (0, 1).
+        """
         lam = np.asarray(log_snr, dtype=np.float64)
         r = np.asarray(residual, dtype=np.float64)
+        errors = np.zeros_like(r) if stderr is None else np.asarray(stderr, dtype=np.float64)
         usable = (r > 0.0) & (r < 1.0)
         if not usable.any():
-            raise InputError(f"the {source} values leave no knot with R in (0, 1): measure with more draws or other knots")
-        if not usable.all():
-            lost = ", ".join(f"{value:.1f}" for value in lam[~usable])
-            message = f"R from '{source}' is outside (0, 1) at log-SNR {lost}: the curve is interpolated or constant there"
-            warnings.warn(message, stacklevel=2)
-        lam, r = lam[usable], r[usable]
-        errors = None if stderr is None else np.asarray(stderr, dtype=np.float64)[usable]
-        y = nondecreasing(y_of(r, lam), _weights(r, errors))
+            raise InputError(f"the {source} values leave no knot with R in (0, 1): {_cure(source, r, errors)}")
+        remarks = [] if usable.all() else [_outside(source, lam, r, errors)]
+        lam, r, errors = lam[usable], r[usable], errors[usable]
+        measured, weights = y_of(r, lam), _weights(r, None if stderr is None else errors)
+        y = nondecreasing(measured, weights)
+        if degrees is not None:
+            against = contradicted(measured, y, weights, degrees)
+            if against.any():
+                remarks.append(_falls(source, lam, r, residual_of(y, lam), errors, against))
+            y = np.where(against, measured, y)
         if cap is not None:
             # A cap of 0 (constant data) leaves no posterior variance: C = exp(-700).
             y = np.maximum(y, y_of(np.maximum(cap(lam), np.exp(np.minimum(lam, 0.0) - 700.0)), lam))
-        return cls(lam, y, source, dict(fingerprint or {}))
+        for remark in remarks if warn else ():
+            warnings.warn(remark, stacklevel=3)
+        return cls(lam, y, source, dict(fingerprint or {}), tuple(remarks))
+
+    def require_price(self) -> None:
+        """Refuse to price steps by anything but the residual.
+
+        Raises:
+            InputError: a curve of 1 - Lambda: what a network's score says of its error is not its error.
+        """
+        if self.source == "score":
+            raise InputError(
+                "prices come from the residual: 1 - Lambda equals it for an exact score only. Price with"
+                " NoiseCurve.fit(moments, 'residual'); a covariance may still be made of the score's curve"
+            )
 
     @cached_property
     def _y(self) -> Interpolant:
@@ -210,6 +242,38 @@ class NoiseCurve:
         if model_fingerprint is not None:
             require_match(path, metadata["fingerprint"].get("model", {}), model_fingerprint)
         return cls(arrays["log_snr"], arrays["y"], metadata["source"], metadata["fingerprint"])
+
+
+def _cure(source: str, residual: Array, stderr: Array) -> str:
+    """What is to be done where R is not in (0, 1)."""
+    if source == "score":
+        return "the network predicts no noise, or more than there is; use the residual, which any network has"
+    if np.any(residual - 1.0 > 3.0 * stderr):
+        return (
+            "the network predicts the noise worse than nothing would; check that data, their scaling, the time index and the"
+            " schedule are those it was trained with"
+        )
+    return "measure with more draws or other knots"
+
+
+def _outside(source: str, log_snr: Array, residual: Array, stderr: Array) -> str:
+    """The remark on knots whose R is not in (0, 1)."""
+    lost = ~((residual > 0.0) & (residual < 1.0))
+    where = ", ".join(f"{value:.1f}" for value in log_snr[lost])
+    cure = _cure(source, residual[lost], stderr[lost])
+    return f"R from '{source}' is outside (0, 1) at log-SNR {where}: the curve is interpolated or constant there; {cure}"
+
+
+def _falls(source: str, log_snr: Array, measured: Array, fitted: Array, stderr: Array, against: Array) -> str:
+    """The remark on knots where y falls beyond its errors."""
+    moved = np.where(against, np.abs(fitted - measured) / np.maximum(stderr, 1e-300), 0.0)
+    worst = int(moved.argmax())
+    return (
+        f"R from '{source}' is not that of an exact score between log-SNR {log_snr[against].min():.1f} and"
+        f" {log_snr[against].max():.1f}: a curve that is would have {fitted[worst]:.4f} at {log_snr[worst]:.1f}, measured was"
+        f" {measured[worst]:.4f} ± {stderr[worst]:.4f} ({moved[worst]:.0f} standard errors). The network is miscalibrated there;"
+        " the curve keeps what was measured"
+    )
 
 
 def _weights(residual: Array, stderr: Array | None) -> Array:

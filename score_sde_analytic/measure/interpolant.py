@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import scipy
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
 from score_sde_analytic.arrays import Array
 
@@ -40,6 +40,35 @@ def nondecreasing(y: Float64[Array, " m *curves"], weights: Float64[Array, " m *
     for column, weight in zip(columns.T, weights.reshape(len(y), -1).T, strict=True):
         column[:] = scipy.optimize.isotonic_regression(column, weights=weight).x
     return columns.reshape(y.shape)
+
+
+#: How often measured values that do rise are taken for falling, per stretch of knots.
+FALSE_ALARM = 1e-4
+
+
+def contradicted(
+    y: Float64[Array, " m"], fitted: Float64[Array, " m"], weights: Float64[Array, " m"], degrees: int
+) -> Bool[np.ndarray, " m"]:
+    """The knots of every stretch that `nondecreasing` levelled although it falls by more than its errors allow.
+
+    A stretch of n knots with one fitted value has sum(weights (y - fitted)^2) / (n - 1) of about F(n - 1, degrees).
+
+    Args:
+        weights: 1 / error^2 of y.
+        degrees: of freedom of the errors.
+
+    >>> y = np.array([0.0, 1.0, 0.9, 2.0, 0.0])
+    >>> contradicted(y, nondecreasing(y, np.full(5, 25.0)), np.full(5, 25.0), degrees=31)
+    array([False, False, False,  True,  True])
+    """
+    against = np.zeros(len(y), dtype=bool)
+    for value in np.unique(fitted):
+        stretch = fitted == value
+        freedom = stretch.sum() - 1
+        if freedom and degrees > 0:
+            misfit = (weights[stretch] * (y[stretch] - value) ** 2).sum() / freedom
+            against[stretch] = scipy.stats.f.sf(misfit, freedom, degrees) < FALSE_ALARM
+    return against
 
 
 class Interpolant:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array
@@ -178,16 +178,28 @@ class Moments:
         """E[-log p(x_0 | x_t)] in nats per dimension, decoder std = DECODER_RATIOS * decoder_scale."""
         return self.decoder_sums.sum(0) / self.draws[:, None]
 
-    def without(self, group: int) -> Moments:
-        """The moments without one group of examples, for jackknife errors; control coefficients are kept."""
-        keep = np.arange(self.groups) != group
+    def part(self, groups: Bool[np.ndarray, " g"]) -> Moments:
+        """The moments of some groups of examples; control coefficients are kept."""
         return replace(
             self,
-            counts=self.counts[keep],
-            sums=self.sums[keep],
-            decoder_sums=self.decoder_sums[keep],
+            counts=self.counts[groups],
+            sums=self.sums[groups],
+            decoder_sums=self.decoder_sums[groups],
             coefficients=self.control_coefficients,
         )
+
+    def without(self, group: int) -> Moments:
+        """The moments without one group of examples, for jackknife errors."""
+        return self.part(np.arange(self.groups) != group)
+
+    def folds(self, count: int) -> list[Bool[np.ndarray, " g"]]:
+        """The groups dealt into at most `count` folds, each with draws at every knot; none where that cannot be.
+
+        >>> [int(fold.sum()) for fold in moments.folds(4)]
+        [8, 8, 8, 8]
+        """
+        folds = [np.arange(self.groups) % count == fold for fold in range(count)]
+        return folds if all(self.counts[fold].any(0).all() for fold in folds) else []
 
     def jackknife(self, statistic: Callable[[Moments], ArrayLike]) -> tuple[Any, Any]:
         """(value, standard error) of any statistic of the moments, delete-one-group.

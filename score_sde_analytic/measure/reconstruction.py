@@ -1,4 +1,12 @@
-"""The last step's cost: E[-log p(x_0 | x_t)] for any first time and any decoder width, from the pass of the moments."""
+"""The last step's cost: E[-log p(x_0 | x_t)] for any first time and any decoder width, from the pass of the moments.
+
+A decoder N(x0_hat, s^2) costs a density of continuous data
+
+    1/2 log(2 pi s^2) + V0 / (2 s^2),   V0 = exp(-lam) R,   least at s^2 = V0
+
+so the curve of R says all. Of discrete data the cost was measured at the knots for a table of s; between knots, only its
+difference from that of normal errors of the variance V0 is interpolated, which is small and smooth.
+"""
 
 from __future__ import annotations
 
@@ -12,37 +20,94 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
+from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.interpolant import Interpolant
 from score_sde_analytic.measure.moments import DECODER_RATIOS, Moments, decoder_scale
 from score_sde_analytic.process.decoder import GaussianDecoder
 
+#: Decoder widths in units of `decoder_scale`: those measured, and where the law of normal errors continues them.
+RATIOS = 2.0 ** np.arange(-8.0, 4.01, 0.5)
+#: Fine widths per entry among which the best is sought.
+FINE = 40
+#: The positive nodes of Gauss-Hermite quadrature of a standard normal number, and their weights, which add up to one.
+NODES, WEIGHTS = (half[16:] for half in np.polynomial.hermite_e.hermegauss(32))
+WEIGHTS = WEIGHTS / WEIGHTS.sum()
+
+
+def normal_nats(variance: ArrayLike, std: ArrayLike, bin_width: float | None) -> Array:
+    """Cost of decoding errors e of N(0, variance) with N(0, std^2), nats per number; arguments broadcast.
+
+        1/2 log(2 pi s^2) + V / (2 s^2);   in bins of width w: -E log[Phi((e + w/2) / s) - Phi((e - w/2) / s)]
+
+    >>> normal_nats(np.array([0.5, 1.0]), 1.0, bin_width=None).round(4)
+    array([1.1689, 1.4189])
+    """
+    variance, std = np.broadcast_arrays(np.asarray(variance, dtype=np.float64), std)
+    if bin_width is None:
+        return 0.5 * (np.log(2.0 * math.pi * std**2) + variance / std**2)
+    error = np.sqrt(variance)[..., None] * NODES
+    near, far = (scipy.special.log_ndtr(-(error + side) / std[..., None]) for side in (-0.5 * bin_width, 0.5 * bin_width))
+    return -(near + np.log(-np.expm1(far - near))) @ WEIGHTS
+
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """E[-log p(x_0 | x_t)] as a function of log-SNR and the decoder's std, from a measured table.
+    """E[-log p(x_0 | x_t)] as a function of log-SNR and the decoder's std.
 
     Attributes:
         log_snr: knots, ascending.
-        nats: nats per dimension; column j has decoder std DECODER_RATIOS[j] * decoder_scale(log_snr, data_variance).
+        nats: measured, per dimension; column j has decoder std DECODER_RATIOS[j] * decoder_scale(log_snr, data_variance).
         data_variance: V of the data.
+        curve: R, from which the law of normal errors follows; without it the table is interpolated as it is.
+        bin_width: of discrete data; None for a density.
     """
 
     log_snr: Float64[Array, " m"]
     nats: Float64[Array, "m r"]
     data_variance: float = math.inf
+    curve: NoiseCurve | None = None
+    bin_width: float | None = None
 
     @classmethod
-    def of(cls, moments: Moments) -> Reconstruction:
-        """The table that `estimate` measured along with the moments."""
-        nats = moments.decoder_nats()
-        # Continuous data may have negative nats; values that are zero but for underflow would overflow PCHIP's slopes.
-        return cls(moments.log_snr, np.where(np.abs(nats) < 1e-30, 0.0, nats), moments.data_variance)
+    def of(cls, moments: Moments, curve: NoiseCurve | None = None) -> Reconstruction:
+        """The table that `estimate` measured along with the moments.
+
+        Args:
+            curve: of the moments, where it is known; else fitted.
+        """
+        declared = moments.fingerprint["decoder"]
+        data_range = None if declared is None else DataRange(*declared)
+        discrete = data_range is not None and data_range.levels is not None
+        curve = NoiseCurve.fit(moments, warn=False) if curve is None else curve
+        width = data_range.bin_width if data_range is not None and discrete else None
+        return cls(moments.log_snr, moments.decoder_nats(), moments.data_variance, curve, width)
+
+    @property
+    def density(self) -> bool:
+        """Whether the cost is known in closed form from the curve."""
+        return self.curve is not None and self.bin_width is None
+
+    def _normal(self, log_snr: Array, ratios: Array, shift: float = 0.0) -> Array:
+        """Cost of normal errors, (n, ratios); with y larger by `shift`."""
+        if self.curve is None:
+            return np.zeros((len(log_snr), len(ratios)))
+        y = np.asarray(self.curve.y_at(log_snr)) + shift
+        std = decoder_scale(log_snr, self.data_variance)[:, None] * ratios
+        return normal_nats(np.exp(-np.logaddexp(y, log_snr))[:, None], std, self.bin_width)
+
+    @cached_property
+    def _difference(self) -> Array:
+        """Measured minus normal errors, at the knots."""
+        difference = self.nats - self._normal(self.log_snr, DECODER_RATIOS)
+        # Values that are zero but for underflow would overflow PCHIP's slopes.
+        return np.where(np.abs(difference) < 1e-30, 0.0, difference)
 
     @cached_property
     def _rows(self) -> Interpolant:
         # Below the first knot x0_hat tells nothing more, and the scale of the table is constant.
-        return Interpolant(self.log_snr, self.nats)
+        return Interpolant(self.log_snr, self._difference)
 
     def _within(self, log_snr: ArrayLike) -> Array:
         lam = np.atleast_1d(np.asarray(log_snr, dtype=np.float64))
@@ -53,20 +118,64 @@ class Reconstruction:
             )
         return np.minimum(lam, self.log_snr[-1])
 
+    @property
+    def ratios(self) -> Array:
+        """Widths that have a price, in units of `decoder_scale`."""
+        return DECODER_RATIOS if self.curve is None else RATIOS
+
+    def _table(self, log_snr: Array) -> Array:
+        """Cost at every width of `ratios`, (n, ratios)."""
+        measured = self._rows(log_snr)
+        if self.curve is None:
+            return measured
+        lowest, highest = (np.searchsorted(RATIOS, DECODER_RATIOS[end]) for end in (0, -1))
+        # Beyond the measured widths errors enter as e^2 / (2 s^2), as they do those of normal ones.
+        below = measured[:, :1] * (DECODER_RATIOS[0] / RATIOS[:lowest]) ** 2
+        above = measured[:, -1:] * (DECODER_RATIOS[-1] / RATIOS[highest + 1 :]) ** 2
+        return np.concatenate([below, measured, above], 1) + self._normal(log_snr, RATIOS)
+
     def at(self, log_snr: float, std: float) -> float:
         """Nats per dimension at one level and decoder std.
 
         Raises:
-            InputError: a level beyond the last knot, or a std outside the measured range of ratios.
+            InputError: a level beyond the last knot, or a std outside the range of ratios.
         """
         lam = self._within(log_snr)
-        ratios = np.log2(DECODER_RATIOS)
+        if self.density:
+            return float(normal_nats(self.curve.posterior_variance(lam[0]), std, None))  # type: ignore[union-attr]
         scale = float(decoder_scale(log_snr, self.data_variance))
-        ratio = np.log2(std / scale)
+        ratios, ratio = np.log2(self.ratios), np.log2(std / scale)
         if not ratios[0] - 1e-9 <= ratio <= ratios[-1] + 1e-9:
-            low, high = DECODER_RATIOS[[0, -1]] * scale
+            low, high = self.ratios[[0, -1]] * scale
             raise InputError(f"decoder std {std:.4g} lies outside the measured range [{low:.4g}, {high:.4g}] at this level")
-        return float(scipy.interpolate.CubicSpline(ratios, self._rows(lam)[0])(ratio))
+        return float(scipy.interpolate.CubicSpline(ratios, self._table(lam)[0])(ratio))
+
+    def slope(self, log_snr: float, std: float) -> float:
+        """How `at` changes for a unit of y, through the curve."""
+        lam, step = self._within(log_snr), 1e-4
+        ratio = np.array([std / float(decoder_scale(log_snr, self.data_variance))])
+        return float((self._normal(lam, ratio, step) - self._normal(lam, ratio, -step))[0, 0] / (2.0 * step))
+
+    def doubt(self, log_snr: float, std: float) -> float:
+        """Standard error of what was interpolated of `at` between knots: the largest miss of either neighbour without itself.
+
+        Left out, a knot is missed from twice the distance, four times as far for a smooth table.
+        """
+        if self.density:
+            return 0.0
+        ratio = np.log2(std / float(decoder_scale(log_snr, self.data_variance)))
+        column = int(np.abs(np.log2(DECODER_RATIOS) - ratio).argmin())
+        values = self._difference[:, column]
+        if len(values) < 4:
+            return float(np.abs(values - values.mean()).max())
+        after = int(np.searchsorted(self.log_snr, self._within(log_snr)[0]))
+        neighbours = np.unique(np.clip([after - 1, after], 1, len(values) - 2))
+        return max(abs(self._missed(values, knot)) for knot in neighbours) / 4.0
+
+    def _missed(self, values: Array, knot: int) -> float:
+        """How far the others' interpolation misses the value at an inner knot."""
+        others = np.arange(len(values)) != knot
+        return float(Interpolant(self.log_snr[others], values[others])(self.log_snr[knot]) - values[knot])
 
     def decoder(self, log_snr: float) -> GaussianDecoder:
         """The decoder with the best std at one level."""
@@ -76,16 +185,28 @@ class Reconstruction:
         """(smallest nats per dimension, its decoder std) at each level.
 
         Raises:
-            InputError: a level beyond the last knot.
+            InputError: a level beyond the last knot, or a best std that lies on the edge of the table.
 
         >>> nats, std = Reconstruction.of(moments).best([3.0, 5.0])
         >>> nats.round(2), std.round(3)
-        (array([-0.26, -1.11]), array([0.187, 0.08 ]))
+        (array([-0.26, -1.13]), array([0.187, 0.078]))
         """
         lam = self._within(log_snr)
-        ratios = np.log2(DECODER_RATIOS)
-        fine = np.linspace(ratios[0], ratios[-1], 40 * (len(ratios) - 1) + 1)
+        if self.density:
+            variance = np.asarray(self.curve.posterior_variance(lam))  # type: ignore[union-attr]
+            return normal_nats(variance, np.sqrt(variance), None), np.sqrt(variance)
+        ratios = np.log2(self.ratios)
+        fine = np.linspace(ratios[0], ratios[-1], FINE * (len(ratios) - 1) + 1)
         # A spline, not PCHIP, which would put every minimum on a table entry.
-        table = scipy.interpolate.CubicSpline(ratios, self._rows(lam), axis=1)(fine)
+        table = scipy.interpolate.CubicSpline(ratios, self._table(lam), axis=1)(fine)
         column = table.argmin(1)
+        self._check_edge(lam, column == len(fine) - 1)
         return table[np.arange(len(lam)), column], 2.0 ** fine[column] * decoder_scale(lam, self.data_variance)
+
+    def _check_edge(self, log_snr: Array, on_edge: Array) -> None:
+        if self.curve is not None and on_edge.any():
+            raise InputError(
+                f"at log-SNR {log_snr[on_edge][0]:.4g} the best decoder is wider than {self.ratios[-1]:g} times what the data's"
+                " variance explains: the network's x0_hat is not of these data; check their scaling, the time index and the"
+                " schedule"
+            )

@@ -40,6 +40,14 @@ class NatsTable(Protocol):
         """Nats per dimension at one level and decoder std."""
         ...
 
+    def slope(self, log_snr: float, std: float) -> float:
+        """Their change for a unit of y there."""
+        ...
+
+    def doubt(self, log_snr: float, std: float) -> float:
+        """Standard error of what was interpolated of them."""
+        ...
+
 
 class Decoder(ABC):
     """-log p(x_0 | x_t) at the first level of a chain."""
@@ -77,6 +85,10 @@ class Decoder(ABC):
         Raises:
             InputError: the decoder's std lies outside the table, or a histogram that it needs is missing.
         """
+
+    def sensitivity(self, log_snr: float, table: NatsTable) -> tuple[float, float]:
+        """(change of `expected_nats` for a unit of y at the first level, standard error of what the table interpolates)."""
+        return 0.0, 0.0
 
     @property
     def needs_network(self) -> bool:
@@ -120,6 +132,9 @@ class GaussianDecoder(Decoder):
         self, level: Level, table: NatsTable, histogram: Float64[Array, " L"] | None, data_range: DataRange | None
     ) -> float:
         return table.at(level.log_snr, self.std)
+
+    def sensitivity(self, log_snr: float, table: NatsTable) -> tuple[float, float]:
+        return table.slope(log_snr, self.std), table.doubt(log_snr, self.std)
 
     def config(self) -> dict[str, Any]:
         return {"decoder": "gaussian", "std": self.std}

@@ -29,6 +29,7 @@ from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime, Me
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.measure.curve import NoiseCurve, ResidualCap, Source, residual_cap
 from score_sde_analytic.measure.last_step import DECODERS, LastStep
+from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.networks import LearnedRange
@@ -237,7 +238,24 @@ class Study(Record):
     def chain(self, steps: int, grid: str | GridName = DP, covariance: str | CovarianceName = "") -> Chain:
         """Grid, covariance and the decoder that is best for the grid's first time."""
         times = self.grid(steps, grid, covariance)
-        return Chain(times, self.covariance(covariance), self.decoder(times.times[-2]))
+        resolved = self.resolve(covariance)
+
+        def choice(moments: Moments) -> Chain:
+            return self.from_moments(moments).chain(steps, grid, resolved)
+
+        return Chain(times, self.covariance(resolved), self.decoder(times.times[-2]), choice)
+
+    def from_moments(self, moments: Moments) -> Study:
+        """The study that other moments of the same pass, of some groups of its examples, would have led to."""
+        key = moments.counts.tobytes()
+        if key not in self._parts:
+            kept = Kept(self.structures.made, self.kept.best)
+            self._parts[key] = replace(self, moments=moments, kept=kept, settings=self.settings)
+        return self._parts[key]
+
+    @cached_property
+    def _parts(self) -> dict[bytes, Study]:
+        return {}
 
     def continuous(self, times: int = 16, importance_sampling: bool = True) -> ContinuousTime:
         """The bound of infinitely many steps from the best first time.
@@ -246,7 +264,12 @@ class Study(Record):
             times: noise levels per example.
             importance_sampling: draw them in proportion to the curve's R, instead of uniformly in log-SNR.
         """
-        return ContinuousTime(*self.first(), times, self.curve if importance_sampling else None)
+        return ContinuousTime(
+            *self.first(), times, self.curve if importance_sampling else None, lambda moments: self._limit(moments)
+        )
+
+    def _limit(self, moments: Moments) -> ContinuousTime:
+        return ContinuousTime(*self.from_moments(moments).first())
 
     def bits(self, *steps: int, grid: str | GridName = DP, covariance: str | CovarianceName = "") -> Bits[Priced]:
         """Priced bits/dim of chains of so many steps, with errors; no network call."""
