@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float64
+from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.ranges import DataRange, DataStatistics
@@ -97,6 +98,17 @@ def price(
     return priced
 
 
+def expected_nats(moments: Moments, schedule: Schedule, method: Priceable, statistics: DataStatistics) -> float:
+    """The total of `price` without its prior and errors, nats per dimension; faster.
+
+    >>> round(expected_nats(moments, model.schedule, study.chain(10), study.statistics), 2)
+    0.71
+    """
+    quote = _Quote.of(method, moments, schedule, statistics)
+    chosen = quote.cross_fitted(moments, statistics)
+    return float((quote.row(_View.of(moments), None) if chosen is None else chosen)[0])
+
+
 def _priced(prior: float, values: Array, errors: Array, evaluations: int) -> Priced:
     """The bound of one method from its row, in bits per dimension."""
     values, errors = BITS * values, BITS * errors
@@ -121,13 +133,15 @@ class _View:
         curve = NoiseCurve.fit(moments, warn=False)
         return cls(curve, Reconstruction.of(moments, curve))
 
-    def moved(self, moments: Moments, part: Moments) -> _View:
-        """What a part of the draws says. y moves by -(R - R of all) / (R (1 - R)), so that the mean over parts is that of all."""
-        kept = np.isin(moments.log_snr, self.curve.log_snr)
-        residual = moments.residual[kept]
-        moved = -(part.residual[kept] - residual) / (residual * (1.0 - residual))
-        curve = replace(self.curve, y=self.curve.y + moved)
-        return _View(curve, Reconstruction.of(part, curve))
+    def shift(self, moments: Moments, part: Moments) -> Callable[[ArrayLike], Array]:
+        """What a part of the draws adds to y of all: -(R_part - R) / (R (1 - R)) at the knots, linear in between.
+
+        To first order, so that over parts it averages to nothing, however close R is to one.
+        """
+        knots = self.curve.log_snr
+        moved = (part.residual - moments.residual)[np.isin(moments.log_snr, knots)]
+        moved /= -self.curve.residual(knots) * self.curve.noise_power(knots)
+        return lambda log_snr: np.interp(log_snr, knots, moved)
 
 
 @dataclass(frozen=True)
@@ -166,9 +180,20 @@ class _Quote:
         whole = _View.of(moments)
         rows = []
         for fold in folds:
+            part = moments.part(fold)
             chosen = _Quote.of(self.method.choice(moments.part(~fold)), moments, self.schedule, statistics)
-            rows.append(chosen.row(whole.moved(moments, moments.part(fold)), None))
+            rows.append(chosen.row_of_part(whole, whole.shift(moments, part), Reconstruction.of(part, whole.curve)))
         return np.mean(rows, 0)
+
+    def row_of_part(self, view: _View, shift: Callable[[ArrayLike], Array], table: Reconstruction) -> Array:
+        """The row for y that is larger by `shift`, to first order, and a part's table of last steps."""
+        log_snr, slopes = self.method.slopes(self.schedule, view.curve)
+        first = self.schedule.log_snr(self.method.first_time)
+        steps = self.method.transition_nats(self.schedule, view.curve, None) + (slopes * shift(log_snr)).sum(1)
+        last = self.reconstruction(table)
+        if table.density:
+            last += self.method.decoder.sensitivity(first, table)[0] * float(shift(first))
+        return np.concatenate([[steps.sum() + last, steps.sum(), last], steps])
 
     def doubt(self, view: _View, between: BetweenKnots) -> Array:
         """Standard errors of a row for what the curve and the table may do between knots."""

@@ -6,7 +6,7 @@ mean square of U (eps - eps_hat) over its coefficients. Everything fitted later 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,8 +136,11 @@ class Recorder:
         self._parts = {name: [values] for name, values in arrays.items() if name != "sizes"}
         self._sizes = np.asarray(arrays["sizes"])
 
-    def result(self, log_snr: Array) -> ResidualDraws:
+    def result(self, log_snr: Array, order: Sequence[int] | None = None) -> ResidualDraws:
         """The draws, for the knots they were made at, ascending (`Moments.log_snr`).
+
+        Args:
+            order: the number that each knot had in the pass (`Moments.order`); absent, they were numbered as they ascend.
 
         Raises:
             InputError: nothing was recorded, or the knots are others.
@@ -149,4 +152,5 @@ class Recorder:
         if knots.ndim != 1 or np.any(np.diff(knots) <= 0) or len(knots) != a["knot"].max() + 1:
             raise InputError(f"need the {a['knot'].max() + 1} knots of the draws in ascending order, as in Moments.log_snr")
         phi = {name: a[f"phi.{name}"] for name in self.statistics}
-        return ResidualDraws(knots, a["knot"], a["example"], a["rms"], phi, a["sizes"])
+        rank = np.arange(len(knots)) if order is None else np.argsort(order)
+        return ResidualDraws(knots, rank[a["knot"]], a["example"], a["rms"], phi, a["sizes"])

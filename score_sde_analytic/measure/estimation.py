@@ -20,9 +20,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.ranges import Data, DataRange, DataStatistics, as_dataset, batches
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.files import load_arrays
+from score_sde_analytic.measure.between import knots_in_doubt
 from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, Moments, decoder_scale
 from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.process.decoder import decoder_nats
@@ -32,6 +34,8 @@ from score_sde_analytic.process.noise import stream_seed
 
 #: Coordinates per draw that enter the decoder table; a random subset keeps it cheap beside the network.
 DECODER_COORDINATES = 256
+#: The running sums, with the axis of their knots.
+SUMS = {"counts": 1, "sums": 1, "products": 0, "decoder_sums": 1}
 
 
 class Observer(Protocol):
@@ -65,6 +69,7 @@ class Budget:
     Attributes:
         batch_size: draws of a knot per network call.
         groups: of examples, from which standard errors follow.
+        most_knots: where y between knots is not known as well as at them, knots are added, up to so many in all; 0 adds none.
 
     Raises:
         InputError: numbers that contradict each other.
@@ -75,6 +80,7 @@ class Budget:
     max_draws: int = 3000
     batch_size: int = 100
     groups: int = 32
+    most_knots: int = 0
 
     def __post_init__(self) -> None:
         if self.groups < 2 or self.batch_size < 1 or not self.groups <= self.min_draws <= self.max_draws:
@@ -83,7 +89,7 @@ class Budget:
 
     def settings(self) -> dict[str, Any]:
         """What decides when a pass ends, as plain data."""
-        return {name: getattr(self, name) for name in ("tolerance", "min_draws", "max_draws", "batch_size")}
+        return {name: getattr(self, name) for name in ("tolerance", "min_draws", "max_draws", "batch_size", "most_knots")}
 
 
 def estimate(
@@ -103,7 +109,8 @@ def estimate(
 ) -> Moments:
     """Measure the moments of a network on data.
 
-    Examples are visited in seeded permutations. A round gives every unfinished knot one batch.
+    Examples are visited in seeded permutations. A round gives every unfinished knot one batch. Once all are finished, knots are
+    added where the curve between them is in doubt (`Budget.most_knots`).
 
     Args:
         data: examples x_0, or tuples that begin with one; map-style.
@@ -150,6 +157,7 @@ class _Pass:
     """The running sums of one estimate and the position of its next batch.
 
     Attributes:
+        knots: in the order in which they were added.
         round, knot: of the next batch; `knot` counts places in `active`.
         active: knots that are not finished.
         advanced: whether anything was drawn since the pass was made or resumed.
@@ -222,14 +230,22 @@ class _Pass:
         arrays = load_arrays(path, KIND)[0]
         for name, observer in self.observers.items():
             observer.restore({k.removeprefix(f"{name}/"): v for k, v in arrays.items() if k.startswith(f"{name}/")})
-        for name in ("counts", "sums", "products", "decoder_sums"):
-            setattr(self, name, getattr(moments, name).copy())
+        added = np.argsort(moments.order)
+        self._place(moments.log_snr[added])
+        for name, axis in SUMS.items():
+            setattr(self, name, np.take(getattr(moments, name), added, axis))
         self.round, self.knot, self.active = (moments.state[k] for k in ("round", "knot", "active"))
 
+    def _place(self, knots: Array) -> None:
+        self.knots = knots
+        self.levels = [self.model.schedule.level_at(log_snr) for log_snr in knots]
+
     def result(self) -> Moments:
-        state = {"round": self.round, "knot": self.knot, "active": self.active}
-        arrays = {name: getattr(self, name).copy() for name in ("counts", "sums", "products", "decoder_sums")}
-        return Moments(log_snr=self.knots, fingerprint=self.identity, state=state, **arrays)
+        """The moments so far, knots ascending."""
+        order = np.argsort(self.knots)
+        state = {"round": self.round, "knot": self.knot, "active": self.active, "order": order.tolist()}
+        arrays = {name: np.take(getattr(self, name), order, axis) for name, axis in SUMS.items()}
+        return Moments(log_snr=self.knots[order], fingerprint=self.identity, state=state, **arrays)
 
     def advance(self) -> Iterator[int]:
         """Run to the end, yielding the number of draws after each batch."""
@@ -244,6 +260,20 @@ class _Pass:
             self.round += 1
             self.knot = 0
             self.active = self._unfinished()
+            if not self.active:
+                self._add_knots()
+
+    def _add_knots(self) -> None:
+        """Begin anew with knots in the gaps that the finished ones leave."""
+        before = len(self.knots)
+        room = self.settings["most_knots"] - before
+        gaps = knots_in_doubt(self.result(), self.settings["tolerance"], room) if room > 0 else np.zeros(0)
+        self._place(np.concatenate([self.knots, gaps]))
+        for name, axis in SUMS.items():
+            sums = getattr(self, name)
+            setattr(self, name, np.concatenate([sums, np.zeros_like(np.take(sums, [0] * len(gaps), axis))], axis))
+        self.round = 0
+        self.active = list(range(before, len(self.knots)))
 
     def _unfinished(self) -> list[int]:
         drawn = self.counts.sum(0)
@@ -251,6 +281,7 @@ class _Pass:
         moments = self.result()
         with np.errstate(divide="ignore", invalid="ignore"):
             precise = moments.stderr("residual") <= self.settings["tolerance"] * np.abs(moments.residual)
+        precise = precise[np.argsort(moments.order)]
         finished = (enough & precise) | (drawn >= self.settings["max_draws"])
         return [m for m in self.active if not finished[m]]
 

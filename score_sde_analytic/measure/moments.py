@@ -170,6 +170,11 @@ class Moments:
         return float(self.fingerprint["data_variance"])
 
     @property
+    def order(self) -> list[int]:
+        """The number that each knot had in the pass: those that were added in doubt come last."""
+        return list(self.state["order"])
+
+    @property
     def finished(self) -> bool:
         """Whether every knot reached its tolerance or its largest number of draws."""
         return not self.state["active"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from jaxtyping import Float64
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.ranges import Data, DataRange, DataStatistics, as_dataset, first_example
+from score_sde_analytic.measure.between import irregular
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.schedule import Schedule
@@ -23,11 +25,17 @@ from score_sde_analytic.study.study import Study
 def knots(schedule: Schedule, settings: Knots) -> Float64[Array, " m"]:
     """Log-SNRs of the pass, as far as the schedule has them, ascending.
 
-    >>> knots(model.schedule, Knots(count=3))
-    array([-10. ,   0.1,  10.2])
+    Inner ones lie up to a quarter of a spacing off even places, so that no ripple of a network, of whatever period, hides
+    between them.
+
+    >>> knots(model.schedule, Knots(count=3)).round(2)
+    array([-10. ,   1.29,  10.2 ])
     """
     low, high = schedule.log_snr_range
-    return np.linspace(max(settings.low, low), min(settings.high, high), settings.count)
+    place = np.arange(settings.count, dtype=np.float64)
+    place[1:-1] += 0.5 * irregular(np.arange(1, settings.count - 1)) - 0.25
+    even = np.linspace(max(settings.low, low), min(settings.high, high), settings.count)
+    return np.interp(place, np.arange(settings.count), even)
 
 
 def analyse(
@@ -75,7 +83,7 @@ def analyse(
         model,
         data,
         knots(model.schedule, settings.knots),
-        budget or Budget(),
+        replace(budget or Budget(), most_knots=settings.knots.most),
         statistics=statistics,
         data_range=data_range,
         seed=seed,

@@ -10,16 +10,18 @@ from score_sde_analytic.measure.curve import Source
 
 @dataclass(frozen=True)
 class Knots:
-    """Noise levels of the pass, even in log-SNR, as far as the schedule has them.
+    """Noise levels of the pass, about even in log-SNR, as far as the schedule has them.
 
     Attributes:
         low, high: log-SNR of the first and the last.
-        count: how many.
+        count: how many to begin with.
+        most: how many there may be in the end; they are added where the curve between them is in doubt.
     """
 
     low: float = -10.0
     high: float = 10.2
     count: int = 50
+    most: int = 128
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ class Structures:
             choices = ", ".join(self.recorders) or "none"
             raise InputError(f"basis {basis!r} was not recorded (recorded: {choices}); name it before the pass")
         if basis not in self._draws:
-            self._draws[basis] = self.recorders[basis].result(self.moments.log_snr)
+            self._draws[basis] = self.recorders[basis].result(self.moments.log_snr, self.moments.order)
         return self._draws[basis]
 
     def choice(self, name: CovarianceName) -> Choice:

@@ -5,6 +5,7 @@ Nothing here measures the network again, but for samples (K calls each) and boun
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,8 +25,9 @@ from score_sde_analytic.covariance.tweedie import Tweedie
 from score_sde_analytic.data.ranges import Data
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.grids.grid import Grid
-from score_sde_analytic.grids.optimal import budget_law, steps_for
+from score_sde_analytic.grids.optimal import budget_law
 from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime, Method, Priced, bits_per_dim, price
+from score_sde_analytic.likelihood.priced import expected_nats
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.measure.curve import NoiseCurve, ResidualCap, Source, residual_cap
 from score_sde_analytic.measure.last_step import DECODERS, LastStep
@@ -218,10 +220,18 @@ class Study(Record):
         >>> study.steps_for(0.05)
         17
         """
-        objective = self.search.objective
-        costs = self.search.costs(self.moments, min(self.settings.search.most, len(self.search.lattice.times)))
-        steps = steps_for(excess / BITS, costs, objective.continuous_limit)
-        return math.ceil(budget_law(objective, excess / BITS)) if steps is None else steps
+        limit = self._nats(self.continuous())
+        most = min(self.settings.search.most, len(self.search.lattice.times))
+
+        def within(steps: int) -> bool:
+            return self._nats(self.chain(steps, DP, "isotropic")) - limit <= excess / BITS
+
+        if excess > 0.0 and within(most):
+            return bisect.bisect_left(range(1, most), True, key=within) + 1
+        return max(most + 1, math.ceil(budget_law(self.search.objective, excess / BITS)))
+
+    def _nats(self, method: Chain | ContinuousTime) -> float:
+        return expected_nats(self.moments, self.schedule, method, self.statistics)
 
     # --- chains and their bits ---
 

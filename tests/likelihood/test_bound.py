@@ -370,8 +370,8 @@ def test_what_cannot_be_priced_is_refused(moments, table, triple):
     grid = even_log_snr(table, 3, 0.05)
     with pytest.raises(TypeError, match="cannot be priced"):
         price(moments, table, {"a": Chain(grid, Dense(), 0.1)}, triple.statistics())
-    with pytest.raises(ValueError, match="outside the measured range"):
-        price(moments, table, {"a": Chain(grid, Beta(), 1e6)}, triple.statistics())
+    with pytest.raises(ValueError, match="prices come from the residual"):
+        Chain(grid, Beta(), 0.1).transition_nats(table, NoiseCurve.fit(moments, "score"), None)
 
 
 def test_a_categorical_decoder_is_priced_from_a_histogram(moments, table, triple, toy):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -46,17 +48,21 @@ def study(model, data) -> Study:
 def test_it_equals_the_long_form_to_the_bit(model, data, wide, study):
     statistics = DataStatistics.of(data)
     levels = knots(model.schedule, SETTINGS.knots)
-    moments = estimate(model, data, levels, BUDGET, statistics=statistics, progress=False)
+    budget = dataclasses.replace(BUDGET, most_knots=SETTINGS.knots.most)
+    moments = estimate(model, data, levels, budget, statistics=statistics, progress=False)
     np.testing.assert_array_equal(study.moments.residual, moments.residual)
-    curve, last = NoiseCurve.fit(moments), Reconstruction.of(moments)
-    np.testing.assert_array_equal(study.curve.y, curve.y)
-    covariance = Isotropic(curve)
-    lattice = Lattice.even_log_snr(model.schedule, points=120, log_snr_max=9.0)
-    grid = lattice.optimal_grids(curve, covariance, last.best(lattice.levels.log_snr)[0], max_steps=20)[10]
-    assert study.grid(10).times == grid.times
-    samples = generate(Ancestral(model, covariance), grid, (8,), count=7, seed=3, dtype=data.dtype)
+    np.testing.assert_array_equal(study.curve.y, NoiseCurve.fit(moments).y)
+
+    def chosen(moments):
+        curve, last = NoiseCurve.fit(moments), Reconstruction.of(moments)
+        lattice = Lattice.even_log_snr(model.schedule, points=120, log_snr_max=9.0)
+        grid = lattice.optimal_grids(curve, Isotropic(curve), last.best(lattice.levels.log_snr)[0], max_steps=20)[10]
+        return Chain(grid, Isotropic(curve), last.decoder(model.schedule.log_snr(grid.times[-2])), chosen)
+
+    chain = chosen(moments)
+    assert study.grid(10).times == chain.grid.times
+    samples = generate(Ancestral(model, chain.covariance), chain.grid, (8,), count=7, seed=3, dtype=data.dtype)
     assert torch.equal(study.sample(7, steps=10, seed=3), samples)
-    chain = Chain(grid, covariance, last.decoder(model.schedule.log_snr(grid.times[-2])))
     priced = price(moments, model.schedule, {"K": chain}, statistics)["K"]
     assert study.bits(10)[10].total == priced.total
     test = wide.sample(50, seed=9)
