@@ -47,8 +47,8 @@ class Chain(Method):
         grid: its times.
         covariance: of the transitions.
         decoder: p(x_0 | x_{t_1}); a number is the std of a `GaussianDecoder`.
-        choice: the chain of as many steps that other moments would have led to, by which `price` cross-fits; None for a chain
-            that was not chosen from moments.
+        choice: (moments without a fold of their groups, number of the fold) -> the chain of as many steps that they would have
+            led to, by which `price` cross-fits; None for a chain that was not chosen from moments.
 
     >>> Chain(Grid((1.0, 0.5, 0.1, 0.0)), study.covariance("isotropic"), decoder=0.1).columns()
     ('prior', 'transitions', 'transitions', 'reconstruction')
@@ -57,7 +57,7 @@ class Chain(Method):
     grid: Grid
     covariance: Covariance
     decoder: Decoder
-    choice: Callable[[Moments], Chain] | None = field(default=None, compare=False, repr=False)
+    choice: Callable[[Moments, int], Chain] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "decoder", as_decoder(self.decoder))
@@ -92,6 +92,16 @@ class Chain(Method):
             return nats
         log_snr = schedule.log_snr(np.array(self.grid.times[:-1]))
         return nats + correction(log_snr[1:], log_snr[:-1], group)
+
+    def nats_of_part(
+        self, schedule: Schedule, curve: NoiseCurve, shift: Callable[[Array], Array]
+    ) -> Float64[Array, " transitions"]:
+        """`transition_nats` of a fold whose y is larger by `shift`, to first order, unless the covariance knows the fold."""
+        nats = self.transition_nats(schedule, curve, None)
+        if self.covariance.correction is not None:
+            return nats
+        log_snr, slopes = self.slopes(schedule, curve)
+        return nats + (slopes * shift(log_snr)).sum(1)
 
     def slopes(
         self, schedule: Schedule, curve: NoiseCurve

@@ -50,7 +50,8 @@ class ContinuousTime(Method):
         times: noise levels per example, one in each of so many strata of equal probability.
         curve: None draws them uniformly in log-SNR; a curve, in proportion to its R, so that the choice of times adds
             little variance (importance sampling; unbiased for any curve).
-        choice: the method that other moments would have led to, by which `price` cross-fits; None where nothing was chosen.
+        choice: (moments without a fold, its number) -> the method that they would have led to, by which `price` cross-fits;
+            None where nothing was chosen.
 
     >>> low, high = ContinuousTime(t_min=0.01, decoder=0.1).range(model.schedule)
     >>> round(low, 2), round(high, 2)
@@ -61,7 +62,7 @@ class ContinuousTime(Method):
     decoder: Decoder
     times: int = 16
     curve: NoiseCurve | None = field(default=None, repr=False)
-    choice: Callable[[Moments], ContinuousTime] | None = field(default=None, compare=False, repr=False)
+    choice: Callable[[Moments, int], ContinuousTime] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "decoder", as_decoder(self.decoder))
@@ -91,6 +92,11 @@ class ContinuousTime(Method):
         curve.require_price()
         log_snr = np.linspace(*self.range(schedule), POINTS)
         return np.array([0.5 * scipy.integrate.simpson(curve.residual(log_snr), x=log_snr)])
+
+    def nats_of_part(self, schedule: Schedule, curve: NoiseCurve, shift: Callable[[Array], Array]) -> Float64[Array, " 1"]:
+        """`transition_nats` of a fold whose y is larger by `shift`, to first order."""
+        log_snr, slopes = self.slopes(schedule, curve)
+        return self.transition_nats(schedule, curve, None) + (slopes * shift(log_snr)).sum(1)
 
     def slopes(self, schedule: Schedule, curve: NoiseCurve) -> tuple[Float64[Array, "1 n"], Float64[Array, "1 n"]]:
         """(points of the integral, change of it for a unit of y at each: -1/2 R (1 - R) dlam), nats per dimension."""

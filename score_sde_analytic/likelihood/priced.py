@@ -21,15 +21,13 @@ from score_sde_analytic.data.ranges import DataRange, DataStatistics
 from score_sde_analytic.likelihood.bound import BITS, Priced
 from score_sde_analytic.measure.between import BetweenKnots
 from score_sde_analytic.measure.curve import NoiseCurve
+from score_sde_analytic.measure.held_out import FOLDS
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.process.decoder import Decoder
 from score_sde_analytic.process.kernel import prior_kl
 from score_sde_analytic.process.schedule import Schedule
 from score_sde_analytic.uncertainty import Estimate
-
-#: Parts of the examples' groups, each of which prices what the others chose.
-FOLDS = 4
 
 
 class Priceable(Protocol):
@@ -44,12 +42,18 @@ class Priceable(Protocol):
         ...
 
     @property
-    def choice(self) -> Callable[[Moments], Priceable] | None:
-        """What would have been chosen from other moments, with as many steps; None where nothing was chosen from moments."""
+    def choice(self) -> Callable[[Moments, int], Priceable] | None:
+        """What the moments without a fold, of this number, would have led to; None where nothing was chosen from moments."""
         ...
 
     def transition_nats(self, schedule: Schedule, curve: NoiseCurve, group: int | None) -> Float64[Array, " transitions"]:
         """Nats per dimension of each transition, without a group of the curve's examples."""
+        ...
+
+    def nats_of_part(
+        self, schedule: Schedule, curve: NoiseCurve, shift: Callable[[Array], Array]
+    ) -> Float64[Array, " transitions"]:
+        """Nats per dimension of each transition for a fold, by which the curve's y is larger by `shift`, to first order."""
         ...
 
     def slopes(
@@ -90,11 +94,14 @@ def price(
     whole, between = _View.of(moments), BetweenKnots.of(moments)
     ends = np.cumsum([len(row) for row in rows(moments, None)])[:-1]
     prior = float(prior_kl(schedule, statistics.second_moment))
+    # The longest first: what was searched for its steps holds the grids of fewer.
+    longest = sorted(quotes, key=lambda quote: -len(quote.row(whole, None)))
+    chosen = {id(quote): quote.cross_fitted(moments, statistics) for quote in longest}
     priced = {}
     for name, quote, value, error in zip(methods, quotes, np.split(values, ends), np.split(errors, ends), strict=True):
-        chosen = quote.cross_fitted(moments, statistics)
-        doubt = quote.doubt(whole, between)
-        priced[name] = _priced(prior, value if chosen is None else chosen, np.hypot(error, doubt), moments.evaluations)
+        held_out = chosen[id(quote)]
+        errors = np.hypot(error, quote.doubt(whole, between))
+        priced[name] = _priced(prior, value if held_out is None else held_out, errors, moments.evaluations)
     return priced
 
 
@@ -141,7 +148,7 @@ class _View:
         knots = self.curve.log_snr
         moved = (part.residual - moments.residual)[np.isin(moments.log_snr, knots)]
         moved /= -self.curve.residual(knots) * self.curve.noise_power(knots)
-        return lambda log_snr: np.interp(log_snr, knots, moved)
+        return lambda log_snr: np.asarray(np.interp(np.asarray(log_snr), knots, moved))
 
 
 @dataclass(frozen=True)
@@ -175,21 +182,20 @@ class _Quote:
     def cross_fitted(self, moments: Moments, statistics: DataStatistics) -> Array | None:
         """The row where every fold of the groups prices what the other groups choose; None where nothing was chosen."""
         folds = moments.folds(FOLDS)
-        if self.method.choice is None or len(folds) < 2:
+        if self.method.choice is None or not folds:
             return None
         whole = _View.of(moments)
         rows = []
-        for fold in folds:
+        for number, fold in enumerate(folds):
             part = moments.part(fold)
-            chosen = _Quote.of(self.method.choice(moments.part(~fold)), moments, self.schedule, statistics)
+            chosen = _Quote.of(self.method.choice(moments.part(~fold), number), moments, self.schedule, statistics)
             rows.append(chosen.row_of_part(whole, whole.shift(moments, part), Reconstruction.of(part, whole.curve)))
         return np.mean(rows, 0)
 
     def row_of_part(self, view: _View, shift: Callable[[ArrayLike], Array], table: Reconstruction) -> Array:
         """The row for y that is larger by `shift`, to first order, and a part's table of last steps."""
-        log_snr, slopes = self.method.slopes(self.schedule, view.curve)
         first = self.schedule.log_snr(self.method.first_time)
-        steps = self.method.transition_nats(self.schedule, view.curve, None) + (slopes * shift(log_snr)).sum(1)
+        steps = self.method.nats_of_part(self.schedule, view.curve, shift)
         last = self.reconstruction(table)
         if table.density:
             last += self.method.decoder.sensitivity(first, table)[0] * float(shift(first))

@@ -27,8 +27,8 @@ from score_sde_analytic.measure.draws import ResidualDraws
 from score_sde_analytic.measure.spectrum import LevelTable, Spectrum
 from score_sde_analytic.uncertainty import jackknife_variance
 
-#: Groups of examples for standard errors, as of `estimate`.
-GROUPS = 32
+#: Groups of examples for standard errors, as of `estimate`, and folds of them.
+GROUPS, FOLDS = 32, 8
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class HeldOut:
         InputError: a fold without draws, or with too few, at some knot.
     """
 
-    def __init__(self, draws: ResidualDraws, choice: Choice, folds: int = 8) -> None:
+    def __init__(self, draws: ResidualDraws, choice: Choice, folds: int = FOLDS) -> None:
         self.log_snr = draws.log_snr
         self.choice = choice
         self._draws = draws
@@ -187,29 +187,29 @@ class HeldOut:
             priced += _conditioned(Choice(name, 1, 0.0, smooth[0], pooled), bins, shrinkage, smooth[1:], price)
         return sorted(priced, key=_cost)
 
-    def _sums(self, steps: Sequence[float]) -> tuple[Array, Array]:
-        """(cost of each step summed over the draws of each group, (steps, groups, m); their number, (groups, m))."""
+    def _judged(self, steps: Sequence[float]) -> list[_Judged]:
+        """Every fold's costs by the fit to the others."""
         draws = self._draws
-        group = self._draws.example % self._folds
+        group = draws.example % self._folds
         if len(np.unique(group)) < 2:
             raise InputError("cross-fitting needs two folds with examples in them: record more examples, or take more folds")
-        sums, counts = np.zeros((len(steps), GROUPS, len(self.log_snr))), np.zeros((GROUPS, len(self.log_snr)))
-        for fold in np.unique(group):
-            spectrum = self.choice.fit(draws.take(group != fold))
-            rest = draws.take(group == fold)
-            for m in range(len(self.log_snr)):
-                knot = _Knot.of(spectrum, rest, self.choice.statistic, m)
-                counts[:, m] += np.bincount(knot.example % GROUPS, minlength=GROUPS)
-                for i, step in enumerate(steps):
-                    sums[i, :, m] += np.bincount(knot.example % GROUPS, knot.nats(step), GROUPS)
-        return sums, counts
+        folds = np.unique(group).tolist()
+        fits = [self.choice.fit(draws.take(group != fold)) for fold in folds]
+        return [
+            _Judged.of(fold, fit, draws.take(group == fold), self.choice.statistic, steps)
+            for fold, fit in zip(folds, fits, strict=True)
+        ]
 
     def chain(self, steps: int) -> Float64[Array, " replicates"]:
         """Nats per dimension of `steps` even steps over the knots: the value, then that without each group."""
         span = self.log_snr[-1] - self.log_snr[0]
-        sums, counts = self._sums([span / steps])
+        sums, counts = _summed(self._judged([span / steps]))
         per_step = _leave_out(sums[0], counts)
         return np.trapezoid(per_step, self.log_snr, axis=1) * steps / span
+
+    @cached_property
+    def _at_steps(self) -> list[_Judged]:
+        return self._judged(STEPS.tolist())
 
     @property
     def correction(self) -> Correction:
@@ -217,13 +217,55 @@ class HeldOut:
         return Correction(self.log_snr, self._table)
 
     def _table(self) -> Array:
-        whole = self.choice.fit(self._draws)
-        sums, counts = self._sums(STEPS.tolist())
-        rows = []
-        for step, total in zip(STEPS, sums, strict=True):
-            fitted = np.array([whole.step_nats(lam + step, lam) for lam in self.log_snr])
-            rows.append((_leave_out(total, counts) - fitted) / step)
-        return np.array(rows)
+        sums, counts = _summed(self._at_steps)
+        fitted = _fitted(self.choice.fit(self._draws))
+        return np.array(
+            [(_leave_out(total, counts) - row) / step for step, total, row in zip(STEPS, sums, fitted, strict=True)]
+        )
+
+    def without(self, fold: int) -> tuple[Spectrum, Correction]:
+        """(the fit to the other folds, what this fold adds to its price).
+
+        Raises:
+            InputError: no examples are in the fold.
+        """
+        judged = next((judged for judged in self._at_steps if judged.fold == fold), None)
+        if judged is None:
+            raise InputError(f"no examples are in fold {fold}: record more examples, or take fewer folds")
+        means = judged.sums.sum(1) / judged.counts.sum(0)
+        table = (means - _fitted(judged.spectrum)) / STEPS[:, None]
+        return judged.spectrum, Correction(self.log_snr, table[:, None])
+
+
+def _fitted(spectrum: Spectrum) -> Array:
+    """Prices of `STEPS` from every knot as the spectrum has them, (steps, m)."""
+    return np.array([[spectrum.step_nats(lam + step, lam) for lam in spectrum.log_snr] for step in STEPS])
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A fold, the fit to the others, and the fold's costs by it: (steps, groups, m), of so many draws, (groups, m)."""
+
+    fold: int
+    spectrum: Spectrum
+    sums: Array
+    counts: Array
+
+    @classmethod
+    def of(cls, fold: int, spectrum: Spectrum, draws: ResidualDraws, statistic: str | None, steps: Sequence[float]) -> _Judged:
+        knots = len(draws.log_snr)
+        sums, counts = np.zeros((len(steps), GROUPS, knots)), np.zeros((GROUPS, knots))
+        for m in range(knots):
+            knot = _Knot.of(spectrum, draws, statistic, m)
+            counts[:, m] += np.bincount(knot.example % GROUPS, minlength=GROUPS)
+            for i, step in enumerate(steps):
+                sums[i, :, m] += np.bincount(knot.example % GROUPS, knot.nats(step), GROUPS)
+        return cls(fold, spectrum, sums, counts)
+
+
+def _summed(judged: Sequence[_Judged]) -> tuple[Array, Array]:
+    """Sums and counts over all folds."""
+    return sum(part.sums for part in judged), sum(part.counts for part in judged)  # type: ignore[return-value]
 
 
 def _leave_out(sums: Array, counts: Array) -> Array:

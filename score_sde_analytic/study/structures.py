@@ -132,10 +132,18 @@ class Structures:
         """The covariance fitted with the best settings, priced by draws that the fit did not see."""
         if name not in self.made:
             choice, draws, recorder = self.choice(name), self.draws(name.base), self.recorders[name.base]
-            correction = HeldOut(draws, choice).correction
             statistic = recorder.statistics.get(name.given)
-            self.made[name] = Diagonal(choice.fit(draws), recorder.basis, statistic, correction)
+            self.made[name] = Diagonal(choice.fit(draws), recorder.basis, statistic, self._judge(name).correction)
         return self.made[name]
+
+    def _judge(self, name: CovarianceName) -> HeldOut:
+        if name not in self._judges:
+            self._judges[name] = HeldOut(self.draws(name.base), self.choice(name))
+        return self._judges[name]
+
+    def without(self, fold: int) -> StructuresWithout:
+        """The covariances fitted without a fold of the examples (`held_out.FOLDS`), and priced by it."""
+        return StructuresWithout(self, fold)
 
     @cached_property
     def saved(self) -> dict[CovarianceName, Estimate]:
@@ -169,5 +177,33 @@ class Structures:
         return {}
 
     @cached_property
+    def _judges(self) -> dict[CovarianceName, HeldOut]:
+        return {}
+
+    @cached_property
     def _choices(self) -> dict[CovarianceName, Choice]:
         return {}
+
+
+@dataclass(frozen=True, eq=False)
+class StructuresWithout:
+    """The covariances of a pass as the examples outside a fold have them, with the settings that were chosen from all."""
+
+    whole: Structures
+    fold: int
+
+    @property
+    def best(self) -> CovarianceName:
+        return self.whole.best
+
+    @cached_property
+    def made(self) -> dict[CovarianceName, Diagonal]:
+        return {}
+
+    def covariance(self, name: CovarianceName) -> Diagonal:
+        """The covariance fitted to the other folds, with this fold's correction of its price."""
+        if name not in self.made:
+            spectrum, correction = self.whole._judge(name).without(self.fold)
+            recorder = self.whole.recorders[name.base]
+            self.made[name] = Diagonal(spectrum, recorder.basis, recorder.statistics.get(name.given), correction)
+        return self.made[name]

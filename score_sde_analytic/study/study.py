@@ -27,8 +27,8 @@ from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.grids.optimal import budget_law
 from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime, Method, Priced, bits_per_dim, price
-from score_sde_analytic.likelihood.priced import expected_nats
 from score_sde_analytic.likelihood.evaluation import digest
+from score_sde_analytic.likelihood.priced import expected_nats
 from score_sde_analytic.measure.curve import NoiseCurve, ResidualCap, Source, residual_cap
 from score_sde_analytic.measure.last_step import DECODERS, LastStep
 from score_sde_analytic.measure.moments import Moments
@@ -250,21 +250,25 @@ class Study(Record):
         times = self.grid(steps, grid, covariance)
         resolved = self.resolve(covariance)
 
-        def choice(moments: Moments) -> Chain:
-            return self.from_moments(moments).chain(steps, grid, resolved)
+        def choice(moments: Moments, fold: int) -> Chain:
+            return self.without(fold, moments).chain(steps, grid, resolved)
 
         return Chain(times, self.covariance(resolved), self.decoder(times.times[-2]), choice)
 
-    def from_moments(self, moments: Moments) -> Study:
-        """The study that other moments of the same pass, of some groups of its examples, would have led to."""
-        key = moments.counts.tobytes()
-        if key not in self._parts:
-            kept = Kept(self.structures.made, self.kept.best)
-            self._parts[key] = replace(self, moments=moments, kept=kept, settings=self.settings)
-        return self._parts[key]
+    def without(self, fold: int, moments: Moments) -> Study:
+        """The study that the moments without a fold of the examples would have led to.
+
+        Its covariances diagonal in a basis are fitted to the other folds, and priced by this one.
+        """
+        if fold not in self._parts:
+            search = replace(self.settings.search, most=1)  # what is asked for, and not more
+            part = replace(self, moments=moments, kept=Kept(), settings=replace(self.settings, search=search))
+            vars(part)["structures"] = self.structures.without(fold)
+            self._parts[fold] = part
+        return self._parts[fold]
 
     @cached_property
-    def _parts(self) -> dict[bytes, Study]:
+    def _parts(self) -> dict[int, Study]:
         return {}
 
     def continuous(self, times: int = 16, importance_sampling: bool = True) -> ContinuousTime:
@@ -274,12 +278,10 @@ class Study(Record):
             times: noise levels per example.
             importance_sampling: draw them in proportion to the curve's R, instead of uniformly in log-SNR.
         """
-        return ContinuousTime(
-            *self.first(), times, self.curve if importance_sampling else None, lambda moments: self._limit(moments)
-        )
+        return ContinuousTime(*self.first(), times, self.curve if importance_sampling else None, self._limit_without)
 
-    def _limit(self, moments: Moments) -> ContinuousTime:
-        return ContinuousTime(*self.from_moments(moments).first())
+    def _limit_without(self, moments: Moments, fold: int) -> ContinuousTime:
+        return ContinuousTime(*self.without(fold, moments).first())
 
     def bits(self, *steps: int, grid: str | GridName = DP, covariance: str | CovarianceName = "") -> Bits[Priced]:
         """Priced bits/dim of chains of so many steps, with errors; no network call."""

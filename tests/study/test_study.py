@@ -53,7 +53,7 @@ def test_it_equals_the_long_form_to_the_bit(model, data, wide, study):
     np.testing.assert_array_equal(study.moments.residual, moments.residual)
     np.testing.assert_array_equal(study.curve.y, NoiseCurve.fit(moments).y)
 
-    def chosen(moments):
+    def chosen(moments, fold=None):
         curve, last = NoiseCurve.fit(moments), Reconstruction.of(moments)
         lattice = Lattice.even_log_snr(model.schedule, points=120, log_snr_max=9.0)
         grid = lattice.optimal_grids(curve, Isotropic(curve), last.best(lattice.levels.log_snr)[0], max_steps=20)[10]
