@@ -77,7 +77,7 @@ def test_matching_ignores_what_json_cannot_tell_apart():
 def test_a_missing_array_is_named(tmp_path):
     save_arrays(tmp_path / "a", {"x": np.zeros(2)}, {"kind": "test"})
     with pytest.raises(ValueError, match="lacks y"):
-        load_arrays(tmp_path / "a", "test", ("x", "y"))
+        load_arrays(tmp_path / "a", "test", {"x": "float64 n", "y": "float64 n"})
 
 
 def test_plain_data_are_what_json_has():

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from score_sde_analytic.data.ranges import Data, DataRange, DataStatistics, as_dataset, batches
+from score_sde_analytic.declared import reading
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.files import load_arrays
 from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, Moments, decoder_scale
@@ -221,7 +222,8 @@ class _Pass:
         moments = Moments.load(path, self.identity)
         arrays = load_arrays(path, KIND)[0]
         for name, observer in self.observers.items():
-            observer.restore({k.removeprefix(f"{name}/"): v for k, v in arrays.items() if k.startswith(f"{name}/")})
+            with reading(path):
+                observer.restore({k.removeprefix(f"{name}/"): v for k, v in arrays.items() if k.startswith(f"{name}/")})
         for name in ("counts", "sums", "products", "decoder_sums"):
             setattr(self, name, getattr(moments, name).copy())
         self.round, self.knot, self.active = (moments.state[k] for k in ("round", "knot", "active"))

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from score_sde_analytic.data.ranges import Data, DataRange, as_dataset, batches
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.measure.basis import Basis
-from score_sde_analytic.models.model import digest_of
+from score_sde_analytic.models.identity import digest_of
 
 
 class Features(ABC):

@@ -414,7 +414,7 @@ def test_damaged_networks_are_refused(name, damage, tmp_path):
 
 
 def test_a_damaged_training_state_is_refused(tmp_path):
-    (tmp_path / "train_state.pt").write_bytes(b"")
+    (tmp_path / "train_state.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match="delete it to train from the start"):
         train.run(tiny_training(), tmp_path)
 
