@@ -152,7 +152,7 @@ def plain(value: Any) -> Any:
 def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
     """Write arrays and JSON-able metadata as one safetensors file."""
     # Without metadata: safetensors writes theirs in random order.
-    tensors = serialise({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    tensors = serialise({name: np.asarray(array, order="C") for name, array in arrays.items()})
     start = 8 + int.from_bytes(tensors[:8], "little")
     listed = tensors[8:start].strip()[1:-1]
     said = json.dumps(json.dumps(metadata, allow_nan=False)).encode()

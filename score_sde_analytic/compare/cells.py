@@ -39,14 +39,19 @@ KEPT = ("value", "stderr", "low", "high")
 TIMINGS = ("seconds_per_sample", "ratio_to_bare")
 KIND = "cell"
 #: What a finished cell holds at least.
-SHAPE = {
+_ANY = {
     "solver": str,
     "grid": str,
-    "status": str,
+    "times": [float],
+    "status": {"ok", "failed"},
     "metrics": {str: {str: (float, None)}},
     "calls": (float, None),
+    "bits": object,
     "sheet": (str, None),
 }
+_FIXED = {"budget": int, "steps": int, "tolerance": None}
+_ADAPTIVE = {"budget": (int, None), "steps": (int, None), "tolerance": float}
+SHAPE = (_ANY | _FIXED, _ANY | _ADAPTIVE)
 #: An adaptive solver takes the ends of this grid as its interval.
 INTERVAL = GridName("log_snr")
 

@@ -139,8 +139,9 @@ class Recorder:
             InputError: they are not what this recorder keeps.
         """
         declared = {"sizes": "int64 labels", "knot?": "int64 n", "example?": "int64 n", "rms?": "float16 n labels"}
-        require_arrays(arrays, declared | {f"phi.{name}?": "float32 n _" for name in self.statistics}, "the record")
-        if len(set(arrays) - {"sizes"}) not in (0, 3 + len(self.statistics)):
+        declared |= {f"phi.{name}?": "float32 n _" for name in self.statistics}
+        require_arrays(arrays, declared, "the record")
+        if set(arrays) not in ({"sizes"}, {name.rstrip("?") for name in declared}):
             raise InputError("the record lacks a part of its draws; delete the file of the pass and measure again")
         self._parts = {name: [values] for name, values in arrays.items() if name != "sizes"}
         self._sizes = np.asarray(arrays["sizes"])

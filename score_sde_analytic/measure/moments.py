@@ -40,7 +40,21 @@ STORED = {
 }
 COUNT = range(1 << 63)
 #: Of the metadata.
-SHAPE = {"fingerprint": {"groups": int}, "state": {"round": COUNT, "knot": COUNT, "active": [COUNT]}}
+SHAPE = {
+    "fingerprint": {
+        "model": dict,
+        "data": str,
+        "examples": str,
+        "data_variance": float,
+        "seed": int,
+        "groups": COUNT,
+        "decoder": ([(float, None)], None),
+        "knots": [float],
+        "settings": {"tolerance": float, "min_draws": COUNT, "max_draws": COUNT, "batch_size": COUNT},
+        "observers": {str: dict},
+    },
+    "state": {"round": COUNT, "knot": COUNT, "active": [COUNT]},
+}
 OUTCOMES = {"noise_power": 0, "cross": 1, "residual": 2}
 #: Decoder standard deviations in units of `decoder_scale`.
 DECODER_RATIOS = 2.0 ** np.arange(-5.0, 1.01, 0.5)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from score_sde_analytic.declared import reading
+from score_sde_analytic.declared import reading, require_arrays
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.files import differences, load_arrays, plain, save_arrays
 
@@ -112,8 +113,12 @@ class Checkpoint:
         lines = differences(metadata["identity"], plain(self.identity))
         if lines:
             raise InputError(f"{self.path} belongs to another training run ({'; '.join(lines)}); use another --workdir")
-        with reading(self.path, AFRESH):
+        with self.reading():
             return dict(_unpacked(metadata["state"], arrays, device))
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Restoring what was read: what it raises names the file."""
+        return reading(self.path, AFRESH)
 
 
 def _packed(value: Any, arrays: dict[str, np.ndarray]) -> Any:
@@ -121,7 +126,7 @@ def _packed(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, Tensor):
         name = str(len(arrays))
         arrays[name] = value.detach().cpu().numpy()
-        return {"tensor": name}
+        return {"tensor": [name, " ".join(map(str, (arrays[name].dtype, *value.shape)))]}
     if isinstance(value, Mapping):
         return {"mapping": [[name, _packed(item, arrays)] for name, item in value.items()]}
     if isinstance(value, list | tuple):
@@ -135,7 +140,9 @@ def _unpacked(value: Any, arrays: Mapping[str, np.ndarray], device: torch.device
         return value
     [(kind, content)] = value.items()
     if kind == "tensor":
-        return torch.from_numpy(arrays[content]).to(device)
+        name, declared = content
+        require_arrays(arrays, {name: declared}, "the state", AFRESH)
+        return torch.from_numpy(arrays[name]).to(device)
     if kind == "mapping":
         return {name: _unpacked(item, arrays, device) for name, item in content}
     return [_unpacked(item, arrays, device) for item in content]
@@ -145,7 +152,7 @@ def train(trainer: Trainer, checkpoint: Checkpoint, device: torch.device | str, 
     """Train to the end, from where the checkpoint stands."""
     state = checkpoint.read(device)
     if state is not None:
-        with reading(checkpoint.path, AFRESH):
+        with checkpoint.reading():
             trainer.restore(state)
     saved = time.monotonic()
     averages: dict[str, float] = {}

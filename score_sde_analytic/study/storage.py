@@ -20,7 +20,8 @@ import torch
 
 from score_sde_analytic.covariance.diagonal import Diagonal
 from score_sde_analytic.data.ranges import DataRange, DataStatistics
-from score_sde_analytic.declared import reading, shape_of
+from score_sde_analytic.declared import reading, require_arrays, shape_of
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, plain, read_json, save_arrays, write_json
 from score_sde_analytic.grids.grid import SHAPE as GRID
 from score_sde_analytic.grids.grid import Grid
@@ -38,7 +39,6 @@ from score_sde_analytic.study.structures import moments_file
 KIND = "study"
 GRIDS = "grids of a study"
 FILE = "study.safetensors"
-ARRAYS = {"mean": "float64 ...", "eigenvalues?": "float64 d", "histogram?": "float64 levels"}
 COUNT = range(1 << 63)
 _SETTINGS = shape_of(Settings)
 #: Of the metadata; a shrinkage without end is null.
@@ -80,11 +80,14 @@ def load(folder: str | Path, model: ScoreModel, device: torch.device | str = "cp
         FileNotFoundError, ValueError: a missing or damaged file, or one of another model; the message says what differs.
     """
     source = Path(folder)
-    arrays, metadata = load_arrays(source / FILE, KIND, ARRAYS, SHAPE)
+    arrays, metadata = load_arrays(source / FILE, KIND, shape=SHAPE)
+    require_arrays(arrays, _of_statistics(metadata), source / FILE)
     with reading(source / FILE):
         recorded = {name: _recorder(name, config, arrays) for name, config in metadata["recorded"].items()}
     file = moments_file(source, recorded)
-    moments = Moments.load(file, {"model": model.fingerprint()})
+    moments = Moments.load(
+        file, {"model": model.fingerprint(), "data": metadata["statistics"]["digest"], "seed": metadata["seed"]}
+    )
     observed = load_arrays(file, MOMENTS)[0]
     with reading(file):
         for name, recorder in recorded.items():
@@ -104,6 +107,14 @@ def load(folder: str | Path, model: ScoreModel, device: torch.device | str = "cp
             "dtype": getattr(torch, metadata["dtype"]),
             "kept": _kept(metadata["kept"], source, model),
         }
+
+
+def _of_statistics(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """The arrays of a study besides those of bases."""
+    shape = metadata["shape"]
+    levels = "levels" if metadata["data_range"] is None else metadata["data_range"][-1]
+    mean = " ".join(["float64", *map(str, shape)])
+    return {"mean": mean, "eigenvalues?": f"float64 {math.prod(shape)}", "histogram?": f"float64 {levels}"}
 
 
 def _metadata(study: Record, kept: Kept) -> dict[str, Any]:
@@ -178,5 +189,7 @@ def _grids_file(folder: Path, name: CovarianceName) -> Path:
 
 def _read_grids(path: Path) -> dict[int, Grid]:
     content = read_json(path, GRIDS, {"grids": {str: GRID}}, "delete it and save the study again")["grids"]
-    with reading(path):
-        return {int(steps): Grid.of_content(grid, path) for steps, grid in content.items()}
+    grids = {steps: Grid.of_content(grid, path) for steps, grid in content.items()}
+    if not grids or any(str(grid.steps) != steps for steps, grid in grids.items()):
+        raise InputError(f"{path} does not hold grids of the steps that it names; delete it and save the study again")
+    return {grid.steps: grid for grid in grids.values()}
