@@ -35,11 +35,11 @@ def require_shape(value: Any, shape: Any, path: str | Path, cure: str = AGAIN) -
     >>> require_shape({"times": [1.0, "0"]}, {"times": [float]}, "grid.json")
     Traceback (most recent call last):
         ...
-    score_sde_analytic.errors.InputError: grid.json is not of this version: times.1 is '0', not a number; delete it and
-    measure again
+    score_sde_analytic.errors.InputError: grid.json is not what it should be: times.1 is '0', not a number; delete it
+    and measure again
     """
     if fault := _fault(value, shape, ""):
-        raise InputError(f"{path} is not of this version: {fault}; {cure}")
+        raise InputError(f"{path} is not what it should be: {fault}; {cure}")
 
 
 def _fault(value: Any, shape: Any, place: str) -> str | None:
@@ -88,8 +88,8 @@ def require_arrays(found: Mapping[str, np.ndarray], declared: Mapping[str, str],
     >>> require_arrays(arrays, {"log_snr": "float64 m", "y": "float64 m"}, "curve")
     Traceback (most recent call last):
         ...
-    score_sde_analytic.errors.InputError: curve is not of this version: y is float64 (2,), not float64 m with m=3; delete it
-    and measure again
+    score_sde_analytic.errors.InputError: curve is not what it should be: y is float64 (2,), not float64 m with m=3; delete
+    it and measure again
 
     Args:
         declared: name -> dtypes and sizes: numbers, names that stand for the same size everywhere, "_" or "..." for any. A name
@@ -107,7 +107,7 @@ def require_arrays(found: Mapping[str, np.ndarray], declared: Mapping[str, str],
         if str(array.dtype) not in dtype.split("|") or not _fits(array.shape, axes, sizes):
             known = "".join(f" with {axis}={sizes[axis]}" for axis in axes if axis in sizes)
             shown = f"{name.rstrip('?')} is {array.dtype} {array.shape}, not {spec}{known}"
-            raise InputError(f"{path} is not of this version: {shown}; {cure}")
+            raise InputError(f"{path} is not what it should be: {shown}; {cure}")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise InputError(f"{path} holds NaN or inf in {name.rstrip('?')}; {cure}")
 

@@ -123,10 +123,7 @@ def read_idx_images(path: str | Path) -> Int64[np.ndarray, "n 1 h w"]:
         InputError: not an IDX image file, or one that holds less or more than it declares.
     """
     file = Path(path)
-    header, content = _idx(file, 4)
-    magic, count, height, width = header
-    if magic != 0x803:
-        raise InputError(f"{file} is not an IDX image file (magic {magic:#x}, expected 0x803)")
+    (count, height, width), content = _idx(file, 0x803, "image")
     _require_size(file, content, count * height * width, f"{count} images of {height}x{width}")
     return np.frombuffer(content, np.uint8).astype(np.int64).reshape(count, 1, height, width)
 
@@ -151,21 +148,23 @@ def read_idx_labels(path: str | Path) -> Int64[np.ndarray, " n"]:
         MissingFileError: no such file.
         InputError: not an IDX label file, or one that holds less or more than it declares.
     """
-    (magic, count), content = _idx(Path(path), 2)
-    if magic != 0x801:
-        raise InputError(f"{path} is not an IDX label file (magic {magic:#x}, expected 0x801)")
+    (count,), content = _idx(Path(path), 0x801, "label")
     _require_size(Path(path), content, count, f"{count} labels")
     return np.frombuffer(content, np.uint8).astype(np.int64)
 
 
-def _idx(file: Path, words: int) -> tuple[tuple[int, ...], bytes]:
-    """The big-endian 32-bit words that begin an IDX file, and as much of the rest as they declare, or one byte more."""
+def _idx(file: Path, magic: int, kind: str) -> tuple[tuple[int, ...], bytes]:
+    """The sizes that an IDX file declares, and as much of the rest as they need, or one byte more."""
     if not file.is_file():
         raise MissingFileError(f"no IDX file at {file}; set data.directory to the folder that holds it")
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
-            header = struct.unpack(f">{words}I", stream.read(4 * words))
-            return header, _at_most(stream, math.prod(header[1:]) + 1)
+            (found,) = struct.unpack(">I", stream.read(4))
+            if found != magic:
+                raise InputError(f"{file} is not an IDX {kind} file (magic {found:#x}, expected {magic:#x})")
+            axes = magic & 0xFF
+            sizes = struct.unpack(f">{axes}I", stream.read(4 * axes))
+            return sizes, _at_most(stream, math.prod(sizes) + 1)
     except (OSError, EOFError, zlib.error, struct.error) as error:
         raise InputError(f"{file} is damaged ({error}); copy it again") from error
 

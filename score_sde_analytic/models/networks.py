@@ -70,7 +70,7 @@ def save_unet(net: nn.Module, directory: str | Path, wiring: Mapping[str, Any]) 
     inner: Any = unwrapped(net)
     if not hasattr(inner, "to_json_string"):
         raise InputError(f"save_unet writes networks of diffusers, not {type(inner).__name__}; build one with build_unet")
-    require_shape(dict(wiring), FED_AND_READ, folder / WIRING, "say so in save_unet(net, directory, wiring)")
+    require_shape(dict(wiring), FED_AND_READ, "the wiring", "say how the network is fed and read")
     tensors = {name: value.detach().cpu().contiguous() for name, value in plain_names(inner.state_dict()).items()}
     write_bytes(folder / WEIGHTS, serialise(tensors, metadata={"format": "pt"}))
     write_text(folder / CONFIG, inner.to_json_string())
