@@ -23,7 +23,7 @@ from safetensors.numpy import load as deserialise
 from safetensors.numpy import save as serialise
 
 from score_sde_analytic.declared import AGAIN, UNFIT, require_arrays, require_shape
-from score_sde_analytic.errors import InputError, MissingFileError, RunError, UserError
+from score_sde_analytic.errors import InputError, MissingFileError, UserError, WriteError
 
 try:
     from fcntl import LOCK_EX, LOCK_NB, flock
@@ -54,7 +54,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     ['notes.txt']
 
     Raises:
-        RunError: the file cannot be written; what was there before is left.
+        WriteError: the file cannot be written; what was there before is left.
     """
     target = Path(path)
     try:
@@ -68,7 +68,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         if isinstance(error, UserError):
             raise
         reason = error.strerror or error
-        raise RunError(f"{path} cannot be written ({reason}); make room there, or choose another path") from error
+        raise WriteError(f"{path} cannot be written ({reason}); make room there, or choose another path") from error
 
 
 @contextmanager

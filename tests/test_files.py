@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load, save_file
 
 from score_sde_analytic.declared import reading, require_arrays, require_shape, shape_of
-from score_sde_analytic.errors import InputError, MissingFileError, RunError, UserError
+from score_sde_analytic.errors import InputError, MissingFileError, UserError, WriteError
 from score_sde_analytic.files import (
     atomic,
     differences,
@@ -145,7 +145,7 @@ def test_a_file_too_large_names_itself_and_leaves_the_old_one(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(RunError, match=rf"{tmp_path}/a cannot be written \(File too large\)"):
+        with pytest.raises(WriteError, match=rf"{tmp_path}/a cannot be written \(File too large\)"):
             save_arrays(tmp_path / "a", {"x": np.zeros(2000)}, {"kind": "test"})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -154,7 +154,7 @@ def test_a_file_too_large_names_itself_and_leaves_the_old_one(tmp_path):
 
 
 def test_a_full_disk_names_the_file(tmp_path):
-    with pytest.raises(RunError, match=r"a cannot be written \(No space left on device\); make room"), atomic(tmp_path / "a"):
+    with pytest.raises(WriteError, match=r"a cannot be written \(No space left on device\); make room"), atomic(tmp_path / "a"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert os.listdir(tmp_path) == []
 

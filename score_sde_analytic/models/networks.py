@@ -64,7 +64,7 @@ def save_unet(net: nn.Module, directory: str | Path, wiring: Mapping[str, Any]) 
 
     Raises:
         InputError: the network is none of diffusers', or the wiring does not say how it is fed and read.
-        RunError: a file cannot be written.
+        WriteError: a file cannot be written.
     """
     folder = Path(directory)
     inner: Any = unwrapped(net)
