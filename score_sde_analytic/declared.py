@@ -5,7 +5,7 @@ range(1, 10)          a whole number of the range
 {"a", "b"}            one of these
 [shape]               a list of such elements
 {"key": shape}        a mapping with at least these keys; a name that ends in "?" may be absent
-{str: shape}          a mapping of such values
+{str: shape}          a mapping whose other values are such
 (shape, None)         one of several
 object                anything
 """
@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from itertools import chain
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -50,9 +51,9 @@ def _fault(value: Any, shape: Any, place: str) -> str | None:
     if isinstance(shape, list) and isinstance(value, list):
         return next(filter(None, (_fault(item, shape[0], f"{place}.{i}") for i, item in enumerate(value))), None)
     if isinstance(shape, Mapping) and isinstance(value, dict):
-        if str in shape:
-            return next(filter(None, (_fault(item, shape[str], f"{place}.{key}") for key, item in value.items())), None)
-        return next(filter(None, (_entry(value, key, each, place) for key, each in shape.items())), None)
+        named = (_entry(value, key, each, place) for key, each in shape.items() if key is not str)
+        others = (_fault(value[key], shape[str], f"{place}.{key}") for key in value if str in shape and key not in shape)
+        return next(filter(None, chain(named, others)), None)
     fits, name = _alone(value, shape)
     return None if fits else f"{place.lstrip('.') or 'its content'} is {value!r:.80}, not {name}"
 

@@ -247,6 +247,7 @@ def test_what_is_not_json_is_refused(tmp_path, text):
         ({"a": {}}, {"a": [int]}, "a is {}, not a list"),
         ({"a": {"x": None}}, {"a": {str: str}}, r"a\.x is None, not text"),
         ({"a": 0}, {"a": None}, "a is 0, not null"),
+        ({"a": "x", "b": "y"}, {"a": str, str: int}, "b is 'y', not a whole number"),
         ([], {"a": int}, r"its content is \[\], not a mapping"),
     ],
 )

@@ -42,7 +42,15 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 WIRING = "score_model.json"
 KIND = "network"
 #: What the wiring says.
-FED_AND_READ = {"predicts": set(get_args(Quantity)), "coordinates": set(get_args(Coordinates)), "times": {str: (str, float)}}
+FED_AND_READ = {
+    "predicts": set(get_args(Quantity)),
+    "coordinates": set(get_args(Coordinates)),
+    "times": {"name": str, str: (str, float)},
+}
+    "predicts": set(get_args(Quantity)),
+    "coordinates": set(get_args(Coordinates)),
+    "times": {"name": str, str: (str, float)},
+}
 RESTORE = "restore it or run --mode=train"
 RECORD = (
     "restore it, or write the folder anew with save_unet(net, directory, wiring), which records how the network is fed and read"

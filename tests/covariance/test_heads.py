@@ -519,7 +519,7 @@ def test_runner_trains_resumes_and_uses_heads(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="another training run"):
         train_head.run(config, whole)
     (whole / train_head.CHECKPOINT).write_bytes(b"no checkpoint")
-    with pytest.raises(ValueError, match="damaged"):
+    with pytest.raises(ValueError, match="delete it to train from the start"):
         train_head.run(config, whole)
 
 
