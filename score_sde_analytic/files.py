@@ -155,11 +155,13 @@ def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Ma
     tensors = serialise({name: np.asarray(array, order="C") for name, array in arrays.items()})
     start = 8 + int.from_bytes(tensors[:8], "little")
     listed = tensors[8:start].strip()[1:-1]
+    data = memoryview(tensors)[start:]
     said = json.dumps(json.dumps(metadata, allow_nan=False)).encode()
     rest = b'","json":' + said + (b"}," + listed if listed else b"}") + b"}"
     rest += b" " * (-(len(_HEAD) + _HEX + len(rest)) % 8)
     length = (len(_HEAD) + _HEX + len(rest)).to_bytes(8, "little")
-    write_bytes(path, _sealed(length + _HEAD, rest + tensors[start:]))
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        file.writelines((length, _HEAD, _seal(length, _HEAD, rest, data), rest, data))
 
 
 def load_arrays(
@@ -183,7 +185,8 @@ def load_arrays(
         found = deserialise(content)
         if content[8:start] != _HEAD:
             raise InputError(f"{path} is of another version or another programme, and cannot be vouched for; {cure}")
-        if _sealed(content[:start], content[start + _HEX :]) != content:
+        seal = content[start : start + _HEX]
+        if _seal(content[:start], memoryview(content)[start + _HEX :]) != seal:
             raise InputError(f"{path} is damaged: its contents are not those that were written; {cure}")
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         metadata = _parsed(header["__metadata__"]["json"])
@@ -197,11 +200,12 @@ def load_arrays(
     return found, metadata
 
 
-def _sealed(before: bytes, after: bytes) -> bytes:
-    """Both with the sha256 of both in between."""
-    sha = hashlib.sha256(before)
-    sha.update(after)
-    return b"".join((before, sha.hexdigest().encode(), after))
+def _seal(*parts: bytes | memoryview) -> bytes:
+    """The sha256 of all that surrounds it."""
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(part)
+    return sha.hexdigest().encode()
 
 
 def write_json(path: str | Path, kind: str, content: Mapping[str, Any]) -> None:

@@ -47,10 +47,6 @@ FED_AND_READ = {
     "coordinates": set(get_args(Coordinates)),
     "times": {"name": str, str: (str, float)},
 }
-    "predicts": set(get_args(Quantity)),
-    "coordinates": set(get_args(Coordinates)),
-    "times": {"name": str, str: (str, float)},
-}
 RESTORE = "restore it or run --mode=train"
 RECORD = (
     "restore it, or write the folder anew with save_unet(net, directory, wiring), which records how the network is fed and read"
