@@ -282,6 +282,8 @@ def differences(found: Mapping[str, Any], expected: Mapping[str, Any], prefix: s
         a, b = found.get(key), expected.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             lines += differences(a, b, f"{prefix}{key}.")
+        elif a is b is None and (key in found) != (key in expected):
+            lines.append(f"{prefix}{key}: {'the file' if key in found else 'what is expected'} alone has it")
         elif a != b:
             lines.append(f"{prefix}{key}: file has {a!r}, expected {b!r}")
     return lines

@@ -86,6 +86,8 @@ def test_differences_are_named():
         "f: file has None, expected 6",
     ]
     assert differences({"a": {}}, {"a": 1}) == ["a: file has {}, expected 1"]
+    assert differences({"a": None}, {}) == ["a: the file alone has it"]
+    assert differences({}, {"a": None}) == ["a: what is expected alone has it"]
 
 
 def test_matching_ignores_what_json_cannot_tell_apart():

@@ -43,15 +43,15 @@ _ANY = {
     "solver": str,
     "grid": str,
     "times": [float],
-    "status": {"ok", "failed"},
     "metrics": {str: {str: (float, None)}},
-    "calls": (float, None),
     "bits": object,
     "sheet": (str, None),
 }
 _FIXED = {"budget": int, "steps": int, "tolerance": None}
 _ADAPTIVE = {"budget": (int, None), "steps": (int, None), "tolerance": float}
-SHAPE = (_ANY | _FIXED, _ANY | _ADAPTIVE)
+_OK = {"status": {"ok"}, "calls": float}
+_FAILED = {"status": {"failed"}, "calls": (float, None)}
+SHAPE = tuple(_ANY | kind | end for kind in (_FIXED, _ADAPTIVE) for end in (_OK, _FAILED))
 #: An adaptive solver takes the ends of this grid as its interval.
 INTERVAL = GridName("log_snr")
 

@@ -29,6 +29,8 @@ from score_sde_analytic.models.times import LogSNR, Sigma
 from score_sde_analytic.process.gaussian import expand
 
 AGAIN = "restore it, or train the head again"
+#: Of KIND.json.
+SHAPE = {"settings": {"shape": [int], "features": int, "log_snr": [float]}, "weights": str, "network": dict}
 #: log(R / (1 - R)) of a head stays above min(lam, 0) - DEPTH.
 DEPTH = 16.0
 
@@ -282,7 +284,7 @@ def load_head(directory: str | Path, kind: str, model: ScoreModel) -> Head:
     for file in (weights, config):
         if not file.is_file():
             raise MissingFileError(f"no {file.name} in {directory}; check head.path, or run --mode=train_head to train heads")
-    found = read_json(config, kind, {"settings": dict, "weights": str, "network": dict}, AGAIN)
+    found = read_json(config, kind, SHAPE, AGAIN)
     try:
         tensors = read_tensors(read_bytes(weights, kind, AGAIN))
     except SafetensorError as error:

@@ -208,7 +208,7 @@ class NoiseCurve:
             FileNotFoundError, ValueError: missing, damaged or mismatched file; the message says what differs.
         """
         declared = {"log_snr": "float64 m", "y": "float64 m"}
-        arrays, metadata = load_arrays(path, "noise curve", declared, {"source": str, "fingerprint": dict})
+        arrays, metadata = load_arrays(path, "noise curve", declared, {"source": str, "fingerprint": {"model?": dict}})
         if model_fingerprint is not None:
             require_match(path, metadata["fingerprint"].get("model", {}), model_fingerprint)
         with reading(path):

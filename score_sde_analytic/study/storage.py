@@ -81,13 +81,17 @@ def load(folder: str | Path, model: ScoreModel, device: torch.device | str = "cp
     """
     source = Path(folder)
     arrays, metadata = load_arrays(source / FILE, KIND, shape=SHAPE)
-    require_arrays(arrays, _of_statistics(metadata), source / FILE)
     with reading(source / FILE):
+        require_arrays(arrays, _of_statistics(metadata), source / FILE)
         recorded = {name: _recorder(name, config, arrays) for name, config in metadata["recorded"].items()}
     file = moments_file(source, recorded)
-    moments = Moments.load(
-        file, {"model": model.fingerprint(), "data": metadata["statistics"]["digest"], "seed": metadata["seed"]}
-    )
+    expected = {
+        "model": model.fingerprint(),
+        "data": metadata["statistics"]["digest"],
+        "seed": metadata["seed"],
+        "observers": metadata["recorded"],
+    }
+    moments = Moments.load(file, expected)
     observed = load_arrays(file, MOMENTS)[0]
     with reading(file):
         for name, recorder in recorded.items():
