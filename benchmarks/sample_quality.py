@@ -99,7 +99,7 @@ def samples(experiment: Experiment, name: str, steps: int, count: int, batch: in
         "network": experiment.model.fingerprint(),
     }
     if path.exists():
-        arrays, metadata = load_arrays(path, "samples", ["samples"])
+        arrays, metadata = load_arrays(path, "samples", {"samples": "float32 ..."}, {"identity": dict, "calls": float})
         require_match(path, metadata["identity"], identity)
         return torch.from_numpy(arrays["samples"]), metadata["calls"]
     grid = experiment.study.grid(steps, "log_snr", variance)

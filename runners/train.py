@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from score_sde_analytic.models.model import digest_of
 from score_sde_analytic.models.network_training import NetworkRecipe, NetworkTrainer
 from score_sde_analytic.models.networks import save_unet
 from score_sde_analytic.models.training import Checkpoint, train
@@ -30,9 +29,9 @@ def run(config: ConfigDict, workdir: Path) -> list[Path]:
     trainer = NetworkTrainer(how, build.splits(config).train, config.seed, device)
     data = build.without(config.data, "directory")  # of this machine
     identity = {"train": build.without(config.train, "checkpoint_seconds"), "seed": config.seed, "data": data}
-    checkpoint = Checkpoint(workdir / "train_state.pt", identity, config.train.checkpoint_seconds)
+    checkpoint = Checkpoint(workdir / "train_state.safetensors", identity, config.train.checkpoint_seconds)
     train(trainer, checkpoint, device)
     net = trainer.network()
     facts = {"steps": trainer.step, "seed": config.seed, "train": config.train.to_dict(), "data": data}
-    save_unet(net, workdir / "network", how.wiring | {"recipe": facts, "fingerprint": digest_of(net)})
+    save_unet(net, workdir / "network", how.wiring | {"recipe": facts})
     return [workdir / "network", checkpoint.path]

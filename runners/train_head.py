@@ -24,7 +24,7 @@ from score_sde_analytic.study.names import choose
 from . import build
 from .experiment import Experiment
 
-CHECKPOINT = "head_state.pt"
+CHECKPOINT = "head_state.safetensors"
 #: Settings that training does not depend on.
 AFTERWARDS = ("calibrate", "calibrate_knots", "held_out_draws")
 #: Steps of the chain, even in log-SNR, whose held-out bits are reported.

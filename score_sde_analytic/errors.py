@@ -27,6 +27,10 @@ class MissingFileError(UserError, FileNotFoundError):
     """A file that is not where it was looked for."""
 
 
+class WriteError(UserError, OSError):
+    """A file that cannot be written: no room, no permission, no such place."""
+
+
 class MissingExtraError(UserError, ImportError):
     """A package of an optional extra that is not installed."""
 

@@ -21,7 +21,7 @@ from score_sde_analytic.compare.likelihoods import Likelihoods
 from score_sde_analytic.compare.registry import Bits, Options, SolverName, cost, steps_within
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import RunError
-from score_sde_analytic.files import finite, load_arrays, save_arrays, write_text
+from score_sde_analytic.files import finite, load_arrays, read_json, save_arrays, write_json
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.report import comparison
@@ -37,8 +37,21 @@ BARE = 7
 KEPT = ("value", "stderr", "low", "high")
 #: Fields of a cell that differ between runs.
 TIMINGS = ("seconds_per_sample", "ratio_to_bare")
+KIND = "cell"
 #: What a finished cell holds at least.
-FIELDS = {"solver", "grid", "status", "metrics", "calls"}
+_ANY = {
+    "solver": str,
+    "grid": str,
+    "times": [float],
+    "metrics": {str: {str: (float, None)}},
+    "bits": object,
+    "sheet": (str, None),
+}
+_FIXED = {"budget": int, "steps": int, "tolerance": None}
+_ADAPTIVE = {"budget": (int, None), "steps": (int, None), "tolerance": float}
+_OK = {"status": {"ok"}, "calls": float}
+_FAILED = {"status": {"failed"}, "calls": (float, None)}
+SHAPE = tuple(_ANY | kind | end for kind in (_FIXED, _ADAPTIVE) for end in (_OK, _FAILED))
 #: An adaptive solver takes the ends of this grid as its interval.
 INTERVAL = GridName("log_snr")
 
@@ -143,18 +156,18 @@ class Bench:
             failed = error
             content = _failure(error) | base
         if not isinstance(failed, PASSING) and "-failed" not in path.name:
-            write_text(path, json.dumps(content, indent=1) + "\n")
+            write_json(path, KIND, content)
         return content
 
     def _kept(self, path: Path) -> dict[str, Any] | None:
         """A cell that was finished before, if its files are whole."""
         try:
-            content = json.loads(path.read_text())
+            content = read_json(path, KIND, SHAPE)
             if content["sheet"] is not None:
                 load_arrays(path.with_suffix(".safetensors"), "samples")
                 plt.imread(self.folder.parent / content["sheet"])
-            return content if set(content) >= FIELDS else None
-        except (OSError, ValueError, KeyError, TypeError, SyntaxError):
+            return content
+        except Exception:  # whatever a damaged picture makes its reader raise
             return None
 
     def planned(self, job: Job) -> tuple[Sampler[Any], Grid]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
+from score_sde_analytic.declared import reading
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
 from score_sde_analytic.measure import bases
@@ -37,6 +38,16 @@ from score_sde_analytic.process.kernel import Kernel
 from score_sde_analytic.process.level import Level
 
 KIND = "diagonal covariance"
+ARRAYS = {
+    "log_snr": "float64 m",
+    "y": "float64 m bins labels",
+    "quantiles": "float64 m edges",
+    "sizes": "float64|int64 labels",
+    "mass?": "float64 m bins shared",
+    "correction?": "float64 steps replicates m",
+}
+#: Of the metadata.
+SHAPE = {"smooth": bool, "basis": {"name": str}, "statistic": ({"name": str}, None), "model": dict}
 
 
 class _Plan:
@@ -195,17 +206,17 @@ class Diagonal(Covariance):
         Raises:
             FileNotFoundError, ValueError: missing, damaged or mismatched file; the message says what differs.
         """
-        arrays, metadata = load_arrays(path, KIND, ("log_snr", "y", "quantiles", "sizes"))
+        arrays, metadata = load_arrays(path, KIND, ARRAYS, SHAPE)
         if model_fingerprint is not None:
             require_match(path, metadata["model"], model_fingerprint)
         of_basis = {name.removeprefix("basis."): values for name, values in arrays.items() if name.startswith("basis.")}
         log_snr, y, quantiles, sizes = (arrays[name] for name in ("log_snr", "y", "quantiles", "sizes"))
-        mass = np.broadcast_to(arrays["mass"], y.shape).copy() if "mass" in arrays else None
-        spectrum = Spectrum(log_snr, y, quantiles, sizes, metadata["smooth"], mass)
         described = metadata["statistic"]
-        return cls(
-            spectrum,
-            bases.from_config(metadata["basis"], of_basis, basis),
-            None if described is None else conditioning.from_config(described, statistic),
-            Correction(log_snr, arrays["correction"]) if "correction" in arrays else None,
-        )
+        with reading(path):
+            mass = np.broadcast_to(arrays["mass"], y.shape).copy() if "mass" in arrays else None
+            return cls(
+                Spectrum(log_snr, y, quantiles, sizes, metadata["smooth"], mass),
+                bases.from_config(metadata["basis"], of_basis, basis),
+                None if described is None else conditioning.from_config(described, statistic),
+                Correction(log_snr, arrays["correction"]) if "correction" in arrays else None,
+            )

@@ -20,12 +20,17 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
+from score_sde_analytic.declared import reading
 from score_sde_analytic.errors import InputError, MissingFileError
-from score_sde_analytic.files import atomic, differences, write_text
-from score_sde_analytic.models.model import Prediction, ScoreModel, digest_of
+from score_sde_analytic.files import differences, read_bytes, read_json, write_bytes, write_json
+from score_sde_analytic.models.identity import digest_of
+from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.models.times import LogSNR, Sigma
 from score_sde_analytic.process.gaussian import expand
 
+AGAIN = "restore it, or train the head again"
+#: Of KIND.json.
+SHAPE = {"settings": {"shape": [int], "features": int, "log_snr": [float]}, "weights": str, "network": dict}
 #: log(R / (1 - R)) of a head stays above min(lam, 0) - DEPTH.
 DEPTH = 16.0
 
@@ -178,9 +183,8 @@ class Head(nn.Module, ABC):
         """Write DIRECTORY/KIND.safetensors and KIND.json; each file appears whole."""
         weights, config = (Path(directory) / f"{self.kind}.{suffix}" for suffix in ("safetensors", "json"))
         payload = serialise({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()})
-        with atomic(weights) as temporary:
-            temporary.write_bytes(payload)
-        write_text(config, json.dumps(self.fingerprint() | {"recipe": dict(recipe or {})}, indent=2) + "\n")
+        write_bytes(weights, payload)
+        write_json(config, self.kind, self.fingerprint() | {"recipe": dict(recipe or {})})
         return [weights, config]
 
 
@@ -280,16 +284,16 @@ def load_head(directory: str | Path, kind: str, model: ScoreModel) -> Head:
     for file in (weights, config):
         if not file.is_file():
             raise MissingFileError(f"no {file.name} in {directory}; check head.path, or run --mode=train_head to train heads")
+    found = read_json(config, kind, SHAPE, AGAIN)
     try:
-        found = json.loads(config.read_text())
-        tensors = read_tensors(weights.read_bytes())
+        tensors = read_tensors(read_bytes(weights, kind, AGAIN))
+    except SafetensorError as error:
+        raise InputError(f"{weights} is truncated or not a safetensors file ({error}); {AGAIN}") from error
+    with reading(weights, AGAIN):
         head = HEADS[kind](found["settings"], found["network"])
         head.set_calibration(tensors["knots"], tensors["shift"])
         head.load_state_dict(tensors)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"cannot read the {kind} head in {directory} ({reason}); restore it or train it again") from error
-    if digest_of(head) != found.get("weights"):
+    if digest_of(head) != found["weights"]:
         raise InputError(f"{weights} and {config.name} do not belong together; restore them or train the head again")
     lines = differences(found["network"], json.loads(json.dumps(identity_of(model))))
     if lines:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from collections.abc import Sequence
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,6 +22,8 @@ from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.extras import optional
 
 Part = Literal["train", "validation", "test"]
+#: Bytes that are read at once.
+CHUNK = 1 << 20
 
 
 def split(x: Shaped[Tensor, " n *dims"], sizes: Sequence[int], seed: int) -> list[Shaped[Tensor, " _ *dims"]]:
@@ -116,16 +120,12 @@ def read_idx_images(path: str | Path) -> Int64[np.ndarray, "n 1 h w"]:
 
     Raises:
         MissingFileError: no such file.
-        InputError: not an IDX image file, or truncated.
+        InputError: not an IDX image file, or one that holds less or more than it declares.
     """
     file = Path(path)
-    content = _idx_content(file)
-    magic, count, height, width = _idx_header(file, content, 4)
-    if magic != 0x803:
-        raise InputError(f"{file} is not an IDX image file (magic {magic:#x}, expected 0x803)")
-    if len(content) != 16 + count * height * width:
-        raise InputError(f"{file} is truncated: {len(content) - 16} bytes for {count} images of {height}x{width}")
-    return np.frombuffer(content, np.uint8, offset=16).astype(np.int64).reshape(count, 1, height, width)
+    (count, height, width), content = _idx(file, 0x803, "image")
+    _require_size(file, content, count * height * width, f"{count} images of {height}x{width}")
+    return np.frombuffer(content, np.uint8).astype(np.int64).reshape(count, 1, height, width)
 
 
 def digit_labels() -> Int64[np.ndarray, " 1797"]:
@@ -146,30 +146,39 @@ def read_idx_labels(path: str | Path) -> Int64[np.ndarray, " n"]:
 
     Raises:
         MissingFileError: no such file.
-        InputError: not an IDX label file, or truncated.
+        InputError: not an IDX label file, or one that holds less or more than it declares.
     """
-    content = _idx_content(Path(path))
-    magic, count = _idx_header(Path(path), content, 2)
-    if magic != 0x801:
-        raise InputError(f"{path} is not an IDX label file (magic {magic:#x}, expected 0x801)")
-    if len(content) != 8 + count:
-        raise InputError(f"{path} is truncated: {len(content) - 8} bytes for {count} labels")
-    return np.frombuffer(content, np.uint8, offset=8).astype(np.int64)
+    (count,), content = _idx(Path(path), 0x801, "label")
+    _require_size(Path(path), content, count, f"{count} labels")
+    return np.frombuffer(content, np.uint8).astype(np.int64)
 
 
-def _idx_content(file: Path) -> bytes:
-    """The bytes of an IDX file, unpacked."""
+def _idx(file: Path, magic: int, kind: str) -> tuple[tuple[int, ...], bytes]:
+    """The sizes that an IDX file declares, and as much of the rest as they need, or one byte more."""
     if not file.is_file():
         raise MissingFileError(f"no IDX file at {file}; set data.directory to the folder that holds it")
     try:
-        return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+            (found,) = struct.unpack(">I", stream.read(4))
+            if found != magic:
+                raise InputError(f"{file} is not an IDX {kind} file (magic {found:#x}, expected {magic:#x})")
+            axes = magic & 0xFF
+            sizes = struct.unpack(f">{axes}I", stream.read(4 * axes))
+            return sizes, _at_most(stream, math.prod(sizes) + 1)
+    except (OSError, EOFError, zlib.error, struct.error) as error:
         raise InputError(f"{file} is damaged ({error}); copy it again") from error
 
 
-def _idx_header(file: Path, content: bytes, words: int) -> tuple[int, ...]:
-    """The first big-endian 32-bit words."""
-    try:
-        return struct.unpack(f">{words}I", content[: 4 * words])
-    except struct.error as error:
-        raise InputError(f"{file} is damaged ({error}); copy it again") from error
+def _at_most(stream: BufferedIOBase, size: int) -> bytes:
+    """The next bytes; memory is taken for those that are there, whatever the size."""
+    content = bytearray()
+    while len(content) < size and (chunk := stream.read(min(CHUNK, size - len(content)))):
+        content += chunk
+    return bytes(content)
+
+
+def _require_size(file: Path, content: bytes, size: int, what: str) -> None:
+    if len(content) > size:
+        raise InputError(f"{file} is damaged: it goes on after {what}; copy it again")
+    if len(content) < size:
+        raise InputError(f"{file} is truncated: {len(content)} bytes for {what}; copy it again")

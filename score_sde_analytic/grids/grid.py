@@ -6,20 +6,25 @@ and the last step ends in data.
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 from numpy.typing import ArrayLike, NDArray
 
 from score_sde_analytic.arrays import Array
-from score_sde_analytic.errors import InputError, MissingFileError
-from score_sde_analytic.files import write_text
+from score_sde_analytic.declared import reading
+from score_sde_analytic.errors import InputError
+from score_sde_analytic.files import plain, read_json, write_json
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.schedule import Schedule
+
+#: Of a grid as JSON.
+SHAPE = {"times": [float], "objective": str, "cost": (float, None)}
 
 
 @dataclass(frozen=True)
@@ -60,9 +65,11 @@ class Grid:
 
     def save(self, path: str | Path) -> None:
         """Write as JSON."""
-        write_text(
-            path, json.dumps({"kind": "grid", **asdict(self), "cost": None if math.isnan(self.cost) else self.cost}) + "\n"
-        )
+        write_json(path, "grid", self.content())
+
+    def content(self) -> dict[str, Any]:
+        """The grid as JSON has it."""
+        return plain(asdict(self))
 
     @classmethod
     def load(cls, path: str | Path) -> Grid:
@@ -72,16 +79,13 @@ class Grid:
             MissingFileError: no such file.
             InputError: not a grid file.
         """
-        if not Path(path).is_file():
-            raise MissingFileError(f"no grid file at {path}")
-        try:
-            content = json.loads(Path(path).read_text())
-            if content["kind"] != "grid":
-                raise KeyError("kind")
-            cost = content["cost"]
-            return cls(tuple(content["times"]), content["objective"], math.nan if cost is None else cost)
-        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is not a grid file ({error!r}); write it with Grid.save") from error
+        return cls.of_content(read_json(path, "grid", SHAPE, "write it with Grid.save"), path)
+
+    @classmethod
+    def of_content(cls, content: Mapping[str, Any], path: str | Path) -> Grid:
+        """The grid of a `content` that was read from `path`."""
+        with reading(path, "write it with Grid.save"):
+            return cls(tuple(content["times"]), content["objective"], math.nan if content["cost"] is None else content["cost"])
 
 
 def _steps(steps: int) -> int:

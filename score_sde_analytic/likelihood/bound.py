@@ -22,6 +22,11 @@ from score_sde_analytic.uncertainty import Estimate
 
 BITS = 1.0 / math.log(2.0)
 KIND = "bound"
+AGAIN = "delete it and evaluate again"
+ARRAYS = {"terms": "float64 n columns", "indices": "int64 n"}
+COUNT = range(1 << 63)
+#: Of the metadata.
+SHAPE = {"columns": [str], "dim": COUNT, "evaluations": COUNT, "vector_products": COUNT, "identity": dict}
 
 
 class BitsPerDim:
@@ -152,14 +157,13 @@ class Bound(BitsPerDim):
         """
         if Path(path).is_dir():
             raise InputError(f"{path} is a folder; give a file name, such as {Path(path) / 'bound.safetensors'}")
-        arrays, metadata = load_arrays(path, KIND, ("terms", "indices"))
+        arrays, metadata = load_arrays(path, KIND, ARRAYS, SHAPE, AGAIN)
         if identity is not None:
-            require_match(path, metadata.get("identity", {}), identity)
+            require_match(path, metadata["identity"], identity)
         names = ("dim", "evaluations", "vector_products", "identity")
-        terms, indices, columns = arrays["terms"], arrays["indices"], tuple(metadata.get("columns", ()))
-        whole = not set(names) - set(metadata) and terms.shape == (len(indices), len(columns)) and np.isfinite(terms).all()
-        if not whole or len(np.unique(indices)) != len(indices) or (indices < 0).any():
-            raise InputError(f"{path} is inconsistent: it was changed or is of another version; delete it and evaluate again")
+        terms, indices, columns = arrays["terms"], arrays["indices"], tuple(metadata["columns"])
+        if terms.shape[1] != len(columns) or len(np.unique(indices)) != len(indices) or (indices < 0).any():
+            raise InputError(f"{path} is inconsistent: it was changed or is of another version; {AGAIN}")
         return cls(columns, terms, indices, *(metadata[name] for name in names))
 
     @classmethod

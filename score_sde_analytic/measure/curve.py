@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array, as_array, like
 from score_sde_analytic.data.ranges import DataRange, DataStatistics
+from score_sde_analytic.declared import reading
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
 from score_sde_analytic.measure.interpolant import Interpolant, contradicted, nondecreasing, residual_of, y_of
@@ -238,10 +239,12 @@ class NoiseCurve:
         Raises:
             FileNotFoundError, ValueError: missing, damaged or mismatched file; the message says what differs.
         """
-        arrays, metadata = load_arrays(path, "noise curve", ("log_snr", "y"))
+        declared = {"log_snr": "float64 m", "y": "float64 m"}
+        arrays, metadata = load_arrays(path, "noise curve", declared, {"source": str, "fingerprint": {"model?": dict}})
         if model_fingerprint is not None:
             require_match(path, metadata["fingerprint"].get("model", {}), model_fingerprint)
-        return cls(arrays["log_snr"], arrays["y"], metadata["source"], metadata["fingerprint"])
+        with reading(path):
+            return cls(arrays["log_snr"], arrays["y"], metadata["source"], metadata["fingerprint"])
 
 
 def _cure(source: str, residual: Array, stderr: Array) -> str:

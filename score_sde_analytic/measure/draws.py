@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Float16, Float64, Int64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.declared import require_arrays
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.basis import Basis, Pixel, PixelChannel
 from score_sde_analytic.measure.statistics import Statistic, checked
@@ -132,7 +133,16 @@ class Recorder:
         return joined | {"sizes": self._sizes}
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Go on from saved arrays."""
+        """Go on from saved arrays.
+
+        Raises:
+            InputError: they are not what this recorder keeps.
+        """
+        declared = {"sizes": "int64 labels", "knot?": "int64 n", "example?": "int64 n", "rms?": "float16 n labels"}
+        declared |= {f"phi.{name}?": "float32 n _" for name in self.statistics}
+        require_arrays(arrays, declared, "the record")
+        if set(arrays) not in ({"sizes"}, {name.rstrip("?") for name in declared}):
+            raise InputError("the record lacks a part of its draws; delete the file of the pass and measure again")
         self._parts = {name: [values] for name, values in arrays.items() if name != "sizes"}
         self._sizes = np.asarray(arrays["sizes"])
 

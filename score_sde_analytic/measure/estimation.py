@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.ranges import Data, DataRange, DataStatistics, as_dataset, batches
+from score_sde_analytic.declared import reading
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.files import load_arrays
 from score_sde_analytic.measure.between import knots_in_doubt
@@ -229,7 +230,8 @@ class _Pass:
         moments = Moments.load(path, self.identity)
         arrays = load_arrays(path, KIND)[0]
         for name, observer in self.observers.items():
-            observer.restore({k.removeprefix(f"{name}/"): v for k, v in arrays.items() if k.startswith(f"{name}/")})
+            with reading(path):
+                observer.restore({k.removeprefix(f"{name}/"): v for k, v in arrays.items() if k.startswith(f"{name}/")})
         added = np.argsort(moments.order)
         self._place(moments.log_snr[added])
         for name, axis in SUMS.items():

@@ -27,10 +27,34 @@ from jaxtyping import Bool, Float64
 from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
 
 KIND = "moments"
-STORED = ("log_snr", "counts", "sums", "products", "decoder_sums")
+STORED = {
+    "log_snr": "float64 m",
+    "counts": "float64 g m",
+    "sums": "float64 g m 6",
+    "products": "float64 m 6 6",
+    "decoder_sums": "float64 g m r",
+}
+COUNT = range(1 << 63)
+#: Of the metadata.
+SHAPE = {
+    "fingerprint": {
+        "model": dict,
+        "data": str,
+        "examples": str,
+        "data_variance": float,
+        "seed": int,
+        "groups": COUNT,
+        "decoder": ([(float, None)], None),
+        "knots": [float],
+        "settings": {"tolerance": float, "min_draws": COUNT, "max_draws": COUNT, "batch_size": COUNT, "most_knots": COUNT},
+        "observers": {str: dict},
+    },
+    "state": {"round": COUNT, "knot": COUNT, "active": [COUNT], "order": [COUNT]},
+}
 OUTCOMES = {"noise_power": 0, "cross": 1, "residual": 2}
 #: Decoder standard deviations in units of `decoder_scale`.
 DECODER_RATIOS = 2.0 ** np.arange(-5.0, 1.01, 0.5)
@@ -238,10 +262,13 @@ class Moments:
         Raises:
             FileNotFoundError, ValueError: missing, damaged or mismatched file; the message says what differs.
         """
-        arrays, metadata = load_arrays(path, KIND, STORED)
+        arrays, metadata = load_arrays(path, KIND, STORED, SHAPE)
         found = metadata["fingerprint"]
         if expected is not None:
             require_match(path, {k: found.get(k) for k in expected}, expected)
+        knots = len(arrays["log_snr"])
+        if max(metadata["state"]["active"], default=0) >= knots or sorted(metadata["state"]["order"]) != list(range(knots)):
+            raise InputError(f"{path} goes on with knots that it has not; delete it and measure again")
         return cls(**{name: arrays[name] for name in STORED}, fingerprint=found, state=metadata["state"])
 
 

@@ -8,7 +8,6 @@ tables, which is that of Inception-v3.
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,12 +17,21 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from score_sde_analytic.declared import reading
 from score_sde_analytic.errors import InputError, MissingFileError
-from score_sde_analytic.files import load_arrays, save_arrays, write_text
+from score_sde_analytic.files import load_arrays, read_json, save_arrays, write_json
 from score_sde_analytic.metrics.features import Features
-from score_sde_analytic.models.model import digest_of
+from score_sde_analytic.models.identity import digest_of
 
 ASSETS = Path(__file__).parents[1] / "assets"
+KIND = "classifier"
+AGAIN = "restore it, or run --mode=train_classifier again"
+SIZE = range(1, 1 << 16)
+#: Of config.json.
+SHAPE = {
+    "network": {"in_channels": SIZE, "size": SIZE, "classes": SIZE, "channels": [SIZE], "features": SIZE, "dropout": float},
+    "fingerprint": str,
+}
 
 
 class Classifier(nn.Module):
@@ -93,9 +101,9 @@ def save_classifier(net: Classifier, directory: str | Path, record: Mapping[str,
     """Write weights (classifier.safetensors) and, as config.json, the settings with what is on record of the training."""
     folder = Path(directory)
     arrays = {name: value.detach().cpu().numpy() for name, value in net.state_dict().items()}
-    save_arrays(folder / "classifier.safetensors", arrays, {"kind": "classifier"})
+    save_arrays(folder / "classifier.safetensors", arrays, {"kind": KIND})
     config = {"network": net.settings, "fingerprint": digest_of(net), **record}
-    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    write_json(folder / "config.json", KIND, config)
 
 
 def load_classifier(directory: str | Path) -> tuple[Classifier, dict[str, Any]]:
@@ -109,13 +117,11 @@ def load_classifier(directory: str | Path) -> tuple[Classifier, dict[str, Any]]:
     for name in ("config.json", "classifier.safetensors"):
         if not (folder / name).is_file():
             raise MissingFileError(f"no {name} in {folder}; check the path, or run --mode=train_classifier to make one")
-    arrays, _ = load_arrays(folder / "classifier.safetensors", "classifier")
-    try:
-        config = json.loads((folder / "config.json").read_text())
+    arrays, _ = load_arrays(folder / "classifier.safetensors", KIND, cure=AGAIN)
+    config = read_json(folder / "config.json", KIND, SHAPE, AGAIN)
+    with reading(folder, AGAIN):
         net = Classifier(**config["network"])
         net.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"cannot read the classifier in {folder}: {error}; run --mode=train_classifier again") from error
     if digest_of(net) != config.get("fingerprint"):
         raise InputError(f"weights and config.json in {folder} are of different classifiers; restore both or train again")
     return net.eval(), config

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from score_sde_analytic.data.ranges import Data, DataRange, as_dataset, batches
+from score_sde_analytic.declared import UNFIT
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.measure.basis import Basis
-from score_sde_analytic.models.model import digest_of
+from score_sde_analytic.models.identity import digest_of
 
 
 class Features(ABC):
@@ -121,8 +122,8 @@ class ModuleFeatures(Features):
             raise MissingFileError(f"no TorchScript file at {file}; save a network there with torch.jit.save")
         try:
             module = torch.jit.load(str(file), map_location="cpu")
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
+        except (*UNFIT, OSError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"{file} is damaged or not a TorchScript file ({reason}); write it with torch.jit.save") from error
         return cls(module, name or file.stem, **settings)
 

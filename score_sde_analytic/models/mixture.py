@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from score_sde_analytic.data.ranges import DataStatistics
 from score_sde_analytic.errors import InputError
-from score_sde_analytic.models.model import ScoreModel, digest_of
+from score_sde_analytic.models.identity import digest_of
+from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.times import LogSNR
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.schedule import Schedule

@@ -7,7 +7,6 @@ Knowing x_t, each of eps, x_0, v and score determines the others, so a network t
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from score_sde_analytic.errors import InputError, RunError
+from score_sde_analytic.models.identity import digest_of
 from score_sde_analytic.models.receipt import Receipt, charge, metered, show, watched
 from score_sde_analytic.models.times import Continuous, Number, Times
 from score_sde_analytic.process.gaussian import axpy, expand
@@ -264,7 +264,7 @@ class ScoreModel:
         if network is None:
             if not isinstance(self.net, nn.Module):
                 raise InputError("a network that is not an nn.Module has no weights to identify it: pass fingerprint='...'")
-            network = digest_of(self.net)  # anew each time: weights may have changed
+            network = digest_of(self.net)  # each time: weights may have changed
         return {
             "network": network,
             "schedule": self.schedule.config(),
@@ -273,31 +273,3 @@ class ScoreModel:
             "coordinates": self.coordinates,
             "clamp": None if self.clamp is None else list(self.clamp),
         }
-
-
-class Wrapper(nn.Module):
-    """A network whose answers are read in another way; its identity is that of the network.
-
-    Attributes:
-        wrapped: the network.
-    """
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.wrapped = net
-        self.train(net.training)
-
-
-def digest_of(net: nn.Module) -> str:
-    """sha256 of names, dtypes, shapes and bytes of all parameters and buffers; wrappers do not count.
-
-    >>> digest_of(mixture) == digest_of(Wrapper(mixture))
-    True
-    """
-    while isinstance(net, Wrapper):
-        net = net.wrapped
-    sha = hashlib.sha256()
-    for name, value in sorted(net.state_dict().items()):
-        sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()[:16]

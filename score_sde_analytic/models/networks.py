@@ -1,7 +1,8 @@
 """Image networks: diffusers' `UNet2DModel`, built from plain settings and stored as diffusers stores it.
 
 A network directory holds config.json and diffusion_pytorch_model.safetensors, plus `score_model.json`, which says how
-the network is fed and read (predicts, times, coordinates) and how it was trained.
+the network is fed and read (predicts, times, coordinates), how it was trained, and which network it is: `load_unet` takes no
+other weights and no other config.
 
 Wrappers let a network return more than its prediction: `WithFeatures` the features it read it from, `LearnedRange` the variance
 channels of improved DDPM.
@@ -9,24 +10,48 @@ channels of improved DDPM.
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from jaxtyping import Float, Shaped
+from safetensors import SafetensorError
+from safetensors.torch import load as deserialise
+from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
+from score_sde_analytic.declared import reading, require_shape
 from score_sde_analytic.errors import InputError, MissingFileError, RunError
 from score_sde_analytic.extras import optional
-from score_sde_analytic.files import write_text
-from score_sde_analytic.models.model import Wrapper
+from score_sde_analytic.files import read_bytes, read_json, read_plain_json, write_bytes, write_json, write_text
+from score_sde_analytic.models.identity import (
+    Wrapper,
+    design,
+    digest_of,
+    network_digest,
+    plain_names,
+    unwrapped,
+    weights_digest,
+)
+from score_sde_analytic.models.model import Coordinates, Quantity
 
+CONFIG = "config.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 WIRING = "score_model.json"
+KIND = "network"
+#: What the wiring says.
+FED_AND_READ = {
+    "predicts": set(get_args(Quantity)),
+    "coordinates": set(get_args(Coordinates)),
+    "times": {"name": str, str: (str, float)},
+}
+RESTORE = "restore it or run --mode=train"
+RECORD = (
+    "restore it, or write the folder anew with save_unet(net, directory, wiring), which records how the network is fed and read"
+    " (predicts, coordinates, times) and which it is"
+)
 
 
 def build_unet(settings: Mapping[str, Any]) -> nn.Module:
@@ -39,15 +64,21 @@ def build_unet(settings: Mapping[str, Any]) -> nn.Module:
 
 
 def save_unet(net: nn.Module, directory: str | Path, wiring: Mapping[str, Any]) -> None:
-    """Write the network as safetensors with its config and wiring; each file appears whole."""
+    """Write the network as safetensors with its config and wiring, which records its identity; each file appears whole.
+
+    Raises:
+        InputError: the network is none of diffusers', or the wiring does not say how it is fed and read.
+        WriteError: a file cannot be written.
+    """
     folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        net.save_pretrained(temporary)  # type: ignore[operator]
-        for file in Path(temporary).iterdir():
-            file.chmod(0o644)
-            os.replace(file, folder / file.name)
-    write_text(folder / WIRING, json.dumps(dict(wiring), indent=2) + "\n")
+    inner: Any = unwrapped(net)
+    if not hasattr(inner, "to_json_string"):
+        raise InputError(f"save_unet writes networks of diffusers, not {type(inner).__name__}; build one with build_unet")
+    require_shape(dict(wiring), FED_AND_READ, "the wiring", "say how the network is fed and read")
+    tensors = {name: value.detach().cpu().contiguous() for name, value in plain_names(inner.state_dict()).items()}
+    write_bytes(folder / WEIGHTS, serialise(tensors, metadata={"format": "pt"}))
+    write_text(folder / CONFIG, inner.to_json_string())
+    write_json(folder / WIRING, KIND, {**wiring, "fingerprint": digest_of(inner)})
 
 
 def load_unet(directory: str | Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -55,21 +86,33 @@ def load_unet(directory: str | Path) -> tuple[nn.Module, dict[str, Any]]:
 
     Raises:
         MissingFileError: the directory or a file of it is missing.
-        InputError: a file is damaged.
+        InputError: a file is damaged, or the network is not the one whose identity was recorded.
     """
     folder = Path(directory)
-    for name in ("config.json", "diffusion_pytorch_model.safetensors", WIRING):
+    for name in (CONFIG, WEIGHTS, WIRING):
         if not (folder / name).is_file():
             raise MissingFileError(f"no {name} in {folder}; check network.path, or run --mode=train to make a network")
-    try:
-        net = _unet_class().from_pretrained(str(folder), use_safetensors=True, low_cpu_mem_usage=False)
-        wiring = json.loads((folder / WIRING).read_text())
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"cannot read the network in {folder}: {error}; restore it or run --mode=train") from error
-    missing = {"predicts", "coordinates", "times"} - set(wiring)
-    if missing:
-        raise InputError(f"{folder / WIRING} lacks {', '.join(sorted(missing))}: it must say how the network is fed and read")
+    wiring = read_json(folder / WIRING, KIND, FED_AND_READ | {"fingerprint": str}, RECORD)
+    settings = read_plain_json(folder / CONFIG, "config", dict, RESTORE)
+    tensors = _tensors(folder / WEIGHTS)
+    kind = _unet_class()
+    found = network_digest(design(kind, settings), weights_digest(tensors))
+    if found != wiring["fingerprint"]:
+        raise InputError(
+            f"{CONFIG} and {WEIGHTS} in {folder} make the network {found}, but {WIRING} records {wiring['fingerprint']}:"
+            f" a file was damaged or exchanged; {RESTORE}"
+        )
+    with reading(folder, RESTORE):
+        net = kind.from_config(settings)
+        net.load_state_dict(tensors, assign=True)  # in the dtypes of the file
     return net.eval(), wiring
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return plain_names(deserialise(read_bytes(path, "weights", RESTORE)))
+    except SafetensorError as error:
+        raise InputError(f"{path} is truncated or not a safetensors file ({error}); {RESTORE}") from error
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,25 @@ Every random number of a step is a function of (seed, step), so an interrupted r
 from __future__ import annotations
 
 import math
-import pickle
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from score_sde_analytic.declared import reading, require_arrays
 from score_sde_analytic.errors import InputError, RunError
-from score_sde_analytic.files import atomic, differences
+from score_sde_analytic.files import differences, load_arrays, plain, save_arrays
+
+KIND = "training state"
+AFRESH = "delete it to train from the start"
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
@@ -92,8 +97,9 @@ class Checkpoint:
 
     def write(self, state: Mapping[str, Any]) -> None:
         """Keep a state, atomically."""
-        with atomic(self.path) as temporary:
-            torch.save(dict(state) | {"identity": dict(self.identity)}, temporary)
+        arrays: dict[str, np.ndarray] = {}
+        tree = _packed(state, arrays)
+        save_arrays(self.path, arrays, {"kind": KIND, "identity": plain(self.identity), "state": tree})
 
     def read(self, device: torch.device | str) -> dict[str, Any] | None:
         """The state that was kept; None where there is none.
@@ -103,22 +109,51 @@ class Checkpoint:
         """
         if not self.path.exists():
             return None
-        try:
-            state = torch.load(self.path, map_location=device, weights_only=True)
-        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{self.path} is damaged ({reason}); delete it to train from the start") from error
-        lines = differences(state["identity"], self.identity)
+        arrays, metadata = load_arrays(self.path, KIND, shape={"identity": dict, "state": dict}, cure=AFRESH)
+        lines = differences(metadata["identity"], plain(self.identity))
         if lines:
             raise InputError(f"{self.path} belongs to another training run ({'; '.join(lines)}); use another --workdir")
-        return state
+        with self.reading():
+            return dict(_unpacked(metadata["state"], arrays, device))
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Restoring what was read: what it raises names the file."""
+        return reading(self.path, AFRESH)
+
+
+def _packed(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """A tree of mappings, sequences, tensors and scalars as JSON; its tensors are put into `arrays`."""
+    if isinstance(value, Tensor):
+        name = str(len(arrays))
+        arrays[name] = value.detach().cpu().numpy()
+        return {"tensor": [name, " ".join(map(str, (arrays[name].dtype, *value.shape)))]}
+    if isinstance(value, Mapping):
+        return {"mapping": [[name, _packed(item, arrays)] for name, item in value.items()]}
+    if isinstance(value, list | tuple):
+        return {"list": [_packed(item, arrays) for item in value]}
+    return value
+
+
+def _unpacked(value: Any, arrays: Mapping[str, np.ndarray], device: torch.device | str) -> Any:
+    """What was packed; tuples are lists."""
+    if not isinstance(value, dict):
+        return value
+    [(kind, content)] = value.items()
+    if kind == "tensor":
+        name, declared = content
+        require_arrays(arrays, {name: declared}, "the state", AFRESH)
+        return torch.from_numpy(arrays[name]).to(device)
+    if kind == "mapping":
+        return {name: _unpacked(item, arrays, device) for name, item in content}
+    return [_unpacked(item, arrays, device) for item in content]
 
 
 def train(trainer: Trainer, checkpoint: Checkpoint, device: torch.device | str, title: str = "train") -> None:
     """Train to the end, from where the checkpoint stands."""
     state = checkpoint.read(device)
     if state is not None:
-        trainer.restore(state)
+        with checkpoint.reading():
+            trainer.restore(state)
     saved = time.monotonic()
     averages: dict[str, float] = {}
     with tqdm(total=trainer.steps, initial=trainer.step, desc=title, unit="step") as bar:

@@ -9,9 +9,9 @@ grids/*.json              the grids by dynamic programming that were asked for
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ import torch
 
 from score_sde_analytic.covariance.diagonal import Diagonal
 from score_sde_analytic.data.ranges import DataRange, DataStatistics
+from score_sde_analytic.declared import reading, require_arrays, shape_of
 from score_sde_analytic.errors import InputError
-from score_sde_analytic.files import load_arrays, save_arrays, write_text
+from score_sde_analytic.files import load_arrays, plain, read_json, save_arrays, write_json
+from score_sde_analytic.grids.grid import SHAPE as GRID
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.measure import bases, statistics
 from score_sde_analytic.measure.curve import NoiseCurve, Source
@@ -37,6 +39,19 @@ from score_sde_analytic.study.structures import moments_file
 KIND = "study"
 GRIDS = "grids of a study"
 FILE = "study.safetensors"
+COUNT = range(1 << 63)
+_SETTINGS = shape_of(Settings)
+#: Of the metadata; a shrinkage without end is null.
+SHAPE = {
+    "settings": _SETTINGS | {"structure": _SETTINGS["structure"] | {"shrinkage": [(float, None)]}},
+    "seed": int,
+    "shape": [COUNT],
+    "dtype": {"float16", "bfloat16", "float32", "float64"},
+    "data_range": ([(float, None)], None),
+    "statistics": {"count": COUNT, "second_moment": float, "digest": str},
+    "recorded": {str: {"basis": {"name": str}, "statistics": {str: {"name": str}}}},
+    "kept": {"covariances": [str], "best": (str, None), "grids": [str]},
+}
 
 
 def save(study: Record, curves: Mapping[Source, NoiseCurve], kept: Kept, folder: str | Path) -> list[Path]:
@@ -54,8 +69,7 @@ def save(study: Record, curves: Mapping[Source, NoiseCurve], kept: Kept, folder:
         covariance.save(written[-1], study.model.fingerprint())
     for name, grids in kept.grids.items():
         written.append(_grids_file(target, name))
-        content = {steps: asdict(grid) for steps, grid in grids.items()}
-        write_text(written[-1], json.dumps({"kind": GRIDS, "grids": content}) + "\n")
+        write_json(written[-1], GRIDS, {"grids": {steps: grid.content() for steps, grid in grids.items()}})
     return written
 
 
@@ -66,34 +80,52 @@ def load(folder: str | Path, model: ScoreModel, device: torch.device | str = "cp
         FileNotFoundError, ValueError: a missing or damaged file, or one of another model; the message says what differs.
     """
     source = Path(folder)
-    arrays, metadata = load_arrays(source / FILE, KIND)
-    recorded = {name: _recorder(name, config, arrays) for name, config in metadata["recorded"].items()}
+    arrays, metadata = load_arrays(source / FILE, KIND, shape=SHAPE)
+    with reading(source / FILE):
+        require_arrays(arrays, _of_statistics(metadata), source / FILE)
+        recorded = {name: _recorder(name, config, arrays) for name, config in metadata["recorded"].items()}
     file = moments_file(source, recorded)
-    moments = Moments.load(file, {"model": model.fingerprint()})
-    observed = load_arrays(file, MOMENTS)[0]
-    for name, recorder in recorded.items():
-        recorder.restore({key.removeprefix(f"{name}/"): a for key, a in observed.items() if key.startswith(f"{name}/")})
-    declared = metadata["data_range"]
-    return {
-        "model": model,
-        "moments": moments,
-        "statistics": _statistics(metadata["statistics"], arrays),
-        "data_range": None if declared is None else DataRange(*declared),
-        "shape": tuple(metadata["shape"]),
-        "recorders": recorded,
-        "settings": _settings(metadata["settings"]),
+    expected = {
+        "model": model.fingerprint(),
+        "data": metadata["statistics"]["digest"],
         "seed": metadata["seed"],
-        "device": device,
-        "dtype": getattr(torch, metadata["dtype"]),
-        "kept": _kept(metadata["kept"], source, model),
+        "observers": metadata["recorded"],
     }
+    moments = Moments.load(file, expected)
+    observed = load_arrays(file, MOMENTS)[0]
+    with reading(file):
+        for name, recorder in recorded.items():
+            recorder.restore({key.removeprefix(f"{name}/"): a for key, a in observed.items() if key.startswith(f"{name}/")})
+    declared = metadata["data_range"]
+    with reading(source / FILE):
+        return {
+            "model": model,
+            "moments": moments,
+            "statistics": _statistics(metadata["statistics"], arrays),
+            "data_range": None if declared is None else DataRange(*declared),
+            "shape": tuple(metadata["shape"]),
+            "recorders": recorded,
+            "settings": _settings(metadata["settings"]),
+            "seed": metadata["seed"],
+            "device": device,
+            "dtype": getattr(torch, metadata["dtype"]),
+            "kept": _kept(metadata["kept"], source, model),
+        }
+
+
+def _of_statistics(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """The arrays of a study besides those of bases."""
+    shape = metadata["shape"]
+    levels = "levels" if metadata["data_range"] is None else metadata["data_range"][-1]
+    mean = " ".join(["float64", *map(str, shape)])
+    return {"mean": mean, "eigenvalues?": f"float64 {math.prod(shape)}", "histogram?": f"float64 {levels}"}
 
 
 def _metadata(study: Record, kept: Kept) -> dict[str, Any]:
     declared = study.data_range
     return {
         "kind": KIND,
-        "settings": asdict(study.settings),
+        "settings": plain(asdict(study.settings)),
         "seed": study.seed,
         "shape": list(study.shape),
         "dtype": str(study.dtype).removeprefix("torch."),
@@ -133,6 +165,8 @@ def _settings(content: Mapping[str, Any]) -> Settings:
     """The settings as they were, lists being tuples again."""
     inner = {"knots": Knots, "structure": Structure, "search": Search}
     made = {name: cls(**_tuples(content[name])) for name, cls in inner.items()}
+    endless = tuple(math.inf if value is None else value for value in content["structure"]["shrinkage"])
+    made["structure"] = replace(made["structure"], shrinkage=endless)
     plain = {f.name: content[f.name] for f in fields(Settings) if f.name not in inner}
     return Settings(**_tuples(plain), **made)
 
@@ -158,12 +192,8 @@ def _grids_file(folder: Path, name: CovarianceName) -> Path:
 
 
 def _read_grids(path: Path) -> dict[int, Grid]:
-    try:
-        content = json.loads(path.read_text())
-        if content["kind"] != GRIDS:
-            raise KeyError("kind")
-        return {int(steps): Grid(**(grid | {"times": tuple(grid["times"])})) for steps, grid in content["grids"].items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} does not hold the grids of a study ({error!r}); delete it and save the study again"
-        ) from error
+    content = read_json(path, GRIDS, {"grids": {str: GRID}}, "delete it and save the study again")["grids"]
+    grids = {steps: Grid.of_content(grid, path) for steps, grid in content.items()}
+    if not grids or any(str(grid.steps) != steps for steps, grid in grids.items()):
+        raise InputError(f"{path} does not hold grids of the steps that it names; delete it and save the study again")
+    return {grid.steps: grid for grid in grids.values()}

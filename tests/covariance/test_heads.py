@@ -20,10 +20,12 @@ from score_sde_analytic.covariance.head_networks import HEADS, hats, load_head
 from score_sde_analytic.covariance.head_training import Draw, HeadTrainer, Recipe, _call, chain_nats, draw, new_head, score
 from score_sde_analytic.covariance.heads import Interpolated, LearnedDiagonal, covariance_of
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde
+from score_sde_analytic.files import read_json, write_json
 from score_sde_analytic.grids.grid import even_log_snr
 from score_sde_analytic.likelihood import Chain, bits_per_dim
+from score_sde_analytic.models.identity import digest_of
 from score_sde_analytic.models.mixture import GaussianMixture
-from score_sde_analytic.models.model import Prediction, ScoreModel, digest_of
+from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.models.networks import LearnedRange, WithFeatures
 from score_sde_analytic.models.times import LogSNR
 from score_sde_analytic.process.kernel import reverse_kernel
@@ -423,13 +425,17 @@ def test_files(model, heads, tmp_path):
     weights, config = (tmp_path / f"npr.{suffix}" for suffix in ("safetensors", "json"))
     whole, text = weights.read_bytes(), config.read_text()
     weights.write_bytes(whole[:-40])
-    with pytest.raises(ValueError, match="cannot read the npr head"):
+    with pytest.raises(ValueError, match=r"npr\.safetensors is truncated"):
         load_head(tmp_path, "npr", model)
     weights.write_bytes(whole)
     config.write_text(text[:-20])
-    with pytest.raises(ValueError, match="cannot read the npr head"):
+    with pytest.raises(ValueError, match=r"npr\.json is truncated"):
         load_head(tmp_path, "npr", model)
     config.write_text(json.dumps(json.loads(text) | {"weights": "0"}))
+    with pytest.raises(ValueError, match="changed by hand"):
+        load_head(tmp_path, "npr", model)
+    config.write_text(text)
+    write_json(config, "npr", read_json(config, "npr") | {"weights": "0"})
     with pytest.raises(ValueError, match="do not belong together"):
         load_head(tmp_path, "npr", model)
 
@@ -513,7 +519,7 @@ def test_runner_trains_resumes_and_uses_heads(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="another training run"):
         train_head.run(config, whole)
     (whole / train_head.CHECKPOINT).write_bytes(b"no checkpoint")
-    with pytest.raises(ValueError, match="damaged"):
+    with pytest.raises(ValueError, match="delete it to train from the start"):
         train_head.run(config, whole)
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, random_split
 
+from score_sde_analytic.data import sources
 from score_sde_analytic.data.ranges import DataRange, DataStatistics, as_dataset, batches
-from score_sde_analytic.data.sources import digits, part_mask, patches, photographs, read_idx_images, split
+from score_sde_analytic.data.sources import digits, part_mask, patches, photographs, read_idx_images, read_idx_labels, split
 
 PARTS = ("train", "validation", "test")
 
@@ -275,6 +276,26 @@ def test_damaged_idx_files_are_refused(tmp_path, name, damage, match):
     path.write_bytes(damage(idx(np.zeros((3, 4, 5)))))
     with pytest.raises(ValueError, match=match):
         read_idx_images(path)
+
+
+@pytest.mark.parametrize("name", ["f", "f.gz"])
+def test_an_idx_file_is_read_as_far_as_it_declares(tmp_path, name, monkeypatch):
+    """A small archive may unpack to gigabytes."""
+    read = []
+    monkeypatch.setattr(sources, "_at_most", lambda stream, size: read.append(size) or stream.read(size))
+    content = idx(np.zeros((3, 4, 5))) + bytes(1 << 22)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(ValueError, match="goes on after 3 images of 4x5"):
+        read_idx_images(tmp_path / name)
+    with pytest.raises(ValueError, match="not an IDX label file"):
+        read_idx_labels(tmp_path / name)
+    assert read == [61]
+
+
+def test_sizes_that_are_not_there_take_no_memory(tmp_path):
+    (tmp_path / "f").write_bytes(struct.pack(">IIII", 0x803, *(3 * [2**32 - 1])))
+    with pytest.raises(ValueError, match="truncated: 0 bytes"):
+        read_idx_images(tmp_path / "f")
 
 
 def test_absent_idx_file(tmp_path):

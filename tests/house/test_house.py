@@ -20,6 +20,7 @@ ORDER = [
     "extras",
     "arrays",
     "uncertainty",
+    "declared",
     "files",
     "data",
     "process",
