@@ -110,10 +110,9 @@ class Chain(Method):
             for name, nats in _at(model, batch, noise, levels[t], steps).items():
                 columns[name].append(nats)
             batch.progress.reached(visited / len(levels))
-        device = batch.x_0.device
         return {
             name: Terms(
-                torch.stack([column.to(device) for column in columns[name]], 1),
+                torch.stack([column.to(prior.device) for column in columns[name]], 1),
                 len(batch.x_0) * methods[name].calls + plan.evaluations,
                 plan.vector_products,
             )

@@ -18,11 +18,12 @@ from typing import Any, overload
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from score_sde_analytic.arrays import Array
-from score_sde_analytic.data.ranges import Data, DataRange, DataStatistics, as_dataset, batches
+from score_sde_analytic.arrays import Array, onto
+from score_sde_analytic.data.examples import Data, Examples, as_dataset
+from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.likelihood.bound import BITS, Bound
 from score_sde_analytic.likelihood.method import Batch, Method, Progress, Terms
@@ -81,7 +82,7 @@ def bits_per_dim(
     """
     single = isinstance(method, Method)
     methods = {"": method} if isinstance(method, Method) else dict(method)
-    examples = _Examples(as_dataset(data), data_range, draws, seed, batch_size, torch.device(device))
+    examples = _Examples(as_dataset(data, data_range), data_range, draws, seed, batch_size, torch.device(device))
     _require(methods, shard)
     files = dict.fromkeys(methods) if path is None else _files(Path(path), methods, single, shard)
     for each in methods.values():
@@ -132,7 +133,7 @@ def _file(path: Path, name: str, single: bool, shard: tuple[int, int]) -> Path:
 class _Examples:
     """The data of an evaluation and the key of their noise: what all of its methods share."""
 
-    dataset: Dataset[Any]
+    dataset: Examples
     data_range: DataRange | None
     draws: int
     seed: int
@@ -144,7 +145,7 @@ class _Examples:
             raise InputError(f"draws and batch_size must be at least 1, got {self.draws} and {self.rows}")
 
     def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
+        return len(self.dataset)
 
     def identity(self, digest: str, model: dict[str, Any] | None) -> dict[str, Any]:
         """Plain data that decide the result of any method."""
@@ -155,7 +156,7 @@ class _Examples:
 
     def repetitions(self, indices: Sequence[int], progress: Progress) -> Iterator[Batch]:
         """The same examples once per draw."""
-        x_0 = next(batches(self.dataset, indices, len(indices))).to(self.device)
+        x_0 = onto(self.dataset.take(indices), self.device)
         for r in range(self.draws):
             yield Batch(x_0, indices, r, self.seed, self.data_range, self.rows, progress.part(r, self.draws))
 

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from score_sde_analytic.arrays import Array
-from score_sde_analytic.data.ranges import DataRange, DataStatistics
+from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.likelihood.bound import BITS, Priced
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.moments import Moments

@@ -5,7 +5,6 @@ Examples are visited in seeded permutations; a round gives every unfinished knot
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,10 +16,12 @@ import torch
 from jaxtyping import Float, Int64
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from score_sde_analytic.data.ranges import Data, DataRange, DataStatistics, as_dataset, batches
+from score_sde_analytic.arrays import onto, wide
+from score_sde_analytic.data.examples import Data, Examples, as_dataset
+from score_sde_analytic.data.ranges import DataRange, check_examples
+from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.files import load_arrays
 from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, Moments, decoder_scale
@@ -126,7 +127,7 @@ def estimate(
     knots = np.sort(np.asarray(log_snr, dtype=np.float64).ravel())
     if len(knots) == 0 or np.any(np.diff(knots) <= 0):
         raise InputError("need at least one knot, all different")
-    dataset = as_dataset(data)
+    dataset = as_dataset(data, data_range)
     if statistics is None:
         statistics = DataStatistics.of(dataset, data_range)
     identity = {
@@ -158,7 +159,7 @@ class _Pass:
     def __init__(
         self,
         model: ScoreModel,
-        dataset: Dataset[Any],
+        dataset: Examples,
         statistics: DataStatistics,
         data_range: DataRange | None,
         identity: Mapping[str, Any],
@@ -256,13 +257,13 @@ class _Pass:
 
     def _visits(self, size: int) -> tuple[NDArray[np.int64], Tensor]:
         """Indices and examples of this round: consecutive places in an endless chain of seeded permutations."""
-        total = len(self.dataset)  # type: ignore[arg-type]
+        total = len(self.dataset)
         places = self.settings["batch_size"] * self.round + np.arange(size)
         epochs = {e: np.random.default_rng([self.identity["seed"], e]).permutation(total) for e in np.unique(places // total)}
         index = np.array([epochs[p // total][p % total] for p in places])
-        x_0 = next(batches(self.dataset, index.tolist(), size))
-        (self.data_range or DataRange(-math.inf, math.inf)).check(x_0)
-        return index, x_0.to(self.device)
+        x_0 = self.dataset.take(index)
+        check_examples(x_0) if self.data_range is None else self.data_range.check(x_0)
+        return index, onto(x_0, self.device)
 
     @torch.no_grad()
     def _draw(self, m: int, index: NDArray[np.int64], x_0: Tensor) -> None:
@@ -284,16 +285,18 @@ class _Pass:
 
     def _values(self, x_0: Tensor, eps: Tensor, eps_hat: Tensor) -> Tensor:
         """[Lambda, X, R, controls minus their means] per draw, (batch, 6) float64."""
-        centred = x_0.double() - self.statistics.mean.to(x_0.device)
+        error = mean_square(eps - eps_hat)
+        x_0, eps, eps_hat = (wide(x) for x in (x_0, eps, eps_hat))
+        centred = x_0 - self.statistics.mean.to(x_0)
         # For a finite data set the energy of x_0 has no known population mean; its control is switched off.
-        energy = mean_square(centred) - self.statistics.variance if self.statistics.count == 0 else torch.zeros(len(x_0))
+        energy = mean_square(centred) - self.statistics.variance if self.statistics.count == 0 else torch.zeros_like(error)
         columns = [
             mean_square(eps_hat),
-            (eps.double() * eps_hat.double()).flatten(1).mean(1),
-            mean_square(eps - eps_hat),
+            (eps * eps_hat).flatten(1).mean(1),
+            error,
             mean_square(eps) - 1.0,
-            (centred * eps.double()).flatten(1).mean(1),
-            energy.to(x_0.device),
+            (centred * eps).flatten(1).mean(1),
+            energy,
         ]
         values = torch.stack(columns, 1)
         if not torch.isfinite(values).all():

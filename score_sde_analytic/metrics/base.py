@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from score_sde_analytic.data.ranges import Data, as_dataset
+from score_sde_analytic.data.examples import Data, as_dataset
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.metrics.features import Features, extract
 from score_sde_analytic.metrics.measured import Measured, jackknife, without_groups
@@ -55,7 +55,7 @@ class Reference:
             InputError: no data, NaN, or features of a wrong shape.
         """
         values = extract(features, data, batch_size, device, "the reference", progress)
-        return cls(values, features, _example_shape(data))
+        return cls(values, features, as_dataset(data).shape)
 
     def once(self, key: Hashable, make: Callable[[Float64[Tensor, "n d"]], Any]) -> Any:
         """make(values), worked out the first time this key is asked for.
@@ -159,12 +159,6 @@ def require_features(x: Float[Tensor, " ..."], what: str) -> None:
         )
 
 
-def _example_shape(data: Data) -> tuple[int, ...]:
-    """Of the first example; items may be tensors or tuples that begin with one."""
-    first: Any = as_dataset(data)[0]
-    return tuple((first if isinstance(first, Tensor) else first[0]).shape)
-
-
 def evaluate(
     metrics: Mapping[str, Metric],
     samples: Data,
@@ -198,7 +192,7 @@ def evaluate(
         raise InputError("this Reference does not know its features; make it by Reference.of(data, features)")
     if features is not None and features.config() != known.config():
         raise InputError(f"the reference is in features {known.name!r}, not {features.name!r}; make both by one map")
-    shape = _example_shape(samples)
+    shape = as_dataset(samples).shape
     if shape != reference.shape:
         raise InputError(f"a sample has shape {shape}, an example of the reference {reference.shape}; they must be equal")
     x = extract(known, samples, batch_size, reference.values.device, "the samples", progress)

@@ -17,7 +17,8 @@ from jaxtyping import Float, Float64, Shaped, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from score_sde_analytic.data.ranges import Data, DataRange, as_dataset, batches
+from score_sde_analytic.data.examples import Data, as_dataset, batches
+from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.measure.basis import Basis
 from score_sde_analytic.models.model import digest_of
@@ -187,11 +188,11 @@ def extract(
     """
     if batch_size < 1:
         raise InputError(f"batch_size must be positive, got {batch_size}")
-    if isinstance(data, Tensor) and not data.is_floating_point():
-        raise InputError(f"{what} are {data.dtype}; give floating-point values (DataRange.encode converts integers)")
     dataset = as_dataset(data)
+    if not dataset.first.is_floating_point():
+        raise InputError(f"{what} are {dataset.first.dtype}; give floating-point values (DataRange.encode converts integers)")
     values = []
-    count: int = len(dataset)  # type: ignore[arg-type]
+    count = len(dataset)
     with tqdm(total=count, desc=f"features of {what}", unit="example", disable=not progress, leave=False) as bar:
         for start, x in zip(range(0, count, batch_size), batches(dataset, range(count), batch_size), strict=True):
             rows = f"{what}, examples {start}..{start + len(x) - 1},"

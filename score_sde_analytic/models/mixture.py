@@ -16,7 +16,7 @@ from jaxtyping import Float, Float64
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from score_sde_analytic.data.ranges import DataStatistics
+from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.model import ScoreModel, digest_of
 from score_sde_analytic.models.times import LogSNR
@@ -158,8 +158,8 @@ class GaussianMixture(nn.Module):
     def statistics(self) -> DataStatistics:
         """Exact mean, second moment and covariance eigenvalues."""
         mean, covariance = self.moments()
-        second = float(covariance.trace() + mean.square().sum()) / self.dim
-        return DataStatistics(0, mean, second, torch.linalg.eigvalsh(covariance).clamp_min(0).numpy(), digest_of(self))
+        variance = float(covariance.trace()) / self.dim
+        return DataStatistics(0, mean, variance, torch.linalg.eigvalsh(covariance).clamp_min(0).numpy(), digest_of(self))
 
     def forward(self, x: Float[Tensor, "n d"], log_snr: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """eps of a variance-preserving x_t, one log-SNR per sample: the mixture as a network that predicts eps."""

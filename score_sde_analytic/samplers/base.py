@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from score_sde_analytic.arrays import onto
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
@@ -154,6 +155,7 @@ def carry(
     torch.Size([3, 2])
 
     Args:
+        x: in the dtype that the samples shall have; steps are taken in float32 or better.
         callback: told of every step (`callback.py`); what it raises ends the run.
         first_index: index of the first sample, which only a callback is told.
 
@@ -163,6 +165,7 @@ def carry(
     take: Callable[[Tensor, S, Any, Noise], tuple[Tensor, Any]] = sampler.step
     if callback is not None:
         take = Reported(sampler.model, sampler.step, callback, range(first_index, first_index + len(x)))
+    dtype, x = x.dtype, onto(x, x.device)  # in half precision sums of steps would round step by step
     state = sampler.init(plan, x)
     for step in tqdm(plan, desc=desc, unit="step", leave=False, disable=not progress):
         x, state = take(x, step, state, noise)
@@ -171,7 +174,7 @@ def carry(
             f"the samples of {sampler.name} hold NaN or inf: it diverged on this grid; use more steps, a grid that takes"
             " smaller ones where the samples grew, or clamp x_0"
         )
-    return x
+    return x.to(dtype)
 
 
 def prior_sample(schedule: Schedule, noise: Noise, like: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:

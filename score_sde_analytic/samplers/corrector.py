@@ -17,6 +17,7 @@ from typing import Any
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from score_sde_analytic.arrays import wide
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
@@ -144,7 +145,7 @@ class Langevin(Corrector):
     def _square(
         self, score: Float[Tensor, " batch *dims"], z: Float[Tensor, " batch *dims"], level: Level
     ) -> Float64[Tensor, " batch"]:
-        z2, score2 = (v.double().reshape(len(v), -1).square().sum(1) for v in (z, score))
+        z2, score2 = (wide(v).reshape(len(v), -1).square().sum(1) for v in (z, score))
         return z2 / score2
 
 

@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Float64
 
 from score_sde_analytic.arrays import Array
-from score_sde_analytic.data.ranges import Data, DataRange, DataStatistics, as_dataset, first_example
+from score_sde_analytic.data.examples import Data, as_dataset
+from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.schedule import Schedule
@@ -69,11 +71,12 @@ def analyse(
     """
     settings = settings or Settings()
     named = covariance_names((settings.covariance, *record))
-    recorded = recorders(named, data if train is None else train, settings.structure)
-    statistics = DataStatistics.of(as_dataset(data), data_range) if statistics is None else statistics
+    examples = as_dataset(data, data_range)
+    recorded = recorders(named, examples if train is None else as_dataset(train, data_range), settings.structure)
+    statistics = DataStatistics.of(examples, data_range) if statistics is None else statistics
     moments = estimate(
         model,
-        data,
+        examples,
         knots(model.schedule, settings.knots),
         budget or Budget(),
         statistics=statistics,
@@ -84,5 +87,5 @@ def analyse(
         device=device,
         progress=progress,
     )
-    first = first_example(data)
-    return Study(model, moments, statistics, data_range, tuple(first.shape), recorded, settings, seed, device, first.dtype)
+    dtype = examples.first.dtype
+    return Study(model, moments, statistics, data_range, examples.shape, recorded, settings, seed, device, dtype)

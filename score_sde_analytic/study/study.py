@@ -21,7 +21,7 @@ from score_sde_analytic.covariance.head_networks import load_head
 from score_sde_analytic.covariance.heads import Interpolated, covariance_of
 from score_sde_analytic.covariance.isotropic import Isotropic
 from score_sde_analytic.covariance.tweedie import Tweedie
-from score_sde_analytic.data.ranges import Data
+from score_sde_analytic.data.examples import Data
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.grids.optimal import budget_law, steps_for

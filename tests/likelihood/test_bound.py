@@ -9,7 +9,8 @@ import torch
 
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic
-from score_sde_analytic.data.ranges import DataRange, DataStatistics
+from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.grids.grid import Grid, even, even_log_snr
 from score_sde_analytic.likelihood import Chain, ContinuousTime, bits_per_dim, paper_chain, price
 from score_sde_analytic.measure.curve import NoiseCurve
