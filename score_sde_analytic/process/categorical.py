@@ -2,8 +2,8 @@
 
     log sum_j q(z | x_j) / q(z | x_i) = z^2 / 2 + log sum_j exp(-u_j^2 / 2),   u_j = z + (i - j) r
 
-where r is the spacing in standard deviations of the noise. Few levels count where they are far apart; where they are close the
-sum is an integral with the end corrections of Euler and Maclaurin, so its cost does not grow with their number.
+where z is the noise in its standard deviations and r the spacing in the same. Few levels count where they are far apart; where
+they are close the sum is an integral with the end corrections of Euler and Maclaurin: its cost does not grow with their number.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Shaped
 from torch import Tensor
+from torch.special import erfcx
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.process.gaussian import log_interval
@@ -23,58 +24,79 @@ from score_sde_analytic.process.gaussian import log_interval
 DENSE = 0.1
 #: Terms smaller than exp(-REACH^2 / 2) of the largest are left out.
 REACH = 9.0
+#: Spacing times u above which the corrections do not converge; there the terms fade geometrically, within FADED of them.
+TAIL, FADED = 0.5, 80
+#: Width of all levels over which the density is a parabola.
+NARROW = 1e-3
+SQRT_2, LOG_2 = math.sqrt(2.0), math.log(2.0)
 #: Quadrature nodes for expectations over one standard normal number: the trapezoidal rule, exact to rounding here.
 NODES = np.linspace(-10.0, 10.0, 2001)
 
 
-def log_sum(first: Float64[Tensor, "*shape"], spacing: float, levels: int) -> Float64[Tensor, "*shape"]:
-    """log of the sum of exp(-u^2 / 2) over u = first, first + spacing, .., `levels` of them.
+def log_sum(
+    z: Float64[Tensor, "*shape"], above: Shaped[Tensor, " ..."], spacing: float, levels: int
+) -> Float64[Tensor, "*shape"]:
+    """log sum_j q(z | x_j) / q(z | x_i), with z the noise of x_i and `above` the number of levels above it.
 
-    >>> u = torch.tensor([-1.0], dtype=torch.float64)
-    >>> float(log_sum(u, 1.0, 3).exp())  # 1 + 2 exp(-1/2)
+    >>> z = torch.zeros(1, dtype=torch.float64)
+    >>> float(log_sum(z, torch.ones(1), 1.0, 3).exp())  # 1 + 2 exp(-1/2)
     2.2131
     """
+    above = above.to(z)
+    largest = (-z / max(spacing, 1e-300)).round().clamp(-above, levels - 1 - above)
     if spacing > DENSE:
-        return _few(first, spacing, levels)
-    width = spacing * levels
-    return _narrow(first, spacing, levels) if width < 1e-3 else _integral(first - 0.5 * spacing, spacing, width)
+        return _few(z, largest, above, spacing, levels, math.ceil(REACH / spacing))
+    total = _integral(z, largest, above, spacing, levels)
+    if spacing * levels < NARROW:
+        middle = 0.5 * (levels - 1) - above
+        close = spacing * levels * (z + middle * spacing).abs() < NARROW
+        total = torch.where(close, _narrow(z, middle * spacing, spacing, levels), total)
+    far = spacing * (z + largest * spacing).abs() > TAIL
+    return torch.where(far, _few(z, largest, above, spacing, levels, FADED), total) if far.any() else total
 
 
-def _few(first: Tensor, spacing: float, levels: int) -> Tensor:
-    """Over the levels around the largest term."""
-    largest = (-first / spacing).round().clamp(0, levels - 1)
-    top = first + largest * spacing
-    reach = min(math.ceil(REACH / spacing), levels - 1)
-    total = torch.ones_like(first)
-    for k in range(1, reach + 1):
+def _few(z: Tensor, largest: Tensor, above: Tensor, spacing: float, levels: int, reach: int) -> Tensor:
+    """Over `reach` levels on either side of the largest term."""
+    offset = largest * spacing
+    top = z + offset
+    total = torch.ones_like(top)
+    for k in range(1, min(reach, levels - 1) + 1):
         for step in (-k, k):
-            place = largest + step
+            place = above + largest + step
             gap = step * spacing
             term = torch.exp(-gap * (0.5 * gap + top))
             total += torch.where((place >= 0) & (place < levels), term, 0.0)
-    return total.log() - 0.5 * top.square()
+    return total.log() - offset * (0.5 * offset + z)
 
 
-def _narrow(first: Tensor, spacing: float, levels: int) -> Tensor:
-    """Where the density hardly changes over all levels."""
-    middle2 = (first + 0.5 * spacing * (levels - 1)).square()
+def _narrow(z: Tensor, offset: Tensor, spacing: float, levels: int) -> Tensor:
+    """Where the density hardly changes over all levels, whose middle lies at z + offset."""
     variance = spacing**2 * (levels**2 - 1) / 12
-    return math.log(levels) - 0.5 * middle2 + torch.log1p(0.5 * variance * (middle2 - 1.0))
+    bend = 0.5 * variance * ((z + offset).square() - 1.0)
+    return math.log(levels) - offset * (0.5 * offset + z) + torch.log1p(bend.clamp(-0.5, 0.5))
 
 
-def _integral(low: Tensor, spacing: float, width: float) -> Tensor:
-    """Midpoint rule read backwards: sum = (integral - sum_k c_k [f^(2k-1)]) / spacing, f = exp(-u^2 / 2)."""
-    log_integral = log_interval(low, low + width) + 0.5 * math.log(2.0 * math.pi)
-    correction = _ends(low + width, spacing, log_integral) - _ends(low, spacing, log_integral)
-    return log_integral + torch.log1p(correction) - math.log(spacing)
+def _integral(z: Tensor, largest: Tensor, above: Tensor, spacing: float, levels: int) -> Tensor:
+    """By the midpoint rule read backwards, sum = (integral - sum_k c_k [f^(2k-1)]) / r, in units of the largest term."""
+    offset = largest * spacing
+    top = (z + offset).abs()
+    low = z - (above + 0.5) * spacing
+    high = low + levels * spacing
+    near, far = torch.minimum(low.abs(), high.abs()), torch.maximum(low.abs(), high.abs())
+    share = torch.exp(-0.5 * (far - near) * (far + near)) * erfcx(far / SQRT_2)
+    beside = torch.log(erfcx(near / SQRT_2) - share) - LOG_2 + 0.5 * (top - near) * (top + near)
+    around = log_interval(low, high) + 0.5 * top.square()
+    integral = torch.where((low < 0) & (high > 0), around, beside) + 0.5 * math.log(2.0 * math.pi)
+    correction = _ends(high, top, spacing, integral) - _ends(low, top, spacing, integral)
+    return integral + torch.log1p(correction.clamp(-0.5, 0.5)) - math.log(max(spacing, 1e-300)) - offset * (0.5 * offset + z)
 
 
-def _ends(u: Tensor, h: float, log_integral: Tensor) -> Tensor:
-    """The corrections at one end over the integral; f^(n) = (-1)^n He_n(u) f, n odd."""
+def _ends(u: Tensor, top: Tensor, h: float, log_integral: Tensor) -> Tensor:
+    """The corrections at one end over the integral; f^(n) = -He_n(u) f for odd n."""
     he1, he3 = u, u**3 - 3 * u
     he5, he7 = u**5 - 10 * u**3 + 15 * u, u**7 - 21 * u**5 + 105 * u**3 - 105 * u
     series = h**2 / 24 * he1 - 7 * h**4 / 5760 * he3 + 31 * h**6 / 967680 * he5 - 127 * h**8 / 154828800 * he7
-    return series * torch.exp(-0.5 * u.square() - log_integral)
+    return series * torch.exp(0.5 * (top - u.abs()) * (top + u.abs()) - log_integral)
 
 
 @lru_cache(maxsize=64)
@@ -89,8 +111,8 @@ def expected_table(spacing: float, levels: int) -> Float64[Array, " levels"]:
     eps = NODES if spacing > DENSE else NODES[::10]
     weights = torch.from_numpy(np.exp(-0.5 * eps**2) / np.exp(-0.5 * eps**2).sum())
     z = torch.from_numpy(eps)
-    rows = torch.arange(distinct, dtype=torch.float64).split(1024)
-    values = [(log_sum(z + (i[:, None] - (levels - 1)) * spacing, spacing, levels) + 0.5 * z**2) @ weights for i in rows]
+    above = levels - 1 - torch.arange(distinct, dtype=torch.float64)[:, None]
+    values = [log_sum(z.expand(len(part), -1), part, spacing, levels) @ weights for part in above.split(1024)]
     half = np.full((levels + 1) // 2, float(values[-1][-1]))
     half[:distinct] = torch.cat(values).numpy()
     return np.concatenate([half, half[: levels // 2][::-1]])  # levels mirror about the middle

@@ -139,13 +139,17 @@ class CategoricalDecoder(Decoder):
     ) -> Float64[Tensor, " batch"]:
         self.check(data_range)
         assert data_range is not None
+        if isinstance(level.alpha, Tensor) and level.alpha.ndim:  # one level per example
+            each = zip(x_0.split(1), x_t.split(1), level.alpha.tolist(), level.sigma.tolist(), strict=True)
+            return torch.cat([self._nats(x, y, alpha, sigma, data_range) for x, y, alpha, sigma in each])
+        return self._nats(x_0, x_t, float(level.alpha), float(level.sigma), data_range)
+
+    @staticmethod
+    def _nats(x_0: Tensor, x_t: Tensor, alpha: float, sigma: float, data_range: DataRange) -> Tensor:
         assert data_range.levels is not None
-        x, y = wide(x_0), wide(x_t)
-        alpha, sigma = (torch.as_tensor(expand(s, y), dtype=torch.float64) for s in (level.alpha, level.sigma))
-        z = (y - alpha * x) / sigma
-        spacing = float(level.alpha / level.sigma) * data_range.bin_width
+        z = (wide(x_t) - alpha * wide(x_0)) / sigma
         above = data_range.levels - 1 - data_range.index(x_0)
-        return (0.5 * z.square() + log_sum(z - above * spacing, spacing, data_range.levels)).flatten(1).mean(1)
+        return log_sum(z, above, alpha / sigma * data_range.bin_width, data_range.levels).flatten(1).mean(1)
 
     def expected(
         self, x_0: Float[Tensor, " batch *dims"], level: Level, data_range: DataRange | None
