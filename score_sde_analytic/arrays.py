@@ -11,6 +11,8 @@ from jaxtyping import Float, Float64, Shaped
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from score_sde_analytic.errors import InputError
+
 Array = NDArray[np.float64]
 
 
@@ -73,10 +75,29 @@ def onto(x: Float[Tensor, "*shape"], device: torch.device | str) -> Float[Tensor
     return x.to(place, torch.float32)
 
 
+def numbers(name: str, value: Any) -> Array:
+    """A float64 numpy array of finite numbers.
+
+    Raises:
+        InputError: something else.
+
+    >>> numbers("betas", [0.1, 0.2])
+    array([0.1, 0.2])
+    """
+    try:
+        array = as_array(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be numbers, got {value!r}") from error
+    if not np.all(np.isfinite(array)):
+        raise InputError(f"{name} must be finite, got {array[~np.isfinite(array)].flat[0]}")
+    return array
+
+
 def as_array(value: Any) -> Array:
     """A float64 numpy array of a float, array or tensor.
 
     >>> as_array(torch.ones(2, requires_grad=True))
     array([1., 1.])
     """
-    return np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
+    # numpy has no bfloat16.
+    return np.asarray(value.detach().cpu().double().numpy() if isinstance(value, Tensor) else value, dtype=np.float64)

@@ -30,6 +30,7 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.checks import number, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.dynamic import StepCosts, shortest_paths
 from score_sde_analytic.grids.grid import Grid
@@ -157,8 +158,7 @@ def _grid(schedule: Schedule, log_snr: Array, name: str, cost: float) -> Grid:
 
 
 def _check(steps: int) -> None:
-    if steps < 1:
-        raise InputError(f"a grid needs at least one step, got {steps}")
+    whole(1)("steps", steps)
 
 
 def closed_form_levels(objective: Objective, steps: int) -> Float64[Array, " {steps}"]:
@@ -254,9 +254,8 @@ def entropic(schedule: Schedule, objective: Objective, steps: int) -> Grid:
 
 
 def _positive(excess: float) -> float:
-    if not excess > 0.0:
-        raise InputError(f"the excess must be positive, got {excess}; the limit itself takes infinitely many steps")
-    return excess
+    # The limit itself takes infinitely many steps.
+    return number(above=0)("the excess", excess)
 
 
 def steps_for(excess: float, costs: ArrayLike, limit: float) -> int | None:

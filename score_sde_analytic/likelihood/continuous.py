@@ -9,7 +9,7 @@ schedule through its end points only. (Kingma et al., Variational diffusion mode
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import scipy
@@ -18,8 +18,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array, float64_place
+from score_sde_analytic.checks import number, settle, whole
 from score_sde_analytic.data.ranges import DataRange
-from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.likelihood.method import Batch, Method, Terms
 from score_sde_analytic.measure.curve import NoiseCurve
@@ -54,17 +54,14 @@ class ContinuousTime(Method):
     (-10.05, 6.22)
     """
 
-    t_min: float
+    t_min: Annotated[float, number(above=0, below=1)]
     decoder: Decoder
-    times: int = 16
+    times: Annotated[int, whole(1)] = 16
     curve: NoiseCurve | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "decoder", as_decoder(self.decoder))
-        if not 0.0 < self.t_min < 1.0:
-            raise InputError(f"t_min must lie in (0, 1), got {self.t_min}")
-        if self.times < 1:
-            raise InputError(f"times must be at least 1, got {self.times}")
+        settle(self)
 
     def columns(self) -> tuple[str, ...]:
         return ("prior", "transitions", "reconstruction")

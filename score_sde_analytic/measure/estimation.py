@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
@@ -18,12 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from score_sde_analytic.arrays import onto, wide
+from score_sde_analytic.arrays import numbers, onto, wide
+from score_sde_analytic.checks import number, settle, whole
 from score_sde_analytic.data.examples import Data, Examples, as_dataset
 from score_sde_analytic.data.ranges import DataRange, check_examples
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.errors import InputError, RunError
-from score_sde_analytic.files import load_arrays
+from score_sde_analytic.files import load_arrays, plain
 from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, Moments, decoder_scale
 from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.process.decoder import decoder_nats
@@ -71,14 +72,15 @@ class Budget:
         InputError: numbers that contradict each other.
     """
 
-    tolerance: float = 0.01
-    min_draws: int = 300
-    max_draws: int = 3000
-    batch_size: int = 100
-    groups: int = 32
+    tolerance: Annotated[float, number(0)] = 0.01
+    min_draws: Annotated[int, whole(1)] = 300
+    max_draws: Annotated[int, whole(1)] = 3000
+    batch_size: Annotated[int, whole(1)] = 100
+    groups: Annotated[int, whole(2)] = 32
 
     def __post_init__(self) -> None:
-        if self.groups < 2 or self.batch_size < 1 or not self.groups <= self.min_draws <= self.max_draws:
+        settle(self)
+        if not self.groups <= self.min_draws <= self.max_draws:
             given = f"{self.groups}, {self.min_draws}, {self.max_draws} and {self.batch_size}"
             raise InputError(f"need 2 <= groups <= min_draws <= max_draws and batch_size >= 1, got {given}")
 
@@ -124,24 +126,24 @@ def estimate(
     >>> moments.residual.round(2)
     array([0.01, 0.35, 0.82])
     """
-    knots = np.sort(np.asarray(log_snr, dtype=np.float64).ravel())
+    knots = np.sort(numbers("log_snr", log_snr).ravel())
     if len(knots) == 0 or np.any(np.diff(knots) <= 0):
         raise InputError("need at least one knot, all different")
     dataset = as_dataset(data, data_range)
     if statistics is None:
         statistics = DataStatistics.of(dataset, data_range)
     identity = {
-        "model": model.fingerprint(),
+        "model": plain(model.fingerprint()),
         "data": statistics.digest,
         # A closed form says nothing of the examples drawn from it.
         "examples": "" if statistics.count else DataStatistics.of(dataset, data_range, max_eigen=0).digest,
         "data_variance": statistics.variance,
-        "seed": seed,
+        "seed": whole(0)("seed", seed),
         "groups": budget.groups,
         "decoder": None if data_range is None else [data_range.lo, data_range.hi, data_range.levels],
         "knots": knots.tolist(),
         "settings": budget.settings(),
-        "observers": {name: observer.config() for name, observer in (observers or {}).items()},
+        "observers": {name: plain(observer.config()) for name, observer in (observers or {}).items()},
     }
     run = _Pass(model, dataset, statistics, data_range, identity, torch.device(device), observers or {})
     return run.finish(None if path is None else Path(path), save_seconds, progress)

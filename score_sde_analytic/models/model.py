@@ -21,6 +21,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from score_sde_analytic.arrays import onto
+from score_sde_analytic.checks import each, number
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.models.receipt import Receipt, charge, metered, show, watched
 from score_sde_analytic.models.times import Continuous, Number, Times
@@ -143,8 +144,10 @@ class ScoreModel:
             raise InputError(f"predicts must be one of {get_args(Quantity)}, got {predicts!r}")
         if coordinates not in get_args(Coordinates):
             raise InputError(f"coordinates must be one of {get_args(Coordinates)}, got {coordinates!r}")
-        if clamp is not None and not clamp[0] < clamp[1]:
-            raise InputError(f"clamp needs lo < hi, got {clamp}")
+        if clamp is not None:
+            lo, hi = clamp = each(number(), 2, 2)("clamp", clamp)  # type: ignore[assignment]
+            if not lo < hi:
+                raise InputError(f"clamp needs lo < hi, got {clamp}")
         if isinstance(net, nn.Module) and any(m.training and isinstance(m, RANDOM_WHEN_TRAINING) for m in net.modules()):
             warnings.warn("the network is in training mode, its predictions are random or drift; call net.eval()", stacklevel=2)
         self.net = net

@@ -21,11 +21,11 @@ from score_sde_analytic.arrays import Array
 from score_sde_analytic.process.gaussian import log_interval
 
 #: Spacing below which a sum is taken for an integral; the error is 1e-11 of the sum.
-DENSE = 0.1
+DENSE = 0.05
 #: Terms smaller than exp(-REACH^2 / 2) of the largest are left out.
 REACH = 9.0
 #: Spacing times u above which the corrections do not converge; there the terms fade geometrically, within FADED of them.
-TAIL, FADED = 0.5, 80
+TAIL, FADED = 0.2, 200
 #: Width of all levels over which the density is a parabola.
 NARROW = 1e-3
 SQRT_2, LOG_2 = math.sqrt(2.0), math.log(2.0)
@@ -106,9 +106,9 @@ def expected_table(spacing: float, levels: int) -> Float64[Array, " levels"]:
     >>> expected_table(1e-6, 4).round(3)  # nothing is known: log 4
     array([1.386, 1.386, 1.386, 1.386])
     """
-    # Levels farther from both ends than noise reaches are alike; dense sums are smooth in the noise.
+    # Levels farther from both ends than noise reaches are alike; sums over close levels are smooth in the noise.
     distinct = min((levels + 1) // 2, math.ceil((NODES[-1] + REACH) / max(spacing, 1e-300)) + 1)
-    eps = NODES if spacing > DENSE else NODES[::10]
+    eps = NODES if spacing > 0.5 else NODES[::10]
     weights = torch.from_numpy(np.exp(-0.5 * eps**2) / np.exp(-0.5 * eps**2).sum())
     z = torch.from_numpy(eps)
     above = levels - 1 - torch.arange(distinct, dtype=torch.float64)[:, None]

@@ -13,14 +13,15 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import scipy
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from score_sde_analytic.arrays import Array, Scalars, as_array, like, softplus
+from score_sde_analytic.arrays import Array, Scalars, as_array, like, numbers, softplus
+from score_sde_analytic.checks import number, settle, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.process.level import Level
 
@@ -168,10 +169,11 @@ class LinearVP(VariancePreserving):
     (-5.025, 0.259)
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
+    beta_min: Annotated[float, number(above=0)] = 0.1
+    beta_max: Annotated[float, number(above=0)] = 20.0
 
     def __post_init__(self) -> None:
+        settle(self)
         if not 0.0 < self.beta_min <= self.beta_max:
             raise InputError(f"need 0 < beta_min <= beta_max, got {self.beta_min} and {self.beta_max}")
 
@@ -224,14 +226,11 @@ class CosineVP(VariancePreserving):
     array([ -0.0197, -12.0 ])
     """
 
-    offset: float = 0.008
-    log_snr_min: float = -12.0
+    offset: Annotated[float, number(above=0)] = 0.008
+    log_snr_min: Annotated[float, number(-60, 0)] = -12.0
 
     def __post_init__(self) -> None:
-        if self.offset <= 0.0:
-            raise InputError(f"offset must be positive, got {self.offset}")
-        if not -60.0 <= self.log_snr_min <= 0.0:
-            raise InputError(f"log_snr_min, reached at t = 1, must lie in [-60, 0], got {self.log_snr_min}")
+        settle(self)
 
     @property
     def _start(self) -> float:
@@ -269,10 +268,11 @@ class VE(Schedule):
     (0.707, 2500.0)
     """
 
-    sigma_min: float = 0.01
-    sigma_max: float = 50.0
+    sigma_min: Annotated[float, number(above=0)] = 0.01
+    sigma_max: Annotated[float, number(above=0)] = 50.0
 
     def __post_init__(self) -> None:
+        settle(self)
         if not 0.0 < self.sigma_min < self.sigma_max:
             raise InputError(f"need 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
@@ -320,11 +320,7 @@ class Tabulated(VariancePreserving):
     """
 
     def __init__(self, betas: ArrayLike) -> None:
-        self.betas = np.asarray(betas, dtype=np.float64)
-        if self.betas.ndim != 1 or len(self.betas) == 0:
-            raise InputError(f"betas must be a non-empty 1-d table, got shape {self.betas.shape}")
-        if not np.all((self.betas > 0.0) & (self.betas < 1.0)):
-            raise InputError("betas must lie strictly between 0 and 1 (a leading beta_0 = 0 must be dropped)")
+        self.betas = _betas(betas)
         self._knots = np.arange(len(self.betas) + 1) / len(self.betas)
         self._values = np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-self.betas))])
         self._interpolant = scipy.interpolate.PchipInterpolator(self._knots, self._values)
@@ -337,11 +333,13 @@ class Tabulated(VariancePreserving):
         >>> Tabulated.linear().log_snr_range
         (-10.118, inf)
         """
-        return cls(np.linspace(beta_start, beta_end, steps))
+        return cls(np.linspace(beta_start, beta_end, whole(1)("steps", steps)))
 
     @classmethod
     def cosine(cls, steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Tabulated:
         """Improved DDPM's cosine table, betas capped at `max_beta` (Nichol & Dhariwal, 2021)."""
+        steps = whole(1)("steps", steps)
+        offset, max_beta = number(above=0)("offset", offset), number(above=0, below=1)("max_beta", max_beta)
         alpha_bar = np.cos((np.arange(steps + 1) / steps + offset) / (1 + offset) * np.pi / 2) ** 2
         return cls(np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], max_beta))
 
@@ -369,3 +367,23 @@ class Tabulated(VariancePreserving):
     def config(self) -> dict[str, Any]:
         digest = hashlib.sha256(self.betas.tobytes()).hexdigest()[:16]
         return {"name": "tabulated", "steps": len(self.betas), "betas": digest}
+
+
+def _betas(values: ArrayLike) -> Array:
+    """A table of forward variances, checked."""
+    betas = numbers("betas", values)
+    if betas.ndim != 1 or len(betas) == 0:
+        raise InputError(f"betas must be a non-empty 1-d table, got shape {betas.shape}")
+    if len(betas) > 1 and betas[-1] == 1.0 and np.all((betas[:-1] > 0.0) & (betas[:-1] < 1.0)):
+        raise InputError(
+            "betas must lie strictly between 0 and 1, and the last is 1 (zero terminal SNR): no x_0 can be read off x_1 = eps;"
+            " cap it, as in np.minimum(betas, 0.999)"
+        )
+    if not np.all((betas > 0.0) & (betas < 1.0)):
+        raise InputError("betas must lie strictly between 0 and 1 (a leading beta_0 = 0 must be dropped)")
+    if len(betas) > 1 and betas[0] > 0.9 and np.all(np.diff(betas) < 0):
+        raise InputError(
+            f"betas fall from {betas[0]:.4g} to {betas[-1]:.4g}, as alphas_cumprod do; pass betas, which are"
+            " 1 - alphas_cumprod[1:] / alphas_cumprod[:-1] after the first, 1 - alphas_cumprod[0]"
+        )
+    return betas

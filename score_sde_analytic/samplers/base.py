@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from score_sde_analytic.arrays import onto
+from score_sde_analytic.checks import each, whole
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
@@ -218,8 +219,11 @@ def generate(
         InputError: count or batch_size not positive, or a grid that does not begin at t = 1.
         RunError: samples are not finite.
     """
-    if count < 1 or batch_size < 1:
-        raise InputError(f"count and batch_size must be positive, got {count} and {batch_size}")
+    count, batch_size = whole(1)("count", count), whole(1)("batch_size", batch_size)
+    seed, first_index = whole(0)("seed", seed), whole(0)("first_index", first_index)
+    shape = each(whole(1))("shape", shape)
+    if not dtype.is_floating_point:
+        raise InputError(f"samples are floating-point, got {dtype}; round them to levels afterwards (DataRange.index)")
     if grid.times[0] != 1.0:
         raise InputError(
             f"samples start from the prior at t = 1, this grid at {grid.times[0]:.6g}; begin it with 1, or use carry()"

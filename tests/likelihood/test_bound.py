@@ -325,7 +325,7 @@ def test_errors_of_the_steps(triple):
 
 @pytest.mark.parametrize("std", [0.0, -1.0, math.nan])
 def test_decoders_need_a_width(std):
-    with pytest.raises(ValueError, match="decoder's std"):
+    with pytest.raises(ValueError, match="std must be"):
         Chain(even(3, 0.1), Beta(), std)
 
 

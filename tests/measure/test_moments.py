@@ -361,7 +361,7 @@ def test_save_and_load(tmp_path, moments):
         ({"log_snr": []}, "at least one knot"),
         ({"log_snr": [0.0, 0.0]}, "all different"),
         ({"log_snr": [-100.0]}, "range"),
-        ({"log_snr": [np.nan]}, "range"),
+        ({"log_snr": [np.nan]}, "finite"),
         ({"data": torch.zeros(0, 2)}, "empty"),
         ({"data": torch.full((9, 2), torch.nan)}, "NaN"),
         ({"data": 3 * torch.ones(9, 2), "data_range": DataRange()}, "declared range"),
