@@ -272,6 +272,7 @@ def steps_for(excess: float, costs: ArrayLike, limit: float) -> int | None:
     >>> steps_for(0.05, costs=[0.9, 0.6, 0.52], limit=0.5)
     3
     """
+    limit = number()("limit", limit)
     within = np.flatnonzero(np.asarray(costs) - limit <= _positive(excess))
     return int(within[0]) + 1 if len(within) else None
 

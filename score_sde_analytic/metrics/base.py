@@ -9,12 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from score_sde_analytic.checks import number, settle, whole
 from score_sde_analytic.data.examples import Data, as_dataset
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.metrics.features import Features, extract
@@ -93,8 +94,12 @@ class Metric(ABC):
             raise InputError(f"the samples have {x.shape[1]} features, the reference {y.shape[1]}; compute both by one map")
         for count, what in ((len(x), "samples"), (len(y), "reference examples")):
             if count < self.least:
-                raise InputError(f"{type(self).__name__} needs at least {self.least} {what}, got {count}")
+                raise InputError(f"{type(self).__name__} needs at least {self.least} {what}, got {count}{self._way_out(count)}")
         return self._measure(x.to(y.device), ready)
+
+    def _way_out(self, count: int) -> str:
+        """The setting that would do with so few examples."""
+        return "; give more"
 
     @abstractmethod
     def _measure(self, x: Float64[Tensor, "n d"], reference: Reference) -> Measured:
@@ -111,9 +116,12 @@ class Distance(Metric):
         level: of the interval.
     """
 
-    groups: int = 20
-    seed: int = 0
-    level: float = 0.95
+    groups: Annotated[int, whole(2)] = 20
+    seed: Annotated[int, whole(0)] = 0
+    level: Annotated[float, number(above=0, below=1)] = 0.95
+
+    def __post_init__(self) -> None:
+        settle(self)
 
     @property
     def corrected(self) -> bool:
@@ -123,6 +131,9 @@ class Distance(Metric):
     @property
     def least(self) -> int:  # type: ignore[override]
         return 2 * self.groups
+
+    def _way_out(self, count: int) -> str:
+        return f"; give more, or set groups={count // 2}" if count >= 4 else "; four are the least, with groups=2"
 
     @abstractmethod
     def summary(self, x: Float64[Tensor, "n d"]) -> Any:

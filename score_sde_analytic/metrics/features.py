@@ -17,6 +17,7 @@ from jaxtyping import Float, Float64, Shaped, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from score_sde_analytic.checks import whole
 from score_sde_analytic.data.examples import Data, as_dataset, batches
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError, MissingFileError
@@ -186,8 +187,7 @@ def extract(
     Raises:
         InputError: no data, data or features that hold NaN or inf, or features of a wrong shape.
     """
-    if batch_size < 1:
-        raise InputError(f"batch_size must be positive, got {batch_size}")
+    batch_size = whole(1)("batch_size", batch_size)
     dataset = as_dataset(data)
     if not dataset.first.is_floating_point():
         raise InputError(f"{what} are {dataset.first.dtype}; give floating-point values (DataRange.encode converts integers)")

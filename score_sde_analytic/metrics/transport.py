@@ -9,12 +9,14 @@ The directions are fixed by a seed, so that every row of a table sees the same o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from score_sde_analytic.checks import number, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.metrics.base import Distance
 from score_sde_analytic.process.noise import stream_seed
@@ -28,6 +30,9 @@ def wasserstein_1d(x: Float[Tensor, "k n"], y: Float[Tensor, "k m"], power: floa
     >>> wasserstein_1d(torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0]]), power=1.0)
     tensor([1.5000])
     """
+    power = number(1)("power", power)
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or 0 in (*x.shape, *y.shape):
+        raise InputError(f"need equally many rows of at least one value, got {tuple(x.shape)} and {tuple(y.shape)}")
     n, m = x.shape[1], y.shape[1]
     if n == m:
         return (x - y).abs().pow(power).mean(1)
@@ -50,12 +55,8 @@ class SlicedWasserstein(Distance):
         directions: number of unit vectors theta, uniform on the sphere, a function of (seed, number of features).
     """
 
-    power: float = 2.0
-    directions: int = 128
-
-    def __post_init__(self) -> None:
-        if self.power < 1.0 or self.directions < 1:
-            raise InputError(f"need power >= 1 and directions >= 1, got {self.power} and {self.directions}")
+    power: Annotated[float, number(1)] = 2.0
+    directions: Annotated[int, whole(1)] = 128
 
     @property
     def corrected(self) -> bool:

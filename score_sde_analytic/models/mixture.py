@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from score_sde_analytic.arrays import numbers
+from score_sde_analytic.checks import whole
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.model import ScoreModel, digest_of
@@ -41,7 +42,8 @@ class GaussianMixture(nn.Module):
 
     def __init__(self, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> None:
         super().__init__()
-        w, m, c = (torch.as_tensor(np.asarray(a, dtype=np.float64)) for a in (weights, means, covariances))
+        given = {"weights": weights, "means": means, "covariances": covariances}
+        w, m, c = (torch.as_tensor(numbers(name, value)) for name, value in given.items())
         if m.ndim != 2 or w.shape != m.shape[:1]:
             raise InputError(f"need weights (k,) and means (k, d), got {tuple(w.shape)} and {tuple(m.shape)}")
         if not (w > 0).all():
@@ -72,7 +74,8 @@ class GaussianMixture(nn.Module):
         >>> mixture.sample(3, seed=1).shape
         torch.Size([3, 2])
         """
-        generator = torch.Generator().manual_seed(seed)
+        count = whole(1)("count", count)
+        generator = torch.Generator().manual_seed(whole(0)("seed", seed))
         k = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         z = torch.randn(count, self.dim, dtype=torch.float64, generator=generator) * self.eigenvalues[k].sqrt()
         return self.means[k] + torch.einsum("nij,nj->ni", self.basis[k], z)
@@ -129,7 +132,7 @@ class GaussianMixture(nn.Module):
         >>> GaussianMixture([1.0], [[0.0]], 1.0).residual(Level(0.5, 0.6, 0.8, -0.575))  # alpha^2
         (0.36, 0.0)
         """
-        generator = torch.Generator().manual_seed(seed + 1)
+        generator = torch.Generator().manual_seed(whole(0)("seed", seed) + 1)
         z = torch.randn(count, self.dim, dtype=torch.float64, generator=generator)
         covariance = self.posterior(level.diffuse(self.sample(count, seed), z), level)[1]
         r = (level.alpha / level.sigma) ** 2 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1)

@@ -246,6 +246,8 @@ def decoder_nats(
     >>> decoder_nats(x, x, 1.0, None)  # log(2 pi) / 2
     tensor([0.9189], dtype=torch.float64)
     """
+    if x_0.shape != x_0_hat.shape:
+        raise InputError(f"x_0 has shape {tuple(x_0.shape)}, its prediction {tuple(x_0_hat.shape)}; they must be equal")
     if data_range is None or data_range.levels is None:
         return 0.5 * LOG_2PI + math.log(std) + 0.5 * mean_square((x_0 - x_0_hat) / std)
     log_p = discretised_log_prob(x_0, x_0_hat, std, data_range.lo, data_range.hi, data_range.levels)
