@@ -86,8 +86,8 @@ def numbers(name: str, value: Any) -> Array:
     """
     try:
         array = as_array(value)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} must be numbers, got {value!r}") from error
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
     if not np.all(np.isfinite(array)):
         raise InputError(f"{name} must be finite, got {array[~np.isfinite(array)].flat[0]}")
     return array
@@ -99,5 +99,8 @@ def as_array(value: Any) -> Array:
     >>> as_array(torch.ones(2, requires_grad=True))
     array([1., 1.])
     """
-    # numpy has no bfloat16.
-    return np.asarray(value.detach().cpu().double().numpy() if isinstance(value, Tensor) else value, dtype=np.float64)
+    try:
+        # numpy has no bfloat16.
+        return np.asarray(value.detach().cpu().double().numpy() if isinstance(value, Tensor) else value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"need numbers, got {value!r}") from error

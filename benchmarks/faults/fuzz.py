@@ -71,7 +71,7 @@ class Trial:
         try:
             result = self.call.act(**self.arguments)
         except UserError as error:
-            return ("right" if self.plain is None else "silent"), f"refused: {error}" if self.plain else ""
+            return self._refused(str(error))
         except Exception as error:  # the verdict of the campaign
             return "raw", f"{type(error).__name__}: {error}"
         if self.plain is not None and not same(result, self.call.act(**self.plain)):
@@ -79,6 +79,16 @@ class Trial:
         if self.call.infinite or finite(result):
             return "right", ""
         return ("silent", f"not finite: {described(result)}") if finite(tuple(self.arguments.values())) else ("right", "")
+
+    def _refused(self, message: str) -> tuple[Verdict, str]:
+        """A refusal, which must not depend on the container of a number."""
+        if self.plain is None:
+            return "refused", message
+        try:
+            self.call.act(**self.plain)
+        except UserError:
+            return "refused", message
+        return "silent", f"only in this container: {message}"
 
 
 def hostile(value: Any, rng: np.random.Generator) -> Any:
@@ -144,7 +154,10 @@ def same(a: Any, b: Any) -> bool:
     pairs = list(numbers_of(a)), list(numbers_of(b))
     if len(pairs[0]) != len(pairs[1]):
         return False
-    return all(x.shape == y.shape and torch.equal(x.double().nan_to_num(), y.double().nan_to_num()) for x, y in zip(*pairs))
+    return all(
+        x.shape == y.shape and torch.equal(x.double().nan_to_num(), y.double().nan_to_num())
+        for x, y in zip(*pairs, strict=True)
+    )
 
 
 def described(value: Any) -> str:

@@ -391,7 +391,8 @@ SAMPLER_CALLS = tuple(
             {"order": count(1, 3), "noisy": choice(True, False), "solver_type": choice("midpoint", "heun")},
         ),
     )
-) + (
+)
+SETTINGS_CALLS = (
     Call(
         "samplers",
         "AdaptiveSDE",
@@ -454,7 +455,8 @@ METRIC_CALLS = tuple(
         ("Precision", metrics.Precision, {"k": count(1, 5), "level": real(0.5, 0.99)}),
         ("Recall", metrics.Recall, {"k": count(1, 5)}),
     )
-) + (
+)
+FEATURE_CALLS = (
     Call("metrics", "entropy", metrics.entropy, {"x": normal(24, 2), "k": count(1, 5)}),
     Call("metrics", "wasserstein_1d", metrics.wasserstein_1d, {"x": normal(2, 5), "y": normal(2, 4), "power": real(1, 3)}),
     Call(
@@ -507,7 +509,9 @@ CALLS: tuple[Call, ...] = (
     *COVARIANCE_CALLS,
     *GRID_CALLS,
     *SAMPLER_CALLS,
+    *SETTINGS_CALLS,
     *LIKELIHOOD_CALLS,
     *METRIC_CALLS,
+    *FEATURE_CALLS,
     *STUDY_CALLS,
 )

@@ -16,6 +16,7 @@ from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.checks import whole
 from score_sde_analytic.data.examples import Data, Examples, as_dataset, batches
 from score_sde_analytic.data.ranges import DataRange, check_examples
 
@@ -62,7 +63,7 @@ class DataStatistics:
         Raises:
             InputError: empty data, non-finite values, or values outside `data_range`.
         """
-        examples = as_dataset(data, data_range)
+        examples, batch_size = as_dataset(data, data_range), whole(1)("batch_size", batch_size)
         sums = _Sums(examples, data_range, max_eigen)
         for x in batches(examples, range(len(examples)), batch_size):
             sums.add(x)

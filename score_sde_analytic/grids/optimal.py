@@ -286,4 +286,7 @@ def budget_law(objective: Objective, excess: float) -> float:
     >>> budget_law(study.search.objective, excess=0.05)
     12.3
     """
-    return 1.0 + float(objective.root_integral[objective.best_first(math.inf)]) ** 2 / (4.0 * _positive(excess))
+    steps = 1.0 + float(objective.root_integral[objective.best_first(math.inf)]) ** 2 / (4.0 * _positive(excess))
+    if not math.isfinite(steps):
+        raise InputError(f"an excess of {excess:g} takes more steps than can be counted; allow more")
+    return steps

@@ -110,8 +110,11 @@ class Schedule(ABC):
     def diffusion(self, t: Scalars) -> Scalars:
         """g(t) of dx = f(t) x dt + g(t) dw, for t > 0."""
         time = self._positive(t)
-        rate = self._log_sigma_rate(time) - self._log_alpha_rate(time)
-        return like(np.exp(self._log_sigma(time)) * np.sqrt(2.0 * rate), t)
+        return like(np.sqrt(self._diffusion2(time)), t)
+
+    def _diffusion2(self, t: Array) -> Array:
+        """g(t)^2."""
+        return 2.0 * np.exp(2.0 * self._log_sigma(t)) * (self._log_sigma_rate(t) - self._log_alpha_rate(t))
 
     def level(self, t: Any) -> Level:
         """All scalars of time t, in the container of t."""
@@ -121,7 +124,7 @@ class Schedule(ABC):
 
     def levels(self, times: ArrayLike) -> list[Level]:
         """Levels of many times at once (vectorised; the sampler calls it once per run)."""
-        t = np.asarray(times, dtype=np.float64)
+        t = as_array(times)
         columns = (t, self.alpha(t), self.sigma(t), self.log_snr(t))
         return [Level(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
@@ -153,6 +156,9 @@ class VariancePreserving(Schedule):
 
     def _log_sigma_rate(self, t: Array) -> Array:
         return -self._log_alpha_rate(t) / np.expm1(-2.0 * self._log_alpha(t))
+
+    def _diffusion2(self, t: Array) -> Array:
+        return -2.0 * self._log_alpha_rate(t)  # exact where alpha rounds to 1
 
     def _time(self, log_snr: Array) -> Array:
         return self._time_of_log_alpha(-0.5 * softplus(-log_snr))
@@ -206,6 +212,9 @@ class SubVP(LinearVP):
 
     def _log_sigma_rate(self, t: Array) -> Array:
         return -2.0 * self._log_alpha_rate(t) / np.expm1(-2.0 * self._log_alpha(t))
+
+    def _diffusion2(self, t: Array) -> Array:
+        return 2.0 * self._log_alpha_rate(t) * np.expm1(4.0 * self._log_alpha(t))
 
     def _time(self, log_snr: Array) -> Array:
         # alpha / (1 - alpha^2) = r  =>  log alpha = -asinh(1 / (2 r)).

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from score_sde_analytic import checks
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.covariance.head_networks import HEADS
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde
@@ -127,7 +128,7 @@ class CovarianceName:
         """
         if isinstance(text, CovarianceName):
             return text
-        spelled, bar, given = text.partition("|")
+        spelled, bar, given = checks.text()("covariance", text).partition("|")
         base = ALIASES.get(spelled, spelled)
         if base in BASES:
             return cls(base, _statistic(base, given) if bar else "")
@@ -212,7 +213,7 @@ class GridName:
         """
         if isinstance(text, GridName):
             return text
-        if text.endswith(".json"):
+        if checks.text()("grid", text).endswith(".json"):
             return cls("file", file=Path(text))
         kind = text.removesuffix("_tuned")
         tuned = kind != text

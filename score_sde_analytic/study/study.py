@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from score_sde_analytic.checks import whole
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.covariance.head_networks import load_head
 from score_sde_analytic.covariance.heads import Interpolated, covariance_of
@@ -195,7 +196,7 @@ class Study(Record):
         >>> study.grid(10).steps
         10
         """
-        label = self.resolve(covariance)
+        steps, label = whole(1)("steps", steps), self.resolve(covariance)
         return self.search.grid(GridName.parse(name), self.covariance(label), label, steps)
 
     def first(self) -> tuple[float, Decoder]:
