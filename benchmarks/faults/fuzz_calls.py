@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from score_sde_analytic import compare, covariance, data, grids, likelihood, measure, metrics, models, process, samplers
+from score_sde_analytic.arrays import as_array
 from score_sde_analytic.process.noise import stream_seed
 from score_sde_analytic.study import Study, analyse
 
@@ -78,10 +79,10 @@ class Network(nn.Module):
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
-        self.layer = nn.Linear(2, 2, dtype=dtype)
+        self.weight = nn.Parameter(torch.randn(2, dtype=dtype))
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        return torch.tanh(self.layer(x)) + 0.1 * labels.to(x.dtype)[:, None]
+        return torch.tanh(self.weight[0] * x + self.weight[1]) + 0.1 * labels.to(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def network(rng: np.random.Generator) -> nn.Module:
@@ -115,11 +116,11 @@ def _kernel(s: Any, t: Any, eta: Any) -> Any:
     return process.reverse_kernel(VP.level(s), VP.level(t), eta)
 
 
-def _categorical(x: Any, noise: Any, log_snr: Any, levels: Any) -> Any:
+def _categorical(x: Any, log_snr: Any, levels: Any) -> Any:
     declared = data.DataRange(-1, 1, levels)
     level = VP.level_at(log_snr)
-    x_0 = declared.encode((x.clip(0, 1) * (levels - 1)).astype(int))
-    return process.CategoricalDecoder().nats(x_0, level.diffuse(x_0, noise), None, level, declared)
+    x_0 = declared.encode((np.asarray(x).clip(0, 1) * ((declared.levels or 2) - 1)).astype(int))
+    return process.CategoricalDecoder().nats(x_0, level.diffuse(x_0, torch.ones_like(x_0)), None, level, declared)
 
 
 def _gaussian(x: Any, mean: Any, std: Any) -> Any:
@@ -168,7 +169,8 @@ def _of_study(what: str, *names: str) -> Callable[..., Any]:
 
 
 def _steps(log_snr: Any, residual: Any, steps: Any) -> Any:
-    costs = grids.StepCosts(log_snr[::-1], residual[::-1])
+    log_snr, residual = (as_array(x)[::-1] for x in (log_snr, residual))
+    costs = grids.StepCosts(log_snr, residual)
     return grids.shortest_paths(costs, np.zeros(len(residual)), steps, method="plain").costs
 
 
@@ -215,7 +217,7 @@ PROCESS_CALLS = (
         "process",
         "CategoricalDecoder",
         _categorical,
-        {"x": array(4, 2), "noise": normal(4, 2), "log_snr": real(-8, 9), "levels": count(2, 300)},
+        {"x": array(4, 2), "log_snr": real(-8, 9), "levels": count(2, 300)},
     ),
     Call("process", "stream_seed", stream_seed, {}),
     Call(
@@ -316,6 +318,7 @@ COVARIANCE_CALLS = (
         "Isotropic",
         lambda cap, s, t: covariance.Isotropic(CURVE, cap).step_nats(CURVE, VP.level(s), VP.level(t)),
         {"cap": real(0.1, 1), "s": real(0.1, 0.4), "t": real(0.5, 1)},
+        infinite=True,
     ),
 )
 GRID_CALLS = (

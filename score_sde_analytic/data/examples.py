@@ -131,7 +131,7 @@ class Examples(Dataset[Tensor]):
 def _indexed(data: Any) -> Any:
     """What has the items by index: a tensor, or a map-style data set."""
     if isinstance(data, np.ndarray) and data.dtype != object:
-        return torch.from_numpy(data if data.flags.writeable else data.copy())
+        data = torch.from_numpy(data if data.flags.writeable else data.copy())
     if isinstance(data, DataLoader):
         usual = type(data.batch_sampler) in (BatchSampler, type(None)) and data.collate_fn is default_collate
         if not usual or not isinstance(data.sampler, SequentialSampler | RandomSampler):

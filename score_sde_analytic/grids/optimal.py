@@ -157,8 +157,8 @@ def _grid(schedule: Schedule, log_snr: Array, name: str, cost: float) -> Grid:
     return Grid((*times.tolist(), 0.0), name, cost)
 
 
-def _check(steps: int) -> None:
-    whole(1)("steps", steps)
+def _check(steps: int) -> int:
+    return whole(1)("steps", steps)
 
 
 def closed_form_levels(objective: Objective, steps: int) -> Float64[Array, " {steps}"]:
@@ -167,7 +167,7 @@ def closed_form_levels(objective: Objective, steps: int) -> Float64[Array, " {st
     >>> closed_form_levels(study.search.objective, steps=5).round(1)
     array([-10. ,   0.3,   1.3,   2.8,   4.4])
     """
-    _check(steps)
+    steps = _check(steps)
     if steps == 1:
         return np.array([objective.low])
     first = max(objective.best_first(steps - 1), 1) + 1
@@ -245,7 +245,7 @@ def entropic(schedule: Schedule, objective: Objective, steps: int) -> Grid:
     >>> entropic(model.schedule, study.search.objective, steps=5).cost
     0.916
     """
-    _check(steps)
+    steps = _check(steps)
     levels = np.array([objective.low])
     if steps > 1:
         below = objective.levels[: max(objective.best_first(math.inf), 1) + 1]

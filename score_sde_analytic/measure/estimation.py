@@ -283,7 +283,12 @@ class _Pass:
         self.products[m] += values.T @ values
         subset = torch.randperm(x_0[0].numel(), generator=generator)[:DECODER_COORDINATES].to(x_0.device)
         x_0, x_0_hat = (x.flatten(1)[:, subset] for x in (x_0, prediction.x_0))
-        np.add.at(self.decoder_sums[:, m], group, self._decoder_nats(x_0, x_0_hat, level).cpu().numpy())
+        nats = self._decoder_nats(x_0, x_0_hat, level).cpu().numpy()
+        if not np.isfinite(nats).all():
+            raise RunError(
+                f"decoders at log-SNR {level.log_snr:.4g} are too narrow for their nats to be numbers; use lower knots"
+            )
+        np.add.at(self.decoder_sums[:, m], group, nats)
 
     def _values(self, x_0: Tensor, eps: Tensor, eps_hat: Tensor) -> Tensor:
         """[Lambda, X, R, controls minus their means] per draw, (batch, 6) float64."""

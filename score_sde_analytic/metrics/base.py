@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from score_sde_analytic.checks import number, settle, whole
+from score_sde_analytic.checks import settle, whole
 from score_sde_analytic.data.examples import Data, as_dataset
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.metrics.features import Features, extract
-from score_sde_analytic.metrics.measured import Measured, jackknife, without_groups
+from score_sde_analytic.metrics.measured import LEVEL, Measured, jackknife, without_groups
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ class Distance(Metric):
 
     groups: Annotated[int, whole(2)] = 20
     seed: Annotated[int, whole(0)] = 0
-    level: Annotated[float, number(above=0, below=1)] = 0.95
+    level: Annotated[float, LEVEL] = 0.95
 
     def __post_init__(self) -> None:
         settle(self)
@@ -161,7 +161,7 @@ def require_features(x: Float[Tensor, " ..."], what: str) -> None:
     score_sde_analytic.errors.InputError: 1 of 2 feature vectors of the samples hold NaN or inf: the sampler diverged, or the
     data are damaged
     """
-    if x.ndim != 2 or x.shape[1] == 0:
+    if x.ndim != 2 or 0 in x.shape:
         raise InputError(f"features of {what} must be (count, n), got {tuple(x.shape)}; flatten them, or use evaluate()")
     bad = int((~torch.isfinite(x)).any(1).sum())
     if bad:

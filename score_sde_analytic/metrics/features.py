@@ -203,6 +203,8 @@ def extract(
 
 def _checked(features: Features, x: Tensor, rows: str) -> Tensor:
     """Features of a batch, float64; `rows` is how errors call it."""
+    if x.ndim < 2:
+        raise InputError(f"{rows} have shape {tuple(x.shape)}; each example needs at least one dimension")
     if not torch.isfinite(x).all():
         raise InputError(f"{rows} hold NaN or inf: the sampler diverged, or the data are damaged")
     values = features(x)

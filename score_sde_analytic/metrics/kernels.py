@@ -25,7 +25,7 @@ from torch import Tensor
 from score_sde_analytic.checks import number, settle, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.metrics.base import Metric, Reference
-from score_sde_analytic.metrics.measured import Measured, jackknife
+from score_sde_analytic.metrics.measured import LEVEL, Measured, jackknife
 
 ROWS = 1024  # rows of a kernel matrix that are held at once
 
@@ -47,7 +47,7 @@ class Discrepancy(Metric):
         level: of the interval.
     """
 
-    level: Annotated[float, number(above=0, below=1)] = 0.95
+    level: Annotated[float, LEVEL] = 0.95
     least = 4
 
     def __post_init__(self) -> None:
@@ -138,8 +138,8 @@ class GaussianMMD(Discrepancy):
         return float(found)
 
     def kernel(self, x: Float64[Tensor, "n d"], y: Float64[Tensor, "m d"], reference: Reference) -> Float64[Tensor, "n m"]:
-        centre = reference.once("centre", lambda v: v.mean(0))
-        return torch.exp(squared_distances(x - centre, y - centre) / (-2.0 * self.width(reference) ** 2))
+        centre, width = reference.once("centre", lambda v: v.mean(0)), self.width(reference)
+        return torch.exp(squared_distances(x - centre, y - centre) / -2.0 / width / width)  # the square may overflow
 
 
 @dataclass(frozen=True)

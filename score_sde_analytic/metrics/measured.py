@@ -31,6 +31,9 @@ from score_sde_analytic.errors import InputError
 from score_sde_analytic.process.noise import stream_seed
 from score_sde_analytic.uncertainty import jackknife_variance
 
+#: Of an interval; at 1 it is everything.
+LEVEL = number(above=0, below=1.0 - 1e-12)
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -59,7 +62,7 @@ class Measured:
 
 def require_level(level: float) -> None:
     """Raise InputError unless 0 < level < 1."""
-    number(above=0, below=1)("the level of an interval", level)
+    LEVEL("the level of an interval", level)
 
 
 def jackknife(

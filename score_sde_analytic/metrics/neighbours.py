@@ -20,11 +20,11 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from score_sde_analytic.arrays import wide
-from score_sde_analytic.checks import number, settle, whole
+from score_sde_analytic.checks import settle, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.metrics.base import Metric, Reference, require_features
 from score_sde_analytic.metrics.kernels import ROWS, squared_distances
-from score_sde_analytic.metrics.measured import Measured, proportion
+from score_sde_analytic.metrics.measured import LEVEL, Measured, proportion
 
 
 def nearest(x: Float[Tensor, "n d"], k: int) -> Float[Tensor, " n"]:
@@ -63,7 +63,7 @@ class _Coverage(Metric):
     """
 
     k: Annotated[int, whole(1)] = 3
-    level: Annotated[float, number(above=0, below=1)] = 0.95
+    level: Annotated[float, LEVEL] = 0.95
 
     def __post_init__(self) -> None:
         settle(self)

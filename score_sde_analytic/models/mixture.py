@@ -44,7 +44,7 @@ class GaussianMixture(nn.Module):
         super().__init__()
         given = {"weights": weights, "means": means, "covariances": covariances}
         w, m, c = (torch.as_tensor(numbers(name, value)) for name, value in given.items())
-        if m.ndim != 2 or w.shape != m.shape[:1]:
+        if m.ndim != 2 or m.shape[1] == 0 or w.shape != m.shape[:1]:
             raise InputError(f"need weights (k,) and means (k, d), got {tuple(w.shape)} and {tuple(m.shape)}")
         if not (w > 0).all():
             raise InputError("mixture weights must be positive")
@@ -85,6 +85,8 @@ class GaussianMixture(nn.Module):
 
         With one level per sample the variances are (n, k, d).
         """
+        if x_t.ndim != 2 or x_t.shape[1] != self.dim:
+            raise InputError(f"need points (n, {self.dim}) of the mixture's dimension, got {tuple(x_t.shape)}")
         alpha, sigma = (s[:, None, None] if isinstance(s, Tensor) else s for s in (level.alpha, level.sigma))
         variances = alpha**2 * self.eigenvalues + sigma**2
         y = torch.einsum("nki,kij->nkj", x_t.double()[:, None] - alpha * self.means, self.basis)

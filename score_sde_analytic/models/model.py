@@ -170,6 +170,7 @@ class ScoreModel:
         """
         if isinstance(t, Tensor) and not (t > 0).all():
             raise InputError("t = 0 is the data itself (and NaN no time): pass times in (0, 1]")
+        t = t if isinstance(t, Tensor) else number()("t", t)
         return self.predict(x_t, self.schedule.level(t))
 
     def predict(self, x_t: Float[Tensor, " batch *dims"], level: Level) -> Prediction:

@@ -139,6 +139,12 @@ class CategoricalDecoder(Decoder):
     ) -> Float64[Tensor, " batch"]:
         self.check(data_range)
         assert data_range is not None
+        if x_0.ndim < 2 or x_0.shape != x_t.shape or 0 in x_0.shape:
+            raise InputError(
+                f"need examples and states of one shape (batch, *dims), got {tuple(x_0.shape)}, {tuple(x_t.shape)}"
+            )
+        if not torch.as_tensor(level.sigma > 0).all():
+            raise InputError("a decoder leads from a noisy level to the data; at the data themselves there is none")
         if isinstance(level.alpha, Tensor) and level.alpha.ndim:  # one level per example
             each = zip(x_0.split(1), x_t.split(1), level.alpha.tolist(), level.sigma.tolist(), strict=True)
             return torch.cat([self._nats(x, y, alpha, sigma, data_range) for x, y, alpha, sigma in each])

@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from score_sde_analytic.checks import whole
+from score_sde_analytic.checks import number, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.process.gaussian import expand
 
-WHOLE = whole()
+WHOLE, FINITE = whole(), number()
 
 
 def stream_seed(*key: int) -> int:
@@ -105,10 +105,9 @@ class LevelNoise:
         self, log_snr: float | Float[Tensor, " batch"], like: Float[Tensor, " batch *dims"]
     ) -> Float[Tensor, " batch *dims"]:
         """eps at one level, or at one level per sample, in the shape, dtype and device of `like`."""
-        if isinstance(log_snr, Tensor):
+        if isinstance(log_snr, Tensor) and log_snr.ndim:
             return self._each(log_snr.double().cpu() / KNOTS, like)
-        if not math.isfinite(log_snr):
-            raise InputError(f"noise is a function of a finite log-SNR, got {log_snr}: the data have none")
+        log_snr = FINITE("log-SNR", log_snr)
         knot = math.floor(log_snr / KNOTS)
         angle = 0.5 * math.pi * (log_snr / KNOTS - knot)
         # Levels are visited in order: a knot serves many of them.

@@ -25,6 +25,9 @@ from score_sde_analytic.checks import number, settle, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.process.level import Level
 
+#: Beyond this log-SNR sigma and times leave the range of numbers.
+LARGEST = 700.0
+
 
 class Schedule(ABC):
     """log alpha_t and log sigma_t on t in (0, 1]; floats, numpy arrays or tensors in, the same out, in float64."""
@@ -86,6 +89,7 @@ class Schedule(ABC):
         """
         lam = as_array(log_snr)
         low, high = self.log_snr_range
+        high = min(high, LARGEST)
         slack = 1e-9 * max(1.0, abs(low))
         inside = (lam >= low - slack) & ((lam <= high) | np.isposinf(lam))
         if not np.all(inside):
@@ -130,7 +134,7 @@ class Schedule(ABC):
 
     def level_at(self, log_snr: float) -> Level:
         """The level with this log-SNR."""
-        return self.level(self.time(log_snr))
+        return self.level(self.time(number(most=np.inf)("log-SNR", log_snr)))
 
     def _at(self, law: Any, t: Any, at_zero: float) -> Any:
         time = as_array(t)

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from score_sde_analytic.checks import number, settle
+from score_sde_analytic.checks import number, one_of, settle
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.extras import optional
 from score_sde_analytic.grids.grid import Grid
@@ -74,14 +74,13 @@ class ReverseSDE(Sampler[Step]):
     """
 
     model: ScoreModel
-    solver: Literal["euler", "milstein", "srk"] = "euler"
+    solver: Annotated[Literal["euler", "milstein", "srk"], one_of(("euler", "milstein", "srk"))] = "euler"
     adaptive: AdaptiveSDE | None = None
     variable: Variable = "log_snr"
     per_sample: bool = True
 
     def __post_init__(self) -> None:
-        if self.solver not in STAGES:
-            raise InputError(f"solver must be one of {', '.join(STAGES)}, got {self.solver!r}")
+        settle(self)
         check_variable(self.variable)
 
     def calls(self, grid: Grid) -> int | None:

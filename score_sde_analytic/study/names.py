@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from score_sde_analytic import checks
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.covariance.head_networks import HEADS
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde
@@ -128,7 +127,9 @@ class CovarianceName:
         """
         if isinstance(text, CovarianceName):
             return text
-        spelled, bar, given = checks.text()("covariance", text).partition("|")
+        if not isinstance(text, str):
+            raise InputError(f"a covariance is asked for by its name, got {text!r}")
+        spelled, bar, given = text.partition("|")
         base = ALIASES.get(spelled, spelled)
         if base in BASES:
             return cls(base, _statistic(base, given) if bar else "")
@@ -213,7 +214,9 @@ class GridName:
         """
         if isinstance(text, GridName):
             return text
-        if checks.text()("grid", text).endswith(".json"):
+        if not isinstance(text, str):
+            raise InputError(f"a grid is asked for by its name, got {text!r}")
+        if text.endswith(".json"):
             return cls("file", file=Path(text))
         kind = text.removesuffix("_tuned")
         tuned = kind != text

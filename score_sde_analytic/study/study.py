@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from score_sde_analytic.checks import whole
+from score_sde_analytic.checks import each, number, whole
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.covariance.head_networks import load_head
 from score_sde_analytic.covariance.heads import Interpolated, covariance_of
@@ -111,7 +111,7 @@ class Study(Record):
         """
         if str(name) in self.own:
             return CovarianceName(str(name))
-        parsed = CovarianceName.parse(name or self.settings.covariance)
+        parsed = CovarianceName.parse(self.settings.covariance if isinstance(name, str) and not name else name)
         return self.structures.best if parsed.base == AUTO else parsed
 
     def covariance(self, name: str | CovarianceName = "") -> Covariance:
@@ -218,6 +218,7 @@ class Study(Record):
         >>> study.steps_for(0.05)
         17
         """
+        excess = number(above=0)("the excess", excess)
         objective = self.search.objective
         costs = self.search.costs(self.moments, min(self.settings.search.most, len(self.search.lattice.times)))
         steps = steps_for(excess / BITS, costs, objective.continuous_limit)
@@ -251,7 +252,7 @@ class Study(Record):
 
     def bits(self, *steps: int, grid: str | GridName = DP, covariance: str | CovarianceName = "") -> Bits[Priced]:
         """Priced bits/dim of chains of so many steps, with errors; no network call."""
-        return Bits(self.price({k: self.chain(k, grid, covariance) for k in steps}))
+        return Bits(self.price({k: self.chain(k, grid, covariance) for k in each(whole(1))("steps", steps)}))
 
     def price(self, methods: Mapping[Name, Chain | ContinuousTime]) -> dict[Name, Priced]:
         """Priced bits/dim of chains, and of continuous time, from the moments alone, with errors.
@@ -292,6 +293,7 @@ class Study(Record):
         >>> print(study.measure(mixture.sample(400, seed=1), 3, progress=False))
         K = 3: 1.522 ± 0.081 bits/dim
         """
+        steps = each(whole(1))("steps", steps)
         chains = {str(k): self.chain(k, grid, covariance) for k in steps}
         bounds = self.evaluate(data, chains, path, **options)
         return Bits({k: bounds[str(k)] for k in steps})
