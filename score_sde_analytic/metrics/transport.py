@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from score_sde_analytic.arrays import wide
 from score_sde_analytic.checks import number, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.metrics.base import Distance
@@ -26,11 +27,11 @@ POWER = number(1, 16)
 DIRECTIONS = 32  # directions whose quantile functions are merged at once
 
 
-def wasserstein_1d(x: Float[Tensor, "k n"], y: Float[Tensor, "k m"], power: float = 2.0) -> Float[Tensor, " k"]:
+def wasserstein_1d(x: Float[Tensor, "k n"], y: Float[Tensor, "k m"], power: float = 2.0) -> Float64[Tensor, " k"]:
     """W_p^p of each pair of rows of sorted values.
 
     >>> wasserstein_1d(torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0]]), power=1.0)
-    tensor([1.5000])
+    tensor([1.5000], dtype=torch.float64)
     """
     power = POWER("power", power)
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or 0 in (*x.shape, *y.shape):
@@ -38,6 +39,7 @@ def wasserstein_1d(x: Float[Tensor, "k n"], y: Float[Tensor, "k m"], power: floa
     n, m = x.shape[1], y.shape[1]
     if not x.is_floating_point() or not y.is_floating_point():
         raise InputError(f"need floating-point values, got {x.dtype} and {y.dtype}")
+    x, y = wide(x), wide(y)
     if n == m:
         return (x - y).abs().pow(power).mean(1)
     # Quantile functions jump at i/n and j/m: on the lattice 1/(n m) these are whole numbers.

@@ -44,7 +44,7 @@ class GaussianMixture(nn.Module):
         super().__init__()
         given = {"weights": weights, "means": means, "covariances": covariances}
         w, m, c = (torch.as_tensor(numbers(name, value)) for name, value in given.items())
-        if m.ndim != 2 or m.shape[1] == 0 or w.shape != m.shape[:1]:
+        if m.ndim != 2 or 0 in m.shape or w.shape != m.shape[:1]:
             raise InputError(f"need weights (k,) and means (k, d), got {tuple(w.shape)} and {tuple(m.shape)}")
         if not (w > 0).all():
             raise InputError("mixture weights must be positive")

@@ -108,7 +108,7 @@ def expected_table(spacing: float, levels: int) -> Float64[Array, " levels"]:
     """
     # Levels farther from both ends than noise reaches are alike; sums over close levels are smooth in the noise.
     distinct = min((levels + 1) // 2, math.ceil((NODES[-1] + REACH) / max(spacing, 1e-300)) + 1)
-    eps = NODES if spacing > 0.5 else NODES[::10]
+    eps = NODES if spacing > 0.5 else NODES[::25]
     weights = torch.from_numpy(np.exp(-0.5 * eps**2) / np.exp(-0.5 * eps**2).sum())
     z = torch.from_numpy(eps)
     above = levels - 1 - torch.arange(distinct, dtype=torch.float64)[:, None]

@@ -170,12 +170,13 @@ def carry(
     state = sampler.init(plan, x)
     for step in tqdm(plan, desc=desc, unit="step", leave=False, disable=not progress):
         x, state = take(x, step, state, noise)
+    x = x.to(dtype)
     if not torch.isfinite(x).all():
         raise RunError(
             f"the samples of {sampler.name} hold NaN or inf: it diverged on this grid; use more steps, a grid that takes"
             " smaller ones where the samples grew, or clamp x_0"
         )
-    return x.to(dtype)
+    return x
 
 
 def prior_sample(schedule: Schedule, noise: Noise, like: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
+from score_sde_analytic.checks import whole
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.examples import Data, as_dataset
 from score_sde_analytic.data.ranges import DataRange
@@ -69,7 +70,7 @@ def analyse(
     >>> study.sample(count=5, steps=10).shape
     torch.Size([5, 2])
     """
-    settings = settings or Settings()
+    settings, seed = settings or Settings(), whole(0)("seed", seed)
     named = covariance_names((settings.covariance, *record))
     examples = as_dataset(data, data_range)
     recorded = recorders(named, examples if train is None else as_dataset(train, data_range), settings.structure)
