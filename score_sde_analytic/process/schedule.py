@@ -20,9 +20,10 @@ import scipy
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from score_sde_analytic.arrays import Array, Scalars, as_array, like, numbers, softplus
+from score_sde_analytic.arrays import Array, Scalars, as_array, like, softplus
 from score_sde_analytic.checks import number, settle, whole
 from score_sde_analytic.errors import InputError
+from score_sde_analytic.process.betas import checked_betas
 from score_sde_analytic.process.level import Level
 
 #: Beyond this log-SNR sigma and times leave the range of numbers.
@@ -333,7 +334,7 @@ class Tabulated(VariancePreserving):
     """
 
     def __init__(self, betas: ArrayLike) -> None:
-        self.betas = _betas(betas)
+        self.betas = checked_betas(betas)
         self._knots = np.arange(len(self.betas) + 1) / len(self.betas)
         self._values = np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-self.betas))])
         self._interpolant = scipy.interpolate.PchipInterpolator(self._knots, self._values)
@@ -380,23 +381,3 @@ class Tabulated(VariancePreserving):
     def config(self) -> dict[str, Any]:
         digest = hashlib.sha256(self.betas.tobytes()).hexdigest()[:16]
         return {"name": "tabulated", "steps": len(self.betas), "betas": digest}
-
-
-def _betas(values: ArrayLike) -> Array:
-    """A table of forward variances, checked."""
-    betas = numbers("betas", values)
-    if betas.ndim != 1 or len(betas) == 0:
-        raise InputError(f"betas must be a non-empty 1-d table, got shape {betas.shape}")
-    if len(betas) > 1 and betas[-1] == 1.0 and np.all((betas[:-1] > 0.0) & (betas[:-1] < 1.0)):
-        raise InputError(
-            "betas must lie strictly between 0 and 1, and the last is 1 (zero terminal SNR): no x_0 can be read off x_1 = eps;"
-            " cap it, as in np.minimum(betas, 0.999)"
-        )
-    if not np.all((betas > 0.0) & (betas < 1.0)):
-        raise InputError("betas must lie strictly between 0 and 1 (a leading beta_0 = 0 must be dropped)")
-    if len(betas) > 1 and betas[0] > 0.9 and np.all(np.diff(betas) < 0):
-        raise InputError(
-            f"betas fall from {betas[0]:.4g} to {betas[-1]:.4g}, as alphas_cumprod do; pass betas, which are"
-            " 1 - alphas_cumprod[1:] / alphas_cumprod[:-1] after the first, 1 - alphas_cumprod[0]"
-        )
-    return betas

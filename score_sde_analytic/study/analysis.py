@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from score_sde_analytic.checks import whole
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.checks import whole
 from score_sde_analytic.data.examples import Data, as_dataset
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.statistics import DataStatistics
