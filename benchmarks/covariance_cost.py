@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from score_sde_analytic.runners.experiment import Experiment
 
-from score_sde_analytic.data.ranges import DataStatistics, as_dataset
+from score_sde_analytic.data.examples import as_dataset
+from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.grids.grid import even_log_snr
 from score_sde_analytic.measure.draws import Recorder
 from score_sde_analytic.measure.estimation import Budget, estimate

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from score_sde_analytic.arrays import Array
-from score_sde_analytic.data.ranges import DataStatistics
+from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import Moments

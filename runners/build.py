@@ -15,7 +15,8 @@ from torch import Tensor
 
 import score_sde_analytic
 from score_sde_analytic.data import sources as datasets
-from score_sde_analytic.data.ranges import DataRange, DataStatistics
+from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.likelihood import Diffused, Direct, Entry, ExactTrace, Hutchinson, Uniform
 from score_sde_analytic.likelihood.flow import Flow

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64, Shaped
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+from score_sde_analytic.errors import InputError
 
 Array = NDArray[np.float64]
 
@@ -35,10 +39,68 @@ def like(value: ArrayLike, reference: Any) -> Any:
     return float(value) if np.ndim(reference) == 0 else np.asarray(value, dtype=np.float64)  # type: ignore[arg-type]
 
 
+@cache
+def has_float64(device: str) -> bool:
+    """Whether a kind of device, such as "mps", has float64.
+
+    >>> has_float64("cpu")
+    True
+    """
+    try:
+        torch.zeros((), dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def float64_place(device: torch.device) -> torch.device:
+    """Where float64 numbers of a device are kept: there, or on the host where it has none."""
+    return device if has_float64(device.type) else torch.device("cpu")
+
+
+def wide(x: Shaped[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+    """x in float64, in which everything is measured: where it lies, or on the host where its device has no float64."""
+    return x.double() if has_float64(x.device.type) else x.cpu().double()
+
+
+def onto(x: Float[Tensor, "*shape"], device: torch.device | str) -> Float[Tensor, "*shape"]:
+    """x on a device, in float32 or better: as states are kept, whatever the precision of data and network.
+
+    >>> onto(torch.ones(1, dtype=torch.float16), "cpu").dtype
+    torch.float32
+    """
+    place = torch.device(device)
+    if x.dtype == torch.float64 and has_float64(place.type):
+        return x.to(place)
+    return x.to(place, torch.float32)
+
+
+def numbers(name: str, value: Any) -> Array:
+    """A float64 numpy array of finite numbers.
+
+    Raises:
+        InputError: something else.
+
+    >>> numbers("betas", [0.1, 0.2])
+    array([0.1, 0.2])
+    """
+    try:
+        array = as_array(value)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    if not np.all(np.isfinite(array)):
+        raise InputError(f"{name} must be finite, got {array[~np.isfinite(array)].flat[0]}")
+    return array
+
+
 def as_array(value: Any) -> Array:
     """A float64 numpy array of a float, array or tensor.
 
     >>> as_array(torch.ones(2, requires_grad=True))
     array([1., 1.])
     """
-    return np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
+    try:
+        # numpy has no bfloat16.
+        return np.asarray(value.detach().cpu().double().numpy() if isinstance(value, Tensor) else value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"need numbers, got {value!r}") from error

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as deserialise
 from safetensors.numpy import save as serialise
 
+from score_sde_analytic.checks import scalar
 from score_sde_analytic.declared import AGAIN, UNFIT, require_arrays, require_shape
 from score_sde_analytic.errors import InputError, MissingFileError, UserError, WriteError
 
@@ -144,6 +145,7 @@ def plain(value: Any) -> Any:
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
         return plain(value.tolist())
+    value = scalar(value)
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

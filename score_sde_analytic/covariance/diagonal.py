@@ -20,7 +20,7 @@ from jaxtyping import Float, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from score_sde_analytic.arrays import Array
+from score_sde_analytic.arrays import Array, float64_place, wide
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.declared import reading
 from score_sde_analytic.errors import InputError
@@ -108,19 +108,20 @@ class DiagonalStep(StepCovariance):
         x = prediction.x_t
         shape = tuple(x.shape[1:])
         statistic = self.plan.statistic
-        phi = None if statistic is None else checked(statistic(prediction), prediction).double()
-        residual = self.plan.table(self.table, x.device).residual(phi)
+        phi = None if statistic is None else wide(checked(statistic(prediction), prediction))
+        place = float64_place(x.device)
+        residual = self.plan.table(self.table, place).residual(phi)
         excess = self.kernel.excess(residual, self.table.log_snr)
-        return excess[:, self.plan.labels(shape, x.device)].reshape(-1, *shape)
+        return excess[:, self.plan.labels(shape, place)].reshape(-1, *shape)
 
     def add_noise(
         self, mean: Float[Tensor, " batch *dims"], prediction: Prediction, z: Float[Tensor, " batch *dims"]
     ) -> Float[Tensor, " batch *dims"]:
-        deviation = (self.kernel.rho2 + self._excess(prediction)).sqrt().to(z.dtype)
+        deviation = (self.kernel.rho2 + self._excess(prediction)).sqrt().to(z)
         return mean + self.plan.basis.inverse(deviation * z)
 
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
-        square = self.plan.basis.forward((x_0 - prediction.x_0).double()).square()
+        square = self.plan.basis.forward(wide(x_0 - prediction.x_0)).square()
         return diagonal_kl(kernel.error(square), kernel.rho2, self._excess(prediction))
 
 

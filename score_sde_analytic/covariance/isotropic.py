@@ -13,13 +13,14 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.checks import number, settle
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.models.model import Prediction
@@ -111,7 +112,10 @@ class Isotropic(IsotropicCovariance):
     """
 
     curve: NoiseCurve
-    max_posterior_variance: float = math.inf
+    max_posterior_variance: Annotated[float, number(0, math.inf)] = math.inf
+
+    def __post_init__(self) -> None:
+        settle(self)
 
     def optimal_for(self, curve: NoiseCurve) -> bool:
         """Whether these are the optimal variances when R is that of `curve`."""

@@ -18,6 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
+from score_sde_analytic.checks import each, whole
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.extras import optional
 
@@ -35,6 +36,7 @@ def split(x: Shaped[Tensor, " n *dims"], sizes: Sequence[int], seed: int) -> lis
     Raises:
         InputError: the parts need more examples than there are.
     """
+    sizes, seed = each(whole(0))("sizes", sizes), whole(0)("seed", seed)
     if sum(sizes) > len(x):
         raise InputError(f"the split {tuple(sizes)} needs {sum(sizes)} examples, the data set has {len(x)}")
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))

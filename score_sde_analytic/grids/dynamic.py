@@ -26,6 +26,7 @@ from jaxtyping import Float64, Int64
 from numpy.typing import ArrayLike, NDArray
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.checks import whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.extras import optional
 from score_sde_analytic.grids.grid import optimal_paths
@@ -332,7 +333,7 @@ def _checked(costs: StepCosts, first_cost: ArrayLike, steps: int) -> Array:
         raise InputError(f"first_cost must be ({n},), one per lattice point, got {first.shape}")
     if np.any(np.isnan(first) | np.isneginf(first)):
         raise InputError("first_cost must be finite, or inf to forbid a first time")
-    if not 1 <= steps <= n:
+    if not 1 <= whole()("steps", steps) <= n:
         raise InputError(f"{steps} steps are not within 1 .. {n}, the number of lattice points; use a finer lattice")
     return first
 

@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Float64
 from numpy.typing import ArrayLike, NDArray
 
-from score_sde_analytic.arrays import Array
+from score_sde_analytic.arrays import Array, numbers
+from score_sde_analytic.checks import number, whole
 from score_sde_analytic.declared import reading
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import plain, read_json, write_json
@@ -45,9 +46,14 @@ class Grid:
     cost: float = math.nan
 
     def __post_init__(self) -> None:
-        t = np.asarray(self.times, dtype=np.float64)
+        t = numbers("the times of a grid", self.times)
         if t.ndim != 1 or len(t) < 2:
             raise InputError(f"a grid needs at least two times, got {self.times}")
+        if t.max() > 1.0:
+            raise InputError(
+                f"grid times are at most 1, got {t.max():.6g}; whole steps n of a table of N are the times n / N"
+                " (of indices counted from 0, (n + 1) / N)"
+            )
         if not (np.all(np.diff(t) < 0) and t[0] <= 1.0):  # NaN fails too
             raise InputError("grid times must strictly decrease from at most 1 (visiting order); sort them and drop duplicates")
         if t[-1] != 0.0:
@@ -89,15 +95,11 @@ class Grid:
 
 
 def _steps(steps: int) -> int:
-    if steps != int(steps) or steps < 1:
-        raise InputError(f"a grid needs a whole number of steps, at least one, got {steps}")
-    return steps
+    return whole(1)("steps", steps)
 
 
 def _first(first: float) -> float:
-    if not 0.0 < first < 1.0:
-        raise InputError(f"the first time t_1 must lie between 0 and 1, got {first}")
-    return first
+    return number(above=0, below=1)("the first time t_1", first)
 
 
 def _ends_in_data(times: Array, objective: str) -> Grid:
@@ -139,6 +141,7 @@ def karras(schedule: Schedule, steps: int, first: float, rho: float = 7.0) -> Gr
     >>> karras(model.schedule, 3, 0.001).times
     (1.0, 0.5921, 0.001, 0.0)
     """
+    rho = number(above=0)("rho", rho)
     ends = np.exp(-0.5 / rho * np.asarray(schedule.log_snr(np.array([1.0, _first(first)]))))
     ladder = np.linspace(ends[0], ends[1], _steps(steps))
     return _ends_in_data(np.asarray(schedule.time(-2.0 * rho * np.log(ladder))), f"Karras, rho={rho:g}")

@@ -30,6 +30,7 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.checks import number, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.dynamic import StepCosts, shortest_paths
 from score_sde_analytic.grids.grid import Grid
@@ -156,9 +157,8 @@ def _grid(schedule: Schedule, log_snr: Array, name: str, cost: float) -> Grid:
     return Grid((*times.tolist(), 0.0), name, cost)
 
 
-def _check(steps: int) -> None:
-    if steps < 1:
-        raise InputError(f"a grid needs at least one step, got {steps}")
+def _check(steps: int) -> int:
+    return whole(1)("steps", steps)
 
 
 def closed_form_levels(objective: Objective, steps: int) -> Float64[Array, " {steps}"]:
@@ -167,7 +167,7 @@ def closed_form_levels(objective: Objective, steps: int) -> Float64[Array, " {st
     >>> closed_form_levels(study.search.objective, steps=5).round(1)
     array([-10. ,   0.3,   1.3,   2.8,   4.4])
     """
-    _check(steps)
+    steps = _check(steps)
     if steps == 1:
         return np.array([objective.low])
     first = max(objective.best_first(steps - 1), 1) + 1
@@ -245,7 +245,7 @@ def entropic(schedule: Schedule, objective: Objective, steps: int) -> Grid:
     >>> entropic(model.schedule, study.search.objective, steps=5).cost
     0.916
     """
-    _check(steps)
+    steps = _check(steps)
     levels = np.array([objective.low])
     if steps > 1:
         below = objective.levels[: max(objective.best_first(math.inf), 1) + 1]
@@ -254,9 +254,8 @@ def entropic(schedule: Schedule, objective: Objective, steps: int) -> Grid:
 
 
 def _positive(excess: float) -> float:
-    if not excess > 0.0:
-        raise InputError(f"the excess must be positive, got {excess}; the limit itself takes infinitely many steps")
-    return excess
+    # The limit itself takes infinitely many steps.
+    return number(above=0)("the excess", excess)
 
 
 def steps_for(excess: float, costs: ArrayLike, limit: float) -> int | None:
@@ -273,6 +272,7 @@ def steps_for(excess: float, costs: ArrayLike, limit: float) -> int | None:
     >>> steps_for(0.05, costs=[0.9, 0.6, 0.52], limit=0.5)
     3
     """
+    limit = number()("limit", limit)
     within = np.flatnonzero(np.asarray(costs) - limit <= _positive(excess))
     return int(within[0]) + 1 if len(within) else None
 
@@ -286,4 +286,7 @@ def budget_law(objective: Objective, excess: float) -> float:
     >>> budget_law(study.search.objective, excess=0.05)
     12.3
     """
-    return 1.0 + float(objective.root_integral[objective.best_first(math.inf)]) ** 2 / (4.0 * _positive(excess))
+    steps = 1.0 + float(objective.root_integral[objective.best_first(math.inf)]) ** 2 / (4.0 * _positive(excess))
+    if not math.isfinite(steps):
+        raise InputError(f"an excess of {excess:g} takes more steps than can be counted; allow more")
+    return steps

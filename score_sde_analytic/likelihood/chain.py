@@ -20,6 +20,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.checks import whole
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
@@ -131,10 +132,9 @@ class Chain(Method):
             for name, nats in _at(model, batch, noise, levels[t], steps).items():
                 columns[name].append(nats)
             batch.progress.reached(visited / len(levels))
-        device = batch.x_0.device
         return {
             name: Terms(
-                torch.stack([column.to(device) for column in columns[name]], 1),
+                torch.stack([column.to(prior.device) for column in columns[name]], 1),
                 len(batch.x_0) * methods[name].calls + plan.evaluations,
                 plan.vector_products,
             )
@@ -212,6 +212,7 @@ def paper_chain(schedule: Schedule, covariance: Covariance, steps: int, table: i
     >>> paper_chain(model.schedule, study.covariance("isotropic"), steps=10, table=1000).first_time
     0.001
     """
+    table = whole(2)("table", table)
     grid = grids.even(steps, 1.0 / table) if grid is None else grid
     if not math.isclose(grid.times[-2], 1.0 / table):
         raise InputError(f"the paper's convention forces t_1 = 1/{table}, got {grid.times[-2]:.6g}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import scipy
@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from score_sde_analytic.arrays import Array
+from score_sde_analytic.arrays import Array, float64_place
+from score_sde_analytic.checks import number, settle, whole
 from score_sde_analytic.data.ranges import DataRange
-from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.likelihood.method import Batch, Method, Terms
 from score_sde_analytic.measure.curve import NoiseCurve
@@ -58,18 +58,15 @@ class ContinuousTime(Method):
     (-10.05, 6.22)
     """
 
-    t_min: float
+    t_min: Annotated[float, number(above=0, below=1)]
     decoder: Decoder
-    times: int = 16
+    times: Annotated[int, whole(1)] = 16
     curve: NoiseCurve | None = field(default=None, repr=False)
     choice: Callable[[Moments, int], ContinuousTime] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "decoder", as_decoder(self.decoder))
-        if not 0.0 < self.t_min < 1.0:
-            raise InputError(f"t_min must lie in (0, 1), got {self.t_min}")
-        if self.times < 1:
-            raise InputError(f"times must be at least 1, got {self.times}")
+        settle(self)
 
     def columns(self) -> tuple[str, ...]:
         return ("prior", "transitions", "reconstruction")
@@ -123,14 +120,14 @@ class ContinuousTime(Method):
         log_snr, weight = self._draws(batch, low, high)
         # Strata closer than noise forgets take turns among independent copies, or they would repeat each other's draws.
         noises = [batch.noise(c) for c in range(max(1, int(self.times * KNOTS / (high - low))))]
-        integral = torch.zeros(len(x_0), dtype=torch.float64, device=x_0.device)
+        parts = []
         for j in range(self.times):
             level = model.schedule.level(model.schedule.time(log_snr[:, j]))
             eps = noises[j % len(noises)].at(log_snr[:, j], x_0)
             error = mean_square(eps - model.predict(level.diffuse(x_0, eps), level).eps)
-            integral += 0.5 * weight[:, j].to(x_0.device) * error
+            parts.append(0.5 * weight[:, j].to(error) * error)
             batch.progress.reached((j + 1) / (self.times + 1))
-        return integral
+        return torch.stack(parts).sum(0)
 
     def _draws(self, batch: Batch, low: float, high: float) -> tuple[Tensor, Tensor]:
         """Log-SNRs (batch, times) and their weights 1 / (times x density)."""
@@ -159,6 +156,6 @@ class ContinuousTime(Method):
         level = model.schedule.level(self.t_min)
         exact = self.decoder.expected(x_0, level, data_range)
         if exact is not None:
-            return exact.to(x_0.device)
+            return exact.to(float64_place(x_0.device))
         x_t = level.diffuse(x_0, batch.noise().at(level.log_snr, x_0))
         return self.decoder.nats(x_0, x_t, model.predict(x_t, level).x_0, level, data_range)

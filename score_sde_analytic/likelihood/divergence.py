@@ -9,13 +9,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from score_sde_analytic.errors import InputError
+from score_sde_analytic.checks import one_of, settle, whole
 from score_sde_analytic.models.probability_flow import Probes, one_hot_probes
 from score_sde_analytic.process.noise import SampleNoise
 
@@ -57,12 +57,11 @@ class Hutchinson(Divergence):
         law: "rademacher" (no variance from the diagonal of J) or "gaussian".
     """
 
-    probes_per_sample: int = 1
-    law: Literal["rademacher", "gaussian"] = "rademacher"
+    probes_per_sample: Annotated[int, whole(1)] = 1
+    law: Annotated[Literal["rademacher", "gaussian"], one_of(("rademacher", "gaussian"))] = "rademacher"
 
     def __post_init__(self) -> None:
-        if self.probes_per_sample < 1 or self.law not in ("rademacher", "gaussian"):
-            raise InputError(f"need at least one probe, rademacher or gaussian; got {self.probes_per_sample}, {self.law!r}")
+        settle(self)
 
     def probes(self, x: Float[Tensor, " batch *dims"], noise: SampleNoise) -> Probes:
         draws = [noise.draw(x).clone() for _ in range(self.probes_per_sample)]

@@ -7,23 +7,25 @@ interruptions, or on how the data set is cut into shards.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Annotated, Any, overload
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from score_sde_analytic.arrays import Array
-from score_sde_analytic.data.ranges import Data, DataRange, DataStatistics, as_dataset, batches
+from score_sde_analytic.arrays import Array, onto
+from score_sde_analytic.checks import each, settle, whole
+from score_sde_analytic.data.examples import Data, Examples, as_dataset
+from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.errors import InputError, RunError
+from score_sde_analytic.files import plain
 from score_sde_analytic.likelihood.bound import BITS, Bound
 from score_sde_analytic.likelihood.method import Batch, Method, Progress, Terms
 from score_sde_analytic.models.model import ScoreModel
@@ -81,13 +83,13 @@ def bits_per_dim(
     """
     single = isinstance(method, Method)
     methods = {"": method} if isinstance(method, Method) else dict(method)
-    examples = _Examples(as_dataset(data), data_range, draws, seed, batch_size, torch.device(device))
+    examples = _Examples(as_dataset(data, data_range), data_range, draws, seed, batch_size, torch.device(device))
     _require(methods, shard)
     files = dict.fromkeys(methods) if path is None else _files(Path(path), methods, single, shard)
-    for each in methods.values():
-        each.check(model, data_range)
+    for one in methods.values():
+        one.check(model, data_range)
     ledgers = _ledgers(model, examples, methods, files)
-    unit = math.lcm(*(each.block or 1 for each in methods.values()))  # shards hold the same examples for all methods
+    unit = math.lcm(*(one.block or 1 for one in methods.values()))  # shards hold the same examples for all methods
     for group in _groups(ledgers):
         _Pass(model, examples, group).run(_part(len(examples), unit, shard), save_seconds, progress)
     results = {name: ledger.result() for name, ledger in ledgers.items()}
@@ -97,8 +99,8 @@ def bits_per_dim(
 def _require(methods: Mapping[str, Method], shard: tuple[int, int]) -> None:
     if not methods:
         raise InputError("no method to evaluate: pass at least one")
-    number, shards = shard
-    if not 0 <= number < shards:
+    number, shards = each(whole(0), 2, 2)("shard", shard)
+    if not number < shards:
         raise InputError(f"shard (i, n) needs 0 <= i < n, got {shard}")
 
 
@@ -132,19 +134,18 @@ def _file(path: Path, name: str, single: bool, shard: tuple[int, int]) -> Path:
 class _Examples:
     """The data of an evaluation and the key of their noise: what all of its methods share."""
 
-    dataset: Dataset[Any]
+    dataset: Examples
     data_range: DataRange | None
-    draws: int
-    seed: int
-    rows: int
+    draws: Annotated[int, whole(1)]
+    seed: Annotated[int, whole(0)]
+    rows: Annotated[int, whole(1)]
     device: torch.device
 
     def __post_init__(self) -> None:
-        if self.draws < 1 or self.rows < 1:
-            raise InputError(f"draws and batch_size must be at least 1, got {self.draws} and {self.rows}")
+        settle(self)
 
     def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
+        return len(self.dataset)
 
     def identity(self, digest: str, model: dict[str, Any] | None) -> dict[str, Any]:
         """Plain data that decide the result of any method."""
@@ -155,7 +156,7 @@ class _Examples:
 
     def repetitions(self, indices: Sequence[int], progress: Progress) -> Iterator[Batch]:
         """The same examples once per draw."""
-        x_0 = next(batches(self.dataset, indices, len(indices))).to(self.device)
+        x_0 = onto(self.dataset.take(indices), self.device)
         for r in range(self.draws):
             yield Batch(x_0, indices, r, self.seed, self.data_range, self.rows, progress.part(r, self.draws))
 
@@ -251,7 +252,7 @@ def _ledgers(
     shared = examples.identity(statistics.digest, _identity(model, kept))
     ledgers = {}
     for name, method in methods.items():
-        identity = json.loads(json.dumps(shared | {"method": method.config(model)}))
+        identity = plain(shared | {"method": method.config(model)})
         ledgers[name] = _Ledger.open(method, files[name], identity, statistics.mean.numel(), len(examples))
     for ledger in ledgers.values():
         ledger.reserve()

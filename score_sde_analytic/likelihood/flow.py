@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from score_sde_analytic.checks import number, settle, whole
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood.divergence import Divergence, Hutchinson
@@ -57,19 +58,16 @@ class Flow(Method):
     torch.Size([2, 2])
     """
 
-    t_min: float = 1e-5
+    t_min: Annotated[float, number(above=0, below=1)] = 1e-5
     entry: Entry = field(default_factory=Direct)
     divergence: Divergence = field(default_factory=Hutchinson)
     solver: Adaptive | Fixed = field(default_factory=Adaptive)
-    importance_samples: int = 1
+    importance_samples: Annotated[int, whole(1)] = 1
     variable: Literal["log_snr", "t", "ve"] = "log_snr"
-    examples_per_block: int = field(default=100)
+    examples_per_block: Annotated[int, whole(1)] = 100
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.t_min < 1.0:
-            raise InputError(f"t_min must lie in (0, 1), got {self.t_min}")
-        if self.importance_samples < 1 or self.examples_per_block < 1:
-            raise InputError("importance_samples and examples_per_block must be at least 1")
+        settle(self)
         if self.variable not in CLOCKS:
             raise InputError(f"variable must be one of {', '.join(CLOCKS)}, got {self.variable!r}")
         refusal = as_entry(self.entry).unweightable

@@ -17,7 +17,8 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array
-from score_sde_analytic.data.ranges import DataRange, DataStatistics
+from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.likelihood.bound import BITS, Priced
 from score_sde_analytic.measure.between import BetweenKnots
 from score_sde_analytic.measure.curve import NoiseCurve

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from score_sde_analytic.data.ranges import Data
+from score_sde_analytic.data.examples import Data
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import differences
 from score_sde_analytic.measure.basis import Basis, BuiltIn, Channel, Pixel, PixelChannel, Scalar

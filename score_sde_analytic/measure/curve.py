@@ -21,7 +21,8 @@ import scipy
 from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array, as_array, like
-from score_sde_analytic.data.ranges import DataRange, DataStatistics
+from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.declared import reading
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, require_match, save_arrays

@@ -5,26 +5,27 @@ Examples are visited in seeded permutations; a round gives every unfinished knot
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from score_sde_analytic.arrays import Array
-from score_sde_analytic.data.ranges import Data, DataRange, DataStatistics, as_dataset, batches
+from score_sde_analytic.arrays import Array, numbers, onto, wide
+from score_sde_analytic.checks import number, settle, whole
+from score_sde_analytic.data.examples import Data, Examples, as_dataset
+from score_sde_analytic.data.ranges import DataRange, check_examples
+from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.declared import reading
 from score_sde_analytic.errors import InputError, RunError
-from score_sde_analytic.files import load_arrays
+from score_sde_analytic.files import load_arrays, plain
 from score_sde_analytic.measure.between import knots_in_doubt
 from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, Moments, decoder_scale
 from score_sde_analytic.models.model import Prediction, ScoreModel
@@ -76,15 +77,16 @@ class Budget:
         InputError: numbers that contradict each other.
     """
 
-    tolerance: float = 0.01
-    min_draws: int = 300
-    max_draws: int = 3000
-    batch_size: int = 100
-    groups: int = 32
-    most_knots: int = 0
+    tolerance: Annotated[float, number(0)] = 0.01
+    min_draws: Annotated[int, whole(1)] = 300
+    max_draws: Annotated[int, whole(1)] = 3000
+    batch_size: Annotated[int, whole(1)] = 100
+    groups: Annotated[int, whole(2)] = 32
+    most_knots: Annotated[int, whole(0)] = 0
 
     def __post_init__(self) -> None:
-        if self.groups < 2 or self.batch_size < 1 or not self.groups <= self.min_draws <= self.max_draws:
+        settle(self)
+        if not self.groups <= self.min_draws <= self.max_draws:
             given = f"{self.groups}, {self.min_draws}, {self.max_draws} and {self.batch_size}"
             raise InputError(f"need 2 <= groups <= min_draws <= max_draws and batch_size >= 1, got {given}")
 
@@ -131,24 +133,24 @@ def estimate(
     >>> moments.residual.round(2)
     array([0.01, 0.35, 0.82])
     """
-    knots = np.sort(np.asarray(log_snr, dtype=np.float64).ravel())
+    knots = np.sort(numbers("log_snr", log_snr).ravel())
     if len(knots) == 0 or np.any(np.diff(knots) <= 0):
         raise InputError("need at least one knot, all different")
-    dataset = as_dataset(data)
+    dataset = as_dataset(data, data_range)
     if statistics is None:
         statistics = DataStatistics.of(dataset, data_range)
     identity = {
-        "model": model.fingerprint(),
+        "model": plain(model.fingerprint()),
         "data": statistics.digest,
         # A closed form says nothing of the examples drawn from it.
         "examples": "" if statistics.count else DataStatistics.of(dataset, data_range, max_eigen=0).digest,
         "data_variance": statistics.variance,
-        "seed": seed,
+        "seed": whole(0)("seed", seed),
         "groups": budget.groups,
         "decoder": None if data_range is None else [data_range.lo, data_range.hi, data_range.levels],
         "knots": knots.tolist(),
         "settings": budget.settings(),
-        "observers": {name: observer.config() for name, observer in (observers or {}).items()},
+        "observers": {name: plain(observer.config()) for name, observer in (observers or {}).items()},
     }
     run = _Pass(model, dataset, statistics, data_range, identity, torch.device(device), observers or {})
     return run.finish(None if path is None else Path(path), save_seconds, progress)
@@ -167,7 +169,7 @@ class _Pass:
     def __init__(
         self,
         model: ScoreModel,
-        dataset: Dataset[Any],
+        dataset: Examples,
         statistics: DataStatistics,
         data_range: DataRange | None,
         identity: Mapping[str, Any],
@@ -289,13 +291,13 @@ class _Pass:
 
     def _visits(self, size: int) -> tuple[NDArray[np.int64], Tensor]:
         """Indices and examples of this round: consecutive places in an endless chain of seeded permutations."""
-        total = len(self.dataset)  # type: ignore[arg-type]
+        total = len(self.dataset)
         places = self.settings["batch_size"] * self.round + np.arange(size)
         epochs = {e: np.random.default_rng([self.identity["seed"], e]).permutation(total) for e in np.unique(places // total)}
         index = np.array([epochs[p // total][p % total] for p in places])
-        x_0 = next(batches(self.dataset, index.tolist(), size))
-        (self.data_range or DataRange(-math.inf, math.inf)).check(x_0)
-        return index, x_0.to(self.device)
+        x_0 = self.dataset.take(index)
+        check_examples(x_0) if self.data_range is None else self.data_range.check(x_0)
+        return index, onto(x_0, self.device)
 
     @torch.no_grad()
     def _draw(self, m: int, index: NDArray[np.int64], x_0: Tensor) -> None:
@@ -313,20 +315,27 @@ class _Pass:
         self.products[m] += values.T @ values
         subset = torch.randperm(x_0[0].numel(), generator=generator)[:DECODER_COORDINATES].to(x_0.device)
         x_0, x_0_hat = (x.flatten(1)[:, subset] for x in (x_0, prediction.x_0))
-        np.add.at(self.decoder_sums[:, m], group, self._decoder_nats(x_0, x_0_hat, level).cpu().numpy())
+        nats = self._decoder_nats(x_0, x_0_hat, level).cpu().numpy()
+        if not np.isfinite(nats).all():
+            raise RunError(
+                f"decoders at log-SNR {level.log_snr:.4g} are too narrow for their nats to be numbers; use lower knots"
+            )
+        np.add.at(self.decoder_sums[:, m], group, nats)
 
     def _values(self, x_0: Tensor, eps: Tensor, eps_hat: Tensor) -> Tensor:
         """[Lambda, X, R, controls minus their means] per draw, (batch, 6) float64."""
-        centred = x_0.double() - self.statistics.mean.to(x_0.device)
+        error = mean_square(eps - eps_hat)
+        x_0, eps, eps_hat = (wide(x) for x in (x_0, eps, eps_hat))
+        centred = x_0 - self.statistics.mean.to(x_0)
         # For a finite data set the energy of x_0 has no known population mean; its control is switched off.
-        energy = mean_square(centred) - self.statistics.variance if self.statistics.count == 0 else torch.zeros(len(x_0))
+        energy = mean_square(centred) - self.statistics.variance if self.statistics.count == 0 else torch.zeros_like(error)
         columns = [
             mean_square(eps_hat),
-            (eps.double() * eps_hat.double()).flatten(1).mean(1),
-            mean_square(eps - eps_hat),
+            (eps * eps_hat).flatten(1).mean(1),
+            error,
             mean_square(eps) - 1.0,
-            (centred * eps.double()).flatten(1).mean(1),
-            energy.to(x_0.device),
+            (centred * eps).flatten(1).mean(1),
+            energy,
         ]
         values = torch.stack(columns, 1)
         if not torch.isfinite(values).all():

@@ -8,13 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Float32, Shaped
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
+from score_sde_analytic.checks import settle, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import differences
 from score_sde_analytic.models.model import Prediction
@@ -82,10 +83,11 @@ class GradientEnergy(Statistic):
     """
 
     local: ClassVar[bool] = True
-    window: int = 3
+    window: Annotated[int, whole(1)] = 3
 
     def __post_init__(self) -> None:
-        if self.window < 1 or self.window % 2 == 0:
+        settle(self)
+        if self.window % 2 == 0:
             raise InputError(f"window must be odd and positive, got {self.window}")
 
     def __call__(self, prediction: Prediction) -> Float[Tensor, "batch h w"]:

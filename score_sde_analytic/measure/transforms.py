@@ -19,7 +19,8 @@ from jaxtyping import Float, Int64, Num
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from score_sde_analytic.data.ranges import Data, DataRange, as_dataset, batches
+from score_sde_analytic.data.examples import Data, as_dataset, batches
+from score_sde_analytic.data.ranges import check_examples
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.basis import BuiltIn
 
@@ -280,9 +281,8 @@ class _Rows:
         self.mean: Tensor = total / self.count
 
     def _batches(self) -> Iterator[Tensor]:
-        anything = DataRange(-math.inf, math.inf)
-        for x in batches(self._dataset, range(len(self._dataset)), 1024):  # type: ignore[arg-type]
-            anything.check(x)
+        for x in batches(self._dataset, range(len(self._dataset)), 1024):
+            check_examples(x)
             yield self._rows(x.cpu().double())
 
     def covariance_times(self, y: Tensor | None = None) -> Tensor:

@@ -9,16 +9,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from score_sde_analytic.data.ranges import Data, as_dataset
+from score_sde_analytic.checks import settle, whole
+from score_sde_analytic.data.examples import Data, as_dataset
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.metrics.features import Features, extract
-from score_sde_analytic.metrics.measured import Measured, jackknife, without_groups
+from score_sde_analytic.metrics.measured import LEVEL, Measured, jackknife, without_groups
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ class Reference:
             InputError: no data, NaN, or features of a wrong shape.
         """
         values = extract(features, data, batch_size, device, "the reference", progress)
-        return cls(values, features, _example_shape(data))
+        return cls(values, features, as_dataset(data).shape)
 
     def once(self, key: Hashable, make: Callable[[Float64[Tensor, "n d"]], Any]) -> Any:
         """make(values), worked out the first time this key is asked for.
@@ -93,8 +94,12 @@ class Metric(ABC):
             raise InputError(f"the samples have {x.shape[1]} features, the reference {y.shape[1]}; compute both by one map")
         for count, what in ((len(x), "samples"), (len(y), "reference examples")):
             if count < self.least:
-                raise InputError(f"{type(self).__name__} needs at least {self.least} {what}, got {count}")
+                raise InputError(f"{type(self).__name__} needs at least {self.least} {what}, got {count}{self._way_out(count)}")
         return self._measure(x.to(y.device), ready)
+
+    def _way_out(self, count: int) -> str:
+        """The setting that would do with so few examples."""
+        return "; give more"
 
     @abstractmethod
     def _measure(self, x: Float64[Tensor, "n d"], reference: Reference) -> Measured:
@@ -111,9 +116,12 @@ class Distance(Metric):
         level: of the interval.
     """
 
-    groups: int = 20
-    seed: int = 0
-    level: float = 0.95
+    groups: Annotated[int, whole(2)] = 20
+    seed: Annotated[int, whole(0)] = 0
+    level: Annotated[float, LEVEL] = 0.95
+
+    def __post_init__(self) -> None:
+        settle(self)
 
     @property
     def corrected(self) -> bool:
@@ -123,6 +131,9 @@ class Distance(Metric):
     @property
     def least(self) -> int:  # type: ignore[override]
         return 2 * self.groups
+
+    def _way_out(self, count: int) -> str:
+        return f"; give more, or set groups={count // 2}" if count >= 4 else "; four are the least, with groups=2"
 
     @abstractmethod
     def summary(self, x: Float64[Tensor, "n d"]) -> Any:
@@ -150,19 +161,13 @@ def require_features(x: Float[Tensor, " ..."], what: str) -> None:
     score_sde_analytic.errors.InputError: 1 of 2 feature vectors of the samples hold NaN or inf: the sampler diverged, or the
     data are damaged
     """
-    if x.ndim != 2 or x.shape[1] == 0:
+    if x.ndim != 2 or 0 in x.shape:
         raise InputError(f"features of {what} must be (count, n), got {tuple(x.shape)}; flatten them, or use evaluate()")
     bad = int((~torch.isfinite(x)).any(1).sum())
     if bad:
         raise InputError(
             f"{bad} of {len(x)} feature vectors of {what} hold NaN or inf: the sampler diverged, or the data are damaged"
         )
-
-
-def _example_shape(data: Data) -> tuple[int, ...]:
-    """Of the first example; items may be tensors or tuples that begin with one."""
-    first: Any = as_dataset(data)[0]
-    return tuple((first if isinstance(first, Tensor) else first[0]).shape)
 
 
 def evaluate(
@@ -198,7 +203,7 @@ def evaluate(
         raise InputError("this Reference does not know its features; make it by Reference.of(data, features)")
     if features is not None and features.config() != known.config():
         raise InputError(f"the reference is in features {known.name!r}, not {features.name!r}; make both by one map")
-    shape = _example_shape(samples)
+    shape = as_dataset(samples).shape
     if shape != reference.shape:
         raise InputError(f"a sample has shape {shape}, an example of the reference {reference.shape}; they must be equal")
     x = extract(known, samples, batch_size, reference.values.device, "the samples", progress)

@@ -18,6 +18,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from score_sde_analytic.checks import whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.metrics.base import Reference, require_features
 from score_sde_analytic.metrics.frechet import GaussianSummary, frechet_distance, sample_moments
@@ -110,6 +111,7 @@ def mixture_metrics(
     require_features(samples, "the samples")
     if samples.shape[1] != mixture.dim:
         raise InputError(f"the samples have dimension {samples.shape[1]}, the mixture {mixture.dim}")
+    seed, count = whole(0)("seed", seed), whole(0)("count", count)
     x = samples.double()
     draws = mixture.sample(max(count, len(x)), stream_seed(seed, 7)).to(x.device)
     equal = draws[: len(x)]

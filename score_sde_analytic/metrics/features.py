@@ -17,7 +17,9 @@ from jaxtyping import Float, Float64, Shaped, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from score_sde_analytic.data.ranges import Data, DataRange, as_dataset, batches
+from score_sde_analytic.checks import whole
+from score_sde_analytic.data.examples import Data, as_dataset, batches
+from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.declared import UNFIT
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.measure.basis import Basis
@@ -186,13 +188,12 @@ def extract(
     Raises:
         InputError: no data, data or features that hold NaN or inf, or features of a wrong shape.
     """
-    if batch_size < 1:
-        raise InputError(f"batch_size must be positive, got {batch_size}")
-    if isinstance(data, Tensor) and not data.is_floating_point():
-        raise InputError(f"{what} are {data.dtype}; give floating-point values (DataRange.encode converts integers)")
+    batch_size = whole(1)("batch_size", batch_size)
     dataset = as_dataset(data)
+    if not dataset.first.is_floating_point():
+        raise InputError(f"{what} are {dataset.first.dtype}; give floating-point values (DataRange.encode converts integers)")
     values = []
-    count: int = len(dataset)  # type: ignore[arg-type]
+    count = len(dataset)
     with tqdm(total=count, desc=f"features of {what}", unit="example", disable=not progress, leave=False) as bar:
         for start, x in zip(range(0, count, batch_size), batches(dataset, range(count), batch_size), strict=True):
             rows = f"{what}, examples {start}..{start + len(x) - 1},"
@@ -203,6 +204,8 @@ def extract(
 
 def _checked(features: Features, x: Tensor, rows: str) -> Tensor:
     """Features of a batch, float64; `rows` is how errors call it."""
+    if x.ndim < 2:
+        raise InputError(f"{rows} have shape {tuple(x.shape)}; each example needs at least one dimension")
     if not torch.isfinite(x).all():
         raise InputError(f"{rows} hold NaN or inf: the sampler diverged, or the data are damaged")
     values = features(x)

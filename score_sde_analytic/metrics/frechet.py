@@ -11,13 +11,14 @@ number that rounding made negative. It is called FID for the features of Incepti
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from score_sde_analytic.checks import whole
 from score_sde_analytic.metrics.base import Distance, Reference
 from score_sde_analytic.metrics.measured import Measured
 from score_sde_analytic.process.noise import stream_seed
@@ -94,7 +95,7 @@ class ExtrapolatedFrechet(Distance):
         points: shares s of the examples, 1/s even between 1 and 2.
     """
 
-    points: int = 5
+    points: Annotated[int, whole(2)] = 5
 
     @property
     def corrected(self) -> bool:

@@ -15,15 +15,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from score_sde_analytic.checks import number, settle, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.metrics.base import Metric, Reference
-from score_sde_analytic.metrics.measured import Measured, jackknife
+from score_sde_analytic.metrics.measured import LEVEL, Measured, jackknife
 
 ROWS = 1024  # rows of a kernel matrix that are held at once
 
@@ -45,8 +47,11 @@ class Discrepancy(Metric):
         level: of the interval.
     """
 
-    level: float = 0.95
+    level: Annotated[float, LEVEL] = 0.95
     least = 4
+
+    def __post_init__(self) -> None:
+        settle(self)
 
     @abstractmethod
     def kernel(self, x: Float64[Tensor, "n d"], y: Float64[Tensor, "m d"], reference: Reference) -> Float64[Tensor, "n m"]:
@@ -100,8 +105,8 @@ class KID(Discrepancy):
         degree, offset: k = (x.y / d + offset)^degree.
     """
 
-    degree: int = 3
-    offset: float = 1.0
+    degree: Annotated[int, whole(1)] = 3
+    offset: Annotated[float, number(0)] = 1.0
 
     def kernel(self, x: Float64[Tensor, "n d"], y: Float64[Tensor, "m d"], reference: Reference) -> Float64[Tensor, "n m"]:
         return (x @ y.T / x.shape[1] + self.offset) ** self.degree
@@ -116,11 +121,7 @@ class GaussianMMD(Discrepancy):
             2000), which is then held fixed.
     """
 
-    bandwidth: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not self.bandwidth >= 0.0:
-            raise InputError(f"the bandwidth must not be negative, got {self.bandwidth}")
+    bandwidth: Annotated[float, number(0)] = 0.0
 
     def width(self, reference: Reference) -> float:
         """h.
@@ -137,8 +138,8 @@ class GaussianMMD(Discrepancy):
         return float(found)
 
     def kernel(self, x: Float64[Tensor, "n d"], y: Float64[Tensor, "m d"], reference: Reference) -> Float64[Tensor, "n m"]:
-        centre = reference.once("centre", lambda v: v.mean(0))
-        return torch.exp(squared_distances(x - centre, y - centre) / (-2.0 * self.width(reference) ** 2))
+        centre, width = reference.once("centre", lambda v: v.mean(0)), self.width(reference)
+        return torch.exp(squared_distances(x - centre, y - centre) / -2.0 / width / width)  # the square may overflow
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,13 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.checks import number, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.process.noise import stream_seed
 from score_sde_analytic.uncertainty import jackknife_variance
+
+#: Of an interval; at 1 it is everything.
+LEVEL = number(above=0, below=1.0 - 1e-12)
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,7 @@ class Measured:
 
 def require_level(level: float) -> None:
     """Raise InputError unless 0 < level < 1."""
-    if not 0.0 < level < 1.0:
-        raise InputError(f"the level of an interval lies between 0 and 1, got {level}")
+    LEVEL("the level of an interval", level)
 
 
 def jackknife(
@@ -103,10 +106,10 @@ def groups_of(count: int, groups: int, seed: int) -> list[Int64[Tensor, " _"]]:
     Raises:
         InputError: fewer than two examples per group.
     """
-    if groups < 2:
-        raise InputError(f"the jackknife needs at least 2 groups, got {groups}")
+    groups = whole(2)("groups of the jackknife", groups)
     if count < 2 * groups:
-        raise InputError(f"{count} examples are too few for {groups} groups; give at least {2 * groups}, or fewer groups")
+        enough = f"set groups={count // 2}" if count >= 4 else "four are the least"
+        raise InputError(f"{count} examples are too few for {groups} groups; give at least {2 * groups}, or {enough}")
     order = torch.from_numpy(np.random.default_rng(stream_seed(seed, count)).permutation(count))
     label = torch.empty(count, dtype=torch.int64).index_copy_(0, order, torch.arange(count) % groups)
     return [torch.nonzero(label != g).flatten() for g in range(groups)]

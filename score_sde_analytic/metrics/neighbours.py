@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import scipy
 import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
+from score_sde_analytic.arrays import wide
+from score_sde_analytic.checks import settle, whole
 from score_sde_analytic.errors import InputError
-from score_sde_analytic.metrics.base import Metric, Reference
+from score_sde_analytic.metrics.base import Metric, Reference, require_features
 from score_sde_analytic.metrics.kernels import ROWS, squared_distances
-from score_sde_analytic.metrics.measured import Measured, proportion
+from score_sde_analytic.metrics.measured import LEVEL, Measured, proportion
 
 
 def nearest(x: Float[Tensor, "n d"], k: int) -> Float[Tensor, " n"]:
@@ -59,14 +62,18 @@ class _Coverage(Metric):
         level: of the interval.
     """
 
-    k: int = 3
-    level: float = 0.95
+    k: Annotated[int, whole(1)] = 3
+    level: Annotated[float, LEVEL] = 0.95
+
+    def __post_init__(self) -> None:
+        settle(self)
 
     @property
     def least(self) -> int:  # type: ignore[override]
-        if self.k < 1:
-            raise InputError(f"k must be at least 1, got {self.k}")
         return self.k + 1
+
+    def _way_out(self, count: int) -> str:
+        return f"; give more, or set k={count - 1}" if count > 1 else "; two are the least, with k=1"
 
     def _share(
         self, points: Float64[Tensor, "n d"], centres: Float64[Tensor, "m d"], radii2: Float64[Tensor, " m"]
@@ -103,7 +110,12 @@ def entropy(x: Float[Tensor, "n d"], k: int = 5) -> float:
     Raises:
         InputError: examples repeat, so that they have no density.
     """
+    k = whole(1)("k", k)
+    require_features(x, "the samples")
     n, d = x.shape
+    if n <= k:
+        raise InputError(f"the distance to the k-th nearest neighbour, k = {k}, needs more than {k} examples, got {n}")
+    x = wide(x)
     distances2 = nearest(x - x.mean(0), k)
     if not (distances2 > 0).all():
         raise InputError(f"more than {k} examples are equal: data with repeated values have no differential entropy")

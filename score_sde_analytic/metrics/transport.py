@@ -9,26 +9,37 @@ The directions are fixed by a seed, so that every row of a table sees the same o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from score_sde_analytic.arrays import wide
+from score_sde_analytic.checks import number, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.metrics.base import Distance
 from score_sde_analytic.process.noise import stream_seed
 
+#: Beyond, the largest gap decides alone.
+POWER = number(1, 16)
 DIRECTIONS = 32  # directions whose quantile functions are merged at once
 
 
-def wasserstein_1d(x: Float[Tensor, "k n"], y: Float[Tensor, "k m"], power: float = 2.0) -> Float[Tensor, " k"]:
+def wasserstein_1d(x: Float[Tensor, "k n"], y: Float[Tensor, "k m"], power: float = 2.0) -> Float64[Tensor, " k"]:
     """W_p^p of each pair of rows of sorted values.
 
     >>> wasserstein_1d(torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0]]), power=1.0)
-    tensor([1.5000])
+    tensor([1.5000], dtype=torch.float64)
     """
+    power = POWER("power", power)
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or 0 in (*x.shape, *y.shape):
+        raise InputError(f"need equally many rows of at least one value, got {tuple(x.shape)} and {tuple(y.shape)}")
     n, m = x.shape[1], y.shape[1]
+    if not x.is_floating_point() or not y.is_floating_point():
+        raise InputError(f"need floating-point values, got {x.dtype} and {y.dtype}")
+    x, y = wide(x), wide(y)
     if n == m:
         return (x - y).abs().pow(power).mean(1)
     # Quantile functions jump at i/n and j/m: on the lattice 1/(n m) these are whole numbers.
@@ -36,7 +47,7 @@ def wasserstein_1d(x: Float[Tensor, "k n"], y: Float[Tensor, "k m"], power: floa
     widths = ends.diff(prepend=ends.new_zeros(1)).to(x) / (n * m)
     last = ends - 1
     gaps = x[:, (last // m).to(x.device)] - y[:, (last // n).to(x.device)]
-    return gaps.abs().pow(power) @ widths
+    return gaps.abs().pow(power) @ widths.to(gaps)
 
 
 @dataclass(frozen=True)
@@ -50,12 +61,8 @@ class SlicedWasserstein(Distance):
         directions: number of unit vectors theta, uniform on the sphere, a function of (seed, number of features).
     """
 
-    power: float = 2.0
-    directions: int = 128
-
-    def __post_init__(self) -> None:
-        if self.power < 1.0 or self.directions < 1:
-            raise InputError(f"need power >= 1 and directions >= 1, got {self.power} and {self.directions}")
+    power: Annotated[float, POWER] = 2.0
+    directions: Annotated[int, whole(1)] = 128
 
     @property
     def corrected(self) -> bool:

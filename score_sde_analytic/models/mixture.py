@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from score_sde_analytic.data.ranges import DataStatistics
+from score_sde_analytic.arrays import numbers
+from score_sde_analytic.checks import whole
+from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.identity import digest_of
 from score_sde_analytic.models.model import ScoreModel
@@ -42,8 +43,9 @@ class GaussianMixture(nn.Module):
 
     def __init__(self, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> None:
         super().__init__()
-        w, m, c = (torch.as_tensor(np.asarray(a, dtype=np.float64)) for a in (weights, means, covariances))
-        if m.ndim != 2 or w.shape != m.shape[:1]:
+        given = {"weights": weights, "means": means, "covariances": covariances}
+        w, m, c = (torch.as_tensor(numbers(name, value)) for name, value in given.items())
+        if m.ndim != 2 or 0 in m.shape or w.shape != m.shape[:1]:
             raise InputError(f"need weights (k,) and means (k, d), got {tuple(w.shape)} and {tuple(m.shape)}")
         if not (w > 0).all():
             raise InputError("mixture weights must be positive")
@@ -73,7 +75,8 @@ class GaussianMixture(nn.Module):
         >>> mixture.sample(3, seed=1).shape
         torch.Size([3, 2])
         """
-        generator = torch.Generator().manual_seed(seed)
+        count = whole(1)("count", count)
+        generator = torch.Generator().manual_seed(whole(0)("seed", seed))
         k = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         z = torch.randn(count, self.dim, dtype=torch.float64, generator=generator) * self.eigenvalues[k].sqrt()
         return self.means[k] + torch.einsum("nij,nj->ni", self.basis[k], z)
@@ -83,6 +86,8 @@ class GaussianMixture(nn.Module):
 
         With one level per sample the variances are (n, k, d).
         """
+        if x_t.ndim != 2 or x_t.shape[1] != self.dim:
+            raise InputError(f"need points (n, {self.dim}) of the mixture's dimension, got {tuple(x_t.shape)}")
         alpha, sigma = (s[:, None, None] if isinstance(s, Tensor) else s for s in (level.alpha, level.sigma))
         variances = alpha**2 * self.eigenvalues + sigma**2
         y = torch.einsum("nki,kij->nkj", x_t.double()[:, None] - alpha * self.means, self.basis)
@@ -130,7 +135,7 @@ class GaussianMixture(nn.Module):
         >>> GaussianMixture([1.0], [[0.0]], 1.0).residual(Level(0.5, 0.6, 0.8, -0.575))  # alpha^2
         (0.36, 0.0)
         """
-        generator = torch.Generator().manual_seed(seed + 1)
+        generator = torch.Generator().manual_seed(whole(0)("seed", seed) + 1)
         z = torch.randn(count, self.dim, dtype=torch.float64, generator=generator)
         covariance = self.posterior(level.diffuse(self.sample(count, seed), z), level)[1]
         r = (level.alpha / level.sigma) ** 2 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
@@ -159,8 +164,8 @@ class GaussianMixture(nn.Module):
     def statistics(self) -> DataStatistics:
         """Exact mean, second moment and covariance eigenvalues."""
         mean, covariance = self.moments()
-        second = float(covariance.trace() + mean.square().sum()) / self.dim
-        return DataStatistics(0, mean, second, torch.linalg.eigvalsh(covariance).clamp_min(0).numpy(), digest_of(self))
+        variance = float(covariance.trace()) / self.dim
+        return DataStatistics(0, mean, variance, torch.linalg.eigvalsh(covariance).clamp_min(0).numpy(), digest_of(self))
 
     def forward(self, x: Float[Tensor, "n d"], log_snr: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """eps of a variance-preserving x_t, one log-SNR per sample: the mixture as a network that predicts eps."""

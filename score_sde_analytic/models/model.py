@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from score_sde_analytic.arrays import onto
+from score_sde_analytic.checks import each, number
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.models.identity import digest_of
 from score_sde_analytic.models.receipt import Receipt, charge, metered, show, watched
@@ -31,6 +33,12 @@ Quantity = Literal["eps", "x_0", "v", "score"]
 Coordinates = Literal["schedule", "vp", "ve"]
 #: Layers whose output depends on the mode of the network.
 RANDOM_WHEN_TRAINING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
+#: What a network says of time labels that it cannot take -> what to do.
+REFUSALS = {
+    "scalar types: Long, Int": "the network looks its time up in a table: set times=ZeroBased(N, integer=True)",
+    "index out of range": "the network knows no such index: set times=ZeroBased(N) or OneBased(N) as in its training",
+    "same dtype": "the network mixes precisions: cast the float32 time labels to the weights' dtype inside it",
+}
 
 
 @dataclass(frozen=True)
@@ -55,19 +63,26 @@ class Prediction:
     kind: Literal["eps", "x_0"]
     extra: Shaped[Tensor, " batch ..."] | None = None
 
+    @property
+    def _wide(self) -> tuple[Tensor, Tensor]:
+        """(x_t, value) in float32 or better: quotients by small numbers leave half precision's range."""
+        return onto(self.x_t, self.x_t.device), onto(self.value, self.x_t.device)
+
     @cached_property
     def x_0(self) -> Float[Tensor, " batch *dims"]:
         """E[x_0 | x_t] as the network believes it."""
         if self.kind == "x_0":
-            return self.value
-        return axpy(self.x_t, self.value, -self.level.sigma) / expand(self.level.alpha, self.x_t)
+            return self.value.to(self.x_t)
+        x_t, value = self._wide
+        return (axpy(x_t, value, -self.level.sigma) / expand(self.level.alpha, x_t)).to(self.x_t)
 
     @cached_property
     def eps(self) -> Float[Tensor, " batch *dims"]:
         """E[eps | x_t]."""
         if self.kind == "eps":
-            return self.value
-        return axpy(self.x_t, self.value, -self.level.alpha) / expand(self.level.sigma, self.x_t)
+            return self.value.to(self.x_t)
+        x_t, value = self._wide
+        return (axpy(x_t, value, -self.level.alpha) / expand(self.level.sigma, x_t)).to(self.x_t)
 
     @property
     def score(self) -> Float[Tensor, " batch *dims"]:
@@ -84,7 +99,8 @@ class Prediction:
         if self.kind == "eps":
             b = b / self.level.alpha
             a, b = a + b, -b * self.level.sigma
-        return axpy(self.x_t * expand(a, self.x_t), self.value, b)
+        x_t, value = self._wide
+        return axpy(x_t * expand(a, x_t), value, b).to(self.x_t)
 
     def clamp(self, lo: float, hi: float) -> Prediction:
         """The prediction with x_0 confined to [lo, hi]; every view follows.
@@ -128,8 +144,10 @@ class ScoreModel:
             raise InputError(f"predicts must be one of {get_args(Quantity)}, got {predicts!r}")
         if coordinates not in get_args(Coordinates):
             raise InputError(f"coordinates must be one of {get_args(Coordinates)}, got {coordinates!r}")
-        if clamp is not None and not clamp[0] < clamp[1]:
-            raise InputError(f"clamp needs lo < hi, got {clamp}")
+        if clamp is not None:
+            lo, hi = clamp = each(number(), 2, 2)("clamp", clamp)  # type: ignore[assignment]
+            if not lo < hi:
+                raise InputError(f"clamp needs lo < hi, got {clamp}")
         if isinstance(net, nn.Module) and any(m.training and isinstance(m, RANDOM_WHEN_TRAINING) for m in net.modules()):
             warnings.warn("the network is in training mode, its predictions are random or drift; call net.eval()", stacklevel=2)
         self.net = net
@@ -152,6 +170,7 @@ class ScoreModel:
         """
         if isinstance(t, Tensor) and not (t > 0).all():
             raise InputError("t = 0 is the data itself (and NaN no time): pass times in (0, 1]")
+        t = t if isinstance(t, Tensor) else number()("t", t)
         return self.predict(x_t, self.schedule.level(t))
 
     def predict(self, x_t: Float[Tensor, " batch *dims"], level: Level) -> Prediction:
@@ -165,10 +184,11 @@ class ScoreModel:
         if not isinstance(level.sigma, Tensor) and level.sigma == 0.0:
             raise InputError("t = 0 is the data itself: there is nothing to predict")
         norm = self._norm(level)
-        x = x_t if isinstance(norm, float) and norm == 1.0 else x_t / expand(norm, x_t)
+        state = onto(x_t, x_t.device)
+        x = state if isinstance(norm, float) and norm == 1.0 else state / expand(norm, state)
         charge(self, calls=1, evaluations=len(x_t))
-        answer = self.net(x, self._labels(level, x))
-        out = self._checked(getattr(answer, "sample", answer), x_t)
+        answer = self._answer(x, level)
+        out = self._checked(getattr(answer, "sample", answer), state)
         prediction = self._read(out, x, x_t, level, norm)
         if (extra := getattr(answer, "extra", None)) is not None:
             prediction = replace(prediction, extra=extra)
@@ -205,6 +225,20 @@ class ScoreModel:
         3
         """
         charge(self, vector_products=vector_products)
+
+    def _answer(self, x: Tensor, level: Level) -> Any:
+        """What the network returns, fed in the dtype and on the device of its parameters."""
+        like = next(self.net.parameters(), None) if isinstance(self.net, nn.Module) else None
+        fed = x if like is None or not like.is_floating_point() else x.to(like)
+        labels = self._labels(level, fed)
+        try:
+            return self.net(fed, labels)
+        except (RuntimeError, IndexError) as error:
+            cause = next((cause for mark, cause in REFUSALS.items() if mark in str(error)), None)
+            if cause is None:
+                raise
+            given = f"{self.times} feeds it {labels.dtype}, {labels.min():g} to {labels.max():g}"
+            raise RunError(f"{cause}; {given}. It said: {error}") from error
 
     def _read(self, out: Tensor, x: Tensor, x_t: Tensor, level: Level, norm: Number) -> Prediction:
         if self.predicts == "eps" or self.predicts == "x_0":  # the same numbers in any coordinates
@@ -252,7 +286,7 @@ class ScoreModel:
                 f"the network '{self.predicts}' output holds NaN or inf; check the weights, the input scaling"
                 f" (coordinates={self.coordinates!r}) and the time labels ({self.times})"
             )
-        return out.to(x_t.dtype)
+        return out.to(x_t)
 
     def fingerprint(self) -> dict[str, Any]:
         """Plain data that identifies the model: network weights, schedule and how the two are wired.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from score_sde_analytic.checks import number, settle, whole
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.extras import optional
 from score_sde_analytic.process.gaussian import mean_square
@@ -38,14 +39,13 @@ class Adaptive:
     adaptive_heun
     """
 
-    rtol: float = 1e-4
-    atol: float = 1e-4
+    rtol: Annotated[float, number(above=0)] = 1e-4
+    atol: Annotated[float, number(above=0)] = 1e-4
     method: str = "dopri5"
-    max_steps: int = 10_000
+    max_steps: Annotated[int, whole(1)] = 10_000
 
     def __post_init__(self) -> None:
-        if not (self.rtol > 0 and self.atol > 0 and self.max_steps > 0):
-            raise InputError(f"rtol, atol and max_steps must be positive, got {self.rtol}, {self.atol}, {self.max_steps}")
+        settle(self)
         _require_known(self.method, ADAPTIVE, "Adaptive")
 
     def options(self, first_step: float, max_step: float, end: Float64[Tensor, ""]) -> dict[str, Any]:
@@ -62,12 +62,11 @@ class Adaptive:
 class Fixed:
     """So many even steps of torchdiffeq's "euler", "midpoint", "heun2", "heun3" or "rk4"."""
 
-    steps: int = 50
+    steps: Annotated[int, whole(1)] = 50
     method: str = "rk4"
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise InputError(f"steps must be at least 1, got {self.steps}")
+        settle(self)
         _require_known(self.method, FIXED, "Fixed")
 
     def options(self, first_step: float, max_step: float, end: Float64[Tensor, ""]) -> dict[str, Any]:

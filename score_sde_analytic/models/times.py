@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from score_sde_analytic.checks import flag, number, optional, settle, whole
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.process.level import Level
 
+#: Relative; of a time that was a quotient of whole numbers.
+ROUNDING = 1e-12
 Number = float | Float[Tensor, ""] | Float[Tensor, " batch"]
 
 
@@ -28,10 +33,22 @@ class Continuous:
     499.5
     """
 
-    scale: float = 1.0
+    scale: Annotated[float, number()] = 1.0
+
+    def __post_init__(self) -> None:
+        settle(self)
 
     def label(self, level: Level) -> Number:
         return self.scale * level.t
+
+
+def _whole_where_rounded(index: Any) -> Any:
+    """n/N * N may lie just below n, where networks that truncate would see n - 1."""
+    if isinstance(index, Tensor):
+        near = index.round()
+        return torch.where((index - near).abs() <= ROUNDING * near, near, index)
+    near = round(index)
+    return float(near) if abs(index - near) <= ROUNDING * near else index
 
 
 @dataclass(frozen=True)
@@ -47,14 +64,17 @@ class ZeroBased:
         integer: round to whole indices, for networks that accept nothing else.
     """
 
-    steps: int
-    scale: float | None = None
-    integer: bool = False
+    steps: Annotated[int, whole(1)]
+    scale: Annotated[float | None, optional(number())] = None
+    integer: Annotated[bool, flag()] = False
     first: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        settle(self)
 
     def label(self, level: Level) -> Number | Int64[Tensor, ""] | Int64[Tensor, " batch"]:
         # The network saw nothing below its first index; times before it share that label.
-        index = level.t * self.steps - 1.0
+        index = _whole_where_rounded(level.t * self.steps) - 1.0
         index = index.clamp_min(0.0) if isinstance(index, Tensor) else max(index, 0.0)
         index = index + self.first
         if self.scale is not None:
@@ -97,10 +117,15 @@ class LogSNR:
     True
     """
 
-    scale: float = 1.0
-    shift: float = 0.0
-    lo: float = -math.inf
-    hi: float = math.inf
+    scale: Annotated[float, number()] = 1.0
+    shift: Annotated[float, number()] = 0.0
+    lo: Annotated[float, number(-math.inf)] = -math.inf
+    hi: Annotated[float, number(most=math.inf)] = math.inf
+
+    def __post_init__(self) -> None:
+        settle(self)
+        if not self.lo < self.hi:
+            raise InputError(f"need lo < hi, got [{self.lo}, {self.hi}]")
 
     def label(self, level: Level) -> Number:
         log_snr = level.log_snr

@@ -12,24 +12,21 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from score_sde_analytic.arrays import Array
+from score_sde_analytic.arrays import Array, wide
+from score_sde_analytic.checks import number, scalar, settle
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
+from score_sde_analytic.process.categorical import expected_table, log_sum
 from score_sde_analytic.process.gaussian import discretised_log_prob, expand, mean_square
 from score_sde_analytic.process.level import Level
 
 LOG_2PI = math.log(2.0 * math.pi)
-#: Quadrature nodes for expectations over one standard normal number: the trapezoidal rule, exact to rounding here.
-NODES = np.linspace(-10.0, 10.0, 2001)
-WEIGHTS = np.exp(-0.5 * NODES**2) / np.exp(-0.5 * NODES**2).sum()
 
 
 @runtime_checkable
@@ -107,11 +104,10 @@ class Decoder(ABC):
 class GaussianDecoder(Decoder):
     """N(x0_hat, std^2 I): bins of discrete data get its integral (exact normal CDF), continuous data its density."""
 
-    std: float
+    std: Annotated[float, number(above=0)]
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.std < math.inf:
-            raise InputError(f"the decoder's std must be positive and finite, got {self.std}")
+        settle(self)
 
     @property
     def needs_network(self) -> bool:
@@ -158,23 +154,31 @@ class CategoricalDecoder(Decoder):
     ) -> Float64[Tensor, " batch"]:
         self.check(data_range)
         assert data_range is not None
+        if x_0.ndim < 2 or x_0.shape != x_t.shape or 0 in x_0.shape:
+            raise InputError(
+                f"need examples and states of one shape (batch, *dims), got {tuple(x_0.shape)}, {tuple(x_t.shape)}"
+            )
+        if not torch.as_tensor(level.sigma > 0).all():
+            raise InputError("a decoder leads from a noisy level to the data; at the data themselves there is none")
+        if isinstance(level.alpha, Tensor) and level.alpha.ndim:  # one level per example
+            each = zip(x_0.split(1), x_t.split(1), level.alpha.tolist(), level.sigma.tolist(), strict=True)
+            return torch.cat([self._nats(x, y, alpha, sigma, data_range) for x, y, alpha, sigma in each])
+        return self._nats(x_0, x_t, float(level.alpha), float(level.sigma), data_range)
+
+    @staticmethod
+    def _nats(x_0: Tensor, x_t: Tensor, alpha: float, sigma: float, data_range: DataRange) -> Tensor:
         assert data_range.levels is not None
-        x, y = x_0.double(), x_t.double()
-        alpha, sigma = (torch.as_tensor(expand(s, y), dtype=torch.float64) for s in (level.alpha, level.sigma))
-        z = (y - alpha * x) / sigma
-        total = torch.full_like(x, -math.inf)
-        for i in range(data_range.levels):  # one level at a time: no tensor of images x levels
-            gap = alpha / sigma * (x - (data_range.lo + i * data_range.bin_width))
-            # log q(z | level) - log q(z | x_0), of which the level x_0 has 0.
-            total = torch.logaddexp(total, -gap * (0.5 * gap + z))
-        return total.flatten(1).mean(1)
+        z = (wide(x_t) - alpha * wide(x_0)) / sigma
+        above = data_range.levels - 1 - data_range.index(x_0)
+        return log_sum(z, above, alpha / sigma * data_range.bin_width, data_range.levels).flatten(1).mean(1)
 
     def expected(
         self, x_0: Float[Tensor, " batch *dims"], level: Level, data_range: DataRange | None
     ) -> Float64[Tensor, " batch"] | None:
         self.check(data_range)
-        table = torch.from_numpy(self.table(level, data_range)).to(x_0.device)  # type: ignore[arg-type]
-        return table[data_range.index(x_0)].flatten(1).mean(1)  # type: ignore[union-attr]
+        index = data_range.index(x_0)  # type: ignore[union-attr]
+        table = torch.from_numpy(self.table(level, data_range)).to(index.device)  # type: ignore[arg-type]
+        return table[index].flatten(1).mean(1)
 
     @staticmethod
     def table(level: Level, data_range: DataRange) -> Float64[Array, " L"]:
@@ -183,7 +187,7 @@ class CategoricalDecoder(Decoder):
         >>> CategoricalDecoder.table(Level(0.5, 1.0, 1.0, 0.0), DataRange(levels=3))
         array([0.749, 1.037, 0.749])
         """
-        return _categorical_table(level.alpha / level.sigma * data_range.bin_width, data_range.levels)
+        return expected_table(float(level.alpha / level.sigma) * data_range.bin_width, data_range.levels or 0).copy()
 
     def expected_nats(
         self, level: Level, table: NatsTable, histogram: Float64[Array, " L"] | None, data_range: DataRange | None
@@ -194,20 +198,6 @@ class CategoricalDecoder(Decoder):
 
     def config(self) -> dict[str, Any]:
         return {"decoder": "categorical"}
-
-
-@lru_cache(maxsize=64)
-def _categorical_table(spacing: float, levels: int | None) -> Array:
-    """E log sum_j exp(-(i - j) r ((i - j) r / 2 + eps)) for every level i, r = spacing in noise standard deviations."""
-    assert levels is not None  # CategoricalDecoder.check
-    table, j = np.empty(levels), np.arange(levels)
-    for i in range((levels + 1) // 2):
-        gap = (i - j) * spacing
-        exponent = -gap * (0.5 * gap + NODES[:, None])
-        top = exponent.max(1)
-        table[i] = WEIGHTS @ (top + np.log(np.exp(exponent - top[:, None]).sum(1)))
-    table[levels // 2 :] = table[: (levels + 1) // 2][::-1]  # levels mirror about the middle
-    return table
 
 
 @dataclass(frozen=True)
@@ -261,9 +251,9 @@ def as_decoder(value: Decoder | float) -> Decoder:
     """
     if isinstance(value, Decoder):
         return value
-    if not isinstance(value, int | float | np.floating):
+    if type(scalar(value)) not in (int, float):
         raise InputError(f"a decoder is GaussianDecoder(std), CategoricalDecoder() or NoDecoder(), got {value!r}")
-    return GaussianDecoder(float(value))
+    return GaussianDecoder(value)
 
 
 def decoder_nats(
@@ -277,6 +267,8 @@ def decoder_nats(
     >>> decoder_nats(x, x, 1.0, None)  # log(2 pi) / 2
     tensor([0.9189], dtype=torch.float64)
     """
+    if x_0.shape != x_0_hat.shape:
+        raise InputError(f"x_0 has shape {tuple(x_0.shape)}, its prediction {tuple(x_0_hat.shape)}; they must be equal")
     if data_range is None or data_range.levels is None:
         return 0.5 * LOG_2PI + math.log(std) + 0.5 * mean_square((x_0 - x_0_hat) / std)
     log_p = discretised_log_prob(x_0, x_0_hat, std, data_range.lo, data_range.hi, data_range.levels)

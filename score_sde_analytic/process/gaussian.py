@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from score_sde_analytic.arrays import wide
 from score_sde_analytic.errors import InputError
 
 
@@ -59,12 +60,12 @@ def mean_square(x: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
     >>> mean_square(torch.tensor([[3.0, 4.0]]))
     tensor([12.5000], dtype=torch.float64)
     """
-    return x.double().square().flatten(1).mean(1)
+    return wide(x).square().flatten(1).mean(1)
 
 
 def square_error(x: Float[Tensor, " batch *dims"], y: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch *dims"]:
     """(x - y)^2 of every coordinate, float64."""
-    return (x - y).double().square()
+    return wide(x - y).square()
 
 
 def normal_kl(
@@ -111,7 +112,7 @@ def diagonal_kl(
     return step_kl(square_error, var_q, excess).flatten(1).mean(1)
 
 
-def _log_interval(lower: Tensor, upper: Tensor) -> Tensor:
+def log_interval(lower: Float64[Tensor, "*shape"], upper: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
     """log(Phi(upper) - Phi(lower)) for lower < upper, without cancellation in either tail."""
     # Mirror to the left tail, where log_ndtr keeps full relative precision.
     flip = lower > 0
@@ -143,11 +144,11 @@ def discretised_log_prob(
         std: standard deviation of the decoder, float or broadcastable.
     """
     width = (hi - lo) / (levels - 1)
-    mean = mean.double()
+    x, mean = wide(x), wide(mean)
     std = torch.as_tensor(std, dtype=torch.float64, device=x.device)
-    index = ((x.double() - lo) / width).round()
+    index = ((x - lo) / width).round()
     # Neighbours compute their common edge from the same number, so that the bins tile to the last bit.
     below, above = (lo + (index + shift) * width for shift in (-0.5, 0.5))
     upper = torch.where(index >= levels - 1, torch.inf, (above - mean) / std)
     lower = torch.where(index <= 0, -torch.inf, (below - mean) / std)
-    return _log_interval(lower, upper)
+    return log_interval(lower, upper)

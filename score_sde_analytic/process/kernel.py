@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from score_sde_analytic.checks import number
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.process.gaussian import expand, normal_kl
 from score_sde_analytic.process.level import Level
@@ -105,8 +106,7 @@ def kernels(levels: Sequence[Level], eta: float = 1.0) -> list[Kernel]:
 
 def check_eta(eta: float) -> None:
     """Raise ValueError unless 0 <= eta <= 1."""
-    if not 0.0 <= eta <= 1.0:
-        raise InputError(f"eta must lie in [0, 1], got {eta}")
+    number(0, 1)("eta", eta)
 
 
 def optimal_step_nats(residual: Any, step: Any) -> Any:

@@ -15,8 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from score_sde_analytic.checks import number, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.process.gaussian import expand
+
+WHOLE, FINITE = whole(), number()
 
 
 def stream_seed(*key: int) -> int:
@@ -25,7 +28,8 @@ def stream_seed(*key: int) -> int:
     >>> stream_seed(0, 12), stream_seed(1, 2)
     (8925983003198993522, 5142973159532490859)
     """
-    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little") >> 1
+    plain = tuple(number if type(number) is int else WHOLE("a seed", number) for number in key)
+    return int.from_bytes(hashlib.blake2b(repr(plain).encode(), digest_size=8).digest(), "little") >> 1
 
 
 @runtime_checkable
@@ -101,8 +105,9 @@ class LevelNoise:
         self, log_snr: float | Float[Tensor, " batch"], like: Float[Tensor, " batch *dims"]
     ) -> Float[Tensor, " batch *dims"]:
         """eps at one level, or at one level per sample, in the shape, dtype and device of `like`."""
-        if isinstance(log_snr, Tensor):
+        if isinstance(log_snr, Tensor) and log_snr.ndim:
             return self._each(log_snr.double().cpu() / KNOTS, like)
+        log_snr = FINITE("log-SNR", log_snr)
         knot = math.floor(log_snr / KNOTS)
         angle = 0.5 * math.pi * (log_snr / KNOTS - knot)
         # Levels are visited in order: a knot serves many of them.

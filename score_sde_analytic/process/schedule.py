@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import scipy
@@ -21,8 +21,13 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array, Scalars, as_array, like, softplus
+from score_sde_analytic.checks import number, settle, whole
 from score_sde_analytic.errors import InputError
+from score_sde_analytic.process.betas import checked_betas
 from score_sde_analytic.process.level import Level
+
+#: Beyond this log-SNR sigma and times leave the range of numbers.
+LARGEST = 700.0
 
 
 class Schedule(ABC):
@@ -85,6 +90,7 @@ class Schedule(ABC):
         """
         lam = as_array(log_snr)
         low, high = self.log_snr_range
+        high = min(high, LARGEST)
         slack = 1e-9 * max(1.0, abs(low))
         inside = (lam >= low - slack) & ((lam <= high) | np.isposinf(lam))
         if not np.all(inside):
@@ -109,8 +115,11 @@ class Schedule(ABC):
     def diffusion(self, t: Scalars) -> Scalars:
         """g(t) of dx = f(t) x dt + g(t) dw, for t > 0."""
         time = self._positive(t)
-        rate = self._log_sigma_rate(time) - self._log_alpha_rate(time)
-        return like(np.exp(self._log_sigma(time)) * np.sqrt(2.0 * rate), t)
+        return like(np.sqrt(self._diffusion2(time)), t)
+
+    def _diffusion2(self, t: Array) -> Array:
+        """g(t)^2."""
+        return 2.0 * np.exp(2.0 * self._log_sigma(t)) * (self._log_sigma_rate(t) - self._log_alpha_rate(t))
 
     def level(self, t: Any) -> Level:
         """All scalars of time t, in the container of t."""
@@ -120,13 +129,13 @@ class Schedule(ABC):
 
     def levels(self, times: ArrayLike) -> list[Level]:
         """Levels of many times at once (vectorised; the sampler calls it once per run)."""
-        t = np.asarray(times, dtype=np.float64)
+        t = as_array(times)
         columns = (t, self.alpha(t), self.sigma(t), self.log_snr(t))
         return [Level(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
     def level_at(self, log_snr: float) -> Level:
         """The level with this log-SNR."""
-        return self.level(self.time(log_snr))
+        return self.level(self.time(number(most=np.inf)("log-SNR", log_snr)))
 
     def _at(self, law: Any, t: Any, at_zero: float) -> Any:
         time = as_array(t)
@@ -153,6 +162,9 @@ class VariancePreserving(Schedule):
     def _log_sigma_rate(self, t: Array) -> Array:
         return -self._log_alpha_rate(t) / np.expm1(-2.0 * self._log_alpha(t))
 
+    def _diffusion2(self, t: Array) -> Array:
+        return -2.0 * self._log_alpha_rate(t)  # exact where alpha rounds to 1
+
     def _time(self, log_snr: Array) -> Array:
         return self._time_of_log_alpha(-0.5 * softplus(-log_snr))
 
@@ -168,10 +180,11 @@ class LinearVP(VariancePreserving):
     (-5.025, 0.259)
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
+    beta_min: Annotated[float, number(above=0)] = 0.1
+    beta_max: Annotated[float, number(above=0)] = 20.0
 
     def __post_init__(self) -> None:
+        settle(self)
         if not 0.0 < self.beta_min <= self.beta_max:
             raise InputError(f"need 0 < beta_min <= beta_max, got {self.beta_min} and {self.beta_max}")
 
@@ -205,6 +218,9 @@ class SubVP(LinearVP):
     def _log_sigma_rate(self, t: Array) -> Array:
         return -2.0 * self._log_alpha_rate(t) / np.expm1(-2.0 * self._log_alpha(t))
 
+    def _diffusion2(self, t: Array) -> Array:
+        return 2.0 * self._log_alpha_rate(t) * np.expm1(4.0 * self._log_alpha(t))
+
     def _time(self, log_snr: Array) -> Array:
         # alpha / (1 - alpha^2) = r  =>  log alpha = -asinh(1 / (2 r)).
         return self._time_of_log_alpha(-np.arcsinh(0.5 * np.exp(-0.5 * log_snr)))
@@ -224,14 +240,11 @@ class CosineVP(VariancePreserving):
     array([ -0.0197, -12.0 ])
     """
 
-    offset: float = 0.008
-    log_snr_min: float = -12.0
+    offset: Annotated[float, number(above=0)] = 0.008
+    log_snr_min: Annotated[float, number(-60, 0)] = -12.0
 
     def __post_init__(self) -> None:
-        if self.offset <= 0.0:
-            raise InputError(f"offset must be positive, got {self.offset}")
-        if not -60.0 <= self.log_snr_min <= 0.0:
-            raise InputError(f"log_snr_min, reached at t = 1, must lie in [-60, 0], got {self.log_snr_min}")
+        settle(self)
 
     @property
     def _start(self) -> float:
@@ -269,10 +282,11 @@ class VE(Schedule):
     (0.707, 2500.0)
     """
 
-    sigma_min: float = 0.01
-    sigma_max: float = 50.0
+    sigma_min: Annotated[float, number(above=0)] = 0.01
+    sigma_max: Annotated[float, number(above=0)] = 50.0
 
     def __post_init__(self) -> None:
+        settle(self)
         if not 0.0 < self.sigma_min < self.sigma_max:
             raise InputError(f"need 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
@@ -320,11 +334,7 @@ class Tabulated(VariancePreserving):
     """
 
     def __init__(self, betas: ArrayLike) -> None:
-        self.betas = np.asarray(betas, dtype=np.float64)
-        if self.betas.ndim != 1 or len(self.betas) == 0:
-            raise InputError(f"betas must be a non-empty 1-d table, got shape {self.betas.shape}")
-        if not np.all((self.betas > 0.0) & (self.betas < 1.0)):
-            raise InputError("betas must lie strictly between 0 and 1 (a leading beta_0 = 0 must be dropped)")
+        self.betas = checked_betas(betas)
         self._knots = np.arange(len(self.betas) + 1) / len(self.betas)
         self._values = np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-self.betas))])
         self._interpolant = scipy.interpolate.PchipInterpolator(self._knots, self._values)
@@ -337,11 +347,13 @@ class Tabulated(VariancePreserving):
         >>> Tabulated.linear().log_snr_range
         (-10.118, inf)
         """
-        return cls(np.linspace(beta_start, beta_end, steps))
+        return cls(np.linspace(beta_start, beta_end, whole(1)("steps", steps)))
 
     @classmethod
     def cosine(cls, steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Tabulated:
         """Improved DDPM's cosine table, betas capped at `max_beta` (Nichol & Dhariwal, 2021)."""
+        steps = whole(1)("steps", steps)
+        offset, max_beta = number(above=0)("offset", offset), number(above=0, below=1)("max_beta", max_beta)
         alpha_bar = np.cos((np.arange(steps + 1) / steps + offset) / (1 + offset) * np.pi / 2) ** 2
         return cls(np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], max_beta))
 

@@ -28,17 +28,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from jaxtyping import Float
 from torch import Tensor
 
+from score_sde_analytic.checks import number, optional, settle
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.gaussian import axpy
-from score_sde_analytic.process.kernel import check_eta
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import Noise
 from score_sde_analytic.samplers.base import Sampler, Step
@@ -72,13 +72,11 @@ class AnalyticMultistep(Sampler[MultistepStep]):
 
     model: ScoreModel
     covariance: Covariance
-    eta: float = math.sqrt(0.5)
-    kappa: float | None = None
+    eta: Annotated[float, number(0, 1)] = math.sqrt(0.5)
+    kappa: Annotated[float | None, optional(number(0, 1))] = None
 
     def __post_init__(self) -> None:
-        check_eta(self.eta)
-        if self.kappa is not None and not 0.0 <= self.kappa <= 1.0:
-            raise InputError(f"kappa must lie in [0, 1], or be None for 1 - eta^2, got {self.kappa}")
+        settle(self)
         if not self.covariance.has_posterior:
             raise InputError("beta holds no posterior covariance to share with the extrapolation; use Isotropic or BetaTilde")
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
+from score_sde_analytic.checks import number, one_of, settle
 from score_sde_analytic.covariance.base import Covariance
-from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
-from score_sde_analytic.process.kernel import check_eta
 from score_sde_analytic.process.noise import Noise
 from score_sde_analytic.samplers.base import Sampler
 from score_sde_analytic.samplers.kernel_steps import KernelStep, fingerprint, kernel_steps
@@ -54,17 +53,13 @@ class Ancestral(Sampler[AncestralStep]):
 
     model: ScoreModel
     covariance: Covariance
-    eta: float = 1.0
-    final: Literal["mean", "draw"] = "mean"
-    clip: float = 0.0
+    eta: Annotated[float, number(0, 1)] = 1.0
+    final: Annotated[Literal["mean", "draw"], one_of(("mean", "draw"))] = "mean"
+    clip: Annotated[float, number(0)] = 0.0
 
     def __post_init__(self) -> None:
-        check_eta(self.eta)
+        settle(self)
         self.covariance.require_eta(self.eta)
-        if self.final not in ("mean", "draw"):
-            raise InputError(f"final must be 'mean' or 'draw', got {self.final!r}")
-        if not self.clip >= 0.0:
-            raise InputError(f"clip must not be negative, got {self.clip}")
 
     def calls(self, grid: Grid) -> int:
         return grid.steps

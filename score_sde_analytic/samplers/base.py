@@ -18,6 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from score_sde_analytic.arrays import onto
+from score_sde_analytic.checks import each, whole
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
@@ -154,6 +156,7 @@ def carry(
     torch.Size([3, 2])
 
     Args:
+        x: in the dtype that the samples shall have; steps are taken in float32 or better.
         callback: told of every step (`callback.py`); what it raises ends the run.
         first_index: index of the first sample, which only a callback is told.
 
@@ -163,9 +166,11 @@ def carry(
     take: Callable[[Tensor, S, Any, Noise], tuple[Tensor, Any]] = sampler.step
     if callback is not None:
         take = Reported(sampler.model, sampler.step, callback, range(first_index, first_index + len(x)))
+    dtype, x = x.dtype, onto(x, x.device)  # in half precision sums of steps would round step by step
     state = sampler.init(plan, x)
     for step in tqdm(plan, desc=desc, unit="step", leave=False, disable=not progress):
         x, state = take(x, step, state, noise)
+    x = x.to(dtype)
     if not torch.isfinite(x).all():
         raise RunError(
             f"the samples of {sampler.name} hold NaN or inf: it diverged on this grid; use more steps, a grid that takes"
@@ -215,8 +220,11 @@ def generate(
         InputError: count or batch_size not positive, or a grid that does not begin at t = 1.
         RunError: samples are not finite.
     """
-    if count < 1 or batch_size < 1:
-        raise InputError(f"count and batch_size must be positive, got {count} and {batch_size}")
+    count, batch_size = whole(1)("count", count), whole(1)("batch_size", batch_size)
+    seed, first_index = whole(0)("seed", seed), whole(0)("first_index", first_index)
+    shape = each(whole(1))("shape", shape)
+    if not dtype.is_floating_point:
+        raise InputError(f"samples are floating-point, got {dtype}; round them to levels afterwards (DataRange.index)")
     if grid.times[0] != 1.0:
         raise InputError(
             f"samples start from the prior at t = 1, this grid at {grid.times[0]:.6g}; begin it with 1, or use carry()"

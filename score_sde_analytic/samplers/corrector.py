@@ -12,12 +12,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from score_sde_analytic.errors import InputError
+from score_sde_analytic.arrays import wide
+from score_sde_analytic.checks import number, settle, whole
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.gaussian import axpy, expand
@@ -111,12 +112,11 @@ class Corrector(ABC):
         InputError: snr or steps not positive.
     """
 
-    snr: float = 0.16
-    steps: int = 1
+    snr: Annotated[float, number(above=0)] = 0.16
+    steps: Annotated[int, whole(1)] = 1
 
     def __post_init__(self) -> None:
-        if not (self.snr > 0 and self.steps >= 1):
-            raise InputError(f"snr must be positive and steps at least 1, got {self.snr} and {self.steps}")
+        settle(self)
 
     def correct(
         self, model: ScoreModel, x: Float[Tensor, " batch *dims"], level: Level, noise: Noise
@@ -144,7 +144,7 @@ class Langevin(Corrector):
     def _square(
         self, score: Float[Tensor, " batch *dims"], z: Float[Tensor, " batch *dims"], level: Level
     ) -> Float64[Tensor, " batch"]:
-        z2, score2 = (v.double().reshape(len(v), -1).square().sum(1) for v in (z, score))
+        z2, score2 = (wide(v).reshape(len(v), -1).square().sum(1) for v in (z, score))
         return z2 / score2
 
 

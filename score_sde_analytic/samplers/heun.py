@@ -12,11 +12,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 from jaxtyping import Float
 from torch import Tensor
 
+from score_sde_analytic.checks import number, settle
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
@@ -52,13 +53,14 @@ class Heun(Sampler[ChurnStep]):
     """
 
     model: ScoreModel
-    s_churn: float = 0.0
-    s_min: float = 0.0
-    s_max: float = math.inf
-    s_noise: float = 1.0
+    s_churn: Annotated[float, number(0)] = 0.0
+    s_min: Annotated[float, number(0)] = 0.0
+    s_max: Annotated[float, number(0, math.inf)] = math.inf
+    s_noise: Annotated[float, number(0)] = 1.0
 
     def __post_init__(self) -> None:
-        if not (self.s_churn >= 0 and self.s_noise >= 0 and 0 <= self.s_min <= self.s_max):
+        settle(self)
+        if not self.s_min <= self.s_max:
             raise InputError(
                 "need s_churn >= 0, s_noise >= 0 and 0 <= s_min <= s_max, got"
                 f" {self.s_churn}, {self.s_noise}, {self.s_min}, {self.s_max}"

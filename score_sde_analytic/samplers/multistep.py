@@ -14,13 +14,13 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from score_sde_analytic.errors import InputError
+from score_sde_analytic.checks import flag, one_of, settle, whole
 from score_sde_analytic.extras import optional
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
@@ -64,11 +64,6 @@ class _Scheduled(Sampler[Step]):
         return u * s, state
 
 
-def _check_order(order: int) -> None:
-    if order not in (1, 2, 3):
-        raise InputError(f"order must be 1, 2 or 3, got {order!r}")
-
-
 @dataclass(frozen=True)
 class DPMSolverPP(_Scheduled):
     """DPM-Solver++ multistep of order 1 (DDIM), 2 (2M) or 3 (3M); SDE-DPM-Solver++ if `noisy`. Needs the extra "images".
@@ -82,15 +77,13 @@ class DPMSolverPP(_Scheduled):
     """
 
     model: ScoreModel
-    order: int = 2
-    noisy: bool = False
-    solver_type: Literal["midpoint", "heun"] = "midpoint"
-    lower_order_final: bool = True
+    order: Annotated[int, whole(1, 3)] = 2
+    noisy: Annotated[bool, flag()] = False
+    solver_type: Annotated[Literal["midpoint", "heun"], one_of(("midpoint", "heun"))] = "midpoint"
+    lower_order_final: Annotated[bool, flag()] = True
 
     def __post_init__(self) -> None:
-        _check_order(self.order)
-        if self.solver_type not in ("midpoint", "heun"):
-            raise InputError(f"solver_type must be 'midpoint' or 'heun', got {self.solver_type!r}")
+        settle(self)
 
     def scheduler(self) -> Any:
         return _diffusers("DPMSolverMultistepScheduler")(
@@ -114,14 +107,12 @@ class UniPC(_Scheduled):
     """
 
     model: ScoreModel
-    order: int = 2
-    solver_type: Literal["bh1", "bh2"] = "bh2"
-    lower_order_final: bool = True
+    order: Annotated[int, whole(1, 3)] = 2
+    solver_type: Annotated[Literal["bh1", "bh2"], one_of(("bh1", "bh2"))] = "bh2"
+    lower_order_final: Annotated[bool, flag()] = True
 
     def __post_init__(self) -> None:
-        _check_order(self.order)
-        if self.solver_type not in ("bh1", "bh2"):
-            raise InputError(f"solver_type must be 'bh1' or 'bh2', got {self.solver_type!r}")
+        settle(self)
 
     def scheduler(self) -> Any:
         return _diffusers("UniPCMultistepScheduler")(

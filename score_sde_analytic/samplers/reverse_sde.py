@@ -13,12 +13,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from score_sde_analytic.checks import number, one_of, settle
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.extras import optional
 from score_sde_analytic.grids.grid import Grid
@@ -41,14 +42,13 @@ class AdaptiveSDE:
         min_step: the shortest, as a share of the interval; errors are accepted there.
     """
 
-    rtol: float = 1e-2
-    atol: float = 1e-2
-    first_step: float = 0.02
-    min_step: float = 1e-5
+    rtol: Annotated[float, number(0)] = 1e-2
+    atol: Annotated[float, number(above=0)] = 1e-2
+    first_step: Annotated[float, number(above=0)] = 0.02
+    min_step: Annotated[float, number(above=0)] = 1e-5
 
     def __post_init__(self) -> None:
-        if not (self.rtol >= 0 and self.atol > 0):
-            raise InputError(f"need rtol >= 0 and atol > 0, got {self.rtol} and {self.atol}")
+        settle(self)
         if not 0.0 < self.min_step <= self.first_step <= 1.0:
             raise InputError(f"need 0 < min_step <= first_step <= 1, got {self.min_step} and {self.first_step}")
 
@@ -74,14 +74,13 @@ class ReverseSDE(Sampler[Step]):
     """
 
     model: ScoreModel
-    solver: Literal["euler", "milstein", "srk"] = "euler"
+    solver: Annotated[Literal["euler", "milstein", "srk"], one_of(("euler", "milstein", "srk"))] = "euler"
     adaptive: AdaptiveSDE | None = None
     variable: Variable = "log_snr"
     per_sample: bool = True
 
     def __post_init__(self) -> None:
-        if self.solver not in STAGES:
-            raise InputError(f"solver must be one of {', '.join(STAGES)}, got {self.solver!r}")
+        settle(self)
         check_variable(self.variable)
 
     def calls(self, grid: Grid) -> int | None:

@@ -11,7 +11,10 @@ import torch
 from jaxtyping import Float64
 
 from score_sde_analytic.arrays import Array
-from score_sde_analytic.data.ranges import Data, DataRange, DataStatistics, as_dataset, first_example
+from score_sde_analytic.checks import whole
+from score_sde_analytic.data.examples import Data, as_dataset
+from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.measure.between import irregular
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.models.model import ScoreModel
@@ -75,13 +78,14 @@ def analyse(
     >>> study.sample(count=5, steps=10).shape
     torch.Size([5, 2])
     """
-    settings = settings or Settings()
+    settings, seed = settings or Settings(), whole(0)("seed", seed)
     named = covariance_names((settings.covariance, *record))
-    recorded = recorders(named, data if train is None else train, settings.structure)
-    statistics = DataStatistics.of(as_dataset(data), data_range) if statistics is None else statistics
+    examples = as_dataset(data, data_range)
+    recorded = recorders(named, examples if train is None else as_dataset(train, data_range), settings.structure)
+    statistics = DataStatistics.of(examples, data_range) if statistics is None else statistics
     moments = estimate(
         model,
-        data,
+        examples,
         knots(model.schedule, settings.knots),
         replace(budget or Budget(), most_knots=settings.knots.most),
         statistics=statistics,
@@ -92,5 +96,5 @@ def analyse(
         device=device,
         progress=progress,
     )
-    first = first_example(data)
-    return Study(model, moments, statistics, data_range, tuple(first.shape), recorded, settings, seed, device, first.dtype)
+    dtype = examples.first.dtype
+    return Study(model, moments, statistics, data_range, examples.shape, recorded, settings, seed, device, dtype)

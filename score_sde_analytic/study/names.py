@@ -127,6 +127,8 @@ class CovarianceName:
         """
         if isinstance(text, CovarianceName):
             return text
+        if not isinstance(text, str):
+            raise InputError(f"a covariance is asked for by its name, got {text!r}")
         spelled, bar, given = text.partition("|")
         base = ALIASES.get(spelled, spelled)
         if base in BASES:
@@ -212,6 +214,8 @@ class GridName:
         """
         if isinstance(text, GridName):
             return text
+        if not isinstance(text, str):
+            raise InputError(f"a grid is asked for by its name, got {text!r}")
         if text.endswith(".json"):
             return cls("file", file=Path(text))
         kind = text.removesuffix("_tuned")

@@ -10,7 +10,8 @@ import torch
 
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.covariance.diagonal import Diagonal
-from score_sde_analytic.data.ranges import DataRange, DataStatistics
+from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.measure.draws import Recorder
 from score_sde_analytic.measure.moments import Moments

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic
-from score_sde_analytic.data.ranges import Data, DataRange, as_dataset, batches
+from score_sde_analytic.data.examples import Data, as_dataset, batches
+from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.extras import versions
 from score_sde_analytic.files import plain, write_text
@@ -312,7 +313,7 @@ def _examples(data: Data | None, count: int) -> Tensor | None:
     if data is None:
         return None
     dataset = as_dataset(data)
-    return next(iter(batches(dataset, range(min(count, len(dataset))), count))).cpu()  # type: ignore[arg-type]
+    return next(iter(batches(dataset, range(min(count, len(dataset))), count)))
 
 
 def sheets(

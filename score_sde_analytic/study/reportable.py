@@ -11,7 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.covariance.base import Covariance
-from score_sde_analytic.data.ranges import Data, DataRange, DataStatistics
+from score_sde_analytic.data.examples import Data
+from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.likelihood import Bound, Chain, ContinuousTime, Priced
 from score_sde_analytic.measure.curve import NoiseCurve, ResidualCap
 from score_sde_analytic.measure.draws import Recorder

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from score_sde_analytic.covariance.diagonal import Diagonal
-from score_sde_analytic.data.ranges import DataRange, DataStatistics
+from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.declared import reading, require_arrays, shape_of
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, plain, read_json, save_arrays, write_json
@@ -130,7 +131,7 @@ def _metadata(study: Record, kept: Kept) -> dict[str, Any]:
         "shape": list(study.shape),
         "dtype": str(study.dtype).removeprefix("torch."),
         "data_range": None if declared is None else [declared.lo, declared.hi, declared.levels],
-        "statistics": {name: getattr(study.statistics, name) for name in ("count", "second_moment", "digest")},
+        "statistics": {name: getattr(study.statistics, name) for name in ("count", "variance", "digest")},
         "recorded": {name: recorder.config() for name, recorder in study.recorders.items()},
         "kept": {
             "covariances": [str(name) for name in kept.covariances],
@@ -157,7 +158,7 @@ def _recorder(name: str, config: Mapping[str, Any], arrays: Mapping[str, np.ndar
 def _statistics(scalars: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> DataStatistics:
     mean = torch.from_numpy(arrays["mean"].copy())
     return DataStatistics(
-        scalars["count"], mean, scalars["second_moment"], arrays.get("eigenvalues"), scalars["digest"], arrays.get("histogram")
+        scalars["count"], mean, scalars["variance"], arrays.get("eigenvalues"), scalars["digest"], arrays.get("histogram")
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.covariance.diagonal import Diagonal
-from score_sde_analytic.data.ranges import Data, shape_and_count
+from score_sde_analytic.data.examples import Data, as_dataset
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.measure.bases import BASES
@@ -44,7 +44,8 @@ def recorders(names: Sequence[CovarianceName], train: Data, settings: Structure)
     Raises:
         InputError: an unknown basis or statistic in the settings.
     """
-    suitable = usual(*shape_and_count(train)) if CovarianceName(AUTO) in names else ((), ())
+    examples = as_dataset(train)
+    suitable = usual(examples.shape, len(examples)) if CovarianceName(AUTO) in names else ((), ())
     structured = [name for name in names if name.structured]
     bases = dict.fromkeys([*(settings.bases or suitable[0]), *(name.base for name in structured)])
     given = [*(settings.statistics or suitable[1]), *(name.given for name in structured if name.given)]
@@ -52,7 +53,7 @@ def recorders(names: Sequence[CovarianceName], train: Data, settings: Structure)
     everywhere = {name: statistic for name, statistic in statistics.items() if not statistic.local}
     return {
         name: Recorder(
-            choose(BASES, name, "basis")(train, settings.pca_rank or None), statistics if name == "pixel" else everywhere
+            choose(BASES, name, "basis")(examples, settings.pca_rank or None), statistics if name == "pixel" else everywhere
         )
         for name in bases
     }

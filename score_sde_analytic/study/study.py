@@ -17,12 +17,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from score_sde_analytic.checks import each, number, whole
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.covariance.head_networks import load_head
 from score_sde_analytic.covariance.heads import Interpolated, covariance_of
 from score_sde_analytic.covariance.isotropic import Isotropic
 from score_sde_analytic.covariance.tweedie import Tweedie
-from score_sde_analytic.data.ranges import Data
+from score_sde_analytic.data.examples import Data
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.grids.optimal import budget_law
@@ -113,7 +114,7 @@ class Study(Record):
         """
         if str(name) in self.own:
             return CovarianceName(str(name))
-        parsed = CovarianceName.parse(name or self.settings.covariance)
+        parsed = CovarianceName.parse(self.settings.covariance if isinstance(name, str) and not name else name)
         return self.structures.best if parsed.base == AUTO else parsed
 
     def covariance(self, name: str | CovarianceName = "") -> Covariance:
@@ -198,7 +199,7 @@ class Study(Record):
         >>> study.grid(10).steps
         10
         """
-        label = self.resolve(covariance)
+        steps, label = whole(1)("steps", steps), self.resolve(covariance)
         return self.search.grid(GridName.parse(name), self.covariance(label), label, steps)
 
     def first(self) -> tuple[float, Decoder]:
@@ -220,13 +221,14 @@ class Study(Record):
         >>> study.steps_for(0.05)
         17
         """
+        excess = number(above=0)("the excess", excess)
         limit = self._nats(self.continuous())
         most = min(self.settings.search.most, len(self.search.lattice.times))
 
         def within(steps: int) -> bool:
             return self._nats(self.chain(steps, DP, "isotropic")) - limit <= excess / BITS
 
-        if excess > 0.0 and within(most):
+        if within(most):
             return bisect.bisect_left(range(1, most), True, key=within) + 1
         return max(most + 1, math.ceil(budget_law(self.search.objective, excess / BITS)))
 
@@ -285,7 +287,7 @@ class Study(Record):
 
     def bits(self, *steps: int, grid: str | GridName = DP, covariance: str | CovarianceName = "") -> Bits[Priced]:
         """Priced bits/dim of chains of so many steps, with errors; no network call."""
-        return Bits(self.price({k: self.chain(k, grid, covariance) for k in steps}))
+        return Bits(self.price({k: self.chain(k, grid, covariance) for k in each(whole(1))("steps", steps)}))
 
     def price(self, methods: Mapping[Name, Chain | ContinuousTime]) -> dict[Name, Priced]:
         """Priced bits/dim of chains, and of continuous time, from the moments alone, with errors.
@@ -326,6 +328,7 @@ class Study(Record):
         >>> print(study.measure(mixture.sample(400, seed=1), 3, progress=False))
         K = 3: 1.522 ± 0.081 bits/dim
         """
+        steps = each(whole(1))("steps", steps)
         chains = {str(k): self.chain(k, grid, covariance) for k in steps}
         bounds = self.evaluate(data, chains, path, **options)
         return Bits({k: bounds[str(k)] for k in steps})

@@ -9,8 +9,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, random_split
 
 from score_sde_analytic.data import sources
-from score_sde_analytic.data.ranges import DataRange, DataStatistics, as_dataset, batches
+from score_sde_analytic.data.examples import as_dataset, batches
+from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.sources import digits, part_mask, patches, photographs, read_idx_images, read_idx_labels, split
+from score_sde_analytic.data.statistics import DataStatistics
 
 PARTS = ("train", "validation", "test")
 
@@ -47,7 +49,7 @@ def test_undeclared_values_are_refused(values, data_range, match):
 
 @pytest.mark.parametrize("options", [{"lo": 1.0, "hi": 1.0}, {"lo": float("nan")}, {"levels": 1}])
 def test_bad_ranges_are_refused(options):
-    with pytest.raises(ValueError, match=r"lo < hi|levels"):
+    with pytest.raises(ValueError, match=r"lo|levels"):
         DataRange(**options)
 
 

@@ -23,11 +23,11 @@ FIRST = 1e-3
         ((1.0, 0.5, 0.5, 0.0), "strictly decrease"),
         ((0.3, 0.5, 0.0), "strictly decrease"),
         ((1.1, 0.5, 0.0), "at most 1"),
-        ((1.0, math.nan, 0.0), "strictly decrease"),
-        ((math.nan, 0.5, 0.0), "strictly decrease"),
+        ((1.0, math.nan, 0.0), "finite"),
+        ((math.nan, 0.5, 0.0), "finite"),
         ((1.0, 0.5), "ends in the data"),
         ((1.0, 0.0, -0.1), "ends in the data"),
-        ((math.inf, 0.0), "at most 1"),
+        ((math.inf, 0.0), "finite"),
     ],
 )
 def test_bad_times_are_refused(times, match):
@@ -57,7 +57,7 @@ def test_constructors_have_k_distinct_steps(schedule, name):
         assert np.all(np.diff(grid.times) < 0)
         if k > 1:
             assert grid.times[-2] == pytest.approx(FIRST, rel=1e-9)
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="at least 1"):
         make(0)
 
 
@@ -177,5 +177,5 @@ def test_bad_problems_are_refused(cost, first, steps, match):
 
 @pytest.mark.parametrize("first", [0.0, 1.0, 2.0, float("nan")])
 def test_first_times_outside_the_interval_are_refused(first):
-    with pytest.raises(ValueError, match="t_1 must lie between"):
+    with pytest.raises(ValueError, match="t_1 must be a finite number above 0 and below 1"):
         even(5, first)

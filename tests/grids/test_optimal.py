@@ -214,10 +214,10 @@ def test_the_reconstruction_moves_the_first_time(mixture_curve):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda o: closed_form(ENDS["ve"], o, 0), "at least one step"),
+        (lambda o: closed_form(ENDS["ve"], o, 0), "at least 1"),
         (lambda o: refined(ENDS["ve"], o, 3, [0.0, -1.0, 2.0]), "strictly increasing"),
-        (lambda o: steps_for(0.0, [1.0], 0.5), "must be positive"),
-        (lambda o: budget_law(o, -1.0), "must be positive"),
+        (lambda o: steps_for(0.0, [1.0], 0.5), "above 0"),
+        (lambda o: budget_law(o, -1.0), "above 0"),
         (lambda o: Objective(o.curve, 1.0, math.inf), "finite log-SNRs"),
     ],
 )

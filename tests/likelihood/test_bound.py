@@ -9,7 +9,8 @@ import torch
 
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic
-from score_sde_analytic.data.ranges import DataRange, DataStatistics
+from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.grids.grid import Grid, even, even_log_snr
 from score_sde_analytic.likelihood import Chain, ContinuousTime, bits_per_dim, paper_chain, price
 from score_sde_analytic.measure.curve import NoiseCurve
@@ -324,7 +325,7 @@ def test_errors_of_the_steps(triple):
 
 @pytest.mark.parametrize("std", [0.0, -1.0, math.nan])
 def test_decoders_need_a_width(std):
-    with pytest.raises(ValueError, match="decoder's std"):
+    with pytest.raises(ValueError, match="std must be"):
         Chain(even(3, 0.1), Beta(), std)
 
 

@@ -274,11 +274,11 @@ def test_the_prediction_is_the_limit_of_chains(sixteen):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"t_min": 0.0}, "t_min must lie"),
-        ({"t_min": 1.0}, "t_min must lie"),
-        ({"t_min": -0.1}, "t_min must lie"),
-        ({"t_min": math.nan}, "t_min must lie"),
-        ({"t_min": 0.1, "times": 0}, "times must be at least 1"),
+        ({"t_min": 0.0}, "t_min must be"),
+        ({"t_min": 1.0}, "t_min must be"),
+        ({"t_min": -0.1}, "t_min must be"),
+        ({"t_min": math.nan}, "t_min must be"),
+        ({"t_min": 0.1, "times": 0}, "times must be a whole number of at least 1"),
     ],
 )
 def test_bad_settings_are_refused(options, match):

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
-from score_sde_analytic.data.ranges import DataRange, DataStatistics
+from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.files import save_arrays
 from score_sde_analytic.measure.curve import NoiseCurve, residual_cap
 from score_sde_analytic.measure.estimation import estimate

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from score_sde_analytic.data.ranges import DataRange, DataStatistics
+from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import DECODER_RATIOS, Moments, decoder_scale
@@ -360,7 +361,7 @@ def test_save_and_load(tmp_path, moments):
         ({"log_snr": []}, "at least one knot"),
         ({"log_snr": [0.0, 0.0]}, "all different"),
         ({"log_snr": [-100.0]}, "range"),
-        ({"log_snr": [np.nan]}, "range"),
+        ({"log_snr": [np.nan]}, "finite"),
         ({"data": torch.zeros(0, 2)}, "empty"),
         ({"data": torch.full((9, 2), torch.nan)}, "NaN"),
         ({"data": 3 * torch.ones(9, 2), "data_range": DataRange()}, "declared range"),

@@ -220,7 +220,7 @@ def test_no_decoder_is_the_density_of_the_noise(sigma):
 
 @pytest.mark.parametrize("std", [0.0, -1.0, math.nan, math.inf])
 def test_a_gaussian_needs_a_width(std):
-    with pytest.raises(ValueError, match="positive and finite"):
+    with pytest.raises(ValueError, match="finite number above 0"):
         GaussianDecoder(std)
 
 

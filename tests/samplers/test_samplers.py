@@ -279,7 +279,7 @@ def test_bad_options_are_refused(options, match):
 
 @pytest.mark.parametrize("options", [{"count": 0}, {"count": 2, "batch_size": 0}])
 def test_counts_must_be_positive(options):
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(ValueError, match="at least 1"):
         generate(Ancestral(pointwise(LinearVP()), Isotropic(EXACT)), even(2, 0.1), (1,), **options)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from score_sde_analytic.covariance import Diagonal, Isotropic
-from score_sde_analytic.data.ranges import DataStatistics
+from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.grids import Lattice
 from score_sde_analytic.likelihood import Chain, bits_per_dim, price
 from score_sde_analytic.measure import Budget, NoiseCurve, Reconstruction, estimate

@@ -1,0 +1,115 @@
+"""Statistics of data that bounds, curves and priors need, in one reading.
+
+m = E x_0,   variance V = tr Cov(x_0) / d,   second_moment = E||x_0||^2 / d = V + ||m||^2 / d,   eigenvalues of Cov(x_0)
+
+Sums are of x_0 less the mean of the first batch, so that data far from zero lose nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Shaped
+from torch import Tensor
+
+from score_sde_analytic.arrays import Array
+from score_sde_analytic.checks import whole
+from score_sde_analytic.data.examples import Data, Examples, as_dataset, batches
+from score_sde_analytic.data.ranges import DataRange, check_examples
+
+
+@dataclass(frozen=True)
+class DataStatistics:
+    """What the curve's caps, the control variates and the prior term know about the data.
+
+    Attributes:
+        count: number of examples; 0 for a distribution known in closed form.
+        mean: E x_0.
+        variance: V = tr Cov(x_0) / d.
+        eigenvalues: of Cov(x_0), ascending, or None when not computed.
+        digest: identifies the examples and their order.
+        histogram: share of each level among all coordinates of discrete data, else None.
+    """
+
+    count: int
+    mean: Float[Tensor, "*dims"]
+    variance: float
+    eigenvalues: Float64[Array, " d"] | None
+    digest: str
+    histogram: Float64[Array, " L"] | None = None
+
+    @property
+    def second_moment(self) -> float:
+        """E||x_0||^2 / d."""
+        return self.variance + float(self.mean.square().mean())
+
+    @classmethod
+    def of(
+        cls, data: Data, data_range: DataRange | None = None, batch_size: int = 1024, max_eigen: int = 4096
+    ) -> DataStatistics:
+        """One pass over all examples, without the network.
+
+        >>> statistics = DataStatistics.of(torch.tensor([[0.0, 1.0], [1.0, 1.0]]), DataRange(0.0, 1.0, levels=2))
+        >>> statistics.count, statistics.variance, statistics.histogram
+        (2, 0.125, array([0.25, 0.75]))
+
+        Args:
+            data_range: checked against every batch when given.
+            max_eigen: eigenvalues are computed for dimensions up to this.
+
+        Raises:
+            InputError: empty data, non-finite values, or values outside `data_range`.
+        """
+        examples, batch_size = as_dataset(data, data_range), whole(1)("batch_size", batch_size)
+        sums = _Sums(examples, data_range, max_eigen)
+        for x in batches(examples, range(len(examples)), batch_size):
+            sums.add(x)
+        return sums.result()
+
+
+class _Sums:
+    """Running sums over batches of examples."""
+
+    def __init__(self, examples: Examples, data_range: DataRange | None, max_eigen: int) -> None:
+        self._check = check_examples if data_range is None else data_range.check
+        self._range = data_range
+        self._shape = examples.shape
+        self._sha = hashlib.sha256(f"{examples.shape}{examples.first.dtype}".encode())
+        dim = examples.first.numel()
+        self._count = 0
+        self._shift = torch.zeros(dim, dtype=torch.float64)
+        self._total = torch.zeros(dim, dtype=torch.float64)
+        self._squares = 0.0
+        self._outer = torch.zeros(dim, dim, dtype=torch.float64) if dim <= max_eigen else None
+        levels = None if data_range is None else data_range.levels
+        self._bins = None if levels is None else np.zeros(levels)
+
+    def add(self, x: Shaped[Tensor, " batch *dims"]) -> None:
+        """Add a batch."""
+        self._check(x)
+        self._sha.update(x.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        if self._bins is not None and self._range is not None:
+            self._bins += np.bincount(self._range.index(x).flatten().numpy(), minlength=len(self._bins))
+        flat = x.double().flatten(1)
+        if self._count == 0:
+            self._shift = flat.mean(0)
+        centred = flat - self._shift
+        self._count += len(x)
+        self._total += centred.sum(0)
+        self._squares += float(centred.square().mean(1).sum())
+        if self._outer is not None:
+            self._outer += centred.T @ centred
+
+    def result(self) -> DataStatistics:
+        offset = self._total / self._count
+        variance = max(self._squares / self._count - float(offset.square().mean()), 0.0)
+        eigenvalues = None
+        if self._outer is not None:
+            covariance = self._outer / self._count - torch.outer(offset, offset)
+            eigenvalues = torch.linalg.eigvalsh(covariance).clamp_min(0.0).numpy()
+        histogram = None if self._bins is None else self._bins / self._bins.sum()
+        mean = (self._shift + offset).reshape(self._shape)
+        return DataStatistics(self._count, mean, variance, eigenvalues, self._sha.hexdigest()[:16], histogram)

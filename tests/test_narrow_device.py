@@ -1,0 +1,150 @@
+"""The main path on a device without float64, as Apple's: estimate, sample and bits per dimension.
+
+The device is emulated: tensors on "meta" hold host tensors, and any operation there that meets float64 raises what MPS raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from score_sde_analytic import Budget, Chain, ContinuousTime, DataRange, LinearVP, ScoreModel, bits_per_dim, generate
+from score_sde_analytic.arrays import has_float64
+from score_sde_analytic.covariance import Diagonal, Isotropic
+from score_sde_analytic.grids import even_log_snr
+from score_sde_analytic.measure import DCT, NoiseCurve, Spectrum, estimate
+from score_sde_analytic.process import CategoricalDecoder, noise
+from score_sde_analytic.samplers import Ancestral, Heun, Langevin, PredictorCorrector
+
+VP = LinearVP()
+GRID = even_log_snr(VP, 4, 1e-3)
+LOG_SNR = np.array([-6.0, 6.0])
+CURVE = NoiseCurve(LOG_SNR, np.array([0.0, 1.0]))
+RISING = np.linspace(-1.0, 3.0, 16)[None, None] + np.arange(2.0)[:, None, None]
+DIAGONAL = Diagonal(Spectrum(LOG_SNR, RISING, np.zeros((2, 0)), np.ones(16)), DCT())
+RANGE = DataRange(-1.0, 1.0, 16)
+DATA = RANGE.encode(np.random.default_rng(0).integers(0, 16, (40, 1, 4, 4)))
+QUIET = {"progress": False}
+
+
+class Held(torch.Tensor):
+    """A tensor of the device."""
+
+    host: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, host: torch.Tensor) -> Held:
+        if host.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
+        held = torch.Tensor._make_wrapper_subclass(cls, host.shape, strides=host.stride(), dtype=host.dtype, device="meta")
+        held.host = host
+        return held
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return run(func, args, kwargs or {})
+
+
+def run(func: Any, args: Any, kwargs: Any) -> Any:
+    """An operation, on the device where its tensors are or where it is sent."""
+    leaves: list[Any] = []
+    tree_map(leaves.append, (args, kwargs))
+    device = kwargs.get("device")
+    here = any(isinstance(leaf, Held) for leaf in leaves)
+    wide = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and not isinstance(leaf, Held) and leaf.ndim]
+    if here and wide and "copy" not in str(func) and "index" not in str(func):
+        raise RuntimeError(f"tensors on two devices: {func}")
+    there = here if device is None else torch.device(device).type == "meta"
+    host = tree_map(lambda leaf: leaf.host if isinstance(leaf, Held) else leaf, (args, kwargs))
+    if device is not None:
+        host[1]["device"] = "cpu"
+    result = func(*host[0], **host[1])
+    if func._schema.is_mutable:
+        return args[0]
+    return tree_map(lambda leaf: Held(leaf) if isinstance(leaf, torch.Tensor) else leaf, result) if there else result
+
+
+class Device(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return run(func, args, kwargs or {})
+
+
+class HostGenerators:
+    """torch, with generators that draw on the host."""
+
+    def __getattr__(self, name: str) -> Any:
+        return (lambda device: torch.Generator()) if name == "Generator" else getattr(torch, name)
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(noise, "torch", HostGenerators())
+    has_float64.cache_clear()
+    with Device():
+        assert not has_float64("meta")
+        yield "meta"
+    has_float64.cache_clear()
+
+
+def model() -> ScoreModel:
+    """A network that runs where its input is."""
+    return ScoreModel(lambda x, labels: 0.8 * x, VP, fingerprint="linear")
+
+
+def test_the_device_is_what_it_stands_for(narrow):
+    x = torch.ones(2, 2).to(narrow)
+    assert x.device.type == narrow
+    assert (2 * x + 1).cpu().tolist() == [[3.0, 3.0], [3.0, 3.0]]
+    for wrong in (x.double, lambda: torch.zeros(1, dtype=torch.float64, device=narrow)):
+        with pytest.raises(TypeError, match="float64"):
+            wrong()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_moments(narrow, dtype):
+    options = {"data_range": RANGE, "budget": Budget(min_draws=40, max_draws=40)} | QUIET
+    there = estimate(model(), DATA.to(dtype), [-2.0, 0.0, 3.0], device=narrow, **options)
+    here = estimate(model(), DATA, [-2.0, 0.0, 3.0], **options)
+    if dtype == torch.float32:  # float64 data have noise of their own
+        np.testing.assert_allclose(there.sums, here.sums, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(there.residual, here.residual, rtol=0.5)
+
+
+METHODS = {
+    "isotropic": Chain(GRID, Isotropic(CURVE), 0.1),
+    "diagonal": Chain(GRID, DIAGONAL, 0.1),
+    "categorical": Chain(GRID, Isotropic(CURVE), CategoricalDecoder()),
+    "continuous": ContinuousTime(0.01, 0.1, 4, CURVE),
+}
+
+
+def test_bits_per_dim(narrow):
+    there = bits_per_dim(model(), DATA, METHODS, RANGE, device=narrow, **QUIET)
+    here = bits_per_dim(model(), DATA, METHODS, RANGE, **QUIET)
+    for name in METHODS:
+        np.testing.assert_allclose(there[name].terms, here[name].terms, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        lambda m: Ancestral(m, Isotropic(CURVE)),
+        lambda m: Ancestral(m, DIAGONAL),
+        Heun,
+        lambda m: PredictorCorrector(Ancestral(m, Isotropic(CURVE)), Langevin()),
+    ],
+    ids=["isotropic", "diagonal", "heun", "langevin"],
+)
+def test_samples(narrow, sampler):
+    there = generate(sampler(model()), GRID, (1, 4, 4), 3, device=narrow)
+    assert there.device.type == narrow
+    here = generate(sampler(model()), GRID, (1, 4, 4), 3)
+    torch.testing.assert_close(there.cpu(), here, rtol=1e-4, atol=1e-4)
