@@ -1,18 +1,17 @@
 """Do the error bars of predicted bits/dim hold the truth? Coverage of 95 % intervals over fresh problems, data and noise.
 
-    python benchmarks/prediction_coverage.py [--repetitions=200] [--knots 4 8 16 50] [--workers=2] [--out=benchmarks/prediction_coverage.json]
+    python benchmarks/prediction_coverage.py [--repetitions=200] [--knots 4 8 16 50] [--workers=2]
 
 Problems, new in every repetition; the exact cost of any chain is known by quadrature:
 
     gaussian   isotropic Gaussian data of random variance, exact network
     mixture    8 independent coordinates, each a random mixture of 2 to 5 normal densities, exact network
-    ripples    such a mixture, whose network's error ripples: R / (1 - R) is up to 5-19 % larger, along log-SNR with a random period of 0.7-3
-    rippled    Gaussian data with a network that ripples so
+    ripples    such a mixture and a network whose R / (1 - R) is up to 5-19 % too large, rippling with periods of 0.35-1.5
+    rippled    Gaussian data and a network that ripples so
 
 Each repetition draws 400 examples, measures the network at so many knots (more are added where they are in doubt), and prices
-chains of K steps even in log-SNR and on the optimal grid. A count is the share of intervals, estimate ± 2.04 standard errors (Student's t,
-31 degrees of freedom),
-that hold the exact cost of the very chain that was priced.
+chains of K steps even in log-SNR and on the optimal grid. A cell is the share of intervals, estimate +- 2.04 standard errors
+(Student's t, 31 degrees of freedom), that hold the exact cost of the very chain that was priced.
 """
 
 from __future__ import annotations
@@ -97,7 +96,7 @@ class Problem:
         for weight, mean, std in zip(self.weights, self.means, self.stds, strict=True):
             spread = std**2 + noise
             x = (mean[:, None] + np.sqrt(spread)[..., None] * NODES).reshape(len(LEVELS), -1)
-            posterior_mean, posterior_variance = _posterior(x, weight, mean, std, noise)
+            posterior_variance = _posterior_variance(x, weight, mean, std, noise)
             power += posterior_variance @ (weight[:, None] * mass).ravel()
         return power / DIM * np.exp(LEVELS)
 
@@ -130,8 +129,8 @@ class Problem:
         return ScoreModel(predict, LinearVP(), times=LogSNR(), fingerprint="coverage")
 
 
-def _posterior(x, weight, mean, std, noise):
-    """Mean and variance of x_0 given x_0 + sqrt(noise) z = x; x (levels, n)."""
+def _posterior_variance(x, weight, mean, std, noise):
+    """Of x_0 given x_0 + sqrt(noise) z = x; x (levels, n)."""
     log_share, means, variances = [], [], []
     for w, m, s in zip(weight, mean, std, strict=True):
         spread = s**2 + noise
@@ -141,7 +140,7 @@ def _posterior(x, weight, mean, std, noise):
     share = scipy.special.softmax(np.stack(log_share), 0)
     centre = (share * np.stack(means)).sum(0)
     second = sum(q * (v + m**2) for q, v, m in zip(share, variances, means, strict=True))
-    return centre, second - centre**2
+    return second - centre**2
 
 
 def truth(chain: Chain, problem: Problem, curve: NoiseCurve, statistics: DataStatistics) -> float:
@@ -211,7 +210,8 @@ def main() -> None:
 
 def _cell(rows: np.ndarray) -> str:
     difference, error = rows.T
-    return f"{100.0 * np.mean(np.abs(difference) <= QUANTILE * error):.1f} % (bias {np.mean(difference):+.3f}, ± {np.mean(error):.3f})"
+    covered = 100.0 * np.mean(np.abs(difference) <= QUANTILE * error)
+    return f"{covered:.1f} % (bias {np.mean(difference):+.3f}, ± {np.mean(error):.3f})"
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class Covariance(ABC):
         raise UnsupportedError("this covariance cannot be priced from curves; measure the bound instead")
 
     def step_slopes(self, curve: NoiseCurve, s: Level, t: Level) -> Array:
-        """How `step_nats` changes where y of the network's mean is larger by a unit than the curve's, these covariances fixed."""
+        """How `step_nats` changes where y of the network's mean is a unit larger than the curve's, these covariances fixed."""
         step = 1e-4
         above, below = (self.step_nats(replace(curve, y=curve.y + shift), s, t) for shift in (step, -step))
         return (above - below) / (2.0 * step)

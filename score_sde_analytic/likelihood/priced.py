@@ -1,8 +1,8 @@
 """Bounds priced from the curve, for chains of any number of steps and for infinitely many: no network call.
 
-A price holds what was assumed to get it: what was chosen from the moments (times, variances, the decoder's width) is chosen once
-more on each part of the examples' groups left after a fold is taken out, and priced on that fold (cross-fitting); the error bar is
-made of the draws' noise, by the jackknife, and of what the curve may do between its knots (`measure.between`).
+A price holds what was assumed to get it. What was chosen from the moments (times, variances, the decoder's width) is chosen
+anew without each fold of the examples, and priced by that fold (cross-fitting); errors are those of the draws, by the jackknife,
+and those of what the curve may do between its knots (`measure.between`).
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ def price(
 ) -> dict[str, Priced]:
     """The bounds of chains (any grids), and of continuous time, from measured moments alone, with errors.
 
-    A chain is held fixed while the moments that price it vary, so the errors are those of the price. Chains that were chosen from
-    the moments (`Chain.choice`) are priced by cross-fitting. A covariance diagonal in a basis is priced by `Diagonal.correction`;
-    without it as fitted, which is low by the fit's own noise, and without errors of the draws.
+    A chain is held fixed while the moments that price it vary, so the errors are those of the price. Chains that were chosen
+    from the moments (`Chain.choice`) are priced by cross-fitting. A covariance diagonal in a basis is priced by its
+    `correction`; without it as fitted, which is low by the fit's own noise, and without errors of the draws.
 
     Args:
         moments: of the network on data like those to be coded, with their decoder table.

@@ -1,9 +1,9 @@
 """What is not known of a curve between its knots.
 
-y is taken for the sum of a constant, a smooth Gaussian process (Matern 5/2, lengths of some units of log-SNR: what data do) and a
-rough one (Matern 3/2, short lengths: what networks do, such as the ripples of Fourier features of time). Their lengths and sizes
-are averaged over, weighted by how well they explain the knots within their errors: a curve that nothing disturbs leaves little
-doubt, one that jumps from knot to knot leaves much.
+y is taken for the sum of a constant, a smooth Gaussian process (Matern 5/2, lengths of some units of log-SNR: what data do) and
+a rough one (Matern 3/2, short lengths: what networks do, such as the ripples of Fourier features of time). Their lengths and
+sizes are averaged over, weighted by how well they explain the knots within their errors: a curve that nothing disturbs leaves
+little doubt, one that jumps from knot to knot leaves much.
 
 (Rasmussen & Williams, Gaussian processes for machine learning, 2006, sections 2.7 and 5.4.)
 """
@@ -153,7 +153,7 @@ class BetweenKnots:
 
     @cached_property
     def _covariance(self) -> Array:
-        """Of the error at the lattice's points: of each hypothesis given y at the knots, and of monotone cubics against its mean."""
+        """Of the error at the lattice's points: what hypotheses leave open, and how far monotone cubics are from their means."""
         lattice, knots = self._lattice, self._knots
         across = _Kernels(np.abs(lattice[:, None] - lattice))
         cubic = Interpolant(knots, self._y)(lattice)

@@ -138,7 +138,7 @@ class NoiseCurve:
         """Fit values R at knots; without standard errors all knots count equally and must lie in (0, 1).
 
         Args:
-            degrees: of freedom of the standard errors. Given, y that falls beyond them stays as measured; absent, it never falls.
+            degrees: of freedom of the standard errors. Given, y that falls beyond them stays as measured; else it never falls.
 
         Raises:
             InputError: no knot has R in (0, 1).
@@ -275,8 +275,8 @@ def _falls(source: str, log_snr: Array, measured: Array, fitted: Array, stderr: 
     return (
         f"R from '{source}' is not that of an exact score between log-SNR {log_snr[against].min():.1f} and"
         f" {log_snr[against].max():.1f}: a curve that is would have {fitted[worst]:.4f} at {log_snr[worst]:.1f}, measured was"
-        f" {measured[worst]:.4f} ± {stderr[worst]:.4f} ({moved[worst]:.0f} standard errors). The network is miscalibrated there;"
-        " the curve keeps what was measured"
+        f" {measured[worst]:.4f} ± {stderr[worst]:.4f} ({moved[worst]:.0f} standard errors). The network is miscalibrated"
+        " there; the curve keeps what was measured"
     )
 
 
