@@ -17,6 +17,7 @@ APPLICATION = ["runners", "configs"]
 #: From the ground up: a room, or a module beside the rooms, imports only from those before it.
 ORDER = [
     "errors",
+    "checks",
     "extras",
     "arrays",
     "uncertainty",
