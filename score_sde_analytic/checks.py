@@ -203,7 +203,7 @@ def settle(settings: Any) -> None:
     Raises:
         InputError: naming the first field that is not allowed.
     """
-    for name, check in checks_of(type(settings)).items():
+    for name, check in checks_of(type(settings)).items():  # type: ignore[arg-type]
         object.__setattr__(settings, name, check(name, getattr(settings, name)))
 
 
