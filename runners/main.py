@@ -5,6 +5,8 @@ Only the mode that runs is imported, after the flags are read.
 
 from __future__ import annotations
 
+import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from score_sde_analytic.errors import InputError, UserError
+from score_sde_analytic.interruption import Stopped, ended_by_signals
 
 #: The shipped configs lie beside this package, in the repository and where it is installed.
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -36,20 +39,20 @@ class Mode:
         module, _, name = self.function.partition(".")
         return getattr(import_module(f"{__package__}.{module}"), name)
 
-    def __call__(self, config: ConfigDict, workdir: Path) -> list[Path]:
+    def __call__(self, config: ConfigDict, workdir: Path, command: str = "") -> list[Path]:
         return self.run(config, workdir)
 
 
 class OnNetwork(Mode):
     """A mode that works with a trained network."""
 
-    def __call__(self, config: ConfigDict, workdir: Path) -> list[Path]:
+    def __call__(self, config: ConfigDict, workdir: Path, command: str = "") -> list[Path]:
         import torch
 
         from .experiment import Experiment
 
         torch.manual_seed(config.seed)
-        return self.run(Experiment(config, workdir))
+        return self.run(Experiment(config, workdir, command=command))
 
 
 MODES: dict[str, Mode] = {
@@ -61,7 +64,7 @@ MODES: dict[str, Mode] = {
     "grid": OnNetwork(
         "where to put the steps: every grid's predicted bits/dim for each K, step budgets, pictures", "grids.run"
     ),
-    "sample": OnNetwork("sample sheets for every variance and number of steps", "modes.sample"),
+    "sample": OnNetwork("sample sheets for every variance and number of steps", "sampling.run"),
     "evaluate": OnNetwork("bits/dim, predicted from the curve and measured on the test split", "evaluate.run"),
     "compare": OnNetwork(
         "every solver on the same network, by budgets of network calls: fidelity, bits/dim, time; one HTML page", "compare.run"
@@ -99,7 +102,7 @@ A config of your own is a file that defines get_config(): --config=path/to/mine.
 --config=path/to/mine.py:ARGUMENT.
 
 All fields of a config are listed, with what they mean, in {fields}.
-Long modes continue what an interrupted run left in the workdir; sample and train_classifier begin anew. All name their outputs.
+Ctrl-C and SIGTERM end a mode after it kept its work; the same command continues from there. All modes name their outputs.
 """
 
 
@@ -176,6 +179,12 @@ def _rows(lines: Mapping[str, str]) -> str:
     return "\n".join(f"  {name:{width}}  {line}" for name, line in lines.items())
 
 
+def command(arguments: Sequence[str]) -> str:
+    """What was run, as one would type it again."""
+    by_name = Path(sys.argv[0]).stem == "score-sde-analytic"
+    return shlex.join([*(["score-sde-analytic"] if by_name else ["python", "-m", f"{__package__}.main"]), *arguments])
+
+
 def main(argv: Sequence[str]) -> None:
     """Run a mode and name what it wrote."""
     values = parse(argv)
@@ -187,7 +196,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"cannot write to {workdir} ({error.strerror}); choose another --workdir") from error
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-        written = MODES[values.mode](values.config, workdir)
+        written = MODES[values.mode](values.config, workdir, command(argv[1:]))
     print("\nWritten:")
     for path in dict.fromkeys(written):
         print(f"  {path}")
@@ -200,7 +209,8 @@ def cli(arguments: Sequence[str] | None = None) -> None:
         print(usage())
         return
     try:
-        main(["score-sde-analytic", *given])
+        with ended_by_signals():
+            main(["score-sde-analytic", *given])
     except UserError as error:
         _fail(str(error))
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
@@ -208,9 +218,10 @@ def cli(arguments: Sequence[str] | None = None) -> None:
             raise
         text = str(error).replace("\\n", ". ").replace("\\", "").replace("'", "")
         _fail(f"config: {text}; the fields are listed in {CONFIGS / 'default.py'}")
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues from here", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        kept = "; ".join(getattr(error, "__notes__", ["what is finished is in the workdir"]))
+        print(f"\ninterrupted: {kept}; the same command goes on from there", file=sys.stderr)
+        sys.exit(128 + (error.number if isinstance(error, Stopped) else signal.SIGINT))
 
 
 def _from_config(error: BaseException) -> bool:

@@ -17,6 +17,7 @@ from score_sde_analytic.covariance.head_networks import Head
 from score_sde_analytic.covariance.head_training import Draw, HeadTrainer, Recipe, draw, new_head
 from score_sde_analytic.covariance.heads import covariance_of
 from score_sde_analytic.errors import InputError
+from score_sde_analytic.interruption import noted
 from score_sde_analytic.models.training import Checkpoint, train
 from score_sde_analytic.report.tables import markdown
 from score_sde_analytic.study.names import choose
@@ -59,7 +60,8 @@ def run(config: ConfigDict, workdir: Path) -> list[Path]:
     identity = {"model": experiment.model.fingerprint()} | _settings(config, *AFTERWARDS)
     checkpoint = Checkpoint(workdir / CHECKPOINT, identity, config.head.checkpoint_seconds)
     train(trainer, checkpoint, experiment.device, "train heads")
-    return [*_finish(experiment, trainer, how), checkpoint.path]
+    with noted(lambda: f"trained heads are in {checkpoint.path}, and their calibration begins anew"):
+        return [*_finish(experiment, trainer, how), checkpoint.path]
 
 
 def _settings(config: ConfigDict, *others: str) -> dict[str, Any]:
@@ -118,7 +120,7 @@ def _finish(experiment: Experiment, trainer: HeadTrainer, how: Recipe) -> list[P
     ]
     print("\n" + markdown(["head", "weights", *bits], rows))
     print(f"bits/dim of the transitions of {REPORTED_STEPS} steps even in log-SNR, on the validation split")
-    report = experiment.record("heads", {"held_out_transition_bits": bits, "steps": REPORTED_STEPS})
+    report = experiment.record("heads", {"held_out_transition_bits": bits, "steps": REPORTED_STEPS, "cost": vars(trainer.cost)})
     return [target, *written, report]
 
 

@@ -21,7 +21,7 @@ from score_sde_analytic.compare.likelihoods import Likelihoods
 from score_sde_analytic.compare.registry import Bits, Options, SolverName, cost, steps_within
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import RunError
-from score_sde_analytic.files import finite, load_arrays, save_arrays, write_text
+from score_sde_analytic.files import finite, load_arrays, plain, save_arrays, write_text
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.report import comparison
@@ -143,7 +143,7 @@ class Bench:
             failed = error
             content = _failure(error) | base
         if not isinstance(failed, PASSING) and "-failed" not in path.name:
-            write_text(path, json.dumps(content, indent=1) + "\n")
+            write_text(path, json.dumps(plain(content), indent=1, allow_nan=False) + "\n")
         return content
 
     def _kept(self, path: Path) -> dict[str, Any] | None:

@@ -31,6 +31,7 @@ from score_sde_analytic.covariance.head_networks import HEADS, SN, Head, RangeHe
 from score_sde_analytic.covariance.heads import range_excess
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.receipt import Receipt
 from score_sde_analytic.models.training import descend, learning_rate
 from score_sde_analytic.process.gaussian import diagonal_kl, expand, square_error
 from score_sde_analytic.process.kernel import Kernel, reverse_kernel
@@ -262,6 +263,7 @@ class HeadTrainer:
             for name, head in heads.items()
         }
         self.step = 0
+        self.cost = Receipt()
 
     def advance(self) -> dict[str, float]:
         """One optimiser step of every head; returns the losses.
@@ -272,10 +274,12 @@ class HeadTrainer:
         recipe = self.recipe
         generator = torch.Generator().manual_seed(stream_seed(self.seed, self.step + 1))
         probe = any(head.kind == "ocm" for head in self.heads.values())
-        batch = draw(self.model, self.data, recipe, generator, recipe.batch_size, probe)
+        with self.model.metered() as cost:
+            batch = draw(self.model, self.data, recipe, generator, recipe.batch_size, probe)
         rate = learning_rate(self.step, recipe.steps, recipe.learning_rate, recipe.warmup)
         values = {name: self._descend(name, batch, rate) for name in self.heads}
         self.step += 1
+        self.cost.add(**vars(cost))
         return values
 
     def _descend(self, name: str, batch: Draw, rate: float) -> float:
@@ -291,7 +295,7 @@ class HeadTrainer:
         """All that `restore` needs to go on."""
         heads = {name: head.state_dict() for name, head in self.heads.items()}
         optimisers = {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()}
-        return {"heads": heads, "optimisers": optimisers, "step": self.step}
+        return {"heads": heads, "optimisers": optimisers, "step": self.step, "cost": vars(self.cost).copy()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state` of the same heads."""
@@ -299,3 +303,4 @@ class HeadTrainer:
             head.load_state_dict(state["heads"][name])
             self.optimisers[name].load_state_dict(state["optimisers"][name])
         self.step = state["step"]
+        self.cost = Receipt(**state["cost"])

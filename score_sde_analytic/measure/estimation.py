@@ -6,7 +6,6 @@ Examples are visited in seeded permutations; a round gives every unfinished knot
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,10 @@ from tqdm import tqdm
 from score_sde_analytic.data.ranges import Data, DataRange, DataStatistics, as_dataset, batches
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.files import load_arrays
+from score_sde_analytic.interruption import save_points
 from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, Moments, decoder_scale
 from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.receipt import Receipt
 from score_sde_analytic.process.decoder import decoder_nats
 from score_sde_analytic.process.gaussian import mean_square
 from score_sde_analytic.process.level import Level
@@ -185,6 +186,7 @@ class _Pass:
         self.knot = 0
         self.active = list(range(m))
         self.advanced = False
+        self.cost = Receipt()
         for observer in observers.values():
             observer.begin()
 
@@ -193,27 +195,33 @@ class _Pass:
         if path is not None and path.exists():
             self.resume(path)
         self._draw_all(path, save_seconds, progress)
-        result = self.result()
-        if path is not None and (self.advanced or not path.exists()):
-            self.save(path)
-        return result
+        self.save(path)
+        return self.result()
 
     def _draw_all(self, path: Path | None, save_seconds: float, progress: bool) -> None:
         least = self.settings["min_draws"] * len(self.knots)
         drawn_before = int(self.counts.sum())
-        saved = time.monotonic()
-        with tqdm(total=least, initial=drawn_before, desc="moments", unit="eval", disable=not progress) as bar:
+        with (
+            tqdm(total=least, initial=drawn_before, desc="moments", unit="eval", disable=not progress) as bar,
+            save_points(lambda: self.save(path), lambda: self.kept(path), save_seconds) as point,
+        ):
             for drawn in self.advance():
                 left_of_round = self.settings["batch_size"] * (len(self.active) - self.knot)
                 bar.total = max(bar.total, int(self.counts.sum()) + left_of_round)
                 bar.update(drawn)
-                if path is not None and time.monotonic() - saved > save_seconds:
-                    self.save(path)
-                    saved = time.monotonic()
+                point()
             bar.total = int(self.counts.sum())
             bar.refresh()
 
-    def save(self, path: str | Path) -> None:
+    def kept(self, path: Path | None) -> str:
+        """What an interruption leaves."""
+        drawn = f"{int(self.counts.sum())} network evaluations"
+        return f"no path keeps the {drawn}" if path is None else f"{drawn} are in {path}"
+
+    def save(self, path: Path | None) -> None:
+        """Keep what was drawn."""
+        if path is None or not self.advanced:
+            return
         observed = {f"{n}/{k}": v for n, observer in self.observers.items() for k, v in observer.arrays().items()}
         self.result().save(path, observed)
 
@@ -225,9 +233,10 @@ class _Pass:
         for name in ("counts", "sums", "products", "decoder_sums"):
             setattr(self, name, getattr(moments, name).copy())
         self.round, self.knot, self.active = (moments.state[k] for k in ("round", "knot", "active"))
+        self.cost = moments.cost
 
     def result(self) -> Moments:
-        state = {"round": self.round, "knot": self.knot, "active": self.active}
+        state = {"round": self.round, "knot": self.knot, "active": self.active, "cost": vars(self.cost).copy()}
         arrays = {name: getattr(self, name).copy() for name in ("counts", "sums", "products", "decoder_sums")}
         return Moments(log_snr=self.knots, fingerprint=self.identity, state=state, **arrays)
 
@@ -270,8 +279,10 @@ class _Pass:
         generator = torch.Generator().manual_seed(stream_seed(self.identity["seed"], self.round, m))
         dtype = torch.float64 if x_0.dtype == torch.float64 else torch.float32
         eps = torch.randn(x_0.shape, generator=generator, dtype=dtype).to(x_0)
-        prediction = self.model.predict(level.diffuse(x_0, eps), level)
+        with self.model.metered() as cost:
+            prediction = self.model.predict(level.diffuse(x_0, eps), level)
         values = self._values(x_0, eps, prediction.eps).cpu().numpy()
+        self.cost.add(**vars(cost))
         for observer in self.observers.values():
             observer.record(m, index, eps, prediction)
         group = index % len(self.counts)

@@ -27,7 +27,9 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
+from score_sde_analytic.models.receipt import Receipt
 
 KIND = "moments"
 STORED = ("log_snr", "counts", "sums", "products", "decoder_sums")
@@ -81,6 +83,11 @@ class Moments:
     def evaluations(self) -> int:
         """Network evaluations in all."""
         return int(self.counts.sum())
+
+    @property
+    def cost(self) -> Receipt:
+        """What the pass cost in all, however many processes it took."""
+        return Receipt(**self.state["cost"])
 
     @cached_property
     def control_coefficients(self) -> Float64[Array, "m 3 3"]:
@@ -223,6 +230,8 @@ class Moments:
         """
         arrays, metadata = load_arrays(path, KIND, STORED)
         found = metadata["fingerprint"]
+        if "cost" not in metadata["state"]:
+            raise InputError(f"{path} does not say what it cost; it is of another version: delete it and measure again")
         if expected is not None:
             require_match(path, {k: found.get(k) for k in expected}, expected)
         return cls(**{name: arrays[name] for name in STORED}, fingerprint=found, state=metadata["state"])

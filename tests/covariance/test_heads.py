@@ -10,7 +10,7 @@ import pytest
 import torch
 from score_sde_analytic.configs import digits_vp
 from score_sde_analytic.configs import mixture as mixture_config
-from score_sde_analytic.runners import build, evaluate, modes, train_head
+from score_sde_analytic.runners import build, evaluate, sampling, train_head
 from score_sde_analytic.runners.experiment import Experiment
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
@@ -498,7 +498,7 @@ def test_runner_trains_resumes_and_uses_heads(tmp_path, monkeypatch, capsys):
     config.evaluate.predicted_grids, config.evaluate.paper = (), False
     config.evaluate.methods, config.evaluate.agreement = ("predicted", "bound"), ("log_snr", "residual")
     experiment = Experiment(config, whole)
-    modes.sample(experiment)
+    sampling.run(experiment)
     evaluate.run(experiment)
     report = json.loads((whole / "report.json").read_text())
     cells = report["bits_per_dim"]["cells"]
