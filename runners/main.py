@@ -220,7 +220,7 @@ def cli(arguments: Sequence[str] | None = None) -> None:
         _fail(f"config: {text}; the fields are listed in {CONFIGS / 'default.py'}")
     except KeyboardInterrupt as error:
         kept = "; ".join(getattr(error, "__notes__", ["what is finished is in the workdir"]))
-        print(f"\ninterrupted: {kept}; the same command goes on from there", file=sys.stderr)
+        print(f"\ninterrupted: {kept}; the same command continues from here", file=sys.stderr)
         sys.exit(128 + (error.number if isinstance(error, Stopped) else signal.SIGINT))
 
 

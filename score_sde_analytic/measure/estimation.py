@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from score_sde_analytic.checks import COUNT, number, settle, whole
 from score_sde_analytic.data.ranges import Data, DataRange, DataStatistics, as_dataset, batches
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.files import load_arrays
@@ -71,16 +72,17 @@ class Budget:
         InputError: numbers that contradict each other.
     """
 
-    tolerance: float = 0.01
-    min_draws: int = 300
-    max_draws: int = 3000
-    batch_size: int = 100
-    groups: int = 32
+    tolerance: Annotated[float, number(0.0, 1e3)] = 0.01
+    min_draws: Annotated[int, COUNT] = 300
+    max_draws: Annotated[int, COUNT] = 3000
+    batch_size: Annotated[int, COUNT] = 100
+    groups: Annotated[int, whole(2, 10**6)] = 32
 
     def __post_init__(self) -> None:
-        if self.groups < 2 or self.batch_size < 1 or not self.groups <= self.min_draws <= self.max_draws:
-            given = f"{self.groups}, {self.min_draws}, {self.max_draws} and {self.batch_size}"
-            raise InputError(f"need 2 <= groups <= min_draws <= max_draws and batch_size >= 1, got {given}")
+        settle(self)
+        if not self.groups <= self.min_draws <= self.max_draws:
+            given = f"{self.groups}, {self.min_draws} and {self.max_draws}"
+            raise InputError(f"need groups <= min_draws <= max_draws, got {given}")
 
     def settings(self) -> dict[str, Any]:
         """What decides when a pass ends, as plain data."""

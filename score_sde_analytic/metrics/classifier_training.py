@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from score_sde_analytic.checks import COUNT, each, number, settle, whole
 from score_sde_analytic.metrics.classifier import Classifier
-from score_sde_analytic.models.training import Checkpoint, descend, learning_rate, train
+from score_sde_analytic.models.training import LEARNING_RATE, WEIGHT_DECAY, Checkpoint, descend, learning_rate, train
 from score_sde_analytic.process.noise import stream_seed
 
 
@@ -26,15 +27,18 @@ class ClassifierRecipe:
         features: that measure samples.
     """
 
-    steps: int = 2000
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    warmup: int = 50
-    weight_decay: float = 1e-2
-    shift: int = 1
-    channels: tuple[int, ...] = (16, 32)
-    features: int = 32
-    dropout: float = 0.2
+    steps: Annotated[int, COUNT] = 2000
+    batch_size: Annotated[int, COUNT] = 64
+    learning_rate: Annotated[float, LEARNING_RATE] = 2e-3
+    warmup: Annotated[int, COUNT] = 50
+    weight_decay: Annotated[float, WEIGHT_DECAY] = 1e-2
+    shift: Annotated[int, whole(0, 1000)] = 1
+    channels: Annotated[tuple[int, ...], each(whole(1, 100_000), least=1)] = (16, 32)
+    features: Annotated[int, whole(1, 100_000)] = 32
+    dropout: Annotated[float, number(0.0, below=1.0)] = 0.2
+
+    def __post_init__(self) -> None:
+        settle(self)
 
 
 def moved(x: Float[Tensor, "batch c h w"], most: int) -> Float[Tensor, "batch c h w"]:

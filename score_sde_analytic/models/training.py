@@ -18,9 +18,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from score_sde_analytic.checks import number
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.files import atomic, differences
 from score_sde_analytic.interruption import save_points
+
+#: What an optimiser may be told.
+LEARNING_RATE = number(above=0.0, most=10.0)
+WEIGHT_DECAY = number(0.0, 10.0)
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
