@@ -165,7 +165,7 @@ def study_settings(config: ConfigDict) -> Settings:
             table=grid.table,
             log_snr_max=grid.log_snr_max,
             min_spacing=grid.min_spacing,
-            most=max(*config.evaluate.predicted_steps, *config.sample.steps),
+            most=max((*config.evaluate.predicted_steps, *config.sample.steps)),
         ),
     )
 
@@ -206,8 +206,6 @@ def flow(settings: ConfigDict, t_min: float, decoder: Decoder) -> Flow:
 
 def splits(config: ConfigDict) -> Splits:
     """Train, validation and test data of config.data."""
-    if len(config.data.split) != 3:
-        raise InputError(f"data.split needs three sizes (train, validation, test), got {tuple(config.data.split)}")
     return choose(DATA, config.data.name, "data set")(config)
 
 

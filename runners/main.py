@@ -40,13 +40,20 @@ class Mode:
         return getattr(import_module(f"{__package__}.{module}"), name)
 
     def __call__(self, config: ConfigDict, workdir: Path, command: str = "") -> list[Path]:
+        """Check the whole config, then run; the paths of what was written."""
+        from .settings import validate
+
+        validate(config)
+        return self.start(config, workdir, command)
+
+    def start(self, config: ConfigDict, workdir: Path, command: str) -> list[Path]:
         return self.run(config, workdir)
 
 
 class OnNetwork(Mode):
     """A mode that works with a trained network."""
 
-    def __call__(self, config: ConfigDict, workdir: Path, command: str = "") -> list[Path]:
+    def start(self, config: ConfigDict, workdir: Path, command: str) -> list[Path]:
         import torch
 
         from .experiment import Experiment
@@ -61,6 +68,7 @@ MODES: dict[str, Mode] = {
         "one Monte Carlo pass over the validation split: moments, noise curves, calibration, which covariance is best",
         "modes.estimate",
     ),
+    "check": OnNetwork("read and check the config, the data and the network, and stop before any work", "modes.check"),
     "grid": OnNetwork(
         "where to put the steps: every grid's predicted bits/dim for each K, step budgets, pictures", "grids.run"
     ),
@@ -148,12 +156,31 @@ def declare(argv: Sequence[str]) -> flags.FlagValues:
     return values
 
 
+def last_given(argv: Sequence[str]) -> list[str]:
+    """Of several values for a field of the config, the last: read one after another, those of a tuple would add up.
+
+    >>> last_given(["--config.sample.steps=(5,)", "--mode=sample", "--config.sample.steps", "(10, 25)"])
+    ['--mode=sample', '--config.sample.steps', '(10, 25)']
+    """
+    settings: dict[Any, list[str]] = {}
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        name, equals, _ = word.lstrip("-").partition("=")
+        field = name if word.startswith("-") and name.startswith("config.") else len(words)
+        apart = field == name and not equals and words and not words[0].startswith("--")
+        settings.pop(field, None)
+        settings[field] = [word, words.pop(0)] if apart else [word]
+    return [word for setting in settings.values() for word in setting]
+
+
 def parse(argv: Sequence[str]) -> flags.FlagValues:
     """Flags with their values.
 
     Raises:
         InputError: a flag that does not exist, or a value that it cannot take.
     """
+    argv = last_given(argv)
     values = declare(argv)
     try:
         values.set_default("config", DEFAULT_CONFIG)
@@ -197,7 +224,8 @@ def main(argv: Sequence[str]) -> None:
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
         written = MODES[values.mode](values.config, workdir, command(argv[1:]))
-    print("\nWritten:")
+    if written:
+        print("\nWritten:")
     for path in dict.fromkeys(written):
         print(f"  {path}")
 

@@ -1,4 +1,4 @@
-"""The modes estimate and demo."""
+"""The modes check, estimate and demo."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ from score_sde_analytic.uncertainty import Estimate
 
 from . import covariances, evaluate, sampling
 from .experiment import Experiment
+
+
+def check(experiment: Experiment) -> list[Path]:
+    """Whatever can be refused before the network is asked anything."""
+    parts = {"train": experiment.splits.train, "validation": experiment.splits.validation, "test": experiment.splits.test}
+    sizes = ", ".join(f"{len(x)} {name}" for name, x in parts.items())
+    print(f"The config is right: {sizes} examples; model {experiment.model.fingerprint()}")
+    return []
 
 
 def estimate(experiment: Experiment) -> list[Path]:

@@ -26,6 +26,8 @@ from . import build
 from .experiment import Experiment
 
 CHECKPOINT = "head_state.pt"
+#: Whether a head reads the input of the network's last layer.
+ARCHITECTURES = {"features": True, "separate": False}
 #: Settings that training does not depend on.
 AFTERWARDS = ("calibrate", "calibrate_knots", "held_out_draws")
 #: Steps of the chain, even in log-SNR, whose held-out bits are reported.
@@ -73,8 +75,7 @@ def _settings(config: ConfigDict, *others: str) -> dict[str, Any]:
 def _trainer(experiment: Experiment, how: Recipe) -> HeadTrainer:
     settings, model = experiment.config.head, experiment.model
     x_0 = experiment.splits.train.to(experiment.device)
-    architectures = {"features": True, "separate": False}
-    reads_features = choose(architectures, settings.architecture, "architecture of heads")
+    reads_features = choose(ARCHITECTURES, settings.architecture, "architecture of heads")
     if isinstance(model.net, torch.nn.Module):
         model.net.requires_grad_(False)
     features = _feature_channels(experiment, how) if reads_features else 0

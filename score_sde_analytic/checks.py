@@ -62,7 +62,7 @@ class MisspeltError(ValueError):
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         super().__init__(name)
-        self.near = _hint(name, known)
+        self.near = hint(name, known)
 
 
 def scalar(value: Any) -> Any:
@@ -169,6 +169,16 @@ def named(parse: Callable[[str], Any], what: str) -> Check[str]:
     return Check(what, read)
 
 
+def hint(name: str, known: Iterable[str]) -> str:
+    """A question for the nearest known name, to end a message; nothing where none is near.
+
+    >>> hint("residal", ["beta", "residual"])
+    "; did you mean 'residual'?"
+    """
+    near = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     """The error of a name that is not known.
 
@@ -176,7 +186,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     InputError("unknown grid 'evn'; choose one of even, dp; did you mean 'even'?")
     """
     names = [choice for choice in known if choice]
-    near = _hint(name, names)
+    near = hint(name, names)
     return InputError(f"unknown {what} {name!r}; choose one of {', '.join(names)}{near}")
 
 
@@ -229,11 +239,6 @@ def settle(settings: Any, within: str = "") -> None:
     """
     for name, check in checks_of(type(settings)).items():  # type: ignore[arg-type]
         object.__setattr__(settings, name, check(f"{within}{name}", getattr(settings, name)))
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _kept(value: T, allowed: bool) -> T:

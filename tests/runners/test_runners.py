@@ -242,12 +242,12 @@ def test_every_method_alone(mixture_demo, method):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"methods": ("bond",)}, "unknown method 'bond'"),
-        ({"methods": ()}, "names no method"),
-        ({"examples": -5}, "must not be negative"),
+        ({"methods": ("bond",)}, "evaluate.methods must be .* predicted, bound, .*; did you mean 'bound'"),
+        ({"methods": ()}, "evaluate.methods must be at least one value"),
+        ({"examples": -5}, "evaluate.examples must be a whole number from 0"),
         ({"flow.solver": "rk4"}, "set evaluate.flow.steps"),
         ({"flow.importance_samples": 4}, "set evaluate.flow.probes=0"),
-        ({"continuous.times": 0}, "times must be at least 1"),
+        ({"continuous.times": 0}, "continuous.times must be a whole number from 1"),
     ],
 )
 def test_bad_evaluations_are_refused_before_the_work(mixture_demo, settings, message, tmp_path):
@@ -256,7 +256,7 @@ def test_bad_evaluations_are_refused_before_the_work(mixture_demo, settings, mes
     config.evaluate.update_from_flattened_dict(settings)
     shutil.copy(workdir / "moments.safetensors", tmp_path)
     with pytest.raises(ValueError, match=message):
-        evaluate.run(Experiment(config, tmp_path))
+        MODES["evaluate"](config, tmp_path)
     assert not (tmp_path / "bounds").exists()
 
 
@@ -368,7 +368,7 @@ def test_shipped_network_on_held_out_patches(tmp_path):
     [
         ("schedule.name", "cubic", "unknown schedule 'cubic'"),
         ("data.name", "cifar", "unknown data set 'cifar'"),
-        ("data.split", (1, 2), "needs three sizes"),
+        ("data.split", (1, 2), "data.split must be 3 values"),
         ("data.split", (2000, 2, 2), "the split .* needs 2004 examples"),
         ("data.levels", 9, "do not fit 9 levels"),
         ("network.path", "nowhere", "no config.json in nowhere"),
