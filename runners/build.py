@@ -122,11 +122,17 @@ def _patches(config: ConfigDict) -> Splits:
     return Splits(train, validation, test, declared)
 
 
+#: Fields of config.mixture: a mixture as given, or a random one.
+MIXTURES = [{"weights", "means", "stds"}, {"components", "dim", "scale", "seed", "variance_max", "variance_min"}]
+
+
 def mixture(config: ConfigDict) -> GaussianMixture:
     """Weights, means and standard deviations (k, d) as given; or equal weights, means scale * N(0, I), one shared diagonal
     covariance of geometric spectrum.
     """
-    m = config.mixture
+    m = config.get("mixture", {})
+    if set(m) not in MIXTURES:
+        raise InputError("the data set mixture needs fields of its own; begin with configs/mixture.py")
     if "means" in m:
         return GaussianMixture(m.weights, m.means, np.square(m.stds))
     means = m.scale * np.random.default_rng(m.seed).normal(size=(m.components, m.dim))

@@ -9,15 +9,17 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from score_sde_analytic.checks import hint
 from score_sde_analytic.errors import InputError, UserError
 from score_sde_analytic.interruption import Stopped, ended_by_signals
 
@@ -156,22 +158,25 @@ def declare(argv: Sequence[str]) -> flags.FlagValues:
     return values
 
 
-def last_given(argv: Sequence[str]) -> list[str]:
-    """Of several values for a field of the config, the last: read one after another, those of a tuple would add up.
+def by_field(words: Iterable[str]) -> dict[Any, list[str]]:
+    """The words of a command line by the field of the config that they set, the last values of each; others by place.
 
-    >>> last_given(["--config.sample.steps=(5,)", "--mode=sample", "--config.sample.steps", "(10, 25)"])
-    ['--mode=sample', '--config.sample.steps', '(10, 25)']
+    Read one after another, two values of a tuple would add up.
+
+    >>> by_field(["--config.sample.steps=(5,)", "--mode=sample", "--config.sample.steps", "(10, 25)"])
+    {1: ['--mode=sample'], 'config.sample.steps': ['--config.sample.steps', '(10, 25)']}
     """
+    left = list(words)
     settings: dict[Any, list[str]] = {}
-    words = list(argv)
-    while words:
-        word = words.pop(0)
+    while left:
+        word = left.pop(0)
         name, equals, _ = word.lstrip("-").partition("=")
-        field = name if word.startswith("-") and name.startswith("config.") else len(words)
-        apart = field == name and not equals and words and not words[0].startswith("--")
+        of_config = word.startswith("-") and name.startswith("config.")
+        apart = of_config and not equals and left and not left[0].startswith("--")
+        field = name if of_config else len(settings)
         settings.pop(field, None)
-        settings[field] = [word, words.pop(0)] if apart else [word]
-    return [word for setting in settings.values() for word in setting]
+        settings[field] = [word, left.pop(0)] if apart else [word]
+    return settings
 
 
 def parse(argv: Sequence[str]) -> flags.FlagValues:
@@ -180,18 +185,53 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     Raises:
         InputError: a flag that does not exist, or a value that it cannot take.
     """
-    argv = last_given(argv)
-    values = declare(argv)
+    settings = by_field(argv)
+    words = list(chain.from_iterable(settings.values()))
+    values = declare(words)
     try:
         values.set_default("config", DEFAULT_CONFIG)
-        rest = values(argv)[1:]
+        rest = values(words)[1:]
     except flags.Error as error:
         if "Traceback" in str(error):  # what a config file's own code raised
             raise
         raise InputError(str(error)) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if not _from_config(error):
+            raise
+        plain = parse([word for field, words in settings.items() if field not in _named(settings) for word in words])
+        raise _refusal(plain.config, _named(settings), error) from error
     if rest:
         raise InputError(f"unexpected argument {rest[0]!r}; settings are given as --config.FIELD=VALUE")
     return values
+
+
+def _named(settings: Iterable[Any]) -> list[str]:
+    return [field for field in settings if isinstance(field, str)]
+
+
+def _refusal(config: ConfigDict, named: Iterable[str], error: Exception) -> InputError:
+    """Why settings of a config's fields were not taken: one does not exist, or has another type."""
+    known = [f"config.{field}" for field, _ in fields(config)]
+    lacking = next((field for field in named if field not in known), "")
+    reason = f"there is no {lacking}{hint(lacking, known)}" if lacking else f"config: {error}"
+    return InputError(f"{reason}; the fields are listed in {CONFIGS / 'default.py'}")
+
+
+def fields(config: ConfigDict, within: str = "") -> Iterator[tuple[str, Any]]:
+    """All fields of a config, as ("sample.steps", (5, 10))."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from fields(value, f"{within}{name}.")
+        else:
+            yield f"{within}{name}", value
+
+
+def _from_config(error: BaseException) -> bool:
+    """Whether an error was raised inside ml_collections: a field that does not exist or has another type."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and "ml_collections" in trace.tb_frame.f_code.co_filename
 
 
 def usage() -> str:
@@ -241,23 +281,10 @@ def cli(arguments: Sequence[str] | None = None) -> None:
             main(["score-sde-analytic", *given])
     except UserError as error:
         _fail(str(error))
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        if not _from_config(error):
-            raise
-        text = str(error).replace("\\n", ". ").replace("\\", "").replace("'", "")
-        _fail(f"config: {text}; the fields are listed in {CONFIGS / 'default.py'}")
     except KeyboardInterrupt as error:
         kept = "; ".join(getattr(error, "__notes__", ["what is finished is in the workdir"]))
         print(f"\ninterrupted: {kept}; the same command continues from here", file=sys.stderr)
         sys.exit(128 + (error.number if isinstance(error, Stopped) else signal.SIGINT))
-
-
-def _from_config(error: BaseException) -> bool:
-    """Whether an error was raised inside ml_collections: a field that does not exist or has another type."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and "ml_collections" in trace.tb_frame.f_code.co_filename
 
 
 def _fail(message: str) -> NoReturn:

@@ -17,6 +17,8 @@ from .experiment import Experiment
 def check(experiment: Experiment) -> list[Path]:
     """Whatever can be refused before the network is asked anything."""
     parts = {"train": experiment.splits.train, "validation": experiment.splits.validation, "test": experiment.splits.test}
+    for x in parts.values():
+        experiment.splits.data_range.check(x)
     sizes = ", ".join(f"{len(x)} {name}" for name, x in parts.items())
     print(f"The config is right: {sizes} examples; model {experiment.model.fingerprint()}")
     return []

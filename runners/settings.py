@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -29,7 +29,7 @@ from score_sde_analytic.compare.likelihoods import Evaluation
 from score_sde_analytic.compare.settings import FINALS, ComparisonSettings
 from score_sde_analytic.covariance.head_networks import HEADS
 from score_sde_analytic.covariance.head_training import Recipe
-from score_sde_analytic.errors import InputError, MissingFileError
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.estimation import Budget
 from score_sde_analytic.metrics.classifier_training import ClassifierRecipe
 from score_sde_analytic.models.network_training import NetworkRecipe
@@ -39,6 +39,7 @@ from score_sde_analytic.study.names import COVARIANCE, CovarianceName, GridName,
 from score_sde_analytic.study.settings import Knots, Search, Settings, Structure
 
 from . import build, compare, train, train_head
+from .main import fields
 
 METHODS = ("predicted", "bound", "continuous", "flow", "exact")
 
@@ -50,7 +51,7 @@ def _choice(table: Mapping[str, Any], what: str) -> Check[str]:
 def _grid(name: str) -> None:
     file = GridName.parse(name).file
     if file is not None and not file.is_file():
-        raise MissingFileError(f"there is no saved grid {file}; check the path, or name a kind of grid")
+        raise InputError(f"there is no saved grid {file}; check the path, or name a kind of grid")
 
 
 def _part(section: str, settings: type, *names: str) -> dict[str, Check[Any]]:
@@ -69,6 +70,11 @@ STEPS = whole(1, 100_000)
 SECONDS = number(0.0, math.inf)
 TOLERANCE = number(above=0.0, most=1e3)
 WIDTH = whole(1, 100_000)
+#: Of data: squares of it are numbers in float32.
+SIZE = number(-1e9, 1e9)
+
+#: Blocks of diffusers' UNet2DModel.
+BLOCKS = ("{}Block2D", "Attn{}Block2D", "Resnet{}sampleBlock2D", "Skip{}Block2D", "AttnSkip{}Block2D", "K{}Block2D")
 
 #: Every field, in the order of configs/default.py.
 FIELDS: dict[str, Check[Any]] = {
@@ -77,11 +83,12 @@ FIELDS: dict[str, Check[Any]] = {
     "threads": whole(0, 4096),
     "data.name": _choice(build.DATA, "data set"),
     "data.directory": optional(text()),
-    "data.lo": number(),
-    "data.hi": number(),
+    "data.lo": SIZE,
+    "data.hi": SIZE,
     "data.levels": whole(0, 65_536),
     "data.split": each(COUNT, 3, 3),
     "data.split_seed": SEED,
+    "data.patch_size": WIDTH,
     "schedule.name": _choice(build.SCHEDULES, "schedule"),
     "network.path": text(),
     "network.clamp": flag(),
@@ -154,25 +161,27 @@ FIELDS: dict[str, Check[Any]] = {
     **{f"train.unet.{name}": WIDTH for name in ("sample_size", "in_channels", "out_channels", "layers_per_block")},
     **{f"train.unet.{name}": WIDTH for name in ("norm_num_groups", "attention_head_dim")},
     "train.unet.block_out_channels": each(WIDTH, 1),
-    "train.unet.down_block_types": each(text(), 1),
-    "train.unet.up_block_types": each(text(), 1),
+    "train.unet.down_block_types": each(one_of(block.format("Down") for block in BLOCKS), 1),
+    "train.unet.up_block_types": each(one_of(block.format("Up") for block in BLOCKS), 1),
     "train.unet.dropout": number(0.0, below=1.0),
     **_part("classifier", ClassifierRecipe),
 }
 #: Fields that some configs have.
 OPTIONAL: dict[str, Check[Any]] = {
-    "data.patch_size": WIDTH,
     "schedule.steps": STEPS,
-    **{f"schedule.{name}": number() for name in ("beta_min", "beta_max", "sigma_min", "sigma_max", "offset", "log_snr_min")},
-    "mixture.weights": each(number(above=0.0), 1),
-    "mixture.means": each(each(number(), 1), 1),
-    "mixture.stds": each(each(number(0.0), 1), 1),
+    **{
+        f"schedule.{name}": number(-1e6, 1e6)
+        for name in ("beta_min", "beta_max", "sigma_min", "sigma_max", "offset", "log_snr_min")
+    },
+    "mixture.weights": each(number(above=0.0, most=1e9), 1),
+    "mixture.means": each(each(SIZE, 1), 1),
+    "mixture.stds": each(each(number(0.0, 1e9), 1), 1),
     "mixture.components": whole(1, 10_000),
     "mixture.dim": WIDTH,
-    "mixture.scale": number(0.0),
+    "mixture.scale": number(0.0, 1e9),
     "mixture.seed": SEED,
-    "mixture.variance_max": number(above=0.0),
-    "mixture.variance_min": number(above=0.0),
+    "mixture.variance_max": number(above=0.0, most=1e9),
+    "mixture.variance_min": number(above=0.0, most=1e9),
 }
 #: Settings of other packages, which check them themselves.
 FOREIGN = ("train.unet.",)
@@ -181,7 +190,7 @@ FOREIGN = ("train.unet.",)
 TOGETHER: dict[str, Callable[[ConfigDict], object]] = {
     "data": build.data_range,
     "schedule": build.schedule,
-    "mixture": lambda config: build.mixture(config) if "mixture" in config else None,
+    "mixture": lambda config: build.mixture(config) if config.data.name == "mixture" else None,
     "estimate": build.budget,
     "config": build.study_settings,
     "evaluate.flow": lambda config: (build.divergence(config.evaluate.flow), build.ode_solver(config.evaluate.flow)),
@@ -198,12 +207,12 @@ def validate(config: ConfigDict) -> None:
         InputError: naming a field, its value, and what is allowed.
     """
     known = FIELDS | OPTIONAL
-    values = dict(_fields(config))
+    values = dict(fields(config))
     for name, value in values.items():
         if name in known:
             _keep(config, name, known[name](name, value))
         elif not name.startswith(FOREIGN):
-            raise InputError(f"the config has a field {name!r} that nothing reads{hint(name, known)}")
+            raise InputError(f"nothing reads a field {name!r} of the config{hint(name, known)}")
     if missing := set(FIELDS) - set(values):
         raise InputError(f"the config lacks {', '.join(sorted(missing))}; begin it with get_config() of configs/default.py")
     for part, make in TOGETHER.items():
@@ -211,14 +220,6 @@ def validate(config: ConfigDict) -> None:
             make(config)
         except InputError as error:
             raise InputError(f"{part}: {error}") from error
-
-
-def _fields(config: ConfigDict, within: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _fields(value, f"{within}{name}.")
-        else:
-            yield f"{within}{name}", value
 
 
 def _keep(config: ConfigDict, name: str, value: Any) -> None:
