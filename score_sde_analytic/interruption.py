@@ -35,8 +35,12 @@ class Stopped(KeyboardInterrupt):
 def stop(number: int, frame: FrameType | None = None) -> None:
     """A handler of signals: raise `Stopped`, and let the programme end in peace: later signals are ignored."""
     for name in SIGNALS:
-        signal.signal(name, signal.SIG_IGN)
+        signal.signal(name, ignored)
     raise Stopped(number)
+
+
+def ignored(number: int, frame: FrameType | None = None) -> None:
+    """A handler that does nothing: SIG_IGN would be told of a signal that is on its way already by an error."""
 
 
 @dataclass

@@ -17,8 +17,10 @@ from score_sde_analytic.runners import build, evaluate, modes, train
 from score_sde_analytic.runners.experiment import Experiment
 from score_sde_analytic.runners.main import MODES
 
+from benchmarks.faults import kill
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.network_training import NetworkTrainer
 
 ROOT = Path(__file__).parents[2]
@@ -441,3 +443,44 @@ def test_a_network_must_say_how_it_is_fed(tmp_path):
     config.network.path = str(tmp_path / "net")
     with pytest.raises(ValueError, match="lacks coordinates, predicts, times"):
         build.model(config, tmp_path, torch.device("cpu"))
+
+
+@pytest.mark.slow
+def test_reports_of_repeated_and_resumed_runs_are_the_same(tmp_path, monkeypatch):
+    """What a result cost is kept with it: a run that only reads it again reports the same calls."""
+    config = small_mixture()
+    config.sample.steps, config.sample.grids, config.sample.variances = (3, 5), ("log_snr",), ("beta_tilde", "residual")
+    for mode in ("estimate", "sample"):
+        MODES[mode](config, tmp_path / "whole")
+    whole = (tmp_path / "whole" / "report.json").read_text()
+    section = json.loads(whole)["samples"]
+    assert section["cost"]["evaluations"] == config.sample.count * 2 * (3 + 5)
+    calls = json.loads(whole)["moments"]["network_calls"]
+    assert calls == config.estimate.knots * -(-config.estimate.max_draws // config.estimate.batch_size)
+
+    predict = ScoreModel.predict
+    asked = []
+
+    def interrupted(self, *arguments, **options):
+        asked.append(self)
+        if len(asked) in (4, 4 + calls):  # once in each mode
+            raise KeyboardInterrupt
+        return predict(self, *arguments, **options)
+
+    monkeypatch.setattr(ScoreModel, "predict", interrupted)
+    for mode in ("estimate", "sample"):
+        with pytest.raises(KeyboardInterrupt) as caught:
+            MODES[mode](config, tmp_path / "parts")
+        assert str(tmp_path / "parts") in caught.value.__notes__[0]
+        MODES[mode](config, tmp_path / "parts")
+    assert (tmp_path / "parts" / "report.json").read_text() == whole
+    asked.clear()
+    monkeypatch.setattr(ScoreModel, "predict", predict)
+    for mode in ("estimate", "sample"):
+        MODES[mode](config, tmp_path / "parts")
+    assert (tmp_path / "parts" / "report.json").read_text() == whole
+
+
+@pytest.mark.slow
+def test_kills_change_nothing():
+    assert [outcome for outcome in kill.outcomes(21, seed=3) if outcome.verdict != "right"] == []
