@@ -72,7 +72,7 @@ class Budget:
         InputError: numbers that contradict each other.
     """
 
-    tolerance: Annotated[float, number(0.0, 1e3)] = 0.01
+    tolerance: Annotated[float, number(0.0, 1e9)] = 0.01
     min_draws: Annotated[int, COUNT] = 300
     max_draws: Annotated[int, COUNT] = 3000
     batch_size: Annotated[int, COUNT] = 100
