@@ -438,8 +438,8 @@ def test_recipes_are_checked(model):
     for wrong, message in (
         ({"loss": "huber"}, "loss must be"),
         ({"chain": "karras"}, "chain must be"),
-        ({"steps": 0}, "steps must be positive"),
-        ({"step": (0.0, 1.0)}, "need log_snr"),
+        ({"steps": 0}, "steps must be a whole number from 1"),
+        ({"step": (0.0, 1.0)}, "step must be 2 values, each a finite number above 0"),
     ):
         with pytest.raises(ValueError, match=message):
             Recipe(**wrong)
