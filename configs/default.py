@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     data.levels = 17  # grey levels; 0 for continuous data
     data.split = (1200, 300, 297)  # train, validation, test
     data.split_seed = 0
+    data.patch_size = 16  # of "patches"
 
     config.schedule = ConfigDict({"name": "linear_vp", "beta_min": 0.1, "beta_max": 20.0})
 
@@ -46,7 +47,7 @@ def get_config() -> ConfigDict:
     covariance.statistics = ()  # "high_frequency", "gradient" (per pixel, for "pixel"), "energy", "mean"
     covariance.pca_rank = 0  # components of "pca"; 0 for all, exactly
     covariance.bins = (1, 4, 8, 16)  # quantile bins, shrinkage and smoothness are chosen among these by held-out bits
-    covariance.shrinkage = (0.0, 30.0, 300.0, float("inf"))
+    covariance.shrinkage = (0.0, 30.0, 300.0, float("inf"))  # on the command line, infinity is 1e999
     covariance.smooth = (False, True)
     covariance.steps = 10  # of the chain whose held-out bits decide
     # The variance "tweedie" is the network's own Jacobian, state by state, at the cost of vector products with it.

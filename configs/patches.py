@@ -7,7 +7,6 @@ from score_sde_analytic.configs.default import get_config as default
 def get_config() -> ConfigDict:
     config = default()
     config.data.name = "patches"
-    config.data.patch_size = 16
     config.data.levels = 256
     config.data.split = (40000, 3000, 3000)
     config.network.path = "patches_unet"

@@ -123,11 +123,17 @@ def _patches(config: ConfigDict) -> Splits:
     return Splits(train, validation, test, declared)
 
 
+#: Fields of config.mixture: a mixture as given, or a random one.
+MIXTURES = [{"weights", "means", "stds"}, {"components", "dim", "scale", "seed", "variance_max", "variance_min"}]
+
+
 def mixture(config: ConfigDict) -> GaussianMixture:
     """Weights, means and standard deviations (k, d) as given; or equal weights, means scale * N(0, I), one shared diagonal
     covariance of geometric spectrum.
     """
-    m = config.mixture
+    m = config.get("mixture", {})
+    if set(m) not in MIXTURES:
+        raise InputError("the data set mixture needs fields of its own; begin with configs/mixture.py")
     if "means" in m:
         return GaussianMixture(m.weights, m.means, np.square(m.stds))
     means = m.scale * np.random.default_rng(m.seed).normal(size=(m.components, m.dim))
@@ -166,7 +172,7 @@ def study_settings(config: ConfigDict) -> Settings:
             table=grid.table,
             log_snr_max=grid.log_snr_max,
             min_spacing=grid.min_spacing,
-            most=max(*config.evaluate.predicted_steps, *config.sample.steps),
+            most=max((*config.evaluate.predicted_steps, *config.sample.steps)),
         ),
     )
 
@@ -207,8 +213,6 @@ def flow(settings: ConfigDict, t_min: float, decoder: Decoder) -> Flow:
 
 def splits(config: ConfigDict) -> Splits:
     """Train, validation and test data of config.data."""
-    if len(config.data.split) != 3:
-        raise InputError(f"data.split needs three sizes (train, validation, test), got {tuple(config.data.split)}")
     return choose(DATA, config.data.name, "data set")(config)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -30,7 +28,7 @@ def run(experiment: Experiment) -> list[Path]:
         asked,
         folder,
         bounds=experiment.workdir / "bounds",
-        command=shlex.join(["python", "-m", "runners.main", *sys.argv[1:]]),
+        command=experiment.command,
         config=config.to_dict() | {"compare": config.compare.to_dict() | filled},
     )
     print(f"\n{result}")
@@ -60,5 +58,5 @@ def examples(experiment: Experiment) -> Examples:
 
 def recording(experiment: Experiment, named: Iterable[CovarianceName]) -> Experiment:
     """The experiment, or one whose pass over the validation split records what these covariances need besides."""
-    other = Experiment(experiment.config, experiment.workdir, [str(name) for name in named])
+    other = Experiment(experiment.config, experiment.workdir, [str(name) for name in named], experiment.command)
     return experiment if experiment.recorded == other.recorded else other

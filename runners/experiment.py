@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from score_sde_analytic.files import write_text
+from score_sde_analytic.extras import versions
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.models.model import ScoreModel
@@ -22,6 +20,7 @@ from score_sde_analytic.study import CovarianceName, Study, analyse, covariance_
 from score_sde_analytic.study.structures import moments_file, recorders
 
 from . import build
+from .record import REPORT, record, require_own
 
 
 class Experiment:
@@ -29,11 +28,14 @@ class Experiment:
 
     Args:
         covariances: recorded besides those that the config names, in a pass over the validation split of its own.
+        command: that was run, for pages.
     """
 
-    def __init__(self, config: ConfigDict, workdir: Path, covariances: Iterable[str] = ()) -> None:
+    def __init__(self, config: ConfigDict, workdir: Path, covariances: Iterable[str] = (), command: str = "") -> None:
         self.config = config
         self.workdir = workdir
+        self.command = command
+        require_own(workdir / REPORT)
         self.device = build.device(config)
         self._covariances = tuple(covariances)
 
@@ -121,26 +123,6 @@ class Experiment:
         return tuple(dict.fromkeys(self.study.resolve(name) for name in (*names, "")))
 
     def record(self, section: str, content: Any) -> Path:
-        """Merge a section into WORKDIR/report.json."""
-        path = self.workdir / "report.json"
-        report = _read(path)
-        report.pop("config", None)
-        report.setdefault("configs", {})[section] = json.loads(self.config.to_json_best_effort())  # sections may differ
-        report["model"] = self.model.fingerprint()
-        report["versions"] = {"torch": torch.__version__, "numpy": np.__version__}
-        report[section] = content
-        write_text(path, json.dumps(report, indent=1, default=_plain) + "\n")
-        return path
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except json.JSONDecodeError:
-        return {}  # rewritten by this run
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} does not belong in a report")
+        """Put a section into WORKDIR/report.json."""
+        about = {"config": self.config.to_dict(), "model": self.model.fingerprint(), "versions": versions()}
+        return record(self.workdir, section, content, about)

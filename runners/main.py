@@ -5,18 +5,23 @@ Only the mode that runs is imported, after the flags are read.
 
 from __future__ import annotations
 
+import shlex
+import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from score_sde_analytic.checks import hint
 from score_sde_analytic.errors import InputError, UserError
+from score_sde_analytic.interruption import Stopped, ended_by_signals
 
 #: The shipped configs lie beside this package, in the repository and where it is installed.
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -36,20 +41,27 @@ class Mode:
         module, _, name = self.function.partition(".")
         return getattr(import_module(f"{__package__}.{module}"), name)
 
-    def __call__(self, config: ConfigDict, workdir: Path) -> list[Path]:
+    def __call__(self, config: ConfigDict, workdir: Path, command: str = "") -> list[Path]:
+        """Check the whole config, then run; the paths of what was written."""
+        from .settings import validate
+
+        validate(config)
+        return self.start(config, workdir, command)
+
+    def start(self, config: ConfigDict, workdir: Path, command: str) -> list[Path]:
         return self.run(config, workdir)
 
 
 class OnNetwork(Mode):
     """A mode that works with a trained network."""
 
-    def __call__(self, config: ConfigDict, workdir: Path) -> list[Path]:
+    def start(self, config: ConfigDict, workdir: Path, command: str) -> list[Path]:
         import torch
 
         from .experiment import Experiment
 
         torch.manual_seed(config.seed)
-        return self.run(Experiment(config, workdir))
+        return self.run(Experiment(config, workdir, command=command))
 
 
 MODES: dict[str, Mode] = {
@@ -58,10 +70,11 @@ MODES: dict[str, Mode] = {
         "one Monte Carlo pass over the validation split: moments, noise curves, calibration, which covariance is best",
         "modes.estimate",
     ),
+    "check": OnNetwork("read and check the config, the data and the network, and stop before any work", "modes.check"),
     "grid": OnNetwork(
         "where to put the steps: every grid's predicted bits/dim for each K, step budgets, pictures", "grids.run"
     ),
-    "sample": OnNetwork("sample sheets for every variance and number of steps", "modes.sample"),
+    "sample": OnNetwork("sample sheets for every variance and number of steps", "sampling.run"),
     "evaluate": OnNetwork("bits/dim, predicted from the curve and measured on the test split", "evaluate.run"),
     "compare": OnNetwork(
         "every solver on the same network, by budgets of network calls: fidelity, bits/dim, time; one HTML page", "compare.run"
@@ -99,7 +112,7 @@ A config of your own is a file that defines get_config(): --config=path/to/mine.
 --config=path/to/mine.py:ARGUMENT.
 
 All fields of a config are listed, with what they mean, in {fields}.
-Long modes continue what an interrupted run left in the workdir; sample and train_classifier begin anew. All name their outputs.
+Ctrl-C and SIGTERM end a mode after it kept its work; the same command continues from there. All modes name their outputs.
 """
 
 
@@ -145,23 +158,80 @@ def declare(argv: Sequence[str]) -> flags.FlagValues:
     return values
 
 
+def by_field(words: Iterable[str]) -> dict[Any, list[str]]:
+    """The words of a command line by the field of the config that they set, the last values of each; others by place.
+
+    Read one after another, two values of a tuple would add up.
+
+    >>> by_field(["--config.sample.steps=(5,)", "--mode=sample", "--config.sample.steps", "(10, 25)"])
+    {1: ['--mode=sample'], 'config.sample.steps': ['--config.sample.steps', '(10, 25)']}
+    """
+    left = list(words)
+    settings: dict[Any, list[str]] = {}
+    while left:
+        word = left.pop(0)
+        name, equals, _ = word.lstrip("-").partition("=")
+        of_config = word.startswith("-") and name.startswith("config.")
+        apart = of_config and not equals and left and not left[0].startswith("--")
+        field = name if of_config else len(settings)
+        settings.pop(field, None)
+        settings[field] = [word, left.pop(0)] if apart else [word]
+    return settings
+
+
 def parse(argv: Sequence[str]) -> flags.FlagValues:
     """Flags with their values.
 
     Raises:
         InputError: a flag that does not exist, or a value that it cannot take.
     """
-    values = declare(argv)
+    settings = by_field(argv)
+    words = list(chain.from_iterable(settings.values()))
+    values = declare(words)
     try:
         values.set_default("config", DEFAULT_CONFIG)
-        rest = values(argv)[1:]
+        rest = values(words)[1:]
     except flags.Error as error:
         if "Traceback" in str(error):  # what a config file's own code raised
             raise
         raise InputError(str(error)) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if not _from_config(error):
+            raise
+        plain = parse([word for field, words in settings.items() if field not in _named(settings) for word in words])
+        raise _refusal(plain.config, _named(settings), error) from error
     if rest:
         raise InputError(f"unexpected argument {rest[0]!r}; settings are given as --config.FIELD=VALUE")
     return values
+
+
+def _named(settings: Iterable[Any]) -> list[str]:
+    return [field for field in settings if isinstance(field, str)]
+
+
+def _refusal(config: ConfigDict, named: Iterable[str], error: Exception) -> InputError:
+    """Why settings of a config's fields were not taken: one does not exist, or has another type."""
+    known = [f"config.{field}" for field, _ in fields(config)]
+    lacking = next((field for field in named if field not in known), "")
+    reason = f"there is no {lacking}{hint(lacking, known)}" if lacking else f"config: {error}"
+    return InputError(f"{reason}; the fields are listed in {CONFIGS / 'default.py'}")
+
+
+def fields(config: ConfigDict, within: str = "") -> Iterator[tuple[str, Any]]:
+    """All fields of a config, as ("sample.steps", (5, 10))."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from fields(value, f"{within}{name}.")
+        else:
+            yield f"{within}{name}", value
+
+
+def _from_config(error: BaseException) -> bool:
+    """Whether an error was raised inside ml_collections: a field that does not exist or has another type."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and "ml_collections" in trace.tb_frame.f_code.co_filename
 
 
 def usage() -> str:
@@ -176,6 +246,12 @@ def _rows(lines: Mapping[str, str]) -> str:
     return "\n".join(f"  {name:{width}}  {line}" for name, line in lines.items())
 
 
+def command(arguments: Sequence[str]) -> str:
+    """What was run, as one would type it again."""
+    by_name = Path(sys.argv[0]).stem == "score-sde-analytic"
+    return shlex.join([*(["score-sde-analytic"] if by_name else ["python", "-m", f"{__package__}.main"]), *arguments])
+
+
 def main(argv: Sequence[str]) -> None:
     """Run a mode and name what it wrote."""
     values = parse(argv)
@@ -187,8 +263,9 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"cannot write to {workdir} ({error.strerror}); choose another --workdir") from error
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-        written = MODES[values.mode](values.config, workdir)
-    print("\nWritten:")
+        written = MODES[values.mode](values.config, workdir, command(argv[1:]))
+    if written:
+        print("\nWritten:")
     for path in dict.fromkeys(written):
         print(f"  {path}")
 
@@ -200,25 +277,14 @@ def cli(arguments: Sequence[str] | None = None) -> None:
         print(usage())
         return
     try:
-        main(["score-sde-analytic", *given])
+        with ended_by_signals():
+            main(["score-sde-analytic", *given])
     except UserError as error:
         _fail(str(error))
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        if not _from_config(error):
-            raise
-        text = str(error).replace("\\n", ". ").replace("\\", "").replace("'", "")
-        _fail(f"config: {text}; the fields are listed in {CONFIGS / 'default.py'}")
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues from here", file=sys.stderr)
-        sys.exit(130)
-
-
-def _from_config(error: BaseException) -> bool:
-    """Whether an error was raised inside ml_collections: a field that does not exist or has another type."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and "ml_collections" in trace.tb_frame.f_code.co_filename
+    except KeyboardInterrupt as error:
+        kept = "; ".join(getattr(error, "__notes__", ["what is finished is in the workdir"]))
+        print(f"\ninterrupted: {kept}; the same command continues from here", file=sys.stderr)
+        sys.exit(128 + (error.number if isinstance(error, Stopped) else signal.SIGINT))
 
 
 def _fail(message: str) -> NoReturn:

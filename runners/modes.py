@@ -1,30 +1,33 @@
-"""The modes estimate, sample and demo."""
+"""The modes check, estimate and demo."""
 
 from __future__ import annotations
 
-import math
 import warnings
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
-from score_sde_analytic.files import save_arrays
 from score_sde_analytic.report import figures
-from score_sde_analytic.samplers import Ancestral
-from score_sde_analytic.study.names import CovarianceName, GridName
-from score_sde_analytic.study.plan import SamplingPlan
 from score_sde_analytic.uncertainty import Estimate
 
-from . import covariances, evaluate
+from . import covariances, evaluate, sampling
 from .experiment import Experiment
+
+
+def check(experiment: Experiment) -> list[Path]:
+    """Whatever can be refused before the network is asked anything."""
+    parts = {"train": experiment.splits.train, "validation": experiment.splits.validation, "test": experiment.splits.test}
+    for x in parts.values():
+        experiment.splits.data_range.check(x)
+    sizes = ", ".join(f"{len(x)} {name}" for name, x in parts.items())
+    print(f"The config is right: {sizes} examples; model {experiment.model.fingerprint()}")
+    return []
 
 
 def estimate(experiment: Experiment) -> list[Path]:
     """Moments -> curves, calibration report and the pictures of both."""
     work = experiment.workdir
-    with experiment.model.metered() as cost:
-        moments = experiment.study.moments
+    moments = experiment.study.moments
     written = [experiment.moments_path]
     for source, curve in experiment.study.curves.items():
         curve.save(work / f"curve_{source}.safetensors")
@@ -32,7 +35,7 @@ def estimate(experiment: Experiment) -> list[Path]:
     table = experiment.study.calibration
     content = {
         "network_evaluations": moments.evaluations,
-        "network_calls": cost.calls,
+        "network_calls": moments.cost.calls,
         "groups": moments.groups,
         "knots": table,
         "y": {source: curve.y_at(moments.log_snr) for source, curve in experiment.study.curves.items()},
@@ -68,8 +71,14 @@ def _overfitting(experiment: Experiment) -> list[Path]:
         warnings.warn(
             f"{text} Variances fitted to training data would be wrong; these are fitted to held-out data", stacklevel=1
         )
-    content = {"log_snr": train.log_snr, "train_over_held_out": ratio, "stderr": error, "in_standard_errors": size}
-    experiment.record("overfitting", content)
+    content = {
+        "log_snr": train.log_snr,
+        "train_over_held_out": ratio,
+        "stderr": error,
+        "in_standard_errors": size,
+        "cost": vars(train.cost),
+    }
+    experiment.record("overfitting", content | {"cost": vars(train.cost)})
     return [experiment.workdir / "moments_train.safetensors"]
 
 
@@ -82,40 +91,6 @@ def _variance_figure(experiment: Experiment) -> Path:
     return figures.variances(path, experiment.schedule, study.grid(25, "even", "residual"), study.curve, isotropic)
 
 
-def sample(experiment: Experiment) -> list[Path]:
-    """Sample sheets: one picture per grid, one sheet per covariance, rows of K, all from the same seed."""
-    settings, work = experiment.config.sample, experiment.workdir
-    data, declared = experiment.splits.test[: settings.count], experiment.splits.data_range
-    calls: dict[str, float] = {}
-    written = []
-    for name in map(GridName.parse, settings.grids):
-        sheets = {str(c): _sheet(experiment, name, c, calls) for c in experiment.covariances(settings.variances)}
-        written.append(figures.samples(work / f"samples_{name.label}.png", sheets, data, declared))
-        path = work / f"samples_{name.label}.safetensors"
-        arrays = {f"{variance}_K{steps}": x.numpy() for variance, sheet in sheets.items() for steps, x in sheet.items()}
-        save_arrays(path, arrays, {"kind": "samples", "seed": settings.seed})
-        written.append(path)
-    content = {"network_calls_per_batch": calls, "settings": settings.to_dict()}
-    return [*written, work / "grids", experiment.record("samples", content)]
-
-
-def _sheet(experiment: Experiment, name: GridName, covariance: CovarianceName, calls: dict[str, float]) -> dict[int, Tensor]:
-    """Samples of one grid and covariance for every K; counts the network calls per batch."""
-    settings, study = experiment.config.sample, experiment.study
-    clip = settings.clip_pixels * experiment.splits.data_range.bin_width if settings.clip_pixels else 0.0
-    sampler = Ancestral(experiment.model, study.covariance(covariance), settings.eta, settings.final, clip)
-    batches = math.ceil(settings.count / settings.batch_size)
-    sheet = {}
-    for steps in settings.steps:
-        grid = study.grid(steps, name, settings.grid_variance)
-        grid.save(experiment.workdir / "grids" / f"{name.label}_K{steps}.json")
-        plan = SamplingPlan(sampler, grid, study.shape, study.device, study.dtype)
-        with experiment.model.metered() as cost:
-            sheet[steps] = plan(settings.count, settings.seed, settings.batch_size, progress=True).cpu()
-        calls[f"{name} {covariance} K={steps}"] = cost.calls / batches
-    return sheet
-
-
 def demo(experiment: Experiment) -> list[Path]:
     """The whole: estimate -> curve -> grids -> samples -> bits/dim."""
-    return list(dict.fromkeys([*estimate(experiment), *sample(experiment), *evaluate.run(experiment)]))
+    return list(dict.fromkeys([*estimate(experiment), *sampling.run(experiment), *evaluate.run(experiment)]))

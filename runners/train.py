@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.network_training import NetworkRecipe, NetworkTrainer
 from score_sde_analytic.models.networks import save_unet
 from score_sde_analytic.models.training import Checkpoint, train
@@ -26,7 +27,11 @@ def run(config: ConfigDict, workdir: Path) -> list[Path]:
     """Train, or go on training, and write the network directory; returns what was written."""
     device = build.device(config)
     how = recipe(config)
-    trainer = NetworkTrainer(how, build.splits(config).train, config.seed, device)
+    examples = build.splits(config).train
+    try:
+        trainer = NetworkTrainer(how, examples, config.seed, device)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise InputError(f"diffusers makes no network of config.train.unet ({error}); see its UNet2DModel") from error
     data = build.without(config.data, "directory")  # of this machine
     identity = {"train": build.without(config.train, "checkpoint_seconds"), "seed": config.seed, "data": data}
     checkpoint = Checkpoint(workdir / "train_state.safetensors", identity, config.train.checkpoint_seconds)

@@ -17,6 +17,7 @@ from score_sde_analytic.covariance.head_networks import Head
 from score_sde_analytic.covariance.head_training import Draw, HeadTrainer, Recipe, draw, new_head
 from score_sde_analytic.covariance.heads import covariance_of
 from score_sde_analytic.errors import InputError
+from score_sde_analytic.interruption import noted
 from score_sde_analytic.models.training import Checkpoint, train
 from score_sde_analytic.report.tables import markdown
 from score_sde_analytic.study.names import choose
@@ -25,6 +26,8 @@ from . import build
 from .experiment import Experiment
 
 CHECKPOINT = "head_state.safetensors"
+#: Whether a head reads the input of the network's last layer.
+ARCHITECTURES = {"features": True, "separate": False}
 #: Settings that training does not depend on.
 AFTERWARDS = ("calibrate", "calibrate_knots", "held_out_draws")
 #: Steps of the chain, even in log-SNR, whose held-out bits are reported.
@@ -59,7 +62,8 @@ def run(config: ConfigDict, workdir: Path) -> list[Path]:
     identity = {"model": experiment.model.fingerprint()} | _settings(config, *AFTERWARDS)
     checkpoint = Checkpoint(workdir / CHECKPOINT, identity, config.head.checkpoint_seconds)
     train(trainer, checkpoint, experiment.device, "train heads")
-    return [*_finish(experiment, trainer, how), checkpoint.path]
+    with noted(lambda: f"trained heads are in {checkpoint.path}, and their calibration begins anew"):
+        return [*_finish(experiment, trainer, how), checkpoint.path]
 
 
 def _settings(config: ConfigDict, *others: str) -> dict[str, Any]:
@@ -71,8 +75,7 @@ def _settings(config: ConfigDict, *others: str) -> dict[str, Any]:
 def _trainer(experiment: Experiment, how: Recipe) -> HeadTrainer:
     settings, model = experiment.config.head, experiment.model
     x_0 = experiment.splits.train.to(experiment.device)
-    architectures = {"features": True, "separate": False}
-    reads_features = choose(architectures, settings.architecture, "architecture of heads")
+    reads_features = choose(ARCHITECTURES, settings.architecture, "architecture of heads")
     if isinstance(model.net, torch.nn.Module):
         model.net.requires_grad_(False)
     features = _feature_channels(experiment, how) if reads_features else 0
@@ -118,7 +121,7 @@ def _finish(experiment: Experiment, trainer: HeadTrainer, how: Recipe) -> list[P
     ]
     print("\n" + markdown(["head", "weights", *bits], rows))
     print(f"bits/dim of the transitions of {REPORTED_STEPS} steps even in log-SNR, on the validation split")
-    report = experiment.record("heads", {"held_out_transition_bits": bits, "steps": REPORTED_STEPS})
+    report = experiment.record("heads", {"held_out_transition_bits": bits, "steps": REPORTED_STEPS, "cost": vars(trainer.cost)})
     return [target, *written, report]
 
 

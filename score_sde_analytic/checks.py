@@ -53,7 +53,16 @@ class Check(Generic[T]):
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
         except (TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"{name} must be {self.allowed}, got {value!r}") from error
+            near = error.near if isinstance(error, MisspeltError) else ""
+            raise InputError(f"{name} must be {self.allowed}, got {value!r}{near}") from error
+
+
+class MisspeltError(ValueError):
+    """A name that is near to a known one."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__(name)
+        self.near = hint(name, known)
 
 
 def scalar(value: Any) -> Any:
@@ -134,7 +143,7 @@ def one_of(names: Iterable[str]) -> Check[str]:
     >>> one_of(["mean", "draw"])("final", "draws")
     Traceback (most recent call last):
         ...
-    score_sde_analytic.errors.InputError: final: unknown 'draws'; did you mean 'draw'? choose one of mean, draw
+    score_sde_analytic.errors.InputError: final must be one of mean, draw, got 'draws'; did you mean 'draw'?
     """
     known = tuple(names)
 
@@ -142,21 +151,43 @@ def one_of(names: Iterable[str]) -> Check[str]:
         if not isinstance(value, str):
             raise TypeError
         if value not in known:
-            raise InputError(f"unknown {value!r}; {suggestion(value, known)}")
+            raise MisspeltError(value, known)
         return value
 
-    return Check(f"one of {', '.join(known)}", read)
+    return Check(f"one of {', '.join(name or 'nothing' for name in known)}", read)
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """What to choose instead of a name that is not known.
+def named(parse: Callable[[str], Any], what: str) -> Check[str]:
+    """A string that `parse` understands; what it refuses, it refuses in its own words."""
 
-    >>> suggestion("residal", ["beta", "residual"])
-    "did you mean 'residual'? choose one of beta, residual"
+    def read(value: Any) -> str:
+        if not isinstance(value, str):
+            raise TypeError
+        parse(value)
+        return value
+
+    return Check(what, read)
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """A question for the nearest known name, to end a message; nothing where none is near.
+
+    >>> hint("residal", ["beta", "residual"])
+    "; did you mean 'residual'?"
+    """
+    near = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
+    """The error of a name that is not known.
+
+    >>> unknown("grid", "evn", ["even", "dp"])
+    InputError("unknown grid 'evn'; choose one of even, dp; did you mean 'even'?")
     """
     names = [choice for choice in known if choice]
-    near = get_close_matches(name, names, n=1)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"choose one of {', '.join(names)}"
+    near = hint(name, names)
+    return InputError(f"unknown {what} {name!r}; choose one of {', '.join(names)}{near}")
 
 
 def each(check: Check[T], least: int = 0, most: int | None = None) -> Check[tuple[T, ...]]:
@@ -197,14 +228,17 @@ def checks_of(cls: Any) -> Mapping[str, Check[Any]]:
     return {name: check for name, found in declared.items() for check in found if isinstance(check, Check)}
 
 
-def settle(settings: Any) -> None:
+def settle(settings: Any, within: str = "") -> None:
     """Check all fields of a frozen dataclass by their types, and keep the plain values.
+
+    Args:
+        within: what messages put before a field's name, as "compare.".
 
     Raises:
         InputError: naming the first field that is not allowed.
     """
     for name, check in checks_of(type(settings)).items():  # type: ignore[arg-type]
-        object.__setattr__(settings, name, check(name, getattr(settings, name)))
+        object.__setattr__(settings, name, check(f"{within}{name}", getattr(settings, name)))
 
 
 def _kept(value: T, allowed: bool) -> T:
@@ -219,5 +253,19 @@ def _within(value: float, least: float | None, most: float | None) -> bool:
 
 def _ends(least: float | None, most: float | None) -> str:
     if least is not None and most is not None and most != math.inf:
-        return f" from {least:g} to {most:g}"
-    return f" of at least {least:g}" if least is not None else f" of at most {most:g}" if most is not None else ""
+        return f" from {_shown(least)} to {_shown(most)}"
+    return f" of at least {_shown(least)}" if least is not None else f" of at most {_shown(most)}" if most is not None else ""
+
+
+def _shown(end: float) -> str:
+    return str(end) if isinstance(end, int) else f"{end:g}"
+
+
+#: Seeds of streams of random numbers.
+SEED = whole(0, 2**63 - 1)
+#: How many of something: more than a billion are a slip.
+COUNT = whole(1, 10**9)
+#: The same, or 0 for none or all.
+COUNT_OR_NONE = whole(0, 10**9)
+#: A log signal-to-noise ratio in nats: beyond lies nothing that a float64 tells from signal or noise alone.
+LOG_SNR = number(-100.0, 100.0)

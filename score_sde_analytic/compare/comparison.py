@@ -35,6 +35,7 @@ from score_sde_analytic.errors import InputError
 from score_sde_analytic.extras import versions
 from score_sde_analytic.files import plain, write_text
 from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.interruption import noted
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.models.compiled import compiled
 from score_sde_analytic.report import comparison, comparison_tables, page
@@ -261,10 +262,13 @@ class Comparison:
 
     def cells(self) -> list[dict[str, Any]]:
         """Every cell, measured or found where it was kept."""
-        cells = []
+        cells: list[dict[str, Any]] = []
         if self.settings.compile:
             self._warm()
-        with tqdm(self.jobs(), desc="compare", unit="cell", disable=not self.progress) as bar:
+        with (
+            tqdm(self.jobs(), desc="compare", unit="cell", disable=not self.progress) as bar,
+            noted(lambda: f"{len(cells)} of {len(self.jobs())} cells are in {self.bench.folder}"),
+        ):
             for job in bar:
                 bar.set_postfix_str(job.title)
                 cells.append(self.bench.cell(job))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from jaxtyping import Float
 from torch import Tensor
 
+from score_sde_analytic.checks import COUNT, COUNT_OR_NONE, settle
 from score_sde_analytic.files import finite
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood import Chain, Diffused, Divergence, Entry, Flow, Hutchinson, Method
@@ -31,9 +32,12 @@ class FlowLikelihood:
 
     entry: Callable[[Decoder], Entry] = Diffused
     divergence: Divergence = field(default_factory=Hutchinson)
-    importance_samples: int = 1
-    examples_per_block: int = 100
+    importance_samples: Annotated[int, COUNT] = 1
+    examples_per_block: Annotated[int, COUNT] = 100
     known_by: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        settle(self)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -67,9 +71,12 @@ class Evaluation:
         examples: of the test split; 0 for all.
     """
 
-    draws: int = 1
-    batch_size: int = 100
-    examples: int = 0
+    draws: Annotated[int, COUNT] = 1
+    batch_size: Annotated[int, COUNT] = 100
+    examples: Annotated[int, COUNT_OR_NONE] = 0
+
+    def __post_init__(self) -> None:
+        settle(self)
 
     def part(self, test: Float[Tensor, " n *dims"]) -> Float[Tensor, " part *dims"]:
         """The examples that are used."""

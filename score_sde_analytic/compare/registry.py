@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from score_sde_analytic.checks import unknown
 from score_sde_analytic.compare.likelihoods import Likelihoods
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid, even
@@ -260,7 +261,7 @@ class SolverName:
         match = _MEMBER.fullmatch(text)
         if match is None or match["family"] not in FAMILIES:
             members = ["ancestral(COVARIANCE)", "ancestral(COVARIANCE, eta=NUMBER)", "multistep(COVARIANCE)"]
-            raise InputError(f"unknown solver {text!r}; choose one of {', '.join([*SOLVERS, *members])}")
+            raise unknown("solver", text, [*SOLVERS, *members])
         eta = None if match["eta"] is None else float(match["eta"])
         if eta is not None and eta > 1.0:
             raise InputError(f"eta of {text!r} must lie in [0, 1]")

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from score_sde_analytic.checks import COUNT, COUNT_OR_NONE, LOG_SNR, SEED, each, named, number, one_of, settle, whole
 from score_sde_analytic.compare.examples import SPLITS
 from score_sde_analytic.compare.fidelity import check_features
 from score_sde_analytic.compare.likelihoods import Evaluation, FlowLikelihood
 from score_sde_analytic.compare.registry import SOLVERS, Options, SolverName, solver_names
 from score_sde_analytic.errors import InputError
-from score_sde_analytic.study import CovarianceName, GridName
-from score_sde_analytic.study.names import choose
+from score_sde_analytic.study import GridName
+from score_sde_analytic.study.names import COVARIANCE, GRID, choose
 
 #: What a budget stands for, field by field.
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -64,6 +65,21 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 
 
+#: How ancestral samples end.
+FINALS = ("mean", "draw")
+
+
+def _usual_or_known(features: str) -> None:
+    if features:
+        check_features(features)
+
+
+BUDGET = named(lambda name: choose(PRESETS, name, "budget of compare"), "a budget")
+FEATURES = named(_usual_or_known, "the name of features")
+SPLIT = named(lambda name: choose(SPLITS, name, "split of compare.reference"), "the name of a split")
+COMPILATIONS = ("", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
+
 @dataclass(frozen=True)
 class ComparisonSettings:
     """What is compared, on how many samples, by what; `budget` says it for a field that is 0, () or "".
@@ -90,56 +106,43 @@ class ComparisonSettings:
         sheet: samples kept per cell.
         paths: budget of the runs whose paths are recorded; 0 for none.
         compile: mode of torch.compile for the network: "default", "reduce-overhead" (CUDA graphs), ..; "" for none.
+
+    Raises:
+        InputError: an unknown budget or name, or settings that make no comparison.
     """
 
-    budget: str = "quick"
-    solvers: tuple[str, ...] = ()
-    calls: tuple[int, ...] = ()
-    grids: tuple[str, ...] = ()
-    tolerances: tuple[float, ...] = ()
-    max_steps: int = 1000
-    count: int = 0
-    batch_size: int = 500
-    seed: int = 0
-    final: Literal["mean", "draw"] = "mean"
-    log_snr_max: float = 0.0
-    grid_variance: str = "residual"
-    bits: str = ""
+    budget: Annotated[str, BUDGET] = "quick"
+    solvers: Annotated[tuple[str, ...], each(named(SolverName.parse, "the name of a solver"))] = ()
+    calls: Annotated[tuple[int, ...], each(whole(1, 100_000))] = ()
+    grids: Annotated[tuple[str, ...], each(GRID)] = ()
+    tolerances: Annotated[tuple[float, ...], each(number(above=0.0, most=1e3))] = ()
+    max_steps: Annotated[int, COUNT] = 1000
+    count: Annotated[int, COUNT_OR_NONE] = 0
+    batch_size: Annotated[int, COUNT] = 500
+    seed: Annotated[int, SEED] = 0
+    final: Annotated[Literal["mean", "draw"], one_of(FINALS)] = "mean"
+    log_snr_max: Annotated[float, LOG_SNR] = 0.0
+    grid_variance: Annotated[str, COVARIANCE] = "residual"
+    bits: Annotated[str, one_of(("", "predicted", "measured", "none"))] = ""
     evaluation: Evaluation = field(default_factory=Evaluation)
     flow: FlowLikelihood | None = None
-    features: str = ""
-    reference: tuple[str, ...] = ("validation", "test")
-    reference_examples: int = 0
-    groups: int = 10
-    sheet: int = 24
-    paths: int = 10
-    compile: str = ""
+    features: Annotated[str, FEATURES] = ""
+    reference: Annotated[tuple[str, ...], each(SPLIT, least=1)] = ("validation", "test")
+    reference_examples: Annotated[int, COUNT_OR_NONE] = 0
+    groups: Annotated[int, whole(2, 10_000)] = 10
+    sheet: Annotated[int, COUNT] = 24
+    paths: Annotated[int, COUNT_OR_NONE] = 10
+    compile: Annotated[str, one_of(COMPILATIONS)] = ""
+
+    def __post_init__(self) -> None:
+        settle(self, "compare.")
+        if 0 < self.count < 4:
+            raise InputError(f"need compare.count at least 4 samples, got {self.count}")
 
     def resolved(self) -> ComparisonSettings:
-        """The same with everything that was left open filled in from its budget.
-
-        Raises:
-            InputError: an unknown budget or name, or settings that make no comparison.
-        """
-        preset = choose(PRESETS, self.budget, "budget of compare")
-        complete = replace(self, **{name: getattr(self, name) or value for name, value in preset.items()})
-        complete._check()
-        return complete
-
-    def _check(self) -> None:
-        """Refuse what does not exist before the network is asked anything."""
-        if min(self.calls) < 1 or self.count < 4 or min(self.tolerances) <= 0:
-            raise InputError("compare.calls, compare.tolerances must be positive and compare.count at least 4")
-        if self.bits not in ("predicted", "measured", "none"):
-            raise InputError(f"compare.bits must be 'predicted', 'measured' or 'none', got {self.bits!r}")
-        solver_names(self.solvers)
-        CovarianceName.parse(self.grid_variance)
-        for name in self.grids:
-            GridName.parse(name)
-        for name in self.reference:
-            choose(SPLITS, name, "split of compare.reference")
-        if self.features:
-            check_features(self.features)
+        """The same with everything that was left open filled in from its budget."""
+        preset = PRESETS[self.budget]
+        return replace(self, **{name: getattr(self, name) or value for name, value in preset.items()})
 
     @property
     def solver_names(self) -> tuple[SolverName, ...]:

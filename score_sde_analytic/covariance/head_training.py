@@ -20,18 +20,20 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from score_sde_analytic.checks import COUNT, LOG_SNR, each, number, one_of, settle
 from score_sde_analytic.covariance.head_networks import HEADS, SN, Head, RangeHead, identity_of
 from score_sde_analytic.covariance.heads import range_excess
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.model import Prediction, ScoreModel
-from score_sde_analytic.models.training import descend, learning_rate
+from score_sde_analytic.models.receipt import Receipt
+from score_sde_analytic.models.training import LEARNING_RATE, WEIGHT_DECAY, descend, learning_rate
 from score_sde_analytic.process.gaussian import diagonal_kl, expand, square_error
 from score_sde_analytic.process.kernel import Kernel, reverse_kernel
 from score_sde_analytic.process.level import Level
@@ -57,26 +59,21 @@ class Recipe:
         InputError: an unknown loss or chain, or bad numbers.
     """
 
-    steps: int = 1500
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    warmup: int = 100
-    weight_decay: float = 1e-4
-    log_snr: tuple[float, float] = (-10.2, 10.2)
-    loss: Rule = "step"
-    step: tuple[float, float] = (0.3, 6.0)
-    chain: ChainGrid = "even"
-    chain_steps: int = 1000
+    steps: Annotated[int, COUNT] = 1500
+    batch_size: Annotated[int, COUNT] = 64
+    learning_rate: Annotated[float, LEARNING_RATE] = 2e-3
+    warmup: Annotated[int, COUNT] = 100
+    weight_decay: Annotated[float, WEIGHT_DECAY] = 1e-4
+    log_snr: Annotated[tuple[float, float], each(LOG_SNR, 2, 2)] = (-10.2, 10.2)
+    loss: Annotated[Rule, one_of(get_args(Rule))] = "step"
+    step: Annotated[tuple[float, float], each(number(above=0.0, most=100.0), 2, 2)] = (0.3, 6.0)
+    chain: Annotated[ChainGrid, one_of(get_args(ChainGrid))] = "even"
+    chain_steps: Annotated[int, COUNT] = 1000
 
     def __post_init__(self) -> None:
-        for name, value, choices in (("loss", self.loss, get_args(Rule)), ("chain", self.chain, get_args(ChainGrid))):
-            if value not in choices:
-                raise InputError(f"{name} must be one of {choices}, got {value!r}")
-        for name in ("steps", "batch_size", "warmup", "chain_steps", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
-        if not self.log_snr[0] < self.log_snr[1] or not 0.0 < self.step[0] <= self.step[1]:
-            raise InputError(f"need log_snr lo < hi and steps 0 < lo <= hi, got {self.log_snr} and {self.step}")
+        settle(self)
+        if not self.log_snr[0] < self.log_snr[1] or not self.step[0] <= self.step[1]:
+            raise InputError(f"need log_snr lo < hi and step lo <= hi, got {self.log_snr} and {self.step}")
 
     def within(self, schedule: Schedule) -> Recipe:
         """The recipe with its noise levels narrowed to the schedule's.
@@ -262,6 +259,7 @@ class HeadTrainer:
             for name, head in heads.items()
         }
         self.step = 0
+        self.cost = Receipt()
 
     def advance(self) -> dict[str, float]:
         """One optimiser step of every head; returns the losses.
@@ -272,10 +270,12 @@ class HeadTrainer:
         recipe = self.recipe
         generator = torch.Generator().manual_seed(stream_seed(self.seed, self.step + 1))
         probe = any(head.kind == "ocm" for head in self.heads.values())
-        batch = draw(self.model, self.data, recipe, generator, recipe.batch_size, probe)
+        with self.model.metered() as cost:
+            batch = draw(self.model, self.data, recipe, generator, recipe.batch_size, probe)
         rate = learning_rate(self.step, recipe.steps, recipe.learning_rate, recipe.warmup)
         values = {name: self._descend(name, batch, rate) for name in self.heads}
         self.step += 1
+        self.cost.add(**vars(cost))
         return values
 
     def _descend(self, name: str, batch: Draw, rate: float) -> float:
@@ -291,7 +291,7 @@ class HeadTrainer:
         """All that `restore` needs to go on."""
         heads = {name: head.state_dict() for name, head in self.heads.items()}
         optimisers = {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()}
-        return {"heads": heads, "optimisers": optimisers, "step": self.step}
+        return {"heads": heads, "optimisers": optimisers, "step": self.step, "cost": vars(self.cost).copy()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state` of the same heads."""
@@ -299,3 +299,4 @@ class HeadTrainer:
             head.load_state_dict(state["heads"][name])
             self.optimisers[name].load_state_dict(state["optimisers"][name])
         self.step = state["step"]
+        self.cost = Receipt(**state["cost"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.files import plain
+from score_sde_analytic.interruption import save_points
 from score_sde_analytic.likelihood.bound import BITS, Bound
 from score_sde_analytic.likelihood.method import Batch, Method, Progress, Terms
 from score_sde_analytic.models.model import ScoreModel
@@ -284,17 +284,25 @@ class _Pass:
         """Finish the shard, block by block; what is finished is on disk, whatever happens."""
         size = self.method.block or self.examples.rows
         title = type(self.method).__name__ + (f" x {len(self.ledgers)}" if len(self.ledgers) > 1 else "")
-        saved = time.monotonic()
-        with tqdm(total=len(shard), desc=title, unit=" examples", unit_scale=True, disable=not progress, leave=False) as bar:
+        with (
+            tqdm(total=len(shard), desc=title, unit=" examples", unit_scale=True, disable=not progress, leave=False) as bar,
+            save_points(self._save, self._kept, save_seconds) as point,
+        ):
             try:
                 for start in range(shard.start, shard.stop, size):
                     block = range(start, min(start + size, shard.stop))
                     self._measure(block, Progress(lambda position: _move(bar, position), bar.n, len(block)))
-                    if time.monotonic() - saved > save_seconds:
-                        self._save()
-                        saved = time.monotonic()
-            finally:
+                    point()
+            except Exception:
                 self._save()
+                raise
+        self._save()
+
+    def _kept(self) -> str:
+        """What an interruption leaves."""
+        kept = [ledger for ledger in self.ledgers.values() if ledger.path is not None]
+        places = [f"{int(ledger.done.sum())} of {len(ledger.done)} examples are in {ledger.path}" for ledger in kept]
+        return "; ".join(places) or "no path keeps what was measured"
 
     def _save(self) -> None:
         for ledger in self.ledgers.values():

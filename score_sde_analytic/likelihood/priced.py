@@ -1,8 +1,8 @@
 """Bounds priced from the curve, for chains of any number of steps and for infinitely many: no network call.
 
 A price holds what was assumed to get it. What was chosen from the moments (times, variances, the decoder's width) is chosen
-anew without each fold of the examples, and priced by that fold (cross-fitting); errors are those of the draws, by the jackknife,
-and those of what the curve may do between its knots (`measure.between`).
+anew without each fold of the examples, and priced by that fold (cross-fitting); errors are those of the draws, by the
+jackknife, and those of what the curve may do between its knots (`measure.between`).
 """
 
 from __future__ import annotations

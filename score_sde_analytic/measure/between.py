@@ -153,7 +153,7 @@ class BetweenKnots:
 
     @cached_property
     def _covariance(self) -> Array:
-        """Of the error at the lattice's points: what hypotheses leave open, and how far monotone cubics are from their means."""
+        """Of the error on the lattice: what hypotheses leave open, and how far a monotone cubic is from their means."""
         lattice, knots = self._lattice, self._knots
         across = _Kernels(np.abs(lattice[:, None] - lattice))
         cubic = Interpolant(knots, self._y)(lattice)

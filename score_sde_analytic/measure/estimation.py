@@ -5,7 +5,6 @@ Examples are visited in seeded permutations; a round gives every unfinished knot
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +18,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from score_sde_analytic.arrays import Array, numbers, onto, wide
-from score_sde_analytic.checks import number, settle, whole
+from score_sde_analytic.checks import COUNT, number, settle, whole
 from score_sde_analytic.data.examples import Data, Examples, as_dataset
 from score_sde_analytic.data.ranges import DataRange, check_examples
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.declared import reading
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.files import load_arrays, plain
+from score_sde_analytic.interruption import save_points
 from score_sde_analytic.measure.between import knots_in_doubt
 from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, Moments, decoder_scale
 from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.receipt import Receipt
 from score_sde_analytic.process.decoder import decoder_nats
 from score_sde_analytic.process.gaussian import mean_square
 from score_sde_analytic.process.level import Level
@@ -77,18 +78,18 @@ class Budget:
         InputError: numbers that contradict each other.
     """
 
-    tolerance: Annotated[float, number(0)] = 0.01
-    min_draws: Annotated[int, whole(1)] = 300
-    max_draws: Annotated[int, whole(1)] = 3000
-    batch_size: Annotated[int, whole(1)] = 100
-    groups: Annotated[int, whole(2)] = 32
-    most_knots: Annotated[int, whole(0)] = 0
+    tolerance: Annotated[float, number(0.0, 1e9)] = 0.01
+    min_draws: Annotated[int, COUNT] = 300
+    max_draws: Annotated[int, COUNT] = 3000
+    batch_size: Annotated[int, COUNT] = 100
+    groups: Annotated[int, whole(2, 10**6)] = 32
+    most_knots: Annotated[int, whole(0, 10_000)] = 0
 
     def __post_init__(self) -> None:
         settle(self)
         if not self.groups <= self.min_draws <= self.max_draws:
-            given = f"{self.groups}, {self.min_draws}, {self.max_draws} and {self.batch_size}"
-            raise InputError(f"need 2 <= groups <= min_draws <= max_draws and batch_size >= 1, got {given}")
+            given = f"{self.groups}, {self.min_draws} and {self.max_draws}"
+            raise InputError(f"need groups <= min_draws <= max_draws, got {given}")
 
     def settings(self) -> dict[str, Any]:
         """What decides when a pass ends, as plain data."""
@@ -196,6 +197,7 @@ class _Pass:
         self.knot = 0
         self.active = list(range(m))
         self.advanced = False
+        self.cost = Receipt()
         for observer in observers.values():
             observer.begin()
 
@@ -204,27 +206,33 @@ class _Pass:
         if path is not None and path.exists():
             self.resume(path)
         self._draw_all(path, save_seconds, progress)
-        result = self.result()
-        if path is not None and (self.advanced or not path.exists()):
-            self.save(path)
-        return result
+        self.save(path)
+        return self.result()
 
     def _draw_all(self, path: Path | None, save_seconds: float, progress: bool) -> None:
         least = self.settings["min_draws"] * len(self.knots)
         drawn_before = int(self.counts.sum())
-        saved = time.monotonic()
-        with tqdm(total=least, initial=drawn_before, desc="moments", unit="eval", disable=not progress) as bar:
+        with (
+            tqdm(total=least, initial=drawn_before, desc="moments", unit="eval", disable=not progress) as bar,
+            save_points(lambda: self.save(path), lambda: self.kept(path), save_seconds) as point,
+        ):
             for drawn in self.advance():
                 left_of_round = self.settings["batch_size"] * (len(self.active) - self.knot)
                 bar.total = max(bar.total, int(self.counts.sum()) + left_of_round)
                 bar.update(drawn)
-                if path is not None and time.monotonic() - saved > save_seconds:
-                    self.save(path)
-                    saved = time.monotonic()
+                point()
             bar.total = int(self.counts.sum())
             bar.refresh()
 
-    def save(self, path: str | Path) -> None:
+    def kept(self, path: Path | None) -> str:
+        """What an interruption leaves."""
+        drawn = f"{int(self.counts.sum())} network evaluations"
+        return f"no path keeps the {drawn}" if path is None else f"{drawn} are in {path}"
+
+    def save(self, path: Path | None) -> None:
+        """Keep what was drawn."""
+        if path is None or not self.advanced:
+            return
         observed = {f"{n}/{k}": v for n, observer in self.observers.items() for k, v in observer.arrays().items()}
         self.result().save(path, observed)
 
@@ -239,6 +247,7 @@ class _Pass:
         for name, axis in SUMS.items():
             setattr(self, name, np.take(getattr(moments, name), added, axis))
         self.round, self.knot, self.active = (moments.state[k] for k in ("round", "knot", "active"))
+        self.cost = moments.cost
 
     def _place(self, knots: Array) -> None:
         self.knots = knots
@@ -248,6 +257,7 @@ class _Pass:
         """The moments so far, knots ascending."""
         order = np.argsort(self.knots)
         state = {"round": self.round, "knot": self.knot, "active": self.active, "order": order.tolist()}
+        state["cost"] = vars(self.cost).copy()
         arrays = {name: np.take(getattr(self, name), order, axis) for name, axis in SUMS.items()}
         return Moments(log_snr=self.knots[order], fingerprint=self.identity, state=state, **arrays)
 
@@ -305,8 +315,10 @@ class _Pass:
         generator = torch.Generator().manual_seed(stream_seed(self.identity["seed"], self.round, m))
         dtype = torch.float64 if x_0.dtype == torch.float64 else torch.float32
         eps = torch.randn(x_0.shape, generator=generator, dtype=dtype).to(x_0)
-        prediction = self.model.predict(level.diffuse(x_0, eps), level)
+        with self.model.metered() as cost:
+            prediction = self.model.predict(level.diffuse(x_0, eps), level)
         values = self._values(x_0, eps, prediction.eps).cpu().numpy()
+        self.cost.add(**vars(cost))
         for observer in self.observers.values():
             observer.record(m, index, eps, prediction)
         group = index % len(self.counts)

@@ -29,6 +29,7 @@ from numpy.typing import ArrayLike
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
+from score_sde_analytic.models.receipt import Receipt
 
 KIND = "moments"
 STORED = {
@@ -53,7 +54,13 @@ SHAPE = {
         "settings": {"tolerance": float, "min_draws": COUNT, "max_draws": COUNT, "batch_size": COUNT, "most_knots": COUNT},
         "observers": {str: dict},
     },
-    "state": {"round": COUNT, "knot": COUNT, "active": [COUNT], "order": [COUNT]},
+    "state": {
+        "round": COUNT,
+        "knot": COUNT,
+        "active": [COUNT],
+        "order": [COUNT],
+        "cost": {"calls": COUNT, "evaluations": COUNT, "vector_products": COUNT},
+    },
 }
 OUTCOMES = {"noise_power": 0, "cross": 1, "residual": 2}
 #: Decoder standard deviations in units of `decoder_scale`.
@@ -105,6 +112,11 @@ class Moments:
     def evaluations(self) -> int:
         """Network evaluations in all."""
         return int(self.counts.sum())
+
+    @property
+    def cost(self) -> Receipt:
+        """What the pass cost in all, however many processes it took."""
+        return Receipt(**self.state["cost"])
 
     @cached_property
     def control_coefficients(self) -> Float64[Array, "m 3 3"]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
+from score_sde_analytic.checks import COUNT, each, number, settle, whole
 from score_sde_analytic.metrics.classifier import Classifier
-from score_sde_analytic.models.training import descend, learning_rate
+from score_sde_analytic.models.training import LEARNING_RATE, WEIGHT_DECAY, Checkpoint, descend, learning_rate, train
 from score_sde_analytic.process.noise import stream_seed
 
 
@@ -25,15 +27,18 @@ class ClassifierRecipe:
         features: that measure samples.
     """
 
-    steps: int = 2000
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    warmup: int = 50
-    weight_decay: float = 1e-2
-    shift: int = 1
-    channels: tuple[int, ...] = (16, 32)
-    features: int = 32
-    dropout: float = 0.2
+    steps: Annotated[int, COUNT] = 2000
+    batch_size: Annotated[int, COUNT] = 64
+    learning_rate: Annotated[float, LEARNING_RATE] = 2e-3
+    warmup: Annotated[int, COUNT] = 50
+    weight_decay: Annotated[float, WEIGHT_DECAY] = 1e-2
+    shift: Annotated[int, whole(0, 1000)] = 1
+    channels: Annotated[tuple[int, ...], each(whole(1, 100_000), least=1)] = (16, 32)
+    features: Annotated[int, whole(1, 100_000)] = 32
+    dropout: Annotated[float, number(0.0, below=1.0)] = 0.2
+
+    def __post_init__(self) -> None:
+        settle(self)
 
 
 def moved(x: Float[Tensor, "batch c h w"], most: int) -> Float[Tensor, "batch c h w"]:
@@ -65,23 +70,73 @@ def accuracy(net: nn.Module, x: Float[Tensor, " n *dims"], y: Int64[Tensor, " n"
     return float(sum(right)) / len(x)
 
 
-def fit_classifier(recipe: ClassifierRecipe, x: Float[Tensor, "n c h w"], y: Int64[Tensor, " n"], seed: int = 0) -> Classifier:
-    """The trained network, in eval mode; every random number is a function of (seed, step).
+class ClassifierTrainer:
+    """A classifier, its optimiser and a resumable step counter; every random number is a function of (seed, step).
 
     Args:
         x, y: images and their classes.
+    """
+
+    def __init__(self, recipe: ClassifierRecipe, x: Float[Tensor, "n c h w"], y: Int64[Tensor, " n"], seed: int = 0) -> None:
+        torch.manual_seed(stream_seed(seed))
+        classes = int(y.max()) + 1
+        net = Classifier(x.shape[1], x.shape[-1], classes, recipe.channels, recipe.features, recipe.dropout)
+        self.recipe = recipe
+        self.seed = seed
+        self.x = x
+        self.y = y
+        self.net = net.to(x.device)
+        self.optimiser = torch.optim.AdamW(self.net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        self.step = 0
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return self.recipe.steps
+
+    def advance(self) -> dict[str, float]:
+        """One optimiser step; returns the loss.
+
+        Raises:
+            RunError: the loss is not finite.
+        """
+        recipe = self.recipe
+        torch.manual_seed(stream_seed(self.seed, self.step + 1))
+        chosen = torch.randint(len(self.x), (recipe.batch_size,)).to(self.x.device)
+        loss = functional.cross_entropy(self.net(moved(self.x[chosen], recipe.shift)), self.y[chosen])
+        rate = learning_rate(self.step, recipe.steps, recipe.learning_rate, recipe.warmup)
+        value = descend(self.net, self.optimiser, loss, rate, clip=None)
+        self.step += 1
+        return {"loss": value}
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs to go on."""
+        return {"net": self.net.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state` of the same recipe."""
+        self.net.load_state_dict(state["net"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step = state["step"]
+
+
+def fit_classifier(
+    recipe: ClassifierRecipe,
+    x: Float[Tensor, "n c h w"],
+    y: Int64[Tensor, " n"],
+    seed: int = 0,
+    checkpoint: Checkpoint | None = None,
+) -> Classifier:
+    """The trained network, in eval mode.
+
+    Args:
+        x, y: images and their classes.
+        checkpoint: where an interrupted training goes on.
 
     Raises:
-        RuntimeError: the loss is not finite.
+        RunError: the loss is not finite.
     """
-    torch.manual_seed(stream_seed(seed))
-    classes = int(y.max()) + 1
-    net = Classifier(x.shape[1], x.shape[-1], classes, recipe.channels, recipe.features, recipe.dropout).to(x.device)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    for step in tqdm(range(recipe.steps), desc="train classifier", unit="step"):
-        torch.manual_seed(stream_seed(seed, step + 1))
-        chosen = torch.randint(len(x), (recipe.batch_size,)).to(x.device)
-        loss = functional.cross_entropy(net(moved(x[chosen], recipe.shift)), y[chosen])
-        descend(net, optimiser, loss, learning_rate(step, recipe.steps, recipe.learning_rate, recipe.warmup), clip=None)
-    net.eval().standardise(x)
-    return net
+    trainer = ClassifierTrainer(recipe, x, y, seed)
+    train(trainer, checkpoint, x.device, "train classifier")
+    trainer.net.eval().standardise(x)
+    return trainer.net

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from score_sde_analytic.checks import COUNT, LOG_SNR, each, number, settle
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.networks import build_unet
-from score_sde_analytic.models.training import descend, learning_rate
+from score_sde_analytic.models.training import LEARNING_RATE, descend, learning_rate
 from score_sde_analytic.process.noise import stream_seed
 
 #: Labels fed to the network: 50 (10 - log-SNR), in the 0..1000 range that sinusoidal embeddings expect.
@@ -33,12 +35,17 @@ class NetworkRecipe:
     """
 
     unet: Mapping[str, Any]
-    log_snr: tuple[float, float]
-    steps: int = 8000
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    warmup: int = 200
-    ema: float = 0.999
+    log_snr: Annotated[tuple[float, float], each(LOG_SNR, 2, 2)]
+    steps: Annotated[int, COUNT] = 8000
+    batch_size: Annotated[int, COUNT] = 64
+    learning_rate: Annotated[float, LEARNING_RATE] = 1e-3
+    warmup: Annotated[int, COUNT] = 200
+    ema: Annotated[float, number(0.0, below=1.0)] = 0.999
+
+    def __post_init__(self) -> None:
+        settle(self)
+        if not self.log_snr[0] < self.log_snr[1]:
+            raise InputError(f"log_snr needs a lowest noise level below the highest, got {self.log_snr}")
 
     @property
     def wiring(self) -> dict[str, Any]:

@@ -6,8 +6,7 @@ Every random number of a step is a function of (seed, step), so an interrupted r
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from score_sde_analytic.checks import number
 from score_sde_analytic.declared import reading, require_arrays
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.files import differences, load_arrays, plain, save_arrays
+from score_sde_analytic.interruption import save_points
 
 KIND = "training state"
 AFRESH = "delete it to train from the start"
+#: What an optimiser may be told.
+LEARNING_RATE = number(above=0.0, most=10.0)
+WEIGHT_DECAY = number(0.0, 10.0)
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
@@ -148,20 +152,32 @@ def _unpacked(value: Any, arrays: Mapping[str, np.ndarray], device: torch.device
     return [_unpacked(item, arrays, device) for item in content]
 
 
-def train(trainer: Trainer, checkpoint: Checkpoint, device: torch.device | str, title: str = "train") -> None:
-    """Train to the end, from where the checkpoint stands."""
-    state = checkpoint.read(device)
+def train(trainer: Trainer, checkpoint: Checkpoint | None, device: torch.device | str, title: str = "train") -> None:
+    """Train to the end, from where the checkpoint stands; an interruption keeps the last whole step."""
+    state = None if checkpoint is None else checkpoint.read(device)
     if state is not None:
-        with checkpoint.reading():
+        with checkpoint.reading():  # type: ignore[union-attr]
             trainer.restore(state)
-    saved = time.monotonic()
     averages: dict[str, float] = {}
-    with tqdm(total=trainer.steps, initial=trainer.step, desc=title, unit="step") as bar:
+    with (
+        tqdm(total=trainer.steps, initial=trainer.step, desc=title, unit="step") as bar,
+        _save_points(trainer, checkpoint) as point,
+    ):
         while trainer.step < trainer.steps:
             for name, loss in trainer.advance().items():
                 averages[name] = 0.99 * averages.get(name, loss) + 0.01 * loss
             bar.set_postfix({name: f"{loss:.4f}" for name, loss in averages.items()}, refresh=False)
             bar.update()
-            if time.monotonic() - saved > checkpoint.seconds or trainer.step == trainer.steps:
-                checkpoint.write(trainer.state())
-                saved = time.monotonic()
+            point()
+    if checkpoint is not None and (state is None or state["step"] < trainer.steps):
+        checkpoint.write(trainer.state())
+
+
+def _save_points(trainer: Trainer, checkpoint: Checkpoint | None) -> AbstractContextManager[Callable[[], None]]:
+    if checkpoint is None:
+        return save_points(lambda: None, lambda: f"no checkpoint keeps the {trainer.step} steps", math.inf)
+    return save_points(
+        lambda: checkpoint.write(trainer.state()),
+        lambda: f"{trainer.step} of {trainer.steps} steps are in {checkpoint.path}",
+        checkpoint.seconds,
+    )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from score_sde_analytic.checks import named, unknown
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.covariance.head_networks import HEADS
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde
@@ -56,7 +57,7 @@ def choose(table: Mapping[str, Any], name: str, what: str) -> Any:
         InputError: no such name; the message lists the choices.
     """
     if name not in table:
-        raise InputError(f"unknown {what} {name!r}; choose one of {', '.join(table)}")
+        raise unknown(what, name, table)
     return table[name]
 
 
@@ -139,7 +140,7 @@ class CovarianceName:
             return cls(base, given)
         if bar or base not in {*HANDCRAFTED, *SOURCES, TWEEDIE, AUTO}:
             choices = [*HANDCRAFTED, *ALIASES, *SOURCES, *BASES, "BASIS|STATISTIC", TWEEDIE, *HEADS, AUTO]
-            raise InputError(f"unknown covariance {text!r}; choose one of {', '.join(choices)}")
+            raise unknown("covariance", text, choices)
         return cls(base)
 
     @classmethod
@@ -221,9 +222,14 @@ class GridName:
         kind = text.removesuffix("_tuned")
         tuned = kind != text
         if kind not in ({DP, *GRIDS} if tuned else {DP, KLUB, *FROM_CURVE, *GRIDS}):
-            choices = ", ".join([DP, KLUB, *FROM_CURVE, *GRIDS])
-            raise InputError(f"unknown grid {text!r}; choose one of {choices}, a fixed one with _tuned, or a file .json")
+            choices = [DP, KLUB, *FROM_CURVE, *GRIDS, *(f"{fixed}_tuned" for fixed in GRIDS)]
+            raise unknown("grid", text, [*choices, "FILE.json"])
         return cls(kind, tuned)
+
+
+#: What settings may name.
+COVARIANCE = named(CovarianceName.parse, "the name of a covariance")
+GRID = named(GridName.parse, "the name of a grid")
 
 
 class ChainName(NamedTuple):

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from score_sde_analytic.checks import COUNT, COUNT_OR_NONE, LOG_SNR, each, flag, number, one_of, settle, whole
+from score_sde_analytic.errors import InputError
+from score_sde_analytic.measure.bases import BASES
 from score_sde_analytic.measure.curve import Source
+from score_sde_analytic.measure.last_step import DECODERS
+from score_sde_analytic.measure.statistics import STATISTICS
+from score_sde_analytic.study.names import COVARIANCE, SOURCES
 
 
 @dataclass(frozen=True)
@@ -18,10 +25,15 @@ class Knots:
         most: how many there may be in the end; they are added where the curve between them is in doubt.
     """
 
-    low: float = -10.0
-    high: float = 10.2
-    count: int = 50
-    most: int = 128
+    low: Annotated[float, LOG_SNR] = -10.0
+    high: Annotated[float, LOG_SNR] = 10.2
+    count: Annotated[int, whole(1, 10_000)] = 50
+    most: Annotated[int, whole(0, 10_000)] = 128
+
+    def __post_init__(self) -> None:
+        settle(self)
+        if not self.low < self.high:
+            raise InputError(f"knots need a lowest log-SNR below the highest, got {self.low:g} and {self.high:g}")
 
 
 @dataclass(frozen=True)
@@ -35,13 +47,16 @@ class Structure:
         steps: of the chain, even in log-SNR, whose held-out bits decide.
     """
 
-    bases: tuple[str, ...] = ()
-    statistics: tuple[str, ...] = ()
-    pca_rank: int = 0
-    bins: tuple[int, ...] = (1, 4, 8, 16)
-    shrinkage: tuple[float, ...] = (0.0, 30.0, 300.0, math.inf)
-    smooth: tuple[bool, ...] = (False, True)
-    steps: int = 10
+    bases: Annotated[tuple[str, ...], each(one_of(BASES))] = ()
+    statistics: Annotated[tuple[str, ...], each(one_of(STATISTICS))] = ()
+    pca_rank: Annotated[int, COUNT_OR_NONE] = 0
+    bins: Annotated[tuple[int, ...], each(whole(1, 10_000), least=1)] = (1, 4, 8, 16)
+    shrinkage: Annotated[tuple[float, ...], each(number(0.0, math.inf), least=1)] = (0.0, 30.0, 300.0, math.inf)
+    smooth: Annotated[tuple[bool, ...], each(flag(), least=1)] = (False, True)
+    steps: Annotated[int, whole(1, 10_000)] = 10
+
+    def __post_init__(self) -> None:
+        settle(self)
 
 
 @dataclass(frozen=True)
@@ -56,11 +71,14 @@ class Search:
         most: grids by dynamic programming are found for every number of steps up to this at once.
     """
 
-    points: int = 1000
-    table: int = 0
-    log_snr_max: float = 9.0
-    min_spacing: float = 0.0
-    most: int = 100
+    points: Annotated[int, whole(2, 100_000)] = 1000
+    table: Annotated[int, whole(0, 100_000)] = 0
+    log_snr_max: Annotated[float, LOG_SNR] = 9.0
+    min_spacing: Annotated[float, number(0.0, 100.0)] = 0.0
+    most: Annotated[int, whole(1, 100_000)] = 100
+
+    def __post_init__(self) -> None:
+        settle(self)
 
 
 @dataclass(frozen=True)
@@ -76,11 +94,14 @@ class Settings:
         knots, structure, search: see there.
     """
 
-    covariance: str = "isotropic"
-    decoder: str = "gaussian"
-    capped: tuple[Source, ...] = ("score",)
-    products: int = 3
-    two_sided: bool = False
+    covariance: Annotated[str, COVARIANCE] = "isotropic"
+    decoder: Annotated[str, one_of(DECODERS)] = "gaussian"
+    capped: Annotated[tuple[Source, ...], each(one_of(SOURCES))] = ("score",)
+    products: Annotated[int, COUNT] = 3
+    two_sided: Annotated[bool, flag()] = False
     knots: Knots = field(default_factory=Knots)
     structure: Structure = field(default_factory=Structure)
     search: Search = field(default_factory=Search)
+
+    def __post_init__(self) -> None:
+        settle(self)

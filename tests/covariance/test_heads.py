@@ -10,7 +10,7 @@ import pytest
 import torch
 from score_sde_analytic.configs import digits_vp
 from score_sde_analytic.configs import mixture as mixture_config
-from score_sde_analytic.runners import build, evaluate, modes, train_head
+from score_sde_analytic.runners import build, evaluate, sampling, train_head
 from score_sde_analytic.runners.experiment import Experiment
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
@@ -444,8 +444,8 @@ def test_recipes_are_checked(model):
     for wrong, message in (
         ({"loss": "huber"}, "loss must be"),
         ({"chain": "karras"}, "chain must be"),
-        ({"steps": 0}, "steps must be positive"),
-        ({"step": (0.0, 1.0)}, "need log_snr"),
+        ({"steps": 0}, "steps must be a whole number from 1"),
+        ({"step": (0.0, 1.0)}, "step must be 2 values, each a finite number above 0"),
     ):
         with pytest.raises(ValueError, match=message):
             Recipe(**wrong)
@@ -504,7 +504,7 @@ def test_runner_trains_resumes_and_uses_heads(tmp_path, monkeypatch, capsys):
     config.evaluate.predicted_grids, config.evaluate.paper = (), False
     config.evaluate.methods, config.evaluate.agreement = ("predicted", "bound"), ("log_snr", "residual")
     experiment = Experiment(config, whole)
-    modes.sample(experiment)
+    sampling.run(experiment)
     evaluate.run(experiment)
     report = json.loads((whole / "report.json").read_text())
     cells = report["bits_per_dim"]["cells"]

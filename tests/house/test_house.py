@@ -18,6 +18,7 @@ APPLICATION = ["runners", "configs"]
 ORDER = [
     "errors",
     "checks",
+    "interruption",
     "extras",
     "arrays",
     "uncertainty",

@@ -232,17 +232,29 @@ class Interrupted(Exception):
     pass
 
 
-def interrupting(mixture: GaussianMixture, after: float) -> ScoreModel:
+def interrupting(mixture: GaussianMixture, after: float, error: type[BaseException] = Interrupted) -> ScoreModel:
     calls = 0
 
     def net(x, log_snr):
         nonlocal calls
         calls += 1
         if calls > after:
-            raise Interrupted
+            raise error
         return mixture(x, log_snr)
 
     return ScoreModel(net, LinearVP(), times=LogSNR(), fingerprint="mixture")
+
+
+def test_ctrl_c_keeps_every_draw_and_what_it_cost(tmp_path, triple):
+    x, knots, path = triple.sample(70), [-2.0, 0.0, 2.0], tmp_path / "m"
+    expected = estimate(interrupting(triple, np.inf), x, knots, **SMALL)
+    assert expected.cost.evaluations == expected.evaluations
+    with pytest.raises(KeyboardInterrupt) as caught:
+        estimate(interrupting(triple, 4, KeyboardInterrupt), x, knots, path=path, **SMALL)
+    assert caught.value.__notes__ == [f"{Moments.load(path).evaluations} network evaluations are in {path}"]
+    assert Moments.load(path).cost.calls == 4
+    assert_identical(estimate(interrupting(triple, np.inf), x, knots, path=path, **SMALL), expected)
+    assert Moments.load(path).cost == expected.cost
 
 
 @pytest.mark.parametrize("stops", [(1,), (3,), (7, 2), (11, 1, 1)])

@@ -17,8 +17,10 @@ from score_sde_analytic.runners import build, evaluate, modes, train
 from score_sde_analytic.runners.experiment import Experiment
 from score_sde_analytic.runners.main import MODES
 
+from benchmarks.faults import kill
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.network_training import NetworkTrainer
 
 ROOT = Path(__file__).parents[2]
@@ -242,12 +244,12 @@ def test_every_method_alone(mixture_demo, method):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"methods": ("bond",)}, "unknown method 'bond'"),
-        ({"methods": ()}, "names no method"),
-        ({"examples": -5}, "must not be negative"),
+        ({"methods": ("bond",)}, "evaluate.methods must be .* predicted, bound, .*; did you mean 'bound'"),
+        ({"methods": ()}, "evaluate.methods must be at least one value"),
+        ({"examples": -5}, "evaluate.examples must be a whole number from 0"),
         ({"flow.solver": "rk4"}, "set evaluate.flow.steps"),
         ({"flow.importance_samples": 4}, "set evaluate.flow.probes=0"),
-        ({"continuous.times": 0}, "times must be at least 1"),
+        ({"continuous.times": 0}, "continuous.times must be a whole number from 1"),
     ],
 )
 def test_bad_evaluations_are_refused_before_the_work(mixture_demo, settings, message, tmp_path):
@@ -256,7 +258,7 @@ def test_bad_evaluations_are_refused_before_the_work(mixture_demo, settings, mes
     config.evaluate.update_from_flattened_dict(settings)
     shutil.copy(workdir / "moments.safetensors", tmp_path)
     with pytest.raises(ValueError, match=message):
-        evaluate.run(Experiment(config, tmp_path))
+        MODES["evaluate"](config, tmp_path)
     assert not (tmp_path / "bounds").exists()
 
 
@@ -368,7 +370,7 @@ def test_shipped_network_on_held_out_patches(tmp_path):
     [
         ("schedule.name", "cubic", "unknown schedule 'cubic'"),
         ("data.name", "cifar", "unknown data set 'cifar'"),
-        ("data.split", (1, 2), "needs three sizes"),
+        ("data.split", (1, 2), "data.split must be 3 values"),
         ("data.split", (2000, 2, 2), "the split .* needs 2004 examples"),
         ("data.levels", 9, "do not fit 9 levels"),
         ("network.path", "nowhere", "no config.json in nowhere"),
@@ -441,3 +443,44 @@ def test_a_network_must_say_how_it_is_fed(tmp_path):
     config.network.path = str(tmp_path / "net")
     with pytest.raises(ValueError, match="predicts, coordinates, times"):
         build.model(config, tmp_path, torch.device("cpu"))
+
+
+@pytest.mark.slow
+def test_reports_of_repeated_and_resumed_runs_are_the_same(tmp_path, monkeypatch):
+    """What a result cost is kept with it: a run that only reads it again reports the same calls."""
+    config = small_mixture()
+    config.sample.steps, config.sample.grids, config.sample.variances = (3, 5), ("log_snr",), ("beta_tilde", "residual")
+    for mode in ("estimate", "sample"):
+        MODES[mode](config, tmp_path / "whole")
+    whole = (tmp_path / "whole" / "report.json").read_text()
+    section = json.loads(whole)["samples"]
+    assert section["cost"]["evaluations"] == config.sample.count * 2 * (3 + 5)
+    calls = json.loads(whole)["moments"]["network_calls"]
+    assert calls == config.estimate.knots * -(-config.estimate.max_draws // config.estimate.batch_size)
+
+    predict = ScoreModel.predict
+    asked = []
+
+    def interrupted(self, *arguments, **options):
+        asked.append(self)
+        if len(asked) in (4, 4 + calls):  # once in each mode
+            raise KeyboardInterrupt
+        return predict(self, *arguments, **options)
+
+    monkeypatch.setattr(ScoreModel, "predict", interrupted)
+    for mode in ("estimate", "sample"):
+        with pytest.raises(KeyboardInterrupt) as caught:
+            MODES[mode](config, tmp_path / "parts")
+        assert str(tmp_path / "parts") in caught.value.__notes__[0]
+        MODES[mode](config, tmp_path / "parts")
+    assert (tmp_path / "parts" / "report.json").read_text() == whole
+    asked.clear()
+    monkeypatch.setattr(ScoreModel, "predict", predict)
+    for mode in ("estimate", "sample"):
+        MODES[mode](config, tmp_path / "parts")
+    assert (tmp_path / "parts" / "report.json").read_text() == whole
+
+
+@pytest.mark.slow
+def test_kills_change_nothing():
+    assert [outcome for outcome in kill.outcomes(21, seed=3) if outcome.verdict != "right"] == []

@@ -1,0 +1,136 @@
+"""--mode=sample: a picture per grid, a sheet per covariance, rows of K, all from the same seed; finished sheets are kept."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from score_sde_analytic.errors import UserError
+from score_sde_analytic.files import load_arrays, save_arrays
+from score_sde_analytic.interruption import noted
+from score_sde_analytic.likelihood.evaluation import digest
+from score_sde_analytic.models.receipt import Receipt
+from score_sde_analytic.report import figures
+from score_sde_analytic.samplers import Ancestral
+from score_sde_analytic.study.names import CovarianceName, GridName
+from score_sde_analytic.study.plan import SamplingPlan
+
+from .experiment import Experiment
+
+SAVE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Samples of one grid, covariance and number of steps.
+
+    Attributes:
+        identity: a short name of all that decides them.
+        cost: of the network.
+    """
+
+    x: np.ndarray
+    identity: str
+    cost: Receipt
+
+
+@dataclass
+class Sheets:
+    """The file of one grid's samples; each is whole or absent, so that a run that was interrupted goes on."""
+
+    path: Path
+    seed: int
+    kept: Mapping[str, Sheet]
+    made: dict[str, Sheet] = field(default_factory=dict)
+    saved: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def open(cls, path: Path, seed: int) -> Sheets:
+        """What a file holds; nothing where there is none, or where it is damaged."""
+        try:
+            arrays, metadata = load_arrays(path, "samples")
+            sheets = {
+                name: Sheet(arrays[name], each["identity"], Receipt(**each["cost"]))
+                for name, each in metadata["sheets"].items()
+            }
+        except (UserError, KeyError, TypeError):
+            sheets = {}
+        return cls(path, seed, sheets)
+
+    def sheet(self, name: str, plan: SamplingPlan, count: int, batch_size: int, identity: str) -> Sheet:
+        """The samples of a plan, drawn unless they are there."""
+        kept = self.kept.get(name)
+        if kept is None or kept.identity != identity:
+            with plan.sampler.model.metered() as cost:
+                x = plan(count, self.seed, batch_size, progress=True).cpu().numpy()
+            kept = Sheet(x, identity, cost)
+        self.made[name] = kept
+        if time.monotonic() - self.saved > SAVE_SECONDS:
+            self.save()
+        return kept
+
+    def save(self) -> None:
+        """Write what was made."""
+        about = {name: {"identity": sheet.identity, "cost": vars(sheet.cost)} for name, sheet in self.made.items()}
+        metadata = {"kind": "samples", "seed": self.seed, "sheets": about}
+        save_arrays(self.path, {name: sheet.x for name, sheet in self.made.items()}, metadata)
+        self.saved = time.monotonic()
+
+
+def run(experiment: Experiment) -> list[Path]:
+    """Sample sheets of every grid; returns what was written."""
+    settings, work = experiment.config.sample, experiment.workdir
+    data, declared = experiment.splits.test[: settings.count], experiment.splits.data_range
+    batches = math.ceil(settings.count / settings.batch_size)
+    calls: dict[str, float] = {}
+    total = Receipt()
+    written = []
+    for name in map(GridName.parse, settings.grids):
+        file = Sheets.open(work / f"samples_{name.label}.safetensors", settings.seed)
+        with noted(lambda file=file: f"{len(file.made)} sheets are in {file.path}", file.save):  # type: ignore[misc]
+            sheets = {str(c): _sheets(experiment, file, name, c) for c in experiment.covariances(settings.variances)}
+        file.save()
+        for covariance, rows in sheets.items():
+            calls |= {f"{name} {covariance} K={steps}": sheet.cost.calls / batches for steps, sheet in rows.items()}
+        for sheet in file.made.values():
+            total.add(**vars(sheet.cost))
+        shown = {c: {steps: torch.from_numpy(sheet.x) for steps, sheet in rows.items()} for c, rows in sheets.items()}
+        written += [figures.samples(work / f"samples_{name.label}.png", shown, data, declared), file.path]
+    content = {"network_calls_per_batch": calls, "cost": vars(total), "settings": settings.to_dict()}
+    return [*written, work / "grids", experiment.record("samples", content)]
+
+
+def _sheets(experiment: Experiment, file: Sheets, name: GridName, covariance: CovarianceName) -> dict[int, Sheet]:
+    """The samples of one grid and covariance for every K."""
+    settings, study = experiment.config.sample, experiment.study
+    clip = settings.clip_pixels * experiment.splits.data_range.bin_width if settings.clip_pixels else 0.0
+    sampler = Ancestral(experiment.model, study.covariance(covariance), settings.eta, settings.final, clip)
+    sheets = {}
+    for steps in settings.steps:
+        grid = study.grid(steps, name, settings.grid_variance)
+        grid.save(experiment.workdir / "grids" / f"{name.label}_K{steps}.json")
+        plan = SamplingPlan(sampler, grid, study.shape, study.device, study.dtype)
+        identity = _identity(experiment, plan)
+        sheets[steps] = file.sheet(f"{covariance}_K{steps}", plan, settings.count, settings.batch_size, identity)
+    return sheets
+
+
+def _identity(experiment: Experiment, plan: SamplingPlan) -> str:
+    """A short name of all that decides samples and their cost."""
+    settings = experiment.config.sample
+    decides: dict[str, Any] = {
+        "model": experiment.model.fingerprint(),
+        "sampler": plan.sampler.config(),
+        "covariances": plan.sampler.fingerprints(plan.grid),
+        "times": plan.grid.times,
+        "drawn": [settings.seed, settings.count, settings.batch_size, *plan.shape, str(plan.dtype), str(plan.device)],
+    }
+    return digest(json.dumps(decides, sort_keys=True, default=str))

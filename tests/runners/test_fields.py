@@ -1,0 +1,64 @@
+"""The whole config is checked before any work: types, ranges, names, and what fields must be together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from score_sde_analytic.configs import digits_vp, mixture
+from score_sde_analytic.runners import main as application
+from score_sde_analytic.runners.settings import FIELDS, validate
+
+from benchmarks.faults import config as campaign
+from score_sde_analytic.errors import InputError
+
+
+@pytest.mark.parametrize("name", application.shipped())
+def test_shipped_configs_are_right(name):
+    config = application.parse(["", f"--config={name}"]).config
+    before = config.to_dict()
+    validate(config)
+    assert config.to_dict() == before
+
+
+def test_scalars_of_numpy_become_plain():
+    config = digits_vp.get_config()
+    with config.ignore_type():
+        config.seed = np.int64(7)
+        config.evaluate.flow.rtol = np.float32(0.5)
+        config.sample.steps = [np.int64(5), 10]
+    validate(config)
+    assert (config.seed, config.evaluate.flow.rtol, config.sample.steps) == (7, 0.5, (5, 10))
+    assert type(config.seed) is int
+
+
+def test_a_misspelt_field_of_a_config_of_ones_own_is_found():
+    config = mixture.get_config()
+    config.estimate.tolerence = 0.1
+    with pytest.raises(InputError, match=r"nothing reads a field 'estimate\.tolerence' .* did you mean 'estimate\.tolerance'"):
+        validate(config)
+    del config.estimate.tolerence, config.grid.points
+    with pytest.raises(InputError, match=r"lacks grid\.points"):
+        validate(config)
+
+
+def test_every_field_has_a_check():
+    assert set(FIELDS) == {name for name, _ in application.fields(digits_vp.get_config())} - {
+        "schedule.beta_min",
+        "schedule.beta_max",
+    }
+
+
+@pytest.mark.parametrize("form", ["{0}=(5,) {0}=(6,)", "{0}=(5,6) {0} (6,)", "{0} (5,) --mode=sample {0}=(6,)"])
+def test_of_two_values_the_last_holds(form):
+    assert application.parse(["", *form.format("--config.sample.steps").split()]).config.sample.steps == (6,)
+
+
+def test_a_misspelt_field_of_the_command_line_has_a_suggestion():
+    with pytest.raises(InputError, match=r"there is no config\.estimate\.nots; did you mean 'config\.estimate\.knots'\?"):
+        application.parse(["", "--config=mixture", "--config.estimate.nots=3"])
+
+
+def test_a_share_of_the_campaign():
+    """Most are refused by the first check; the rest read the data and the network."""
+    bad = [outcome for outcome in campaign.outcomes(12, seed=1) if outcome.verdict not in ("right", "refused")]
+    assert bad == []
