@@ -26,7 +26,8 @@ def get_config() -> ConfigDict:
     network.clamp = True  # confine predicted x_0 to the data range
 
     config.estimate = estimate = ConfigDict()
-    estimate.knots = 50  # noise levels, even in log-SNR
+    estimate.knots = 50  # noise levels to begin with, about even in log-SNR
+    estimate.most_knots = 128  # in the end: some are added where R between them is less certain than at them; 0 adds none
     estimate.log_snr_min = -10.0
     estimate.log_snr_max = 10.2
     estimate.tolerance = 0.01  # relative standard error of R at which a knot is finished

@@ -165,7 +165,7 @@ def study_settings(config: ConfigDict) -> Settings:
         capped=tuple(estimate.bounds),
         products=covariance.products,
         two_sided=covariance.two_sided,
-        knots=Knots(estimate.log_snr_min, estimate.log_snr_max, estimate.knots),
+        knots=Knots(estimate.log_snr_min, estimate.log_snr_max, estimate.knots, estimate.most_knots),
         structure=Structure(**{name: covariance[name] for name in structure}),
         search=Search(
             points=grid.points,

@@ -93,6 +93,7 @@ FIELDS: dict[str, Check[Any]] = {
     "network.path": text(),
     "network.clamp": flag(),
     "estimate.knots": checks_of(Knots)["count"],
+    "estimate.most_knots": checks_of(Knots)["most"],
     "estimate.log_snr_min": LOG_SNR,
     "estimate.log_snr_max": LOG_SNR,
     **_part("estimate", Budget, "tolerance", "min_draws", "max_draws", "batch_size"),

@@ -262,7 +262,7 @@ def test_what_has_its_shape_passes():
     shape = {"a": (float, None), "b?": str, "c": object, "d": shape_of(tuple[int, ...])}
     for value in ({"a": 1, "c": [], "d": []}, {"a": None, "b": "x", "c": None, "d": [1, 2]}):
         require_shape(value, shape, "file")
-    assert shape_of(Settings)["knots"] == {"low": float, "high": float, "count": int}
+    assert shape_of(Settings)["knots"] == {"low": float, "high": float, "count": int, "most": int}
 
 
 @pytest.mark.parametrize(

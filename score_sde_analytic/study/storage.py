@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ SHAPE = {
     "shape": [COUNT],
     "dtype": {"float16", "bfloat16", "float32", "float64"},
     "data_range": ([(float, None)], None),
-    "statistics": {"count": COUNT, "second_moment": float, "digest": str},
+    "statistics": {"count": COUNT, "variance": float, "digest": str},
     "recorded": {str: {"basis": {"name": str}, "statistics": {str: {"name": str}}}},
     "kept": {"covariances": [str], "best": (str, None), "grids": [str]},
 }
@@ -166,14 +166,15 @@ def _settings(content: Mapping[str, Any]) -> Settings:
     """The settings as they were, lists being tuples again."""
     inner = {"knots": Knots, "structure": Structure, "search": Search}
     made = {name: cls(**_tuples(content[name])) for name, cls in inner.items()}
-    endless = tuple(math.inf if value is None else value for value in content["structure"]["shrinkage"])
-    made["structure"] = replace(made["structure"], shrinkage=endless)
     plain = {f.name: content[f.name] for f in fields(Settings) if f.name not in inner}
     return Settings(**_tuples(plain), **made)
 
 
 def _tuples(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+    """Lists as tuples; an entry without a value is a number without end."""
+    ends = {None: math.inf}
+    lists = {name: tuple(ends.get(item, item) for item in value) for name, value in content.items() if isinstance(value, list)}
+    return {**content, **lists}
 
 
 def _kept(content: Mapping[str, Any], folder: Path, model: ScoreModel) -> Kept:

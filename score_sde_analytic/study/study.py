@@ -9,7 +9,7 @@ import bisect
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,12 +19,8 @@ from torch import Tensor
 
 from score_sde_analytic.checks import each, number, whole
 from score_sde_analytic.covariance.base import Covariance
-from score_sde_analytic.covariance.head_networks import load_head
-from score_sde_analytic.covariance.heads import Interpolated, covariance_of
-from score_sde_analytic.covariance.isotropic import Isotropic
-from score_sde_analytic.covariance.tweedie import Tweedie
 from score_sde_analytic.data.examples import Data
-from score_sde_analytic.errors import InputError, MissingFileError
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.grids.optimal import budget_law
 from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime, Method, Priced, bits_per_dim, price
@@ -35,12 +31,12 @@ from score_sde_analytic.measure.last_step import DECODERS, LastStep
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.models.model import ScoreModel
-from score_sde_analytic.models.networks import LearnedRange
 from score_sde_analytic.process.decoder import Decoder
 from score_sde_analytic.process.schedule import Schedule
 from score_sde_analytic.samplers import Ancestral
 from score_sde_analytic.study import storage
-from score_sde_analytic.study.names import AUTO, DP, HANDCRAFTED, SOURCES, TWEEDIE, CovarianceName, GridName, choose
+from score_sde_analytic.study.covariances import covariance
+from score_sde_analytic.study.names import AUTO, DP, SOURCES, CovarianceName, GridName, choose
 from score_sde_analytic.study.plan import SamplingPlan
 from score_sde_analytic.study.record import Kept, Record
 from score_sde_analytic.study.search import GridSearch
@@ -126,32 +122,9 @@ class Study(Record):
         """
         resolved = self.resolve(name)
         if resolved not in self._covariances:
-            self._covariances[resolved] = self._make(resolved)
+            made = self.structures.covariance if resolved.structured else partial(covariance, self, self.curves)
+            self._covariances[resolved] = made(resolved)
         return self._covariances[resolved]
-
-    def _make(self, name: CovarianceName) -> Covariance:
-        if name.base in self.own:
-            return self.own[name.base]
-        if name.structured:
-            return self.structures.covariance(name)
-        if name.learned:
-            return self._learned(name)
-        if name.base == TWEEDIE:
-            return Tweedie(self.model, self.settings.products, two_sided=self.settings.two_sided)
-        if name.base in HANDCRAFTED:
-            return HANDCRAFTED[name.base]()
-        return Isotropic(self.curves[name.base])  # type: ignore[index]
-
-    def _learned(self, name: CovarianceName) -> Covariance:
-        """A head's covariance, or that of a network which predicts its own range."""
-        if name.base == "interpolated" and isinstance(self.model.net, LearnedRange):
-            return Interpolated()
-        if self.heads is None:
-            raise MissingFileError(f"no head {name.base!r} is known; name the folder of trained heads with Study.with_heads")
-        head = load_head(self.heads(name.base), name.base, self.model).to(self.device)
-        if name.given:  # uncalibrated
-            head.set_calibration(head.knots[:0], head.shift[:0])
-        return covariance_of(head)
 
     def with_covariance(self, name: str, covariance: Covariance) -> Study:
         """The same study, with a covariance of one's own that grids, chains, bits and samples may ask for by this name.

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 def small_mixture():
     config = mixture.get_config()
     config.data.split = (1, 400, 300)
-    config.estimate.knots = 20
+    config.estimate.knots, config.estimate.most_knots = 20, 0
     config.estimate.min_draws = config.estimate.max_draws = 200
     config.estimate.batch_size = 100
     config.grid.points = 80
@@ -42,7 +42,7 @@ def small_mixture():
 
 
 def small_digits(config):
-    config.estimate.knots = 24
+    config.estimate.knots, config.estimate.most_knots = 24, 0
     config.estimate.min_draws = config.estimate.max_draws = 100
     config.grid.points = 120
     config.evaluate.examples = 150
@@ -299,7 +299,7 @@ def test_a_trained_network_is_used(tmp_path):
     config = tiny_training()
     train.run(config, tmp_path)
     config.network.path = ""
-    config.estimate.knots = 3
+    config.estimate.knots, config.estimate.most_knots = 3, 0
     config.estimate.min_draws = config.estimate.max_draws = 40
     experiment = Experiment(config, tmp_path)
     assert np.isfinite(experiment.study.moments.residual).all()
@@ -381,7 +381,7 @@ def test_shipped_network_on_held_out_patches(tmp_path):
 )
 def test_bad_settings_name_cause_and_remedy(field, value, message, tmp_path):
     config = small_digits(digits_vp.get_config())
-    config.estimate.knots = 2
+    config.estimate.knots, config.estimate.most_knots = 2, 0
     with config.ignore_type():
         config.update_from_flattened_dict({field: value})
     with pytest.raises((ValueError, FileNotFoundError), match=message):
@@ -397,7 +397,7 @@ def test_settings_of_another_schedule_are_refused():
 
 def test_image_sheets_are_drawn(tmp_path):
     config = small_digits(digits_vp.get_config())
-    config.estimate.knots = 4
+    config.estimate.knots, config.estimate.most_knots = 4, 0
     config.sample.steps, config.sample.count, config.sample.grids = (1, 2), 5, ("even", "quadratic_tuned", "karras")
     config.sample.variances, config.sample.clip_pixels, config.sample.final = ("residual",), 1.0, "draw"
     written = MODES["sample"](config, tmp_path)
