@@ -274,6 +274,18 @@ def test_an_interrupted_run_resumes_to_the_bit(tmp_path, triple, stops):
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
+def test_a_pass_that_adds_knots_is_the_same_however_often_it_is_interrupted(tmp_path, triple):
+    x, knots, path = triple.sample(70), [-6.0, 0.0, 6.0], tmp_path / "m"
+    options = SMALL | {"budget": replace(BUDGET, tolerance=0.0, most_knots=6)}
+    expected = estimate(interrupting(triple, np.inf), x, knots, **options)
+    assert len(expected.log_snr) == 6
+    for batch in range(11):  # two of each knot, but for the last
+        with pytest.raises(Interrupted):
+            estimate(interrupting(triple, 1), x, knots, path=path, save_seconds=0.0, **options)
+        assert Moments.load(path).evaluations == 32 * (batch + 1)
+    assert_identical(estimate(interrupting(triple, 1), x, knots, path=path, **options), expected)
+
+
 KILLED = """
 import sys, time
 import torch
