@@ -83,7 +83,7 @@ def price(
 
     >>> priced = price(moments, model.schedule, {"K = 10": study.chain(10)}, study.statistics)
     >>> print(priced["K = 10"].total)
-    1.026 ± 0.073
+    1.123 ± 0.058
     """
     quotes = [_Quote.of(method, moments, schedule, statistics) for method in methods.values()]
 
@@ -110,7 +110,7 @@ def expected_nats(moments: Moments, schedule: Schedule, method: Priceable, stati
     """The total of `price` without its prior and errors, nats per dimension; faster.
 
     >>> round(expected_nats(moments, model.schedule, study.chain(10), study.statistics), 2)
-    0.71
+    0.78
     """
     quote = _Quote.of(method, moments, schedule, statistics)
     chosen = quote.cross_fitted(moments, statistics)
