@@ -124,6 +124,7 @@ class Lattice:
         >>> lattice.optimal_grids(curve, study.covariance("isotropic"), last_step, max_steps=3)[3].times
         (1.0, 0.1505, 0.0860, 0.0)
         """
+        curve.require_price()
         log_snr = np.asarray(self.levels.log_snr)
         residual = covariance.nodes(curve, log_snr)
         if residual is not None:

@@ -62,6 +62,7 @@ class Objective:
     reconstruction: tuple[Float64[Array, " m"], Float64[Array, " m"]] | None = None
 
     def __post_init__(self) -> None:
+        self.curve.require_price()
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise InputError(f"need finite log-SNRs low < high, got {self.low} and {self.high}")
 
