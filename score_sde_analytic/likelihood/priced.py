@@ -196,7 +196,7 @@ class _Quote:
         return self.method.transition_nats(self.schedule, self.view.curve, None)
 
     def row(self, part: Moments, group: int | None) -> Array:
-        """Transitions + reconstruction, transitions, reconstruction, then each step, in nats per dimension, by a part of the draws.
+        """Transitions + reconstruction, transitions, reconstruction, then each step: nats per dimension by a part of the draws.
 
         Args:
             group: that the part lacks.

@@ -20,6 +20,7 @@ from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.decoder import GaussianDecoder
 from score_sde_analytic.process.schedule import LinearVP
 from score_sde_analytic.study import Knots, Settings, analyse
+from score_sde_analytic.uncertainty import Estimate
 
 SCHEDULE = LinearVP()
 KNOTS = np.linspace(-10.0, 9.5, 50)
@@ -71,10 +72,9 @@ def test_what_was_chosen_by_noise_is_not_advertised():
         truth = chain.transition_nats(SCHEDULE, exact, None).sum() + last
         for errors, method in ((naive, dataclasses.replace(chain, choice=None)), (cross_fitted, chain)):
             errors.append(expected_nats(moments, SCHEDULE, method, STATISTICS) - truth)
-    naive, cross_fitted = np.array(naive), np.array(cross_fitted)
-    error = cross_fitted.std(ddof=1) / math.sqrt(60)
-    assert abs(cross_fitted.mean()) < 4 * error
-    assert naive.mean() < -8 * error
+    naive, cross_fitted = Estimate.of(np.array(naive)), Estimate.of(np.array(cross_fitted))
+    assert abs(cross_fitted.value) < 4 * cross_fitted.stderr
+    assert naive.value < -8 * naive.stderr
 
 
 def test_the_value_alone_is_that_of_the_price():
