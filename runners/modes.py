@@ -38,6 +38,7 @@ def estimate(experiment: Experiment) -> list[Path]:
         "network_calls": moments.cost.calls,
         "groups": moments.groups,
         "knots": table,
+        "remarks": experiment.study.remarks,
         "y": {source: curve.y_at(moments.log_snr) for source, curve in experiment.study.curves.items()},
         "upper_bound_on_residual": experiment.study.cap(moments.log_snr),
     }

@@ -19,6 +19,7 @@ from score_sde_analytic.arrays import Array
 from score_sde_analytic.checks import whole
 from score_sde_analytic.data.examples import Data, Examples, as_dataset, batches
 from score_sde_analytic.data.ranges import DataRange, check_examples
+from score_sde_analytic.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,19 @@ class DataStatistics:
         for x in batches(examples, range(len(examples)), batch_size):
             sums.add(x)
         return sums.result()
+
+    def require_spread(self) -> None:
+        """Refuse data that are all the same: a model of them has nothing to learn, and their density no bits.
+
+        Raises:
+            InputError: the variance is zero, to the rounding of float64.
+        """
+        if self.variance <= 1e-28 * float(self.mean.square().mean()) or self.variance == 0.0:
+            examples = "the only example" if self.count == 1 else f"all {self.count} examples" if self.count else "all data"
+            raise InputError(
+                f"the data have no spread: {examples} equal their mean, so that their bits/dim have no bound; give examples"
+                " that differ, and check how they were read and scaled"
+            )
 
 
 class _Sums:

@@ -37,7 +37,7 @@ def transition_costs(
         TypeError: a covariance that depends on the state: no curve knows its price.
 
     >>> transition_costs(model.schedule, curve, study.covariance("isotropic"), Grid((1.0, 0.55, 0.1, 0.0))).round(3)
-    array([0.016, 0.928])
+    array([0.016, 0.929])
     """
     curve.require_price()
     levels = grid.levels(schedule)[:-1]
@@ -51,7 +51,7 @@ def transition_slopes(
 
     >>> log_snr, slopes = transition_slopes(model.schedule, curve, study.covariance("isotropic"), Grid((1.0, 0.55, 0.1, 0.0)))
     >>> log_snr.round(1), slopes.round(3)
-    (array([-10. ,  -3. ]), array([-0.016, -0.406]))
+    (array([-10.,  -3.]), array([-0.015, -0.409]))
     """
     levels = grid.levels(schedule)[:-1]
     if len(levels) < 2:
@@ -122,8 +122,9 @@ class Lattice:
         >>> lattice = Lattice.even_log_snr(model.schedule, points=100, log_snr_max=9.0)
         >>> last_step, std = study.reconstruction.best(lattice.levels.log_snr)
         >>> lattice.optimal_grids(curve, study.covariance("isotropic"), last_step, max_steps=3)[3].times
-        (1.0, 0.1376, 0.0307, 0.0)
+        (1.0, 0.1505, 0.0860, 0.0)
         """
+        curve.require_price()
         log_snr = np.asarray(self.levels.log_snr)
         residual = covariance.nodes(curve, log_snr)
         if residual is not None:

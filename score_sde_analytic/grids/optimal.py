@@ -62,6 +62,7 @@ class Objective:
     reconstruction: tuple[Float64[Array, " m"], Float64[Array, " m"]] | None = None
 
     def __post_init__(self) -> None:
+        self.curve.require_price()
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise InputError(f"need finite log-SNRs low < high, got {self.low} and {self.high}")
 
@@ -131,7 +132,7 @@ class Objective:
         """Predicted excess of K steps over the continuous limit, nats per dimension: I^2 / (4 (K - 1)) at the best lam_1.
 
         >>> study.search.objective.excess_law(10)
-        0.0583
+        0.0668
         """
         if steps < 2:
             return math.inf
@@ -165,7 +166,7 @@ def closed_form_levels(objective: Objective, steps: int) -> Float64[Array, " {st
     """K ascending log-SNRs with density sqrt(w), lam_1 by the step-budget law.
 
     >>> closed_form_levels(study.search.objective, steps=5).round(1)
-    array([-10. ,   0.3,   1.3,   2.8,   4.4])
+    array([-10. ,   0.3,   1.3,   2.3,   4.1])
     """
     steps = _check(steps)
     if steps == 1:
@@ -178,7 +179,7 @@ def closed_form(schedule: Schedule, objective: Objective, steps: int) -> Grid:
     """Grid with density proportional to sqrt(w); needs no search.
 
     >>> closed_form(model.schedule, study.search.objective, steps=5).cost
-    0.805
+    0.828
     """
     levels = closed_form_levels(objective, steps)
     return _grid(schedule, levels, "bits/dim, closed form", objective.cost(levels))
@@ -243,7 +244,7 @@ def entropic(schedule: Schedule, objective: Objective, steps: int) -> Grid:
     """Equal information per transition: levels that share integral R dlam evenly, up to the limit's best lam_1.
 
     >>> entropic(model.schedule, study.search.objective, steps=5).cost
-    0.916
+    1.035
     """
     steps = _check(steps)
     levels = np.array([objective.low])
@@ -284,7 +285,7 @@ def budget_law(objective: Objective, excess: float) -> float:
         InputError: excess is not positive.
 
     >>> budget_law(study.search.objective, excess=0.05)
-    12.3
+    13.2
     """
     steps = 1.0 + float(objective.root_integral[objective.best_first(math.inf)]) ** 2 / (4.0 * _positive(excess))
     if not math.isfinite(steps):

@@ -94,15 +94,10 @@ class Chain(Method):
         log_snr = schedule.log_snr(np.array(self.grid.times[:-1]))
         return nats + correction(log_snr[1:], log_snr[:-1], group)
 
-    def nats_of_part(
-        self, schedule: Schedule, curve: NoiseCurve, shift: Callable[[Array], Array]
-    ) -> Float64[Array, " transitions"]:
-        """`transition_nats` of a fold whose y is larger by `shift`, to first order, unless the covariance knows the fold."""
-        nats = self.transition_nats(schedule, curve, None)
-        if self.covariance.correction is not None:
-            return nats
-        log_snr, slopes = self.slopes(schedule, curve)
-        return nats + (slopes * shift(log_snr)).sum(1)
+    @property
+    def judged(self) -> bool:
+        """Whether the price of transitions is that of recorded draws: the covariance knows what they cost."""
+        return self.covariance.correction is not None
 
     def slopes(
         self, schedule: Schedule, curve: NoiseCurve

@@ -90,10 +90,10 @@ class ContinuousTime(Method):
         log_snr = np.linspace(*self.range(schedule), POINTS)
         return np.array([0.5 * scipy.integrate.simpson(curve.residual(log_snr), x=log_snr)])
 
-    def nats_of_part(self, schedule: Schedule, curve: NoiseCurve, shift: Callable[[Array], Array]) -> Float64[Array, " 1"]:
-        """`transition_nats` of a fold whose y is larger by `shift`, to first order."""
-        log_snr, slopes = self.slopes(schedule, curve)
-        return self.transition_nats(schedule, curve, None) + (slopes * shift(log_snr)).sum(1)
+    @property
+    def judged(self) -> bool:
+        """Whether the price of transitions is that of recorded draws: it is that of the curve."""
+        return False
 
     def slopes(self, schedule: Schedule, curve: NoiseCurve) -> tuple[Float64[Array, "1 n"], Float64[Array, "1 n"]]:
         """(points of the integral, change of it for a unit of y at each: -1/2 R (1 - R) dlam), nats per dimension."""

@@ -1,8 +1,9 @@
 """Bounds priced from the curve, for chains of any number of steps and for infinitely many: no network call.
 
-A price holds what was assumed to get it. What was chosen from the moments (times, variances, the decoder's width) is chosen
-anew without each fold of the examples, and priced by that fold (cross-fitting); errors are those of the draws, by the
-jackknife, and those of what the curve may do between its knots (`measure.between`).
+A price holds what was assumed to get it. It is linear in the measured R around the fitted curve, so that no shape which the fit
+imposes enters. What was chosen from the moments (times, variances, the decoder's width) is chosen anew without each fold of the
+examples, and priced by that fold (cross-fitting). Errors are those of the draws, by the jackknife, and those of what the curve
+may do between its knots (`measure.between`).
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float64
-from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.ranges import DataRange
@@ -51,10 +52,9 @@ class Priceable(Protocol):
         """Nats per dimension of each transition, without a group of the curve's examples."""
         ...
 
-    def nats_of_part(
-        self, schedule: Schedule, curve: NoiseCurve, shift: Callable[[Array], Array]
-    ) -> Float64[Array, " transitions"]:
-        """Nats per dimension of each transition for a fold, by which the curve's y is larger by `shift`, to first order."""
+    @property
+    def judged(self) -> bool:
+        """Whether `transition_nats` is the cost of recorded draws, not that of the curve."""
         ...
 
     def slopes(
@@ -83,26 +83,26 @@ def price(
 
     >>> priced = price(moments, model.schedule, {"K = 10": study.chain(10)}, study.statistics)
     >>> print(priced["K = 10"].total)
-    1.026 ± 0.073
+    1.123 ± 0.058
     """
-    quotes = [_Quote.of(method, moments, schedule, statistics) for method in methods.values()]
+    view = _View.of(moments)
+    quotes = {name: _Quote.of(method, view, schedule, statistics) for name, method in methods.items()}
 
-    def rows(replicate: Moments, group: int | None) -> list[Array]:
-        view = _View.of(replicate)
-        return [quote.row(view, group) for quote in quotes]
+    def rows(part: Moments, group: int | None) -> Array:
+        return np.concatenate([quote.row(part, group) for quote in quotes.values()])
 
-    values, errors = moments.jackknife_by_group(lambda replicate, group: np.concatenate(rows(replicate, group)))
-    whole, between = _View.of(moments), BetweenKnots.of(moments)
-    ends = np.cumsum([len(row) for row in rows(moments, None)])[:-1]
-    prior = float(prior_kl(schedule, statistics.second_moment))
+    values, errors = moments.jackknife_by_group(rows)
+    between = BetweenKnots.of(moments)
     # The longest first: what was searched for its steps holds the grids of fewer.
-    longest = sorted(quotes, key=lambda quote: -len(quote.row(whole, None)))
-    chosen = {id(quote): quote.cross_fitted(moments, statistics) for quote in longest}
+    longest = sorted(quotes, key=lambda name: -quotes[name].length)
+    held_out = {name: quotes[name].cross_fitted(statistics) for name in longest}
+    prior = float(prior_kl(schedule, statistics.second_moment))
+    ends = np.cumsum([quote.length for quote in quotes.values()])[:-1]
     priced = {}
-    for name, quote, value, error in zip(methods, quotes, np.split(values, ends), np.split(errors, ends), strict=True):
-        held_out = chosen[id(quote)]
-        errors = np.hypot(error, quote.doubt(whole, between))
-        priced[name] = _priced(prior, value if held_out is None else held_out, errors, moments.evaluations)
+    for name, value, error in zip(quotes, np.split(values, ends), np.split(errors, ends), strict=True):
+        chosen = held_out[name]
+        total = np.hypot(error, quotes[name].doubt(between))
+        priced[name] = _priced(prior, value if chosen is None else chosen, total, moments.evaluations)
     return priced
 
 
@@ -110,11 +110,11 @@ def expected_nats(moments: Moments, schedule: Schedule, method: Priceable, stati
     """The total of `price` without its prior and errors, nats per dimension; faster.
 
     >>> round(expected_nats(moments, model.schedule, study.chain(10), study.statistics), 2)
-    0.71
+    0.78
     """
-    quote = _Quote.of(method, moments, schedule, statistics)
-    chosen = quote.cross_fitted(moments, statistics)
-    return float((quote.row(_View.of(moments), None) if chosen is None else chosen)[0])
+    quote = _Quote.of(method, _View.of(moments), schedule, statistics)
+    chosen = quote.cross_fitted(statistics)
+    return float((quote.row(moments, None) if chosen is None else chosen)[0])
 
 
 def _priced(prior: float, values: Array, errors: Array, evaluations: int) -> Priced:
@@ -129,86 +129,109 @@ def _priced(prior: float, values: Array, errors: Array, evaluations: int) -> Pri
 HEAD = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _View:
-    """What some of the draws say: the curve and the table of last steps."""
+    """Moments, and what was fitted to them: the point that prices are linear around."""
 
+    moments: Moments
     curve: NoiseCurve
-    table: Reconstruction
+    data_range: DataRange | None
 
     @classmethod
     def of(cls, moments: Moments) -> _View:
-        curve = NoiseCurve.fit(moments, warn=False)
-        return cls(curve, Reconstruction.of(moments, curve))
+        declared = moments.fingerprint["decoder"]
+        data_range = None if declared is None else DataRange(*declared)
+        return cls(moments, NoiseCurve.fit(moments, warn=False), data_range)
 
-    def shift(self, moments: Moments, part: Moments) -> Callable[[ArrayLike], Array]:
-        """What a part of the draws adds to y of all: -(R_part - R) / (R (1 - R)) at the knots, linear in between.
+    def table(self, part: Moments) -> Reconstruction:
+        """Last steps as a part of the draws has them."""
+        return Reconstruction.of(part, self.curve)
 
-        To first order, so that over parts it averages to nothing, however close R is to one.
-        """
-        knots = self.curve.log_snr
-        moved = (part.residual - moments.residual)[np.isin(moments.log_snr, knots)]
-        moved /= -self.curve.residual(knots) * self.curve.noise_power(knots)
-        return lambda log_snr: np.asarray(np.interp(np.asarray(log_snr), knots, moved))
+    def shift(self, part: Moments) -> Callable[[Array], Array]:
+        """What a part of the draws adds to y, to first order: -(R_part - R) / (R (1 - R)), R_part / R linear between knots."""
+        knots = part.log_snr
+        relative = part.residual / self.curve.residual(knots) - 1.0
+        return lambda log_snr: -np.interp(log_snr, knots, relative) / self.curve.noise_power(log_snr)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Quote:
-    """What one method costs, as a function of the moments."""
+    """What one method costs as a function of moments near those of the view.
+
+    Attributes:
+        log_snr, slopes: of the transitions, as `Priceable.slopes` has them.
+        first: log-SNR where the decoder takes over.
+        reconstruction: of a table of last steps, nats per dimension.
+    """
 
     method: Priceable
+    view: _View
     schedule: Schedule
+    log_snr: Array
+    slopes: Array
+    first: float
     reconstruction: Callable[[Reconstruction], float]
 
     @classmethod
-    def of(cls, method: Priceable, moments: Moments, schedule: Schedule, statistics: DataStatistics) -> _Quote:
+    def of(cls, method: Priceable, view: _View, schedule: Schedule, statistics: DataStatistics) -> _Quote:
         decoder, level = method.decoder, schedule.level(method.first_time)
-        declared = moments.fingerprint["decoder"]
-        data_range = None if declared is None else DataRange(*declared)
 
         def nats(table: Reconstruction) -> float:
-            return decoder.expected_nats(level, table, statistics.histogram, data_range)
+            return decoder.expected_nats(level, table, statistics.histogram, view.data_range)
 
-        if decoder.needs_network:
-            return cls(method, schedule, nats)
-        exact = nats(Reconstruction.of(moments))  # once: it does not vary with the moments
-        return cls(method, schedule, lambda table: exact)
+        if not decoder.needs_network:  # once: it does not vary with the moments
+            exact = nats(view.table(view.moments))
+        log_snr, slopes = method.slopes(schedule, view.curve)
+        last = nats if decoder.needs_network else lambda table: exact
+        return cls(method, view, schedule, log_snr, slopes, float(level.log_snr), last)
 
-    def row(self, view: _View, group: int | None) -> Array:
-        """Transitions + reconstruction, transitions, reconstruction, then each step; nats per dimension."""
-        steps = self.method.transition_nats(self.schedule, view.curve, group)
-        last = self.reconstruction(view.table)
+    @property
+    def length(self) -> int:
+        """Entries of a row."""
+        return HEAD + len(self.slopes)
+
+    @cached_property
+    def _fitted(self) -> Array:
+        """Transitions as the fitted curve has them."""
+        return self.method.transition_nats(self.schedule, self.view.curve, None)
+
+    def row(self, part: Moments, group: int | None) -> Array:
+        """Transitions + reconstruction, transitions, reconstruction, then each step: nats per dimension by a part of the draws.
+
+        Args:
+            group: that the part lacks.
+        """
+        shift, table = self.view.shift(part), self.view.table(part)
+        last = self.reconstruction(table)
+        if table.density:
+            last += self._sensitivity(table)[0] * float(shift(np.array(self.first)))
+        if self.method.judged:
+            steps = self.method.transition_nats(self.schedule, self.view.curve, group)
+        else:
+            steps = self._fitted + (self.slopes * shift(self.log_snr)).sum(1)
         return np.concatenate([[steps.sum() + last, steps.sum(), last], steps])
 
-    def cross_fitted(self, moments: Moments, statistics: DataStatistics) -> Array | None:
+    def _sensitivity(self, table: Reconstruction) -> tuple[float, float]:
+        return self.method.decoder.sensitivity(self.first, table)
+
+    def cross_fitted(self, statistics: DataStatistics) -> Array | None:
         """The row where every fold of the groups prices what the other groups choose; None where nothing was chosen."""
+        moments = self.view.moments
         folds = moments.folds(FOLDS)
         if self.method.choice is None or not folds:
             return None
-        whole = _View.of(moments)
         rows = []
         for number, fold in enumerate(folds):
-            part = moments.part(fold)
-            chosen = _Quote.of(self.method.choice(moments.part(~fold), number), moments, self.schedule, statistics)
-            rows.append(chosen.row_of_part(whole, whole.shift(moments, part), Reconstruction.of(part, whole.curve)))
+            chosen = self.method.choice(moments.part(~fold), number)
+            rows.append(_Quote.of(chosen, self.view, self.schedule, statistics).row(moments.part(fold), None))
         return np.mean(rows, 0)
 
-    def row_of_part(self, view: _View, shift: Callable[[ArrayLike], Array], table: Reconstruction) -> Array:
-        """The row for y that is larger by `shift`, to first order, and a part's table of last steps."""
-        first = self.schedule.log_snr(self.method.first_time)
-        steps = self.method.nats_of_part(self.schedule, view.curve, shift)
-        last = self.reconstruction(table)
-        if table.density:
-            last += self.method.decoder.sensitivity(first, table)[0] * float(shift(first))
-        return np.concatenate([[steps.sum() + last, steps.sum(), last], steps])
-
-    def doubt(self, view: _View, between: BetweenKnots) -> Array:
+    def doubt(self, between: BetweenKnots) -> Array:
         """Standard errors of a row for what the curve and the table may do between knots."""
-        log_snr, slopes = self.method.slopes(self.schedule, view.curve)
-        first = np.array([self.schedule.log_snr(self.method.first_time)])
-        slope, table = self.method.decoder.sensitivity(float(first[0]), view.table)
-        steps = [between.stderr_of(*pair) for pair in zip(log_snr, slopes, strict=True)]
-        transitions = between.stderr_of(log_snr.ravel(), slopes.ravel())
-        total = between.stderr_of(np.append(log_snr, first), np.append(slopes, slope))
+        first = np.array([self.first])
+        slope, table = self._sensitivity(self.view.table(self.view.moments))
+        steps = [between.stderr_of(*pair) for pair in zip(self.log_snr, self.slopes, strict=True)]
+        transitions = between.stderr_of(self.log_snr.ravel(), self.slopes.ravel())
+        total = between.stderr_of(np.append(self.log_snr, first), np.append(self.slopes, slope))
         last = between.stderr_of(first, np.array([slope]))
         return np.array([math.hypot(total, table), transitions, math.hypot(last, table), *steps])

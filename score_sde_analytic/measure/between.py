@@ -75,19 +75,31 @@ def knots_in_doubt(moments: Moments, tolerance: float, most: int) -> Float64[Arr
     >>> knots_in_doubt(moments, tolerance=0.01, most=10)
     array([], dtype=float64)
     """
+    cells, doubt, ends = doubt_between(moments, tolerance)
+    excess = doubt / ends
+    worst = cells[np.argsort(-excess)[: min(most, int((excess > 1.0).sum()))]]
+    share = 0.5 + 0.24 * (2.0 * irregular(worst + len(moments.log_snr)) - 1.0)
+    return moments.log_snr[worst] + share * np.diff(moments.log_snr)[worst]
+
+
+def doubt_between(
+    moments: Moments, tolerance: float
+) -> tuple[Int64[np.ndarray, " cells"], Float64[Array, " cells"], Float64[Array, " cells"]]:
+    """(cells between usable knots, relative error of R in their middle for want of a knot there, the larger at their ends).
+
+    Args:
+        tolerance: relative error below which no end is taken to be.
+    """
     usable = (moments.residual > 0.0) & (moments.residual < 1.0)
     cells = np.flatnonzero(usable[1:] & usable[:-1])
     if not len(cells):
-        return np.zeros(0)
-    low, width = moments.log_snr[cells], np.diff(moments.log_snr)[cells]
+        return cells, np.zeros(0), np.zeros(0)
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = moments.stderr("residual") / moments.residual
     ends = np.maximum(np.maximum(relative[cells], relative[cells + 1]), tolerance)
     signal = 1.0 - 0.5 * (moments.residual[cells] + moments.residual[cells + 1])
-    doubt = signal * BetweenKnots.of(moments, points=2).stderr(low + 0.5 * width) / ends
-    worst = np.argsort(-doubt)[: min(most, int((doubt > 1.0).sum()))]
-    share = 0.5 + 0.24 * (2.0 * irregular(cells[worst] + len(moments.log_snr)) - 1.0)
-    return low[worst] + share * width[worst]
+    middle = 0.5 * (moments.log_snr[cells] + moments.log_snr[cells + 1])
+    return cells, signal * BetweenKnots.of(moments, points=2).stderr(middle), ends
 
 
 def irregular(number: Int64[np.ndarray, " n"]) -> Float64[Array, " n"]:
@@ -105,7 +117,7 @@ class BetweenKnots:
         points: per cell, at which the doubt is tabulated; linear between them.
 
     >>> BetweenKnots.of(moments).stderr(np.array([-4.0, 0.0, 4.0])).round(3)
-    array([0.005, 0.006, 0.008])
+    array([0.004, 0.004, 0.044])
     """
 
     def __init__(

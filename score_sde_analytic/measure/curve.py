@@ -115,7 +115,7 @@ class NoiseCurve:
             InputError: unknown source, or no knot determines R (1 - Lambda not in (0, 1) anywhere).
 
         >>> NoiseCurve.fit(moments).residual(np.array([-4.0, 0.0, 4.0])).round(2)
-        array([0.01, 0.33, 0.82])
+        array([0.01, 0.34, 0.82])
         """
         if source not in ("residual", "score"):
             raise InputError(f"source must be 'residual' or 'score', got {source!r}")

@@ -127,7 +127,7 @@ def estimate(
         observers: see every draw and keep what they want of it, in the same file.
 
     Raises:
-        InputError: bad knots, empty or out-of-range data, or a file of another run at `path`.
+        InputError: bad knots, empty or out-of-range data, data that are all the same, or a file of another run at `path`.
         RunError: the network returned a wrong shape or non-finite numbers.
 
     >>> moments = estimate(model, data, [-4.0, 0.0, 4.0], Budget(max_draws=300), progress=False)
@@ -140,6 +140,7 @@ def estimate(
     dataset = as_dataset(data, data_range)
     if statistics is None:
         statistics = DataStatistics.of(dataset, data_range)
+    statistics.require_spread()
     identity = {
         "model": plain(model.fingerprint()),
         "data": statistics.digest,

@@ -55,7 +55,7 @@ class BestGaussian(LastStep):
     """The Gaussian decoder of the best std.
 
     >>> BestGaussian(model.schedule).decoder(study.reconstruction, log_snr=5.0)
-    GaussianDecoder(std=0.0796)
+    GaussianDecoder(std=0.0783)
     """
 
     def nats(self, table: Reconstruction, log_snr: Float64[Array, " n"]) -> Float64[Array, " n"]:

@@ -11,7 +11,7 @@ difference from that of normal errors of the variance V0 is interpolated, which 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -89,13 +89,12 @@ class Reconstruction:
         """Whether the cost is known in closed form from the curve."""
         return self.curve is not None and self.bin_width is None
 
-    def _normal(self, log_snr: Array, ratios: Array, shift: float = 0.0) -> Array:
-        """Cost of normal errors, (n, ratios); with y larger by `shift`."""
+    def _normal(self, log_snr: Array, ratios: Array) -> Array:
+        """Cost of normal errors, (n, ratios)."""
         if self.curve is None:
             return np.zeros((len(log_snr), len(ratios)))
-        y = np.asarray(self.curve.y_at(log_snr)) + shift
         std = decoder_scale(log_snr, self.data_variance)[:, None] * ratios
-        return normal_nats(np.exp(-np.logaddexp(y, log_snr))[:, None], std, self.bin_width)
+        return normal_nats(np.asarray(self.curve.posterior_variance(log_snr))[:, None], std, self.bin_width)
 
     @cached_property
     def _difference(self) -> Array:
@@ -142,7 +141,7 @@ class Reconstruction:
         """
         lam = self._within(log_snr)
         if self.density:
-            return float(normal_nats(self.curve.posterior_variance(lam[0]), std, None))  # type: ignore[union-attr]
+            return self.normal_at(log_snr, std, self.curve)  # type: ignore[arg-type]
         scale = float(decoder_scale(log_snr, self.data_variance))
         ratios, ratio = np.log2(self.ratios), np.log2(std / scale)
         if not ratios[0] - 1e-9 <= ratio <= ratios[-1] + 1e-9:
@@ -151,10 +150,16 @@ class Reconstruction:
         return float(scipy.interpolate.CubicSpline(ratios, self._table(lam)[0])(ratio))
 
     def slope(self, log_snr: float, std: float) -> float:
-        """How `at` changes for a unit of y, through the curve."""
-        lam, step = self._within(log_snr), 1e-4
-        ratio = np.array([std / float(decoder_scale(log_snr, self.data_variance))])
-        return float((self._normal(lam, ratio, step) - self._normal(lam, ratio, -step))[0, 0] / (2.0 * step))
+        """How the cost of normal errors changes for a unit of y; of a density, how `at` does."""
+        curve, step = self.curve, 1e-4
+        if curve is None:
+            return 0.0
+        above, below = (self.normal_at(log_snr, std, replace(curve, y=curve.y + shift)) for shift in (step, -step))
+        return (above - below) / (2.0 * step)
+
+    def normal_at(self, log_snr: float, std: float, curve: NoiseCurve) -> float:
+        """Cost of normal errors of a curve's variance."""
+        return float(normal_nats(curve.posterior_variance(self._within(log_snr)[0]), std, self.bin_width))
 
     def doubt(self, log_snr: float, std: float) -> float:
         """Standard error of what was interpolated of `at` between knots: the largest miss of either neighbour without itself.

@@ -42,7 +42,7 @@ class Spectrum:
 
     >>> spectrum = Spectrum.fit(study.structures.draws("pixel"))
     >>> spectrum.residual(0.0).round(2)
-    array([[0.41, 0.27]])
+    array([[0.42, 0.28]])
     """
 
     log_snr: Array

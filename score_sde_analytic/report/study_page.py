@@ -82,6 +82,7 @@ def _view(content: Content, folder: Path) -> dict[str, Any]:
         "curve": study_charts.curve(content["curve"]),
         "calibration": [replace(panel, title="1 − Λ − R in standard errors") for panel in charts.calibration(calibration)[-1:]],
         "outside": charts.outside(calibration),
+        "remarks": content["remarks"],
         "largest": _largest(calibration),
         "rescaling": _shown(content["rescaling"], ".4f"),
         "deviations": study_charts.deviations(content["deviations"], NOISE),

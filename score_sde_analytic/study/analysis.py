@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ def knots(schedule: Schedule, settings: Knots) -> Float64[Array, " m"]:
     between them.
 
     >>> knots(model.schedule, Knots(count=3)).round(2)
-    array([-10. ,   1.29,  10.2 ])
+    array([-10. ,   0.7,  10.2])
     """
     low, high = schedule.log_snr_range
     place = np.arange(settings.count, dtype=np.float64)
@@ -70,6 +71,9 @@ def analyse(
         path: folder of the pass: an interrupted one goes on to the identical result, a finished one is read.
         device: of the model's network.
 
+    Warns:
+        what `Study.remarks` says.
+
     Raises:
         ValueError: unknown names, empty or out-of-range data, or a folder that holds another pass.
         RuntimeError: the network returned a wrong shape or numbers that are not finite.
@@ -97,4 +101,7 @@ def analyse(
         progress=progress,
     )
     dtype = examples.first.dtype
-    return Study(model, moments, statistics, data_range, examples.shape, recorded, settings, seed, device, dtype)
+    study = Study(model, moments, statistics, data_range, examples.shape, recorded, settings, seed, device, dtype)
+    for remark in study.remarks:
+        warnings.warn(remark, stacklevel=2)
+    return study

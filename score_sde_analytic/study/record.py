@@ -16,6 +16,7 @@ from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.measure.draws import Recorder
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.process.schedule import Schedule
 from score_sde_analytic.study.names import CovarianceName
 from score_sde_analytic.study.settings import Settings
 
@@ -67,3 +68,8 @@ class Record:
     heads: Callable[[str], str | Path] | None = field(default=None, repr=False)
     own: Mapping[str, Covariance] = field(default_factory=dict, repr=False)
     kept: Kept = field(default_factory=Kept, repr=False)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The model's noise schedule."""
+        return self.model.schedule

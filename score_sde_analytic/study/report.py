@@ -148,6 +148,7 @@ def content(
         "density": _density(study),
         "curve": _curve(study),
         "calibration": study.calibration,
+        "remarks": study.remarks,
         "rescaling": _rescaling(study)._asdict(),
         "deviations": _deviations(study, SHOWN_STEPS),
         "structures": _structures(study),

@@ -38,7 +38,7 @@ class GridSearch:
         made: grids by dynamic programming that were found before; more are added as they are asked for.
 
     >>> study.search.lattice.times.shape, study.search.first
-    ((1000,), 0.00836)
+    ((1000,), 0.00116)
     """
 
     schedule: Schedule
@@ -69,7 +69,7 @@ class GridSearch:
         """The cost of chains with the optimal isotropic variance, priced by these moments."""
         log_snr = self.lattice.levels.log_snr[::-1]
         last = (log_snr, self._last_cost(moments, log_snr)) if self.last_step.comparable else None
-        return Objective(NoiseCurve.fit(moments), float(log_snr[0]), float(log_snr[-1]), last)
+        return Objective(NoiseCurve.fit(moments, warn=False), float(log_snr[0]), float(log_snr[-1]), last)
 
     @cached_property
     def objective(self) -> Objective:
@@ -83,7 +83,7 @@ class GridSearch:
 
     def costs(self, moments: Moments, most: int) -> Float64[Array, " {most}"]:
         """Nats per dimension of the best grids of 1 .. `most` steps, with the optimal isotropic variance of these moments."""
-        curve = NoiseCurve.fit(moments)
+        curve = NoiseCurve.fit(moments, warn=False)
         first = self._last_cost(moments, self.lattice.levels.log_snr)
         grids = self.lattice.optimal_grids(curve, Isotropic(curve), first, most)
         return np.array([grids[k].cost if k in grids else math.inf for k in range(1, most + 1)])

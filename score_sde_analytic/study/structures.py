@@ -173,6 +173,11 @@ class Structures:
         name, saved = next(iter(self.saved.items()))
         return name if saved.value > 0.0 else CovarianceName("residual")
 
+    @property
+    def chosen(self) -> dict[CovarianceName, Choice]:
+        """The settings that were chosen so far."""
+        return dict(self._choices)
+
     @cached_property
     def _draws(self) -> dict[str, ResidualDraws]:
         return {}

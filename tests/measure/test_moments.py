@@ -439,5 +439,5 @@ def test_iterable_data_are_refused():
 
 def test_one_example_cannot_have_a_standard_error(triple):
     """All draws of one example are one group: its between-group error is unknown, not zero."""
-    m = estimate(triple.score_model(LinearVP()), triple.sample(1), [0.0], **SMALL)
+    m = estimate(triple.score_model(LinearVP()), triple.sample(1), [0.0], statistics=triple.statistics(), **SMALL)
     assert not m.stderr("residual")[0] < 1e-12

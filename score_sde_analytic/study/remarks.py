@@ -1,0 +1,64 @@
+"""What to know before a study is trusted, in words: assumptions that data contradict, optima on the edge of a search."""
+
+from __future__ import annotations
+
+import math
+
+from score_sde_analytic.likelihood.bound import BITS
+from score_sde_analytic.measure.between import doubt_between
+from score_sde_analytic.study.record import Record
+from score_sde_analytic.study.search import GridSearch
+from score_sde_analytic.study.structures import Structures
+
+#: Bits/dim that another unit of log-SNR must promise before an edge is worth a word.
+GAIN = 0.005
+
+
+def remarks(record: Record, search: GridSearch, structures: Structures) -> tuple[str, ...]:
+    """Sentences, none where all is well.
+
+    >>> remarks(study, study.search, study.structures)[0][:60]
+    "R from 'residual' is outside (0, 1) at log-SNR 7.4, 7.7, 8.1"
+    """
+    return (*search.curve.remarks, *_between(record), *_first(search), *_bins(structures))
+
+
+def _between(record: Record) -> list[str]:
+    """Whether the curve is less certain between knots than at them."""
+    moments, tolerance = record.moments, float(record.moments.fingerprint["settings"]["tolerance"])
+    cells, doubt, ends = doubt_between(moments, tolerance)
+    if not len(cells) or (doubt <= ends).all():
+        return []
+    worst = int((doubt / ends).argmax())
+    low, high = moments.log_snr[cells[worst] : cells[worst] + 2]
+    return [
+        f"between its {len(moments.log_snr)} knots the curve is less certain than at them, most between log-SNR {low:.1f} and"
+        f" {high:.1f}: R is known there to {100.0 * doubt[worst]:.1f} %, at the knots to {100.0 * ends[worst]:.1f} %; errors of"
+        " prices hold that, and more knots (`Knots.most`, config.estimate.most_knots) make them smaller"
+    ]
+
+
+def _first(search: GridSearch) -> list[str]:
+    """Whether the first time that is best lies on the edge of what was searched."""
+    objective = search.objective
+    if objective.reconstruction is None:
+        return []
+    total = objective.limit + objective.last(objective.levels)
+    best = objective.best_first(math.inf)
+    unit = int((objective.levels <= objective.high - 1.0).sum()) - 1
+    if best < len(total) - 1 or unit < 0 or BITS * (total[unit] - total[best]) < GAIN:
+        return []
+    return [
+        f"the first time that is best lies on the edge of the search, log-SNR {objective.high:.1f}; the last unit of log-SNR"
+        f" saves {BITS * (total[unit] - total[best]):.3f} bits/dim, so search (and measure) higher ones:"
+        " `Search.log_snr_max` and `Knots.high`, config.grid.log_snr_max and config.estimate.log_snr_max"
+    ]
+
+
+def _bins(structures: Structures) -> list[str]:
+    """Whether the most bins that were tried are the best."""
+    most = max(structures.settings.bins)
+    names = [str(name) for name, choice in structures.chosen.items() if choice.bins == most > 1]
+    if not names:
+        return []
+    return [f"{', '.join(names)}: the most bins that were tried, {most}, are the best; try more (`Structure.bins`)"]
