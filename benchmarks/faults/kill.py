@@ -170,6 +170,7 @@ def _start(mode: str, workdir: Path) -> int:
         log = os.open(workdir.parent / f"{workdir.name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))  # not what a test captures
         application.cli([f"--mode={mode.partition(',')[0]}", f"--workdir={workdir}", *MODES[mode]])
         code = 0
     except SystemExit as ended:
