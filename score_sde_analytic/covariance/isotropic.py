@@ -64,6 +64,12 @@ class IsotropicCovariance(Covariance):
         excess = kernel.b**2 * curve.posterior_variance(t.log_snr)
         return step_kl(excess, kernel.rho2, added, variance)
 
+    def step_slopes(self, curve: NoiseCurve, s: Level, t: Level) -> Array:
+        """-b^2 V0 Lambda / (2 var): the divergence grows by half the error over the variance, dV0 / dy = -V0 Lambda."""
+        kernel = reverse_kernel(s, t)
+        error = kernel.b**2 * curve.posterior_variance(t.log_snr)
+        return np.asarray(-0.5 * error * curve.noise_power(t.log_snr) / self.variance(kernel, t))
+
     def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
         return [IsotropicStep(float(self.variance(k, t))) for k, t in zip(kernels, levels, strict=True)]
 

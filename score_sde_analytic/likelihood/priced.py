@@ -21,7 +21,6 @@ from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.likelihood.bound import BITS, Priced
-from score_sde_analytic.measure.between import BetweenKnots
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.held_out import FOLDS
 from score_sde_analytic.measure.moments import Moments
@@ -88,11 +87,11 @@ def price(
     view = _View.of(moments)
     quotes = {name: _Quote.of(method, view, schedule, statistics) for name, method in methods.items()}
 
-    def rows(part: Moments, group: int | None) -> Array:
+    def rows(replicate: Moments, group: int | None) -> Array:
+        part = view.part(replicate)
         return np.concatenate([quote.row(part, group) for quote in quotes.values()])
 
     values, errors = moments.jackknife_by_group(rows)
-    between = BetweenKnots.of(moments)
     # The longest first: what was searched for its steps holds the grids of fewer.
     longest = sorted(quotes, key=lambda name: -quotes[name].length)
     held_out = {name: quotes[name].cross_fitted(statistics) for name in longest}
@@ -101,7 +100,7 @@ def price(
     priced = {}
     for name, value, error in zip(quotes, np.split(values, ends), np.split(errors, ends), strict=True):
         chosen = held_out[name]
-        total = np.hypot(error, quotes[name].doubt(between))
+        total = np.hypot(error, quotes[name].doubt())
         priced[name] = _priced(prior, value if chosen is None else chosen, total, moments.evaluations)
     return priced
 
@@ -114,7 +113,7 @@ def expected_nats(moments: Moments, schedule: Schedule, method: Priceable, stati
     """
     quote = _Quote.of(method, _View.of(moments), schedule, statistics)
     chosen = quote.cross_fitted(statistics)
-    return float((quote.row(moments, None) if chosen is None else chosen)[0])
+    return float((quote.row(quote.view.part(moments), None) if chosen is None else chosen)[0])
 
 
 def _priced(prior: float, values: Array, errors: Array, evaluations: int) -> Priced:
@@ -143,15 +142,35 @@ class _View:
         data_range = None if declared is None else DataRange(*declared)
         return cls(moments, NoiseCurve.fit(moments, warn=False), data_range)
 
-    def table(self, part: Moments) -> Reconstruction:
-        """Last steps as a part of the draws has them."""
-        return Reconstruction.of(part, self.curve)
+    def part(self, moments: Moments) -> _Part:
+        """What a part of the draws says."""
+        return _Part(self.curve, moments)
 
-    def shift(self, part: Moments) -> Callable[[Array], Array]:
-        """What a part of the draws adds to y, to first order: -(R_part - R) / (R (1 - R)), R_part / R linear between knots."""
-        knots = part.log_snr
-        relative = part.residual / self.curve.residual(knots) - 1.0
-        return lambda log_snr: -np.interp(log_snr, knots, relative) / self.curve.noise_power(log_snr)
+    @cached_property
+    def folds(self) -> list[tuple[Moments, _Part]]:
+        """(moments without a fold of the groups, what the fold says)."""
+        return [(self.moments.part(~fold), self.part(self.moments.part(fold))) for fold in self.moments.folds(FOLDS)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What a part of the draws says, next to a curve."""
+
+    curve: NoiseCurve
+    moments: Moments
+
+    @cached_property
+    def table(self) -> Reconstruction:
+        """Last steps."""
+        return Reconstruction.of(self.moments, self.curve)
+
+    @cached_property
+    def _relative(self) -> Array:
+        return self.moments.residual / self.curve.residual(self.moments.log_snr) - 1.0
+
+    def shift(self, log_snr: Array) -> Array:
+        """What it adds to y, to first order: -(R_part - R) / (R (1 - R)), with R_part / R linear between knots."""
+        return -np.interp(log_snr, self.moments.log_snr, self._relative) / self.curve.noise_power(log_snr)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +199,7 @@ class _Quote:
             return decoder.expected_nats(level, table, statistics.histogram, view.data_range)
 
         if not decoder.needs_network:  # once: it does not vary with the moments
-            exact = nats(view.table(view.moments))
+            exact = nats(view.part(view.moments).table)
         log_snr, slopes = method.slopes(schedule, view.curve)
         last = nats if decoder.needs_network else lambda table: exact
         return cls(method, view, schedule, log_snr, slopes, float(level.log_snr), last)
@@ -195,41 +214,40 @@ class _Quote:
         """Transitions as the fitted curve has them."""
         return self.method.transition_nats(self.schedule, self.view.curve, None)
 
-    def row(self, part: Moments, group: int | None) -> Array:
+    def row(self, part: _Part, group: int | None) -> Array:
         """Transitions + reconstruction, transitions, reconstruction, then each step: nats per dimension by a part of the draws.
 
         Args:
             group: that the part lacks.
         """
-        shift, table = self.view.shift(part), self.view.table(part)
-        last = self.reconstruction(table)
-        if table.density:
-            last += self._sensitivity(table)[0] * float(shift(np.array(self.first)))
+        last = self.reconstruction(part.table)
+        if part.table.density:
+            last += self._sensitivity[0] * float(part.shift(np.array(self.first)))
         if self.method.judged:
             steps = self.method.transition_nats(self.schedule, self.view.curve, group)
         else:
-            steps = self._fitted + (self.slopes * shift(self.log_snr)).sum(1)
+            steps = self._fitted + (self.slopes * part.shift(self.log_snr)).sum(1)
         return np.concatenate([[steps.sum() + last, steps.sum(), last], steps])
 
-    def _sensitivity(self, table: Reconstruction) -> tuple[float, float]:
-        return self.method.decoder.sensitivity(self.first, table)
+    @cached_property
+    def _sensitivity(self) -> tuple[float, float]:
+        return self.method.decoder.sensitivity(self.first, self.view.part(self.view.moments).table)
 
     def cross_fitted(self, statistics: DataStatistics) -> Array | None:
         """The row where every fold of the groups prices what the other groups choose; None where nothing was chosen."""
-        moments = self.view.moments
-        folds = moments.folds(FOLDS)
-        if self.method.choice is None or not folds:
+        choose = self.method.choice
+        if choose is None or not self.view.folds:
             return None
         rows = []
-        for number, fold in enumerate(folds):
-            chosen = self.method.choice(moments.part(~fold), number)
-            rows.append(_Quote.of(chosen, self.view, self.schedule, statistics).row(moments.part(fold), None))
+        for number, (others, fold) in enumerate(self.view.folds):
+            chosen = _Quote.of(choose(others, number), self.view, self.schedule, statistics)
+            rows.append(chosen.row(fold, None))
         return np.mean(rows, 0)
 
-    def doubt(self, between: BetweenKnots) -> Array:
+    def doubt(self) -> Array:
         """Standard errors of a row for what the curve and the table may do between knots."""
-        first = np.array([self.first])
-        slope, table = self._sensitivity(self.view.table(self.view.moments))
+        first, between = np.array([self.first]), self.view.moments.between
+        slope, table = self._sensitivity
         steps = [between.stderr_of(*pair) for pair in zip(self.log_snr, self.slopes, strict=True)]
         transitions = between.stderr_of(self.log_snr.ravel(), self.slopes.ravel())
         total = between.stderr_of(np.append(self.log_snr, first), np.append(self.slopes, slope))

@@ -15,12 +15,11 @@ from functools import cached_property
 from itertools import product
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 from numpy.typing import NDArray
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.measure.interpolant import Interpolant, y_of
-from score_sde_analytic.measure.moments import Moments
 
 #: Lengths in log-SNR and sizes in y of the smooth part, and (median, spread) of their log-normal priors.
 LENGTHS, SIZES = np.geomspace(1.5, 40.0, 6), np.geomspace(0.03, 10.0, 6)
@@ -28,8 +27,8 @@ LENGTH_PRIOR, SIZE_PRIOR = (6.0, 0.8), (1.0, 1.5)
 #: Lengths and sizes of the rough part, equally likely, and the chance that there is none.
 ROUGH_LENGTHS, ROUGH_SIZES = np.array([0.12, 0.3, 0.75]), np.array([3e-3, 0.01, 0.03, 0.08, 0.2, 0.5])
 NO_ROUGH = 0.2
-#: The share of the likeliest below which a hypothesis does not count.
-NEGLIGIBLE = 1e-3
+#: Points per cell at which the doubt is tabulated, and the share of the likeliest below which a hypothesis does not count.
+POINTS, NEGLIGIBLE = 8, 1e-3
 #: Squared relative rounding that keeps matrices positive definite.
 JITTER = 1e-9
 
@@ -67,46 +66,6 @@ class _Kernels:
         return smooth * self._smooth[i.astype(int)] + rough * self._rough[j.astype(int)]
 
 
-def knots_in_doubt(moments: Moments, tolerance: float, most: int) -> Float64[Array, " new"]:
-    """Log-SNRs in the cells between knots where R is less certain than `tolerance` and than at the cell's ends, worst first.
-
-    They do not lie in the middle, nor all at one share of their cells, so that nothing periodic hides between them.
-
-    >>> knots_in_doubt(moments, tolerance=0.01, most=10)
-    array([], dtype=float64)
-    """
-    cells, doubt, ends = doubt_between(moments, tolerance)
-    excess = doubt / ends
-    worst = cells[np.argsort(-excess)[: min(most, int((excess > 1.0).sum()))]]
-    share = 0.5 + 0.24 * (2.0 * irregular(worst + len(moments.log_snr)) - 1.0)
-    return moments.log_snr[worst] + share * np.diff(moments.log_snr)[worst]
-
-
-def doubt_between(
-    moments: Moments, tolerance: float
-) -> tuple[Int64[np.ndarray, " cells"], Float64[Array, " cells"], Float64[Array, " cells"]]:
-    """(cells between usable knots, relative error of R in their middle for want of a knot there, the larger at their ends).
-
-    Args:
-        tolerance: relative error below which no end is taken to be.
-    """
-    usable = (moments.residual > 0.0) & (moments.residual < 1.0)
-    cells = np.flatnonzero(usable[1:] & usable[:-1])
-    if not len(cells):
-        return cells, np.zeros(0), np.zeros(0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        relative = moments.stderr("residual") / moments.residual
-    ends = np.maximum(np.maximum(relative[cells], relative[cells + 1]), tolerance)
-    signal = 1.0 - 0.5 * (moments.residual[cells] + moments.residual[cells + 1])
-    middle = 0.5 * (moments.log_snr[cells] + moments.log_snr[cells + 1])
-    return cells, signal * BetweenKnots.of(moments, points=2).stderr(middle), ends
-
-
-def irregular(number: Int64[np.ndarray, " n"]) -> Float64[Array, " n"]:
-    """Numbers in [0, 1), the more even the more of them there are: multiples of the golden ratio."""
-    return number * (0.5 * (math.sqrt(5.0) - 1.0)) % 1.0
-
-
 class BetweenKnots:
     """The error of interpolating y between knots, as a Gaussian process that is zero at them.
 
@@ -114,27 +73,23 @@ class BetweenKnots:
         log_snr: knots, ascending.
         y: measured there.
         stderr: of y.
-        points: per cell, at which the doubt is tabulated; linear between them.
 
-    >>> BetweenKnots.of(moments).stderr(np.array([-4.0, 0.0, 4.0])).round(3)
+    >>> moments.between.stderr(np.array([-4.0, 0.0, 4.0])).round(3)
     array([0.004, 0.004, 0.044])
     """
 
-    def __init__(
-        self, log_snr: Float64[Array, " m"], y: Float64[Array, " m"], stderr: Float64[Array, " m"], points: int = 8
-    ) -> None:
-        self._points = points
+    def __init__(self, log_snr: Float64[Array, " m"], y: Float64[Array, " m"], stderr: Float64[Array, " m"]) -> None:
         self._knots = log_snr
         self._y = y
         self._noise = stderr**2
 
     @classmethod
-    def of(cls, moments: Moments, points: int = 8) -> BetweenKnots:
-        """Of the R that was measured, where it lies in (0, 1)."""
-        usable = (moments.residual > 0.0) & (moments.residual < 1.0)
-        log_snr, residual = moments.log_snr[usable], moments.residual[usable]
-        stderr = moments.stderr("residual")[usable] / (residual * (1.0 - residual))
-        return cls(log_snr, y_of(residual, log_snr), np.where(np.isfinite(stderr), stderr, 1.0), points)
+    def of(cls, log_snr: Float64[Array, " m"], residual: Float64[Array, " m"], stderr: Float64[Array, " m"]) -> BetweenKnots:
+        """Of measured R, where it lies in (0, 1), with its standard errors."""
+        usable = (residual > 0.0) & (residual < 1.0)
+        knots, r = log_snr[usable], residual[usable]
+        error = stderr[usable] / (r * (1.0 - r))
+        return cls(knots, y_of(r, knots), np.where(np.isfinite(error), error, 1.0))
 
     @cached_property
     def _at_knots(self) -> _Kernels:
@@ -160,7 +115,7 @@ class BetweenKnots:
     @cached_property
     def _lattice(self) -> Array:
         """Knots and points between them."""
-        cells = np.arange((len(self._knots) - 1) * self._points + 1) / self._points
+        cells = np.arange((len(self._knots) - 1) * POINTS + 1) / POINTS
         return np.interp(cells, np.arange(len(self._knots)), self._knots)
 
     @cached_property
@@ -169,7 +124,7 @@ class BetweenKnots:
         lattice, knots = self._lattice, self._knots
         across = _Kernels(np.abs(lattice[:, None] - lattice))
         cubic = Interpolant(knots, self._y)(lattice)
-        at = np.arange(len(knots)) * self._points
+        at = np.arange(len(knots)) * POINTS
         total = np.zeros((len(lattice), len(lattice)))
         for hypothesis, probability in zip(*self._likely, strict=True):
             covariance = across.of(hypothesis)

@@ -26,7 +26,7 @@ from score_sde_analytic.declared import reading
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.files import load_arrays, plain
 from score_sde_analytic.interruption import save_points
-from score_sde_analytic.measure.between import knots_in_doubt
+from score_sde_analytic.measure.knots import knots_in_doubt
 from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, Moments, decoder_scale
 from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.models.receipt import Receipt

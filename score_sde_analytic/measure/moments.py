@@ -29,6 +29,7 @@ from numpy.typing import ArrayLike
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
+from score_sde_analytic.measure.between import BetweenKnots
 from score_sde_analytic.models.receipt import Receipt
 
 KIND = "moments"
@@ -165,6 +166,11 @@ class Moments:
         """Standard error of "noise_power" (also called "score"), "cross" or "residual"."""
         column = OUTCOMES["noise_power" if outcome == "score" else outcome]
         return _ratio_stderr(self._group_sums[..., column], self.counts)
+
+    @cached_property
+    def between(self) -> BetweenKnots:
+        """What is not known of R between the knots."""
+        return BetweenKnots.of(self.log_snr, self.residual, self.stderr("residual"))
 
     @cached_property
     def variance_reduction(self) -> Float64[Array, "m 3"]:

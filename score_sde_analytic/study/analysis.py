@@ -16,8 +16,8 @@ from score_sde_analytic.checks import whole
 from score_sde_analytic.data.examples import Data, as_dataset
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.statistics import DataStatistics
-from score_sde_analytic.measure.between import irregular
 from score_sde_analytic.measure.estimation import Budget, estimate
+from score_sde_analytic.measure.knots import irregular
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.schedule import Schedule
 from score_sde_analytic.study.names import AUTO, CovarianceName, covariance_names

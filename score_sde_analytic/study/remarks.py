@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from score_sde_analytic.likelihood.bound import BITS
-from score_sde_analytic.measure.between import doubt_between
+from score_sde_analytic.measure.knots import doubt_between
 from score_sde_analytic.study.record import Record
 from score_sde_analytic.study.search import GridSearch
 from score_sde_analytic.study.structures import Structures

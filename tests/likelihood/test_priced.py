@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from score_sde_analytic.covariance import BetaTilde, Isotropic
+from score_sde_analytic.covariance import Beta, BetaTilde, Covariance, Isotropic
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.grids import Lattice, Objective, even_log_snr
 from score_sde_analytic.likelihood import BITS, Chain, ContinuousTime, bits_per_dim, price
@@ -18,6 +18,7 @@ from score_sde_analytic.models import LogSNR
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.decoder import GaussianDecoder
+from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.schedule import LinearVP
 from score_sde_analytic.study import Knots, Settings, analyse
 from score_sde_analytic.uncertainty import Estimate
@@ -95,6 +96,15 @@ def test_a_fixed_chain_is_priced_by_all_draws():
     plain, folded = (price(moments, SCHEDULE, {"": chain}, STATISTICS)[""] for chain in (fixed, folded))
     assert folded.total.value == pytest.approx(plain.total.value, rel=1e-12)
     np.testing.assert_allclose(folded.per_step, plain.per_step, atol=1e-12)
+
+
+@pytest.mark.parametrize("covariance", [BetaTilde(), Beta(), Isotropic(NoiseCurve(np.zeros(1), np.array([0.7])))])
+def test_slopes_are_those_of_the_price(covariance):
+    """In closed form, as by the difference of two curves (which one's own covariances have)."""
+    curve = NoiseCurve(np.array([-3.0, 1.0, 6.0]), np.array([0.1, 0.5, 2.0]))
+    s, t = SCHEDULE.levels([0.1, 0.4]), SCHEDULE.levels([0.3, 0.9])
+    s, t = (Level(*np.array([(level.t, level.alpha, level.sigma, level.log_snr) for level in pair]).T) for pair in (s, t))
+    np.testing.assert_allclose(covariance.step_slopes(curve, s, t), Covariance.step_slopes(covariance, curve, s, t), rtol=1e-6)
 
 
 def test_a_fold_without_draws_is_no_fold():

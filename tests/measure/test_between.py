@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from score_sde_analytic.measure import between
-from score_sde_analytic.measure.between import BetweenKnots, irregular, knots_in_doubt
+from score_sde_analytic.measure.between import BetweenKnots
 from score_sde_analytic.measure.estimation import Budget, estimate
+from score_sde_analytic.measure.knots import irregular, knots_in_doubt
 from score_sde_analytic.models import LogSNR
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import ScoreModel
