@@ -18,7 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.numpy import load_file
 
 from benchmarks.faults.outcome import Outcome
 from runners import main as application
@@ -214,7 +216,7 @@ def _comparison(code: int | None, whole: Path, workdir: Path) -> tuple[str, str]
     expected = {path.relative_to(whole) for path in whole.rglob("*") if path.is_file()}
     if found != expected:
         return "silent", f"other files: {sorted(map(str, found ^ expected))[:5]}"
-    differing = [str(name) for name in sorted(found) if not _equal(name, workdir, whole)]
+    differing = [f"{name}{_where(name, workdir, whole)}" for name in sorted(found) if not _equal(name, workdir, whole)]
     return ("silent", f"differ: {differing[:5]}") if differing else ("right", "")
 
 
@@ -223,6 +225,17 @@ def _equal(name: Path, workdir: Path, whole: Path) -> bool:
     if name.suffix == ".json":
         return _sayings(a, workdir) == _sayings(b, whole)
     return name.suffix in (".png", ".html", ".md") or a.read_bytes() == b.read_bytes()
+
+
+def _where(name: Path, workdir: Path, whole: Path) -> str:
+    """Which arrays of two files differ, and by how much."""
+    if name.suffix != ".safetensors":
+        return ""
+    a, b = (load_file(folder / name) for folder in (workdir, whole))
+    if set(a) != set(b) or any(a[key].shape != b[key].shape for key in a):
+        return " (names or shapes)"
+    largest = {key: float(np.abs(a[key].astype(float) - b[key].astype(float)).max()) for key in a if (a[key] != b[key]).any()}
+    return f" ({largest or 'metadata'})"
 
 
 def _sayings(path: Path, workdir: Path) -> Any:
