@@ -82,7 +82,7 @@ def price(
 
     >>> priced = price(moments, model.schedule, {"K = 10": study.chain(10)}, study.statistics)
     >>> print(priced["K = 10"].total)
-    1.123 ± 0.058
+    1.111 ± 0.061
     """
     view = _View.of(moments)
     quotes = {name: _Quote.of(method, view, schedule, statistics) for name, method in methods.items()}
@@ -109,7 +109,7 @@ def expected_nats(moments: Moments, schedule: Schedule, method: Priceable, stati
     """The total of `price` without its prior and errors, nats per dimension; faster.
 
     >>> round(expected_nats(moments, model.schedule, study.chain(10), study.statistics), 2)
-    0.78
+    0.77
     """
     quote = _Quote.of(method, _View.of(moments), schedule, statistics)
     chosen = quote.cross_fitted(statistics)
