@@ -2,8 +2,8 @@
 
 A price holds what was assumed to get it. It is linear in the measured R around the fitted curve, so that no shape which the fit
 imposes enters. What was chosen from the moments (times, variances, the decoder's width) is chosen anew without each fold of the
-examples, and priced by that fold (cross-fitting). Errors are those of the draws, by the jackknife, and those of what the curve
-may do between its knots (`measure.between`).
+examples, and priced by that fold (cross-fitting). Errors are those of the draws, by the jackknife, of the choice, and of what
+the curve may do between its knots (`measure.between`).
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def price(
 
     >>> priced = price(moments, model.schedule, {"K = 10": study.chain(10)}, study.statistics)
     >>> print(priced["K = 10"].total)
-    1.123 ± 0.058
+    1.111 ± 0.061
     """
     view = _View.of(moments)
     quotes = {name: _Quote.of(method, view, schedule, statistics) for name, method in methods.items()}
@@ -99,9 +99,9 @@ def price(
     ends = np.cumsum([quote.length for quote in quotes.values()])[:-1]
     priced = {}
     for name, value, error in zip(quotes, np.split(values, ends), np.split(errors, ends), strict=True):
-        chosen = held_out[name]
-        total = np.hypot(error, quotes[name].doubt())
-        priced[name] = _priced(prior, value if chosen is None else chosen, total, moments.evaluations)
+        chosen, choice = held_out[name] or (value, np.zeros_like(error))
+        total = np.sqrt(error**2 + choice**2 + quotes[name].doubt() ** 2)
+        priced[name] = _priced(prior, chosen, total, moments.evaluations)
     return priced
 
 
@@ -109,11 +109,11 @@ def expected_nats(moments: Moments, schedule: Schedule, method: Priceable, stati
     """The total of `price` without its prior and errors, nats per dimension; faster.
 
     >>> round(expected_nats(moments, model.schedule, study.chain(10), study.statistics), 2)
-    0.78
+    0.77
     """
     quote = _Quote.of(method, _View.of(moments), schedule, statistics)
     chosen = quote.cross_fitted(statistics)
-    return float((quote.row(quote.view.part(moments), None) if chosen is None else chosen)[0])
+    return float((quote.row(quote.view.whole, None) if chosen is None else chosen[0])[0])
 
 
 def _priced(prior: float, values: Array, errors: Array, evaluations: int) -> Priced:
@@ -145,6 +145,11 @@ class _View:
     def part(self, moments: Moments) -> _Part:
         """What a part of the draws says."""
         return _Part(self.curve, moments)
+
+    @cached_property
+    def whole(self) -> _Part:
+        """All that was drawn."""
+        return self.part(self.moments)
 
     @cached_property
     def folds(self) -> list[tuple[Moments, _Part]]:
@@ -199,7 +204,7 @@ class _Quote:
             return decoder.expected_nats(level, table, statistics.histogram, view.data_range)
 
         if not decoder.needs_network:  # once: it does not vary with the moments
-            exact = nats(view.part(view.moments).table)
+            exact = nats(view.whole.table)
         log_snr, slopes = method.slopes(schedule, view.curve)
         last = nats if decoder.needs_network else lambda table: exact
         return cls(method, view, schedule, log_snr, slopes, float(level.log_snr), last)
@@ -231,18 +236,23 @@ class _Quote:
 
     @cached_property
     def _sensitivity(self) -> tuple[float, float]:
-        return self.method.decoder.sensitivity(self.first, self.view.part(self.view.moments).table)
+        return self.method.decoder.sensitivity(self.first, self.view.whole.table)
 
-    def cross_fitted(self, statistics: DataStatistics) -> Array | None:
-        """The row where every fold of the groups prices what the other groups choose; None where nothing was chosen."""
+    def cross_fitted(self, statistics: DataStatistics) -> tuple[Array, Array] | None:
+        """(row, error of the choice) where every fold prices what the other groups choose; None where nothing was chosen.
+
+        The row is this method's own plus the mean difference of what is chosen without a fold, paired on the fold; the error
+        is that of the difference, from its spread over folds.
+        """
         choose = self.method.choice
         if choose is None or not self.view.folds:
             return None
-        rows = []
+        differences = []
         for number, (others, fold) in enumerate(self.view.folds):
             chosen = _Quote.of(choose(others, number), self.view, self.schedule, statistics)
-            rows.append(chosen.row(fold, None))
-        return np.mean(rows, 0)
+            differences.append(chosen.row(fold, None) - self.row(fold, None))
+        spread = np.std(differences, axis=0, ddof=1) / math.sqrt(len(differences))
+        return self.row(self.view.whole, None) + np.mean(differences, 0), spread
 
     def doubt(self) -> Array:
         """Standard errors of a row for what the curve and the table may do between knots."""

@@ -10,8 +10,8 @@ from score_sde_analytic.study.record import Record
 from score_sde_analytic.study.search import GridSearch
 from score_sde_analytic.study.structures import Structures
 
-#: Bits/dim that another unit of log-SNR must promise before an edge is worth a word.
-GAIN = 0.005
+#: Bits/dim that another unit of log-SNR must promise, and doubt between knots over that at them, before they are worth a word.
+GAIN, DOUBT = 0.02, 1.5
 
 
 def remarks(record: Record, search: GridSearch, structures: Structures) -> tuple[str, ...]:
@@ -27,7 +27,7 @@ def _between(record: Record) -> list[str]:
     """Whether the curve is less certain between knots than at them."""
     moments, tolerance = record.moments, float(record.moments.fingerprint["settings"]["tolerance"])
     cells, doubt, ends = doubt_between(moments, tolerance)
-    if not len(cells) or (doubt <= ends).all():
+    if not len(cells) or (doubt <= DOUBT * ends).all():
         return []
     worst = int((doubt / ends).argmax())
     low, high = moments.log_snr[cells[worst] : cells[worst] + 2]

@@ -192,7 +192,7 @@ class Study(Record):
             ValueError: the excess is not positive.
 
         >>> study.steps_for(0.05)
-        29
+        16
         """
         excess = number(above=0)("the excess", excess) / BITS
         nats = partial(expected_nats, self.moments, self.schedule, statistics=self.statistics)
