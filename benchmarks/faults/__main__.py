@@ -29,7 +29,7 @@ class Budget(NamedTuple):
 
 
 #: By name; each is a module with `outcomes(trials, seed) -> Iterator[Outcome]`.
-CAMPAIGNS = {"kill": Budget(120, 300), "corrupt": Budget(4200, 10), "fuzz": Budget(3200, 25), "config": Budget(320, 20)}
+CAMPAIGNS = {"kill": Budget(120, 400), "corrupt": Budget(4200, 20), "fuzz": Budget(3200, 25), "config": Budget(320, 20)}
 BAD = ("silent", "raw", "hung")
 
 
