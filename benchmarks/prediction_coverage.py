@@ -165,7 +165,7 @@ def repetition(task: tuple[str, int, int]) -> dict[str, list[float]]:
     residual = problem.residual()
     curve = NoiseCurve(LEVELS, LEVELS - scipy.special.logit(residual))
     settings = Settings(knots=Knots(high=9.5, count=knots))
-    budget = Budget(tolerance=0.03, min_draws=200, max_draws=400)
+    budget = Budget(tolerance=0.01, min_draws=400, max_draws=400)
     study: Study = analyse(
         problem.model(),
         problem.sample(EXAMPLES, rng),

@@ -23,6 +23,7 @@ from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.likelihood.bound import BITS, Priced
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.held_out import FOLDS
+from score_sde_analytic.measure.interpolant import Interpolant
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.process.decoder import Decoder
@@ -170,12 +171,13 @@ class _Part:
         return Reconstruction.of(self.moments, self.curve)
 
     @cached_property
-    def _relative(self) -> Array:
-        return self.moments.residual / self.curve.residual(self.moments.log_snr) - 1.0
+    def _relative(self) -> Interpolant:
+        knots = self.moments.log_snr
+        return Interpolant(knots, self.moments.residual / self.curve.residual(knots) - 1.0)
 
     def shift(self, log_snr: Array) -> Array:
-        """What it adds to y, to first order: -(R_part - R) / (R (1 - R)), with R_part / R linear between knots."""
-        return -np.interp(log_snr, self.moments.log_snr, self._relative) / self.curve.noise_power(log_snr)
+        """What it adds to y, to first order: -(R_part - R) / (R (1 - R)), with R_part / R interpolated."""
+        return -self._relative(log_snr) / self.curve.noise_power(log_snr)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,8 +25,8 @@ from score_sde_analytic.measure.interpolant import Interpolant, y_of
 LENGTHS, SIZES = np.geomspace(1.5, 40.0, 6), np.geomspace(0.03, 10.0, 6)
 LENGTH_PRIOR, SIZE_PRIOR = (6.0, 0.8), (1.0, 1.5)
 #: Lengths and sizes of the rough part, equally likely, and the chance that there is none.
-ROUGH_LENGTHS, ROUGH_SIZES = np.array([0.12, 0.3, 0.75]), np.array([3e-3, 0.01, 0.03, 0.08, 0.2, 0.5])
-NO_ROUGH = 0.2
+ROUGH_LENGTHS, ROUGH_SIZES = np.array([0.12, 0.3, 0.75]), np.array([0.005, 0.015, 0.04, 0.1, 0.25, 0.6])
+NO_ROUGH = 0.05
 #: Points per cell at which the doubt is tabulated, and the share of the likeliest below which a hypothesis does not count.
 POINTS, NEGLIGIBLE = 8, 1e-3
 #: Squared relative rounding that keeps matrices positive definite.

@@ -11,8 +11,14 @@ from score_sde_analytic.arrays import Array
 from score_sde_analytic.measure.moments import Moments
 
 
+#: The widest cell in log-SNR between whose ends nothing can hide that a few of them would not show.
+WIDEST = 1.0
+
+
 def knots_in_doubt(moments: Moments, tolerance: float, most: int) -> Float64[Array, " new"]:
     """Log-SNRs in the cells between knots where R is less certain than `tolerance` and than at the cell's ends, worst first.
+
+    A cell wider than `WIDEST` is in doubt whatever its ends say.
 
     They do not lie in the middle, nor all at one share of their cells, so that nothing periodic hides between them.
 
@@ -20,7 +26,7 @@ def knots_in_doubt(moments: Moments, tolerance: float, most: int) -> Float64[Arr
     array([], dtype=float64)
     """
     cells, doubt, ends = doubt_between(moments, tolerance)
-    excess = doubt / ends
+    excess = np.maximum(doubt / ends, np.diff(moments.log_snr)[cells] / WIDEST)
     worst = cells[np.argsort(-excess)[: min(most, int((excess > 1.0).sum()))]]
     share = 0.5 + 0.24 * (2.0 * irregular(worst + len(moments.log_snr)) - 1.0)
     return moments.log_snr[worst] + share * np.diff(moments.log_snr)[worst]
