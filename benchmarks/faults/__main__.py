@@ -31,6 +31,7 @@ class Budget(NamedTuple):
 #: By name; each is a module with `outcomes(trials, seed) -> Iterator[Outcome]`.
 CAMPAIGNS = {"kill": Budget(120, 400), "corrupt": Budget(4200, 20), "fuzz": Budget(3200, 25), "config": Budget(320, 20)}
 BAD = ("silent", "raw", "hung")
+VERDICTS = ("right", "refused", *BAD)
 
 
 def main() -> None:
@@ -70,7 +71,7 @@ def run(name: str, trials: int, seed: int) -> dict:
 def counts(outcomes: list[Outcome], kind: str) -> dict[str, int]:
     """How often each verdict fell for one kind."""
     verdicts = Counter(outcome.verdict for outcome in outcomes if outcome.kind == kind)
-    return {verdict: verdicts[verdict] for verdict in ("right", "refused", *BAD)}
+    return {verdict: verdicts[verdict] for verdict in VERDICTS}
 
 
 def table(results: dict) -> str:
@@ -82,7 +83,7 @@ def table(results: dict) -> str:
     for name, campaign in results.items():
         for kind, row in campaign["rows"].items():
             lines.append(
-                f"| {name} | {kind} | {sum(row.values())} | " + " | ".join(str(count) for count in row.values()) + " |"
+                f"| {name} | {kind} | {sum(row.values())} | " + " | ".join(str(row[verdict]) for verdict in VERDICTS) + " |"
             )
     return "\n".join(lines)
 
