@@ -62,7 +62,7 @@ def run(config: ConfigDict, workdir: Path) -> list[Path]:
         "classifier": config.classifier.to_dict(),
         "data": build.without(config.data, "directory"),
     }
-    checkpoint = Checkpoint(workdir / "classifier_state.pt", facts)
+    checkpoint = Checkpoint(workdir / "classifier_state.safetensors", facts)
     net = fit_classifier(recipe, images[0], truth[0], config.seed, checkpoint)
     names = ("train", "validation", "test")
     shares = {name: accuracy(net, x, y) for name, x, y in zip(names, images, truth, strict=True)}

@@ -43,9 +43,12 @@ class Mode:
 
     def __call__(self, config: ConfigDict, workdir: Path, command: str = "") -> list[Path]:
         """Check the whole config, then run; the paths of what was written."""
+        from score_sde_analytic.files import sweep_below
+
         from .settings import validate
 
         validate(config)
+        sweep_below(workdir)
         return self.start(config, workdir, command)
 
     def start(self, config: ConfigDict, workdir: Path, command: str) -> list[Path]:

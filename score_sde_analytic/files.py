@@ -105,6 +105,12 @@ def sweep(folder: str | Path) -> None:
             os.unlink(file.name)
 
 
+def sweep_below(folder: str | Path) -> None:
+    """`sweep` a folder and all within it."""
+    for within, _, _ in os.walk(folder):
+        sweep(within)
+
+
 def write_text(path: str | Path, text: str) -> None:
     with atomic(path) as temporary:
         temporary.write_text(text)

@@ -32,11 +32,21 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
-def stop(number: int, frame: FrameType | None = None) -> None:
-    """A handler of signals: raise `Stopped`, and let the programme end in peace: later signals are ignored."""
-    for name in SIGNALS:
-        signal.signal(name, ignored)
-    raise Stopped(number)
+@dataclass
+class Stop:
+    """A handler of signals: raises `Stopped`, and lets the programme end in peace: later signals are ignored.
+
+    Attributes:
+        number: of the signal that came.
+    """
+
+    number: int | None = None
+
+    def __call__(self, number: int, frame: FrameType | None = None) -> None:
+        for name in SIGNALS:
+            signal.signal(name, ignored)
+        self.number = number
+        raise Stopped(number)
 
 
 def ignored(number: int, frame: FrameType | None = None) -> None:
@@ -148,13 +158,21 @@ def noted(kept: Callable[[], str], save: Callable[[], None] = lambda: None) -> I
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM raise `Stopped` in the block of a programme; after that they are ignored, for it is ending."""
+    """SIGINT and SIGTERM raise `Stopped` in the block of a programme; after that they are ignored, for it is ending.
+
+    Where others turn it into an error of their own, as the import of a compiled module does, it is raised again.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    stop = Stop()
     before = {number: signal.signal(number, stop) or signal.SIG_DFL for number in SIGNALS}
     try:
         yield
+    except Exception as error:
+        if stop.number is not None:
+            raise Stopped(stop.number) from error
+        raise
     finally:
         if all(signal.getsignal(number) is stop for number in SIGNALS):
             for number, handler in before.items():

@@ -33,7 +33,7 @@ from score_sde_analytic import (
 from score_sde_analytic.covariance import BetaTilde, Isotropic
 from score_sde_analytic.data import DataStatistics, Examples
 from score_sde_analytic.errors import InputError, RunError
-from score_sde_analytic.grids import even, even_log_snr
+from score_sde_analytic.grids import StepCosts, even, even_log_snr, steps_for
 from score_sde_analytic.likelihood import Hutchinson
 from score_sde_analytic.measure import NoiseCurve, estimate
 from score_sde_analytic.metrics import Frechet, Precision
@@ -63,6 +63,17 @@ def test_a_seed_is_its_value(seven, planar):
     ancestral = Ancestral(model, BetaTilde())
     assert torch.equal(*(generate(ancestral, CHAIN.grid, (2,), 3, seed=seed) for seed in (7, seven)))
     assert torch.equal(planar.sample(5, seed=seven), planar.sample(5, seed=7))
+
+
+@pytest.mark.parametrize(
+    "given", [np.float32, lambda x: torch.tensor(x, dtype=torch.bfloat16), lambda x: torch.tensor(x, requires_grad=True)]
+)
+def test_numbers_of_any_container_make_curves_grids_and_budgets(given):
+    log_snr, residual = [-4.0, 0.0, 4.0], [0.0625, 0.5, 0.875]
+    lists, others = (NoiseCurve.from_residual(make(log_snr), make(residual)) for make in (list, given))
+    assert np.array_equal(others.residual(np.zeros(1)), lists.residual(np.zeros(1)))
+    assert StepCosts(given(log_snr[::-1]), given(residual[::-1])).columns.dtype == np.float64
+    assert steps_for(0.25, given([2.0, 1.0, 0.5]), 0.5) == 3
 
 
 @pytest.mark.parametrize("seed", [7.0, -1, None, "7", True])

@@ -112,6 +112,23 @@ def test_a_programme_is_ended_once(number):
     assert signal.getsignal(number) is ignored  # the programme is ending
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_what_others_make_of_an_interruption_is_one(number):
+    """pybind11 raises ImportError where a module that it imports is interrupted."""
+    with pytest.raises(Stopped) as caught, ended_by_signals():
+        try:
+            signal.raise_signal(number)
+        except Stopped:
+            raise ImportError("initialization") from None
+    assert caught.value.number == number
+    assert str(caught.value.__cause__) == "initialization"
+
+
+def test_an_error_of_a_programme_stays_what_it_is():
+    with pytest.raises(ImportError, match="of its own"), ended_by_signals():
+        raise ImportError("of its own")
+
+
 def test_a_programme_that_ends_by_itself_leaves_the_handlers():
     before = [signal.getsignal(number) for number in SIGNALS]
     with ended_by_signals():

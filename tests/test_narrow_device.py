@@ -14,12 +14,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from score_sde_analytic import Budget, Chain, ContinuousTime, DataRange, LinearVP, ScoreModel, bits_per_dim, generate
+from score_sde_analytic import Budget, Chain, ContinuousTime, DataRange, Flow, LinearVP, ScoreModel, bits_per_dim, generate
 from score_sde_analytic.arrays import has_float64
-from score_sde_analytic.covariance import Diagonal, Isotropic
+from score_sde_analytic.covariance import Diagonal, Isotropic, Tweedie
 from score_sde_analytic.grids import even_log_snr
+from score_sde_analytic.likelihood import Diffused, ExactTrace, Fixed, Hutchinson, Uniform
 from score_sde_analytic.measure import DCT, NoiseCurve, Spectrum, estimate
-from score_sde_analytic.process import CategoricalDecoder, noise
+from score_sde_analytic.process import CategoricalDecoder, GaussianDecoder, noise
 from score_sde_analytic.samplers import Ancestral, Heun, Langevin, PredictorCorrector
 
 VP = LinearVP()
@@ -116,6 +117,48 @@ def test_moments(narrow, dtype):
     if dtype == torch.float32:  # float64 data have noise of their own
         np.testing.assert_allclose(there.sums, here.sums, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(there.residual, here.residual, rtol=0.5)
+
+
+class Bent(torch.nn.Module):
+    """A network whose weight lies on a device."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(0.8).to(device))
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.weight * x)
+
+
+def bent(device: str) -> ScoreModel:
+    return ScoreModel(Bent(device), VP, fingerprint="bent")
+
+
+FLOW = {"solver": Fixed(3, "euler"), "divergence": ExactTrace()}
+FLOWS = {
+    "uniform": Flow(1e-3, Uniform(), **FLOW),
+    "diffused": Flow(1e-3, Diffused(GaussianDecoder(0.1)), Hutchinson(), Fixed(3, "euler")),
+}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_flow(narrow, name):
+    there, here = (
+        bits_per_dim(bent(device), DATA[:4], FLOWS[name], RANGE, device=device, **QUIET) for device in (narrow, "cpu")
+    )
+    np.testing.assert_allclose(there.terms, here.terms, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["exact", "lanczos"])
+def test_the_covariance_of_the_jacobian(narrow, method):
+    terms, samples = [], []
+    for device in (narrow, "cpu"):
+        model = bent(device)
+        chain = Chain(GRID, Tweedie(model, method=method), 0.1)
+        terms.append(bits_per_dim(model, DATA[:4], chain, RANGE, device=device, **QUIET).terms)
+        samples.append(generate(Ancestral(model, chain.covariance), GRID, (1, 4, 4), 2, device=device).cpu())
+    np.testing.assert_allclose(*terms, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*samples, rtol=1e-4, atol=1e-4)
 
 
 METHODS = {

@@ -8,25 +8,42 @@ import json
 import time
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.faults.outcome import Outcome
 from score_sde_analytic.files import write_text
 
-#: Name -> trials of a whole campaign; each is a module with `outcomes(trials, seed) -> Iterator[Outcome]`.
-CAMPAIGNS = {"kill": 120, "corrupt": 4200, "fuzz": 3200, "config": 320}
+
+class Budget(NamedTuple):
+    """Of a whole campaign.
+
+    Attributes:
+        seconds: about what it takes on one core.
+    """
+
+    trials: int
+    seconds: int
+
+    def __str__(self) -> str:
+        return f"{self.trials} trials, about {self.seconds} s"
+
+
+#: By name; each is a module with `outcomes(trials, seed) -> Iterator[Outcome]`.
+CAMPAIGNS = {"kill": Budget(120, 400), "corrupt": Budget(4200, 20), "fuzz": Budget(3200, 25), "config": Budget(320, 20)}
 BAD = ("silent", "raw", "hung")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
-    parser.add_argument("campaigns", nargs="*", default=list(CAMPAIGNS), help="kill, corrupt, fuzz, config (all)")
+    budgets = "; ".join(f"{name} ({budget})" for name, budget in CAMPAIGNS.items())
+    parser.add_argument("campaigns", nargs="*", default=list(CAMPAIGNS), help=f"all of them, or some: {budgets}")
     parser.add_argument("--trials", type=float, default=1.0, help="share of a whole campaign's trials")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/faults/results.json"))
     arguments = parser.parse_args()
     results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     for name in arguments.campaigns:
-        trials = max(1, round(arguments.trials * CAMPAIGNS[name]))
+        trials = max(1, round(arguments.trials * CAMPAIGNS[name].trials))
         results[name] = run(name, trials, arguments.seed)
         write_text(arguments.out, json.dumps(results, indent=1, sort_keys=True) + "\n")
     print(table(results))

@@ -119,7 +119,7 @@ def _kernel(s: Any, t: Any, eta: Any) -> Any:
 def _categorical(x: Any, log_snr: Any, levels: Any) -> Any:
     declared = data.DataRange(-1, 1, levels)
     level = VP.level_at(log_snr)
-    x_0 = declared.encode((np.asarray(x).clip(0, 1) * ((declared.levels or 2) - 1)).astype(int))
+    x_0 = declared.encode((as_array(x).clip(0, 1) * ((declared.levels or 2) - 1)).astype(int))
     return process.CategoricalDecoder().nats(x_0, level.diffuse(x_0, torch.ones_like(x_0)), None, level, declared)
 
 

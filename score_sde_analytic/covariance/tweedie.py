@@ -35,6 +35,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from score_sde_analytic.arrays import float64_place, wide
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.models.model import Prediction, ScoreModel
@@ -124,7 +125,7 @@ class Linearised:
         return 0.5 * (one + other)
 
     def _product(self, output: Tensor, of: Tensor, v: Tensor) -> Tensor:
-        gradient = self._gradient(output, of, v.reshape(output.shape).to(output.dtype)).flatten(1).double()
+        gradient = wide(self._gradient(output, of, v.reshape(output.shape).to(output)).flatten(1))
         if not torch.isfinite(gradient).all():
             raise RunError(
                 f"the network's gradient holds NaN or inf at log-SNR {self._level.log_snr:.4g}; look for square roots, norms or"
@@ -280,7 +281,7 @@ class Tweedie(Covariance):
         """S, before eigenvalues are clipped: the network's Cov(eps | x_t) by d products per sample."""
         x = prediction.x_t.flatten(1)
         linearised = Linearised(self.model, prediction)
-        axes = torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
+        axes = torch.eye(x.shape[1], dtype=torch.float64, device=float64_place(x.device))
         transposed = torch.stack([linearised.transposed(axis.expand(x.shape)) for axis in axes], 2)
         self.model.charge(vector_products=x.numel())
         return 0.5 * (transposed + transposed.mT)
@@ -313,18 +314,18 @@ class TweedieStep(StepCovariance):
     def add_noise(
         self, mean: Float[Tensor, " batch *dims"], prediction: Prediction, z: Float[Tensor, " batch *dims"]
     ) -> Float[Tensor, " batch *dims"]:
-        start = z.flatten(1).double()
+        start = wide(z.flatten(1))
         basis, projected = krylov(self.covariance.product(prediction), start, self.covariance.products_per_draw)
         values, vectors = torch.linalg.eigh(projected)
         deviation = (self.kernel.rho2 + self.excess * values.clamp_min(0.0)).sqrt()
         # Sigma^{1/2} z = ||z|| V sqrt(rho^2 + excess T) e_1
         weights = torch.einsum("nij,nj,nj,n->ni", vectors, deviation, vectors[:, 0], start.norm(dim=1))
-        return mean + torch.einsum("ni,nid->nd", weights, basis).view(z.shape).to(mean.dtype)
+        return mean + torch.einsum("ni,nid->nd", weights, basis).view(z.shape).to(mean)
 
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
         if kernel.rho2 == 0.0:
             raise InputError("q(x_s | x_t, x_0) has no density at eta = 0 or s = 0: there is no KL divergence")
-        error = kernel.b / math.sqrt(kernel.rho2) * (x_0.double() - prediction.x_0.double()).flatten(1)
+        error = kernel.b / math.sqrt(kernel.rho2) * (wide(x_0) - wide(prediction.x_0)).flatten(1)
         gain = self.excess / kernel.rho2  # Sigma / rho^2 = I + gain S_+
         d = error.shape[1]
         if self.covariance.exact(d):
@@ -360,6 +361,6 @@ def _form(product: Callable[[Tensor], Tensor], v: Tensor, steps: int, function: 
 
 def _keys(x_0: Tensor, log_snr: float) -> list[int]:
     """A number for each example that its values and the level determine."""
-    rows = x_0.detach().flatten(1).double().cpu().numpy()
+    rows = wide(x_0.detach().flatten(1)).cpu().numpy()
     salt = repr(log_snr).encode()
     return [int.from_bytes(hashlib.blake2b(row.tobytes() + salt, digest_size=8).digest(), "little") for row in rows]

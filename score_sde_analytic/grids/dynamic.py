@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy.typing import ArrayLike, NDArray
 
-from score_sde_analytic.arrays import Array
+from score_sde_analytic.arrays import Array, as_array
 from score_sde_analytic.checks import whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.extras import optional
@@ -62,7 +62,7 @@ class StepCosts:
     residual: Array
 
     def __post_init__(self) -> None:
-        lam, r = np.asarray(self.log_snr, dtype=np.float64), np.asarray(self.residual, dtype=np.float64)
+        lam, r = as_array(self.log_snr), as_array(self.residual)
         if lam.ndim != 1 or len(lam) == 0:
             raise InputError(f"log_snr must be a non-empty 1-d array, got shape {lam.shape}")
         if not np.all(np.isfinite(lam)):
@@ -327,7 +327,7 @@ def _checked(costs: StepCosts, first_cost: ArrayLike, steps: int) -> Array:
     Raises:
         InputError: wrong shape, NaN or -inf, or `steps` outside 1 .. N.
     """
-    first = np.asarray(first_cost, dtype=np.float64)
+    first = as_array(first_cost)
     n = len(costs)
     if first.shape != (n,):
         raise InputError(f"first_cost must be ({n},), one per lattice point, got {first.shape}")

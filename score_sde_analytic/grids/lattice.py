@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
-from score_sde_analytic.arrays import Array
+from score_sde_analytic.arrays import Array, as_array
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.dynamic import Indices, StepCosts, shortest_paths
@@ -148,7 +148,7 @@ class Lattice:
         Raises:
             InputError: no lattice time leaves room for the grid's other times.
         """
-        last = np.asarray(first_cost)
+        last = as_array(first_cost)
         n = len(self.times)
 
         def priced(index: int) -> Grid | None:

@@ -29,7 +29,7 @@ import scipy
 from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
-from score_sde_analytic.arrays import Array
+from score_sde_analytic.arrays import Array, as_array
 from score_sde_analytic.checks import number, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.dynamic import StepCosts, shortest_paths
@@ -97,7 +97,7 @@ class Objective:
 
     def last(self, log_snr: ArrayLike) -> Array:
         """Reconstruction term in nats per dimension when lam_1 = log_snr."""
-        return self._last(np.asarray(log_snr, dtype=np.float64))
+        return self._last(as_array(log_snr))
 
     def best_first(self, transitions: float) -> int:
         """Index of the fine level that is the best lam_1 for so many transitions, by the step-budget law (inf: the limit)."""
@@ -192,7 +192,7 @@ def refined(schedule: Schedule, objective: Objective, steps: int, start: ArrayLi
         start: K ascending log-SNRs from `objective.low`. When absent, the descent starts from the closed form and from the
             optimum on a coarse lattice, and the better end is taken. The result is never worse than a start.
     """
-    starts = _starts(objective, steps) if start is None else [np.asarray(start, dtype=np.float64)]
+    starts = _starts(objective, steps) if start is None else [as_array(start)]
     ends = []
     for levels in starts:
         if levels.shape != (steps,) or np.any(np.diff(levels) <= 0) or abs(levels[0] - objective.low) > 1e-6:
@@ -274,7 +274,7 @@ def steps_for(excess: float, costs: ArrayLike, limit: float) -> int | None:
     3
     """
     limit = number()("limit", limit)
-    within = np.flatnonzero(np.asarray(costs) - limit <= _positive(excess))
+    within = np.flatnonzero(as_array(costs) - limit <= _positive(excess))
     return int(within[0]) + 1 if len(within) else None
 
 

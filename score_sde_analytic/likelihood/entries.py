@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from score_sde_analytic.arrays import wide
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood.method import Batch
@@ -136,7 +137,7 @@ class Direct(Entry):
         return "continuous data enter the flow in one way only"
 
     def enter(self, gate: Gate) -> Entered:
-        return Entered(*gate.hold_score(gate.x_0.double()))
+        return Entered(*gate.hold_score(wide(gate.x_0)))
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,8 @@ class Uniform(Entry):
 
     def enter(self, gate: Gate) -> Entered:
         width = gate.bin_width
-        uniform = torch.special.ndtr(gate.noise().double())
-        x = gate.x_0.double() + width * (uniform - 0.5)
+        uniform = torch.special.ndtr(wide(gate.noise()))
+        x = wide(gate.x_0) + width * (uniform - 0.5)
         density = torch.full((len(x),), -math.log(width), dtype=torch.float64, device=x.device)
         return Entered(*gate.hold_score(x), (density,))
 
@@ -197,7 +198,7 @@ class Diffused(Entry):
         x_0_hat = gate.x_0_hat(x_t) if self.decoder.needs_network else None
         log_q = -NoDecoder().nats(x_0, x_t, None, level, gate.data_range)
         decoded = self.decoder.nats(x_0, x_t, x_0_hat, level, gate.data_range)
-        return Entered(x_t.double(), torch.zeros_like(log_q), (log_q, decoded))
+        return Entered(wide(x_t), torch.zeros_like(log_q), (log_q, decoded))
 
 
 def as_entry(value: Entry) -> Entry:

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from score_sde_analytic.arrays import float64_place, wide
 from score_sde_analytic.checks import number, settle, whole
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
@@ -102,7 +103,7 @@ class Flow(Method):
 
     def _sample(self, model: ScoreModel, batch: Batch, j: int) -> Tensor:
         """One importance sample of every example: columns but the weighting, (batch, columns)."""
-        probes = self.divergence.probes(batch.x_0.double(), _probe_noise(batch, j))
+        probes = self.divergence.probes(wide(batch.x_0), _probe_noise(batch, j))
         path = _Path.of(self, model, batch.x_0.dtype, batch.rows)
         solve = _Densities(path, probes, batch.progress)
         entered = self.entry.enter(Gate(model, path.level, batch, j, solve.eps_and_divergence))
@@ -119,7 +120,7 @@ class Flow(Method):
     ) -> Float64[Tensor, " batch *dims"]:
         """The latent x_1 of continuous data x_0."""
         path = _Path.of(self, model, x_0.dtype, batch_size)
-        x = path.level.alpha * x_0.double()
+        x = path.level.alpha * wide(x_0)
         return path.carry(x + 0.5 * path.level.sigma * path.eps(x), path.span)
 
     @torch.no_grad()
@@ -128,7 +129,7 @@ class Flow(Method):
     ) -> Float[Tensor, " batch *dims"]:
         """The data of a latent x_1: `encode` undone, but for the order tau^2 of the last step. `dtype` is the network's."""
         path = _Path.of(self, model, dtype, batch_size)
-        x_t = path.carry(x_1.double(), path.span[::-1])
+        x_t = path.carry(wide(x_1), path.span[::-1])
         return ((x_t - 0.5 * path.level.sigma * path.eps(x_t)) / path.level.alpha).to(dtype)
 
 
@@ -140,7 +141,7 @@ def _weighted(samples: Tensor, dim: int) -> Tensor:
 
 
 def _probe_noise(batch: Batch, j: int) -> SampleNoise:
-    return SampleNoise(batch.seed, [(*key, j) for key in batch.keys], batch.x_0.device)
+    return SampleNoise(batch.seed, [(*key, j) for key in batch.keys], float64_place(batch.x_0.device))
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ class _Path:
     def eps(self, x_t: Tensor) -> Tensor:
         """eps_hat at t_min, (batch, *dims) float64."""
         rows = x_t.split(self.rows)
-        return torch.cat([self.model.predict(x.to(self.dtype), self.level).eps.double() for x in rows])
+        return torch.cat([wide(self.model.predict(x.to(self.dtype), self.level).eps) for x in rows])
 
     def carry(self, x: Tensor, span: tuple[float, float]) -> Tensor:
         """x at the end of a span."""

@@ -52,7 +52,7 @@ def residual_cap(statistics: DataStatistics | None = None, data_range: DataRange
     """
 
     def cap(log_snr: Array) -> Array:
-        snr = np.exp(np.asarray(log_snr, dtype=np.float64))
+        snr = np.exp(as_array(log_snr))
         largest = np.ones_like(snr)
         if data_range is not None:
             largest = np.minimum(largest, _linear(snr * (0.5 * (data_range.hi - data_range.lo)) ** 2))
@@ -143,9 +143,9 @@ class NoiseCurve:
         Raises:
             InputError: no knot has R in (0, 1).
         """
-        lam = np.asarray(log_snr, dtype=np.float64)
-        r = np.asarray(residual, dtype=np.float64)
-        errors = np.zeros_like(r) if stderr is None else np.asarray(stderr, dtype=np.float64)
+        lam = as_array(log_snr)
+        r = as_array(residual)
+        errors = np.zeros_like(r) if stderr is None else as_array(stderr)
         usable = (r > 0.0) & (r < 1.0)
         if not usable.any():
             raise InputError(f"the {source} values leave no knot with R in (0, 1): {_cure(source, r, errors)}")

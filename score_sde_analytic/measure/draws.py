@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Float16, Float64, Int64
 from torch import Tensor
 
-from score_sde_analytic.arrays import Array
+from score_sde_analytic.arrays import Array, as_array
 from score_sde_analytic.declared import require_arrays
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.basis import Basis, Pixel, PixelChannel
@@ -156,7 +156,7 @@ class Recorder:
             InputError: nothing was recorded, or the knots are others.
         """
         a = self.arrays()
-        knots = np.asarray(log_snr, dtype=np.float64)
+        knots = as_array(log_snr)
         if "knot" not in a:
             raise InputError("nothing was recorded; pass this recorder to estimate(observers=...)")
         if knots.ndim != 1 or np.any(np.diff(knots) <= 0) or len(knots) != a["knot"].max() + 1:

@@ -165,7 +165,7 @@ class _Pass:
         knots: in the order in which they were added.
         round, knot: of the next batch; `knot` counts places in `active`.
         active: knots that are not finished.
-        advanced: whether anything was drawn since the pass was made or resumed.
+        advanced: whether anything was drawn, or a round ended, since the pass was made or resumed.
     """
 
     def __init__(
@@ -275,6 +275,7 @@ class _Pass:
             self.round += 1
             self.knot = 0
             self.active = self._unfinished()
+            self.advanced = True
             if not self.active:
                 self._add_knots()
 

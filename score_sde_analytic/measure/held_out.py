@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
-from score_sde_analytic.arrays import Array
+from score_sde_analytic.arrays import Array, as_array
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.draws import ResidualDraws
 from score_sde_analytic.measure.spectrum import LevelTable, Spectrum
@@ -125,7 +125,7 @@ class Correction:
         Args:
             group: leave out these examples, for jackknife errors.
         """
-        s, t = (np.atleast_1d(np.asarray(lam, dtype=np.float64)) for lam in (log_snr_s, log_snr_t))
+        s, t = (np.atleast_1d(as_array(lam)) for lam in (log_snr_s, log_snr_t))
         row = 0 if group is None else 1 + group
         out = np.empty(len(s))
         for i, (lam, step) in enumerate(zip(t, s - t, strict=True)):

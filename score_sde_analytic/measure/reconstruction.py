@@ -19,7 +19,7 @@ import scipy
 from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
-from score_sde_analytic.arrays import Array
+from score_sde_analytic.arrays import Array, as_array
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.curve import NoiseCurve
@@ -44,7 +44,7 @@ def normal_nats(variance: ArrayLike, std: ArrayLike, bin_width: float | None) ->
     >>> normal_nats(np.array([0.5, 1.0]), 1.0, bin_width=None).round(4)
     array([1.1689, 1.4189])
     """
-    variance, std = np.broadcast_arrays(np.asarray(variance, dtype=np.float64), std)
+    variance, std = np.broadcast_arrays(as_array(variance), std)
     if bin_width is None:
         return 0.5 * (np.log(2.0 * math.pi * std**2) + variance / std**2)
     error = np.sqrt(variance)[..., None] * NODES
@@ -109,7 +109,7 @@ class Reconstruction:
         return Interpolant(self.log_snr, self._difference)
 
     def _within(self, log_snr: ArrayLike) -> Array:
-        lam = np.atleast_1d(np.asarray(log_snr, dtype=np.float64))
+        lam = np.atleast_1d(as_array(log_snr))
         if np.any(lam > self.log_snr[-1] + 1e-6):
             raise InputError(
                 f"a first time at log-SNR {lam.max():.4g} lies beyond the last measured knot, {self.log_snr[-1]:.4g};"

@@ -146,8 +146,13 @@ def mean_difference(x: Float[Tensor, " n"], y: Float[Tensor, " m"], level: float
 
     >>> print(mean_difference(torch.tensor([3.0, 5.0]), torch.tensor([1.0, 2.0, 3.0])))
     2.0 ± 1.2
+
+    Raises:
+        InputError: a sample of one.
     """
     require_level(level)
+    if min(len(x), len(y)) < 2:
+        raise InputError(f"a difference of means needs at least two values of each sample, got {len(x)} and {len(y)}")
     a = float(x.var()) / len(x)
     b = float(y.var()) / len(y)
     value = float(x.mean() - y.mean())

@@ -49,6 +49,8 @@ class GaussianMixture(nn.Module):
             raise InputError(f"need weights (k,) and means (k, d), got {tuple(w.shape)} and {tuple(m.shape)}")
         if not (w > 0).all():
             raise InputError("mixture weights must be positive")
+        if not torch.isfinite((4.0 * m.square()).sum() + c.abs().sum() + w.sum()):
+            raise InputError("sums of weights, of squared means or of covariances are beyond float64; give smaller units")
         eigenvalues, basis = _spectra(c, *m.shape)
         if (eigenvalues < -1e-12 * eigenvalues.abs().max()).any():
             raise InputError("a covariance has a negative eigenvalue")

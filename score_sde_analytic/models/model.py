@@ -165,9 +165,10 @@ class ScoreModel:
         torch.Size([3, 2])
 
         Raises:
-            InputError: t outside the schedule, or t = 0 (the data need no prediction).
+            InputError: t outside the schedule, t = 0 (the data need no prediction), or neither one time nor one per example.
             RunError: the network returned another shape than its input's, or non-finite numbers.
         """
+        expand(t, x_t)  # one time, or one per example
         if isinstance(t, Tensor) and not (t > 0).all():
             raise InputError("t = 0 is the data itself (and NaN no time): pass times in (0, 1]")
         t = t if isinstance(t, Tensor) else number()("t", t)

@@ -48,6 +48,11 @@ FED_AND_READ = {
     "times": {"name": str, str: (str, float)},
 }
 RESTORE = "restore it or run --mode=train"
+WHOLE = "; check network.path, or run --mode=train to make a network"
+LACKING = {
+    WIRING: ": a folder of diffusers does not say how its network is fed; load it with UNet2DModel.from_pretrained and give"
+    " ScoreModel(net, schedule, predicts=, times=), or write it with save_unet(net, folder, wiring)"
+}
 RECORD = (
     "restore it, or write the folder anew with save_unet(net, directory, wiring), which records how the network is fed and read"
     " (predicts, coordinates, times) and which it is"
@@ -91,7 +96,7 @@ def load_unet(directory: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     folder = Path(directory)
     for name in (CONFIG, WEIGHTS, WIRING):
         if not (folder / name).is_file():
-            raise MissingFileError(f"no {name} in {folder}; check network.path, or run --mode=train to make a network")
+            raise MissingFileError(f"no {name} in {folder}{LACKING.get(name, WHOLE)}")
     wiring = read_json(folder / WIRING, KIND, FED_AND_READ | {"fingerprint": str}, RECORD)
     settings = read_plain_json(folder / CONFIG, "config", dict, RESTORE)
     tensors = _tensors(folder / WEIGHTS)

@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from score_sde_analytic.arrays import wide
 from score_sde_analytic.errors import RunError
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.ode_solvers import Adaptive, Fixed, integrate
@@ -129,9 +130,7 @@ def velocity(
     model: ScoreModel, c: Coefficients, u: Float64[Tensor, " batch *dims"], dtype: torch.dtype, rows: int
 ) -> Float64[Tensor, " batch *dims"]:
     """du/ds, in network calls of at most `rows` samples of the given dtype."""
-    parts = [
-        c.drift * part + c.gain * model.predict((c.scale * part).to(dtype), c.level).eps.double() for part in u.split(rows)
-    ]
+    parts = [c.drift * part + c.gain * wide(model.predict((c.scale * part).to(dtype), c.level).eps) for part in u.split(rows)]
     return torch.cat(parts)
 
 
@@ -202,7 +201,7 @@ def _eps_and_divergence(
     """The same for a slice of the batch, by one network call."""
     with torch.inference_mode(False), torch.enable_grad():
         x = x_t[part].detach().clone().requires_grad_()
-        eps = model.predict(x.to(dtype), level).eps.double()
+        eps = wide(model.predict(x.to(dtype), level).eps)
     divergence = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for v in probes(x, part):
         with torch.inference_mode(False):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array, wide
@@ -122,7 +122,12 @@ class GaussianDecoder(Decoder):
         data_range: DataRange | None,
     ) -> Float64[Tensor, " batch"]:
         assert x_0_hat is not None
-        return decoder_nats(x_0, x_0_hat, self.std, data_range)
+        nats = decoder_nats(x_0, x_0_hat, self.std, data_range)
+        if not torch.isfinite(nats).all():
+            raise InputError(
+                f"a decoder of std {self.std:g} has no finite nats: it is too narrow, or the examples are not finite"
+            )
+        return nats
 
     def expected_nats(
         self, level: Level, table: NatsTable, histogram: Float64[Array, " L"] | None, data_range: DataRange | None
@@ -257,7 +262,7 @@ def as_decoder(value: Decoder | float) -> Decoder:
 
 
 def decoder_nats(
-    x_0: Float[Tensor, " batch *dims"], x_0_hat: Float[Tensor, " batch *dims"], std: float, data_range: DataRange | None
+    x_0: Shaped[Tensor, " batch *dims"], x_0_hat: Shaped[Tensor, " batch *dims"], std: float, data_range: DataRange | None
 ) -> Float64[Tensor, " batch"]:
     """-log p(x_0 | x_t) in nats per dimension for the decoder N(x0_hat, std^2 I).
 
@@ -266,10 +271,15 @@ def decoder_nats(
     >>> x = torch.zeros(1, 4)
     >>> decoder_nats(x, x, 1.0, None)  # log(2 pi) / 2
     tensor([0.9189], dtype=torch.float64)
+
+    Raises:
+        InputError: shapes differ, or values are no real numbers.
     """
     if x_0.shape != x_0_hat.shape:
         raise InputError(f"x_0 has shape {tuple(x_0.shape)}, its prediction {tuple(x_0_hat.shape)}; they must be equal")
+    if not (x_0.is_floating_point() and x_0_hat.is_floating_point()):
+        raise InputError(f"x_0 is {x_0.dtype}, its prediction {x_0_hat.dtype}; give floating-point values")
     if data_range is None or data_range.levels is None:
-        return 0.5 * LOG_2PI + math.log(std) + 0.5 * mean_square((x_0 - x_0_hat) / std)
+        return 0.5 * LOG_2PI + math.log(std) + 0.5 * (mean_square(x_0 - x_0_hat).sqrt() / std).square()
     log_p = discretised_log_prob(x_0, x_0_hat, std, data_range.lo, data_range.hi, data_range.levels)
     return -log_p.flatten(1).mean(1)

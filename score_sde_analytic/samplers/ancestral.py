@@ -74,7 +74,7 @@ class Ancestral(Sampler[AncestralStep]):
         chain = kernel_steps(grid.levels(self.model.schedule), self.covariance, self.eta)
         steps = [AncestralStep(step.t, step.s, step.kernel, step.covariance, noisy=True) for step in chain]
         if self.clip > 0.0 and len(steps) > 1:
-            capped = steps[-2].covariance.capped(self.clip**2 * math.pi / 2)
+            capped = steps[-2].covariance.capped(self.clip * self.clip * math.pi / 2)
             steps[-2] = replace(steps[-2], covariance=capped)
         if self.final == "mean":
             steps[-1] = replace(steps[-1], noisy=False)

@@ -109,10 +109,10 @@ class Corrector(ABC):
         steps: Langevin steps, one network call each.
 
     Raises:
-        InputError: snr or steps not positive.
+        InputError: snr or steps not positive, or an snr beyond 100.
     """
 
-    snr: Annotated[float, number(above=0)] = 0.16
+    snr: Annotated[float, number(above=0, most=100.0)] = 0.16
     steps: Annotated[int, whole(1)] = 1
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.measure.curve import NoiseCurve
-from score_sde_analytic.measure.estimation import Budget, estimate
+from score_sde_analytic.measure.estimation import Budget, _Pass, estimate
 from score_sde_analytic.measure.moments import DECODER_RATIOS, Moments, decoder_scale
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import ScoreModel
@@ -272,6 +272,31 @@ def test_an_interrupted_run_resumes_to_the_bit(tmp_path, triple, stops):
     assert_identical(Moments.load(path), expected)
     assert cost.evaluations == expected.evaluations - 32 * sum(stops)
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_pass_that_adds_knots_is_the_same_however_often_it_is_interrupted(tmp_path, triple):
+    x, knots, path = triple.sample(70), [-6.0, 0.0, 6.0], tmp_path / "m"
+    options = SMALL | {"budget": replace(BUDGET, tolerance=0.0, most_knots=6)}
+    expected = estimate(interrupting(triple, np.inf), x, knots, **options)
+    assert len(expected.log_snr) == 6
+    for batch in range(11):  # two of each knot, but for the last
+        with pytest.raises(Interrupted):
+            estimate(interrupting(triple, 1), x, knots, path=path, save_seconds=0.0, **options)
+        assert Moments.load(path).evaluations == 32 * (batch + 1)
+    assert_identical(estimate(interrupting(triple, 1), x, knots, path=path, **options), expected)
+
+
+def test_a_pass_killed_after_its_last_batch_is_ended_by_the_next(tmp_path, triple, monkeypatch):
+    x, knots, path, whole = triple.sample(70), [-2.0, 2.0], tmp_path / "m", tmp_path / "whole"
+    options = SMALL | {"budget": replace(BUDGET, batch_size=64)}
+    model = interrupting(triple, np.inf)
+    estimate(model, x, knots, path=whole, **options)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(_Pass, "_unfinished", lambda self: 1 // 0)
+        estimate(model, x, knots, path=path, save_seconds=0.0, **options)
+    assert Moments.load(path).evaluations == 128
+    estimate(model, x, knots, path=path, **options)
+    assert path.read_bytes() == whole.read_bytes()
 
 
 KILLED = """

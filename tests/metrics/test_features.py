@@ -116,7 +116,7 @@ def test_classifier_files(tmp_path):
 def test_training_a_classifier(tmp_path, capsys):
     config = digits_vp.get_config()
     config.classifier.steps = 60
-    assert classifier.run(config, tmp_path) == [tmp_path / "classifier", tmp_path / "classifier_state.pt"]
+    assert classifier.run(config, tmp_path) == [tmp_path / "classifier", tmp_path / "classifier_state.safetensors"]
     net, record = load_classifier(tmp_path / "classifier")
     assert record["accuracy"]["test"] > 0.5  # chance is 0.1
     assert f"test split: {record['accuracy']['test']:.4f}" in capsys.readouterr().out

@@ -262,6 +262,11 @@ def test_wilson_interval_is_scipys():
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
+def test_one_sample_has_no_spread():
+    with pytest.raises(ValueError, match="at least two values of each sample, got 1 and 3"):
+        mean_difference(torch.zeros(1), torch.zeros(3))
+
+
 def test_mean_difference_is_welchs_interval():
     x, y = normal(30, 1, 0)[:, 0], 2.0 * normal(20, 1, 1)[:, 0] + 1.0
     expected = scipy.stats.ttest_ind(x.numpy(), y.numpy(), equal_var=False).confidence_interval()

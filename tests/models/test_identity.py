@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from score_sde_analytic import LinearVP, ScoreModel
-from score_sde_analytic.errors import InputError
+from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.models.identity import Wrapper, digest_of, unwrapped
 from score_sde_analytic.models.networks import WIRING, build_unet, load_unet, save_unet
 
@@ -145,6 +145,17 @@ def test_folders_without_a_recorded_identity_are_refused(copied, tmp_path):
         save_unet(build_unet(UNET), tmp_path / "other", {"predicts": "v"})
     with pytest.raises(InputError, match="networks of diffusers"):
         save_unet(small(), tmp_path / "other", FED)
+
+
+def test_a_folder_of_diffusers_alone_is_refused_with_the_way_in(copied):
+    (copied / WIRING).unlink()
+    with pytest.raises(
+        MissingFileError, match=r"no score_model\.json in .*: a folder of diffusers .* save_unet\(net, folder, w"
+    ):
+        load_unet(copied)
+    (copied / WEIGHTS).unlink()
+    with pytest.raises(MissingFileError, match=r"no diffusion_pytorch_model\.safetensors in .*; check network\.path"):
+        load_unet(copied)
 
 
 def test_half_precision_stays_what_it_is(copied):

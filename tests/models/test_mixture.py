@@ -130,6 +130,8 @@ def test_forms_of_covariances(covariances, k, d):
         ([1], [[0.0, 0.0]], [[[1.0, 2.0], [2.0, 1.0]]], "negative"),
         ([1, 1], [[0.0, 0.0], [1.0, 1.0]], [0.5, 1.0], "more than one"),
         ([1], [[0.0, 0.0]], [1.0, 1.0, 1.0], "fit no"),
+        ([1, 1], [[5e299], [8e299]], 1.0, "beyond float64"),
+        ([1e308, 1e308], [[0.0], [1.0]], 1.0, "beyond float64"),
     ],
 )
 def test_bad_mixtures_are_refused(weights, means, covariances, match):

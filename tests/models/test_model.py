@@ -215,9 +215,10 @@ def test_times_outside_are_refused(t):
         ScoreModel(lambda x, t: x, LinearVP())(torch.zeros(2, 3), t)
 
 
-def test_wrong_number_of_times_is_refused():
+@pytest.mark.parametrize("coordinates", ["ve", "vp", "schedule"])
+def test_wrong_number_of_times_is_refused(coordinates):
     with pytest.raises(ValueError, match="batch of 2"):
-        ScoreModel(lambda x, t: x, LinearVP(), coordinates="ve")(torch.zeros(2, 3), torch.tensor([0.1, 0.2, 0.3]))
+        ScoreModel(lambda x, t: x, LinearVP(), coordinates=coordinates)(torch.zeros(2, 3), torch.tensor([0.1, 0.2, 0.3]))
 
 
 @pytest.mark.parametrize(

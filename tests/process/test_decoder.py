@@ -11,6 +11,7 @@ from scipy import stats
 from scipy.integrate import quad
 
 from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.process.decoder import CategoricalDecoder, GaussianDecoder, NoDecoder, decoder_nats
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.schedule import LinearVP
@@ -222,6 +223,20 @@ def test_no_decoder_is_the_density_of_the_noise(sigma):
 def test_a_gaussian_needs_a_width(std):
     with pytest.raises(ValueError, match="finite number above 0"):
         GaussianDecoder(std)
+
+
+def test_no_finite_examples_have_nats_without_end():
+    x = tensor(0.5, -0.5)
+    with pytest.raises(InputError, match="too narrow"):
+        GaussianDecoder(5e-324).nats(x, None, 0 * x, None, None)
+    narrow = decoder_nats(x.float(), 0 * x.float(), 1e-40, None)  # beyond float32, not beyond float64
+    np.testing.assert_allclose(narrow, 0.125e80, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.complex64, torch.int64])
+def test_predictions_are_real_numbers(dtype):
+    with pytest.raises(InputError, match="floating-point"):
+        decoder_nats(torch.ones(2, 1), torch.ones(2, 1, dtype=dtype), 1.0, None)
 
 
 def test_only_the_gaussian_needs_the_network():

@@ -118,6 +118,15 @@ def test_a_defect_ends_the_process_with_1_and_its_traceback(tmp_path):
     assert "Traceback" in result.stderr
 
 
+def test_what_killed_runs_were_writing_is_swept(tmp_path):
+    left = [tmp_path / ".moments.safetensors.abcdefgh.partial", tmp_path / "compare" / "cells" / ".a.json.12345678.partial"]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    application.cli(["--config=mixture_2d", "--mode=check", f"--workdir={tmp_path}"])
+    assert not any(path.exists() for path in left)
+
+
 def test_an_error_in_a_config_of_ones_own_keeps_its_place(mine, tmp_path):
     with pytest.raises(Exception, match=r"mine\.py.*line 6"):
         application.cli([f"--config={mine}:many", f"--workdir={tmp_path}"])
