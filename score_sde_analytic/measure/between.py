@@ -75,7 +75,7 @@ class BetweenKnots:
         stderr: of y.
 
     >>> moments.between.stderr(np.array([-4.0, 0.0, 4.0])).round(3)
-    array([0.004, 0.004, 0.044])
+    array([0.005, 0.004, 0.035])
     """
 
     def __init__(self, log_snr: Float64[Array, " m"], y: Float64[Array, " m"], stderr: Float64[Array, " m"]) -> None:

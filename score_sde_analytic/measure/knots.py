@@ -10,7 +10,6 @@ from jaxtyping import Float64, Int64
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.measure.moments import Moments
 
-
 #: The widest cell in log-SNR between whose ends nothing can hide that a few of them would not show.
 WIDEST = 1.0
 

@@ -13,8 +13,8 @@ class Bits(dict[int, B]):
     """Steps -> bits per dimension, with their errors and parts; prints a line for each number of steps.
 
     >>> print(study.bits(5, 10))
-    K = 5: 1.183 ± 0.057 bits/dim
-    K = 10: 1.111 ± 0.061 bits/dim
+    K = 5: 1.181 ± 0.059 bits/dim
+    K = 10: 1.109 ± 0.062 bits/dim
     """
 
     def __str__(self) -> str:

@@ -133,7 +133,7 @@ def test_gaussian_data_are_priced_exactly_by_any_number_of_knots(knots):
     entropy = 0.5 * math.log2(2 * math.pi * math.e * 0.5)
     for priced in price(moments, SCHEDULE, methods, gaussian.statistics()).values():
         assert priced.total.value == pytest.approx(entropy, abs=2e-5)  # the prior at t = 1 is not quite normal
-        assert priced.total.stderr < 2e-3
+        assert priced.total.stderr < 1e-2  # four knots cannot rule out that the network ripples a little
 
 
 def test_the_doubt_between_knots_is_in_the_error():

@@ -6,7 +6,7 @@ import pytest
 from score_sde_analytic.measure import between
 from score_sde_analytic.measure.between import BetweenKnots
 from score_sde_analytic.measure.estimation import Budget, estimate
-from score_sde_analytic.measure.knots import irregular, knots_in_doubt
+from score_sde_analytic.measure.knots import WIDEST, irregular, knots_in_doubt
 from score_sde_analytic.models import LogSNR
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import ScoreModel
@@ -96,17 +96,17 @@ def rippling(size, period):
     return ScoreModel(net, LinearVP(), times=LogSNR(), fingerprint="rippling"), gaussian
 
 
-def pass_over(size, most, knots=9):
+def pass_over(size, most, knots=17):
     model, gaussian = rippling(size, 5.0)
     budget = Budget(tolerance=0.02, min_draws=600, max_draws=600, most_knots=most)
     return estimate(model, gaussian.sample(300), np.linspace(-8.0, 8.0, knots), budget, progress=False)
 
 
 def test_knots_are_added_where_a_network_ripples():
-    smooth, rough, bounded = pass_over(0.0, 100), pass_over(0.5, 100), pass_over(0.5, 12)
-    assert len(smooth.log_snr) == 9
-    assert 20 < len(rough.log_snr) < 100
-    assert len(bounded.log_snr) == 12
+    smooth, rough, bounded = pass_over(0.0, 100), pass_over(0.5, 100), pass_over(0.5, 20)
+    assert len(smooth.log_snr) == 17
+    assert 24 < len(rough.log_snr) < 100
+    assert len(bounded.log_snr) == 20
     assert np.all(np.diff(rough.log_snr) > 0)
     assert sorted(rough.order) == list(range(len(rough.order)))
     assert np.all(rough.draws == 600)
@@ -116,8 +116,15 @@ def test_knots_are_added_where_a_network_ripples():
     assert (rough.log_snr > 5.0).sum() < (rough.log_snr < 5.0).sum() / 4
 
 
+def test_wide_cells_are_in_doubt():
+    """Whatever lies at their ends: five knots of exact Gaussian data say nothing of what is between them."""
+    wide = pass_over(0.0, 100, knots=5)
+    assert np.diff(wide.log_snr).max() <= WIDEST
+    assert len(wide.log_snr) < 40
+
+
 def test_added_knots_leave_the_others_as_they_were():
-    few, more = pass_over(0.5, 0), pass_over(0.5, 20)
+    few, more = pass_over(0.5, 0), pass_over(0.5, 24)
     kept = np.isin(more.log_snr, few.log_snr)
     np.testing.assert_array_equal(more.residual[kept], few.residual)
     np.testing.assert_array_equal(more.decoder_sums[:, kept], few.decoder_sums)

@@ -32,7 +32,7 @@ def analysed(distribution, record=(), draws=300, statistics=None, **settings):
 def test_nothing_is_said_where_all_is_well():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        study = analysed(GAUSSIAN, statistics=GAUSSIAN.statistics(), knots=Knots(high=9.0, count=12))
+        study = analysed(GAUSSIAN, statistics=GAUSSIAN.statistics(), knots=Knots(high=9.0, count=30))
         study.bits(3, 5)
     assert study.remarks == ()
 
