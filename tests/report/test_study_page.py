@@ -21,7 +21,7 @@ from score_sde_analytic.study import Knots, Search, Settings, Structure, analyse
 from score_sde_analytic.study.report import BITS, Request, content, draw, sheets
 
 SETTINGS = Settings(
-    knots=Knots(count=12),
+    knots=Knots(count=12, most=12),
     structure=Structure(bins=(1,), shrinkage=(0.0,), smooth=(False,)),
     search=Search(points=80, log_snr_max=7.0, most=15),
 )
@@ -103,9 +103,8 @@ def test_predicted_bits_are_those_of_the_study(study, page):
 
 def test_the_limit_is_that_of_infinitely_many_steps(study, page, told):
     limit = told["limit"]
-    assert limit["total"]["value"] == pytest.approx(
-        BITS * study.search.objective.continuous_limit + limit["prior"]["value"], abs=1e-4
-    )
+    fitted = BITS * study.search.objective.continuous_limit + limit["prior"]["value"]
+    assert abs(limit["total"]["value"] - fitted) < limit["total"]["stderr"]  # what was measured, against what was fitted to it
     said = f"{limit['total']['value']:.3f} ± {limit['total']['stderr']:.3f}".replace("-", "−")
     assert page.cells["infinitely many calls any of these covariances"][0][1] == said
 
