@@ -40,6 +40,9 @@ def test_the_optimal_grid_is_the_cheapest_on_its_levels(study):
     bits = {
         name: study.bits(6, grid=name)[6].total.value for name in ("dp", "refined", "even_tuned", "karras_tuned", "entropic")
     }
+    costs = {name: study.grid(6, name).cost for name in bits}
+    assert costs["dp"] < min(costs["even_tuned"], costs["karras_tuned"])  # exactly, as the search prices them
+    assert costs["refined"] < min(costs.values()) + 1e-3  # tables of the last step against splines
     assert bits["refined"] < min(bits.values()) + 0.01
     assert bits["dp"] < min(bits["even_tuned"], bits["karras_tuned"], bits["entropic"]) + 0.01
 
