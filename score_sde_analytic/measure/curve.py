@@ -104,7 +104,7 @@ class NoiseCurve:
     def fit(
         cls, moments: Moments, source: Source = "residual", cap: ResidualCap | None = None, warn: bool = True
     ) -> NoiseCurve:
-        """Weighted isotonic + PCHIP fit of measured moments; where they contradict it, as measured.
+        """Weighted isotonic + PCHIP fit of measured moments; where the residual contradicts it, as measured.
 
         Args:
             source: "residual" gives the KL-optimal variance for the network's own mean, "score" the paper's.
@@ -157,7 +157,8 @@ class NoiseCurve:
             against = contradicted(measured, y, weights, degrees)
             if against.any():
                 remarks.append(_falls(source, lam, r, residual_of(y, lam), errors, against))
-            y = np.where(against, measured, y)
+            if source == "residual":  # prices are made of it
+                y = np.where(against, measured, y)
         if cap is not None:
             # A cap of 0 (constant data) leaves no posterior variance: C = exp(-700).
             y = np.maximum(y, y_of(np.maximum(cap(lam), np.exp(np.minimum(lam, 0.0) - 700.0)), lam))
@@ -276,7 +277,7 @@ def _falls(source: str, log_snr: Array, measured: Array, fitted: Array, stderr: 
         f"R from '{source}' is not that of an exact score between log-SNR {log_snr[against].min():.1f} and"
         f" {log_snr[against].max():.1f}: a curve that is would have {fitted[worst]:.4f} at {log_snr[worst]:.1f}, measured was"
         f" {measured[worst]:.4f} ± {stderr[worst]:.4f} ({moved[worst]:.0f} standard errors). The network is miscalibrated"
-        " there; the curve keeps what was measured"
+        f" there; {'the curve keeps what was measured' if source == 'residual' else 'the curve is levelled'}"
     )
 
 
