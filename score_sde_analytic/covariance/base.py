@@ -57,6 +57,8 @@ class Covariance(ABC):
     ddpm_only: ClassVar[bool] = False
     #: Whether what it adds to rho^2 is b^2 Cov(x_0 | x_t), so that a sampler may take a share of it.
     has_posterior: ClassVar[bool] = True
+    #: Whether `step_nats` is the cost of recorded draws, whatever the curve.
+    judged: ClassVar[bool] = False
     #: What held-out data add to a fitted price; None for prices that are not fitted.
     correction: Correction | None = None
 

@@ -141,6 +141,7 @@ class Diagonal(Covariance):
     """
 
     priced: ClassVar[bool] = True
+    judged: ClassVar[bool] = True
     spectrum: Spectrum
     basis: Basis
     statistic: Statistic | None = None

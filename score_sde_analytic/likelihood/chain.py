@@ -97,7 +97,7 @@ class Chain(Method):
     @property
     def judged(self) -> bool:
         """Whether the price of transitions is that of recorded draws: the covariance knows what they cost."""
-        return self.covariance.correction is not None
+        return self.covariance.judged
 
     def slopes(
         self, schedule: Schedule, curve: NoiseCurve
