@@ -18,7 +18,6 @@ import numpy as np
 from jaxtyping import Float64
 
 from score_sde_analytic.arrays import Array
-from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.likelihood.bound import BITS, Priced
 from score_sde_analytic.measure.curve import NoiseCurve
@@ -96,13 +95,13 @@ def price(
     # The longest first: what was searched for its steps holds the grids of fewer.
     longest = sorted(quotes, key=lambda name: -quotes[name].length)
     held_out = {name: quotes[name].cross_fitted(statistics) for name in longest}
-    prior = float(prior_kl(schedule, statistics.second_moment))
+    prior = BITS * float(prior_kl(schedule, statistics.second_moment))
     ends = np.cumsum([quote.length for quote in quotes.values()])[:-1]
     priced = {}
     for name, value, error in zip(quotes, np.split(values, ends), np.split(errors, ends), strict=True):
         chosen, choice = held_out[name] or (value, np.zeros_like(error))
-        total = np.sqrt(error**2 + choice**2 + quotes[name].doubt() ** 2)
-        priced[name] = _priced(prior, chosen, total, moments.evaluations)
+        stderr = np.sqrt(error**2 + choice**2 + quotes[name].doubt() ** 2)
+        priced[name] = _priced(prior, BITS * chosen, BITS * stderr, moments.evaluations)
     return priced
 
 
@@ -119,10 +118,9 @@ def expected_nats(moments: Moments, schedule: Schedule, method: Priceable, stati
 
 def _priced(prior: float, values: Array, errors: Array, evaluations: int) -> Priced:
     """The bound of one method from its row, in bits per dimension."""
-    values, errors = BITS * values, BITS * errors
     total, transitions, reconstruction = (Estimate(float(values[i]), float(errors[i])) for i in range(HEAD))
-    parts = {"prior": Estimate(BITS * prior, 0.0), "transitions": transitions, "reconstruction": reconstruction}
-    return Priced(Estimate(total.value + BITS * prior, total.stderr), parts, values[HEAD:], errors[HEAD:], evaluations)
+    parts = {"prior": Estimate(prior, 0.0), "transitions": transitions, "reconstruction": reconstruction}
+    return Priced(Estimate(total.value + prior, total.stderr), parts, values[HEAD:], errors[HEAD:], evaluations)
 
 
 #: Entries of a row before its steps: transitions + reconstruction, transitions, reconstruction.
@@ -135,13 +133,10 @@ class _View:
 
     moments: Moments
     curve: NoiseCurve
-    data_range: DataRange | None
 
     @classmethod
     def of(cls, moments: Moments) -> _View:
-        declared = moments.fingerprint["decoder"]
-        data_range = None if declared is None else DataRange(*declared)
-        return cls(moments, NoiseCurve.fit(moments, warn=False), data_range)
+        return cls(moments, NoiseCurve.fit(moments, warn=False))
 
     def part(self, moments: Moments) -> _Part:
         """What a part of the draws says."""
@@ -203,7 +198,7 @@ class _Quote:
         decoder, level = method.decoder, schedule.level(method.first_time)
 
         def nats(table: Reconstruction) -> float:
-            return decoder.expected_nats(level, table, statistics.histogram, view.data_range)
+            return decoder.expected_nats(level, table, statistics.histogram, view.moments.data_range)
 
         if not decoder.needs_network:  # once: it does not vary with the moments
             exact = nats(view.whole.table)

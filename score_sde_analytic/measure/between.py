@@ -19,7 +19,7 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 
 from score_sde_analytic.arrays import Array
-from score_sde_analytic.measure.interpolant import Interpolant, y_of
+from score_sde_analytic.measure.interpolant import Interpolant, determines_y, y_of
 
 #: Lengths in log-SNR and sizes in y of the smooth part, and (median, spread) of their log-normal priors.
 LENGTHS, SIZES = np.geomspace(1.5, 40.0, 6), np.geomspace(0.03, 10.0, 6)
@@ -86,7 +86,7 @@ class BetweenKnots:
     @classmethod
     def of(cls, log_snr: Float64[Array, " m"], residual: Float64[Array, " m"], stderr: Float64[Array, " m"]) -> BetweenKnots:
         """Of measured R, where it lies in (0, 1), with its standard errors."""
-        usable = (residual > 0.0) & (residual < 1.0)
+        usable = determines_y(residual)
         knots, r = log_snr[usable], residual[usable]
         error = stderr[usable] / (r * (1.0 - r))
         return cls(knots, y_of(r, knots), np.where(np.isfinite(error), error, 1.0))

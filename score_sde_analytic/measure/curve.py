@@ -26,7 +26,7 @@ from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.declared import reading
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
-from score_sde_analytic.measure.interpolant import Interpolant, contradicted, nondecreasing, residual_of, y_of
+from score_sde_analytic.measure.interpolant import Interpolant, contradicted, determines_y, nondecreasing, residual_of, y_of
 from score_sde_analytic.process.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class NoiseCurve:
         lam = as_array(log_snr)
         r = as_array(residual)
         errors = np.zeros_like(r) if stderr is None else as_array(stderr)
-        usable = (r > 0.0) & (r < 1.0)
+        usable = determines_y(r)
         if not usable.any():
             raise InputError(f"the {source} values leave no knot with R in (0, 1): {_cure(source, r, errors)}")
         remarks = [] if usable.all() else [_outside(source, lam, r, errors)]
@@ -263,7 +263,7 @@ def _cure(source: str, residual: Array, stderr: Array) -> str:
 
 def _outside(source: str, log_snr: Array, residual: Array, stderr: Array) -> str:
     """The remark on knots whose R is not in (0, 1)."""
-    lost = ~((residual > 0.0) & (residual < 1.0))
+    lost = ~determines_y(residual)
     where = ", ".join(f"{value:.1f}" for value in log_snr[lost])
     cure = _cure(source, residual[lost], stderr[lost])
     return f"R from '{source}' is outside (0, 1) at log-SNR {where}: the curve is interpolated or constant there; {cure}"

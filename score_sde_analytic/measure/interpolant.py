@@ -21,6 +21,11 @@ def residual_of(y: Any, log_snr: Any) -> Any:
     return scipy.special.expit(log_snr - y)
 
 
+def determines_y(residual: Float64[Array, " m"]) -> Bool[np.ndarray, " m"]:
+    """Which values of R have a y: those in (0, 1)."""
+    return (residual > 0.0) & (residual < 1.0)
+
+
 def y_of(residual: Any, log_snr: Any) -> Any:
     """y = lam - log(R / (1 - R)), for R in (0, 1).
 

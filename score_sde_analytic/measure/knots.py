@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.measure.interpolant import determines_y
 from score_sde_analytic.measure.moments import Moments
 
 #: The widest cell in log-SNR between whose ends nothing can hide that a few of them would not show.
@@ -17,9 +18,8 @@ WIDEST = 1.0
 def knots_in_doubt(moments: Moments, tolerance: float, most: int) -> Float64[Array, " new"]:
     """Log-SNRs in the cells between knots where R is less certain than `tolerance` and than at the cell's ends, worst first.
 
-    A cell wider than `WIDEST` is in doubt whatever its ends say.
-
-    They do not lie in the middle, nor all at one share of their cells, so that nothing periodic hides between them.
+    A cell wider than `WIDEST` is in doubt whatever its ends say. New knots do not lie in the middle, nor all at one share of
+    their cells, so that nothing periodic hides between them.
 
     >>> knots_in_doubt(moments, tolerance=0.01, most=10)
     array([], dtype=float64)
@@ -39,7 +39,7 @@ def doubt_between(
     Args:
         tolerance: relative error below which no end is taken to be.
     """
-    usable = (moments.residual > 0.0) & (moments.residual < 1.0)
+    usable = determines_y(moments.residual)
     cells = np.flatnonzero(usable[1:] & usable[:-1])
     if not len(cells):
         return cells, np.zeros(0), np.zeros(0)

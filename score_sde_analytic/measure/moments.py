@@ -27,6 +27,7 @@ from jaxtyping import Bool, Float64
 from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
 from score_sde_analytic.measure.between import BetweenKnots
@@ -210,6 +211,12 @@ class Moments:
     def data_variance(self) -> float:
         """V of the data, the unit of the decoder table."""
         return float(self.fingerprint["data_variance"])
+
+    @property
+    def data_range(self) -> DataRange | None:
+        """Declared range and levels of the data; None where none was declared."""
+        declared = self.fingerprint["decoder"]
+        return None if declared is None else DataRange(*declared)
 
     @property
     def order(self) -> list[int]:

@@ -20,7 +20,6 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array, as_array
-from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.interpolant import Interpolant
@@ -77,11 +76,9 @@ class Reconstruction:
         Args:
             curve: of the moments, where it is known; else fitted.
         """
-        declared = moments.fingerprint["decoder"]
-        data_range = None if declared is None else DataRange(*declared)
-        discrete = data_range is not None and data_range.levels is not None
+        data_range = moments.data_range
         curve = NoiseCurve.fit(moments, warn=False) if curve is None else curve
-        width = data_range.bin_width if data_range is not None and discrete else None
+        width = None if data_range is None or data_range.levels is None else data_range.bin_width
         return cls(moments.log_snr, moments.decoder_nats(), moments.data_variance, curve, width)
 
     @property

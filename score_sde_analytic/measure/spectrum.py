@@ -21,7 +21,7 @@ from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.cells import cell_means, quantile_bins
 from score_sde_analytic.measure.draws import ResidualDraws
 from score_sde_analytic.measure.interpolant import Interpolant, nondecreasing, residual_of, y_of
-from score_sde_analytic.process.kernel import optimal_step_nats
+from score_sde_analytic.process.kernel import optimal_step_nats, optimal_step_slope
 
 #: R of a measured curve stays this far from 0 and 1.
 MARGIN = 1e-9
@@ -182,9 +182,9 @@ class Spectrum:
         return float((costs * self.mass_at(log_snr_t)).sum())
 
     def step_slope(self, log_snr_s: float, log_snr_t: float) -> float:
-        """Change of `step_nats` where y of every bin and label is larger by a unit: -1/2 mean R (1 - R) e / (1 + e R)."""
-        r, e = self.residual(log_snr_t), np.expm1(log_snr_s - log_snr_t)
-        return -0.5 * float((r * (1.0 - r) * e / (1.0 + e * r) * self.mass_at(log_snr_t)).sum())
+        """Change of `step_nats` where y of every bin and label is larger by a unit."""
+        slopes = optimal_step_slope(self.residual(log_snr_t), log_snr_s - log_snr_t)
+        return float((slopes * self.mass_at(log_snr_t)).sum())
 
     def spread(self, log_snr: float) -> float:
         """w(lam) of this covariance, so that K steps cost I^2/(4K) more than the limit, I = integral sqrt(w).

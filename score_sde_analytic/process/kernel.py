@@ -120,6 +120,16 @@ def optimal_step_nats(residual: Any, step: Any) -> Any:
     return 0.5 * np.log1p(residual * np.expm1(step))
 
 
+def optimal_step_slope(residual: Any, step: Any) -> Any:
+    """Derivative of `optimal_step_nats` along y = lam + log((1 - R)/R): -1/2 R (1 - R) e / (1 + e R), e = exp(step) - 1.
+
+    >>> float(optimal_step_slope(0.5, 1.0))
+    -0.116
+    """
+    e = np.expm1(step)
+    return -0.5 * residual * (1.0 - residual) * e / (1.0 + e * residual)
+
+
 def prior_kl(schedule: Schedule, power: float | Float[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
     """KL(q(x_1 | x_0) || N(0, prior_variance I)) in nats per dimension.
 
