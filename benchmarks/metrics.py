@@ -19,7 +19,7 @@ from score_sde_analytic.runners import build
 from score_sde_analytic.runners.classifier import labels
 from torch import Tensor
 
-from score_sde_analytic.measure.transforms import DCT, ColourDCT
+from score_sde_analytic.data.transforms import DCT, ColourDCT
 from score_sde_analytic.metrics import (
     KID,
     ClassifierFeatures,

@@ -23,8 +23,8 @@ from score_sde_analytic.runners.experiment import Experiment
 from torch import Tensor
 from tqdm import tqdm
 
+from score_sde_analytic.data.transforms import ColourDCT
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
-from score_sde_analytic.measure.transforms import ColourDCT
 from score_sde_analytic.metrics import (
     KID,
     ClassifierFeatures,

@@ -11,8 +11,9 @@ import torch
 
 from score_sde_analytic import Budget, Chain, ContinuousTime, GaussianMixture, LinearVP, bits_per_dim
 from score_sde_analytic.covariance import Diagonal, Isotropic
+from score_sde_analytic.data import DCT
 from score_sde_analytic.grids import even_log_snr
-from score_sde_analytic.measure import DCT, NoiseCurve, Spectrum, estimate
+from score_sde_analytic.measure import NoiseCurve, Spectrum, estimate
 from score_sde_analytic.models import Prediction
 from score_sde_analytic.process import GaussianDecoder, SampleNoise, kernels
 from score_sde_analytic.samplers import Ancestral, Heun, carry, generate

@@ -17,9 +17,10 @@ from torch.utils._pytree import tree_map
 from score_sde_analytic import Budget, Chain, ContinuousTime, DataRange, Flow, LinearVP, ScoreModel, bits_per_dim, generate
 from score_sde_analytic.arrays import has_float64
 from score_sde_analytic.covariance import Diagonal, Isotropic, Tweedie
+from score_sde_analytic.data import DCT
 from score_sde_analytic.grids import even_log_snr
 from score_sde_analytic.likelihood import Diffused, ExactTrace, Fixed, Hutchinson, Uniform
-from score_sde_analytic.measure import DCT, NoiseCurve, Spectrum, estimate
+from score_sde_analytic.measure import NoiseCurve, Spectrum, estimate
 from score_sde_analytic.process import CategoricalDecoder, GaussianDecoder, noise
 from score_sde_analytic.samplers import Ancestral, Heun, Langevin, PredictorCorrector
 

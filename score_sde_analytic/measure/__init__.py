@@ -1,6 +1,5 @@
 """What one Monte Carlo pass finds: moments, curves, and residuals in a basis."""
 
-from score_sde_analytic.measure.basis import Basis, Channel, Pixel, PixelChannel, Scalar
 from score_sde_analytic.measure.curve import NoiseCurve, residual_cap
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
 from score_sde_analytic.measure.estimation import Budget, estimate
@@ -9,16 +8,10 @@ from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.measure.spectrum import Spectrum
 from score_sde_analytic.measure.statistics import Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic
-from score_sde_analytic.measure.transforms import DCT, PCA, ColourDCT
 
 __all__ = [
-    "DCT",
-    "PCA",
-    "Basis",
     "Budget",
-    "Channel",
     "Choice",
-    "ColourDCT",
     "Energy",
     "GradientEnergy",
     "HeldOut",
@@ -26,12 +19,9 @@ __all__ = [
     "MeanLevel",
     "Moments",
     "NoiseCurve",
-    "Pixel",
-    "PixelChannel",
     "Reconstruction",
     "Recorder",
     "ResidualDraws",
-    "Scalar",
     "Spectrum",
     "Statistic",
     "estimate",

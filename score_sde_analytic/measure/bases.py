@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from score_sde_analytic.data.basis import Basis, BuiltIn, Channel, Pixel, PixelChannel, Scalar
 from score_sde_analytic.data.examples import Data
+from score_sde_analytic.data.transforms import DCT, PCA, ColourDCT
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import differences
-from score_sde_analytic.measure.basis import Basis, BuiltIn, Channel, Pixel, PixelChannel, Scalar
-from score_sde_analytic.measure.transforms import DCT, PCA, ColourDCT
 
 _BUILT_IN: dict[str, type[BuiltIn]] = {c.__name__: c for c in (Pixel, PixelChannel, Channel, Scalar, DCT, ColourDCT, PCA)}
 

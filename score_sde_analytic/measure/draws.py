@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Float16, Float64, Int64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array, as_array
+from score_sde_analytic.data.basis import Basis, Pixel, PixelChannel
 from score_sde_analytic.declared import require_arrays
 from score_sde_analytic.errors import InputError
-from score_sde_analytic.measure.basis import Basis, Pixel, PixelChannel
 from score_sde_analytic.measure.statistics import Statistic, checked
 from score_sde_analytic.models.model import Prediction
 

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from score_sde_analytic.checks import whole
+from score_sde_analytic.data.basis import Basis
 from score_sde_analytic.data.examples import Data, as_dataset, batches
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.declared import UNFIT
 from score_sde_analytic.errors import InputError, MissingFileError
-from score_sde_analytic.measure.basis import Basis
 from score_sde_analytic.models.identity import digest_of
 
 

@@ -10,12 +10,12 @@ import torch
 
 from score_sde_analytic.covariance.diagonal import Diagonal
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic
+from score_sde_analytic.data.transforms import PCA
 from score_sde_analytic.grids.grid import even_log_snr
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.draws import Recorder
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.held_out import PLAIN
-from score_sde_analytic.measure.transforms import PCA
 from score_sde_analytic.metrics import EnergyDistance, Pixels, Reference, evaluate
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.process.schedule import Tabulated

@@ -13,18 +13,18 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from score_sde_analytic import likelihood
 from score_sde_analytic.covariance.diagonal import Diagonal
 from score_sde_analytic.covariance.isotropic import Isotropic
+from score_sde_analytic.data.basis import Pixel, PixelChannel, Scalar
+from score_sde_analytic.data.transforms import DCT, PCA
 from score_sde_analytic.grids.dynamic import StepCosts, shortest_paths
 from score_sde_analytic.grids.grid import even, even_log_snr, karras, optimal_paths, quadratic
 from score_sde_analytic.grids.lattice import Lattice, transition_costs
 from score_sde_analytic.likelihood import Chain, bits_per_dim
-from score_sde_analytic.measure.basis import Pixel, PixelChannel, Scalar
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.held_out import Choice, HeldOut, price
 from score_sde_analytic.measure.spectrum import Spectrum
 from score_sde_analytic.measure.statistics import Energy, GradientEnergy, MeanLevel
-from score_sde_analytic.measure.transforms import DCT, PCA
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.process.decoder import GaussianDecoder

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from score_sde_analytic.data.basis import Basis, Channel, Pixel, PixelChannel, Scalar
+from score_sde_analytic.data.transforms import DCT, PCA, ColourDCT
 from score_sde_analytic.files import load_arrays
-from score_sde_analytic.measure.basis import Basis, Channel, Pixel, PixelChannel, Scalar
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.statistics import Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic
-from score_sde_analytic.measure.transforms import DCT, PCA, ColourDCT
 from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.process.schedule import LinearVP
 

@@ -11,16 +11,16 @@ from scipy.special import expit
 
 from score_sde_analytic import likelihood
 from score_sde_analytic.covariance.diagonal import Diagonal
+from score_sde_analytic.data.basis import Basis, Pixel, PixelChannel, Scalar
+from score_sde_analytic.data.transforms import DCT, PCA
 from score_sde_analytic.grids.grid import even_log_snr
 from score_sde_analytic.likelihood import Chain, bits_per_dim
-from score_sde_analytic.measure.basis import Basis, Pixel, PixelChannel, Scalar
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.held_out import GROUPS, STEPS, Choice, HeldOut, held_out_cost, jackknife_error, price
 from score_sde_analytic.measure.spectrum import Spectrum
 from score_sde_analytic.measure.statistics import Energy, GradientEnergy, HighFrequency, Statistic
-from score_sde_analytic.measure.transforms import DCT, PCA
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import Prediction
 from score_sde_analytic.process.decoder import NoDecoder

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from score_sde_analytic.covariance.diagonal import Diagonal
+from score_sde_analytic.data.basis import Channel, Pixel, Scalar
+from score_sde_analytic.data.transforms import DCT
 from score_sde_analytic.grids.grid import even_log_snr
 from score_sde_analytic.likelihood import Chain, bits_per_dim
-from score_sde_analytic.measure.basis import Channel, Pixel, Scalar
 from score_sde_analytic.measure.draws import Recorder
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.held_out import HeldOut
 from score_sde_analytic.measure.spectrum import Spectrum
 from score_sde_analytic.measure.statistics import FLOOR, Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic, checked
-from score_sde_analytic.measure.transforms import DCT
 from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.process.decoder import GaussianDecoder
 from score_sde_analytic.process.schedule import LinearVP

@@ -19,7 +19,7 @@ from torch import nn
 
 from score_sde_analytic.data import sources as datasets
 from score_sde_analytic.data.ranges import DataRange
-from score_sde_analytic.measure.transforms import DCT
+from score_sde_analytic.data.transforms import DCT
 from score_sde_analytic.metrics import (
     KID,
     Classifier,

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from score_sde_analytic.covariance import BetaTilde, Covariance, Diagonal, StepCovariance
+from score_sde_analytic.data import Basis
 from score_sde_analytic.grids import Lattice, even_log_snr
 from score_sde_analytic.likelihood import Chain, ContinuousTime, Direct, Entered, ExactTrace, Flow, bits_per_dim
 from score_sde_analytic.likelihood.entries import Entry
-from score_sde_analytic.measure import Basis, Budget, HeldOut, Recorder, Statistic, estimate
+from score_sde_analytic.measure import Budget, HeldOut, Recorder, Statistic, estimate
 from score_sde_analytic.models import GaussianMixture
 from score_sde_analytic.process import Decoder, LinearVP
 from score_sde_analytic.process.gaussian import diagonal_kl, mean_square

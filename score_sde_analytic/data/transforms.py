@@ -19,10 +19,10 @@ from jaxtyping import Float, Int64, Num
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from score_sde_analytic.data.basis import BuiltIn
 from score_sde_analytic.data.examples import Data, as_dataset, batches
 from score_sde_analytic.data.ranges import check_examples
 from score_sde_analytic.errors import InputError
-from score_sde_analytic.measure.basis import BuiltIn
 
 
 class _Linear(BuiltIn):
