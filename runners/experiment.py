@@ -14,7 +14,10 @@ from torch import Tensor
 from score_sde_analytic.extras import versions
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.measure.recalibration import Recalibration, recalibrate
+from score_sde_analytic.models.free import LinearDenoiser
 from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.recalibrated import Recalibrated
 from score_sde_analytic.process.schedule import Schedule
 from score_sde_analytic.study import CovarianceName, Study, analyse, covariance_names
 from score_sde_analytic.study.structures import moments_file, recorders
@@ -50,9 +53,33 @@ class Experiment:
         return build.schedule(self.config)
 
     @cached_property
-    def model(self) -> ScoreModel:
+    def network(self) -> ScoreModel:
         """The pretrained network under the schedule."""
         return build.model(self.config, self.workdir, self.device)
+
+    @cached_property
+    def model(self) -> ScoreModel:
+        """The network, with a better mean where config.network.recalibrate asks for one."""
+        return self.network if self.recalibration is None else self.recalibration[0]
+
+    @cached_property
+    def recalibration(self) -> tuple[Recalibrated, Recalibration] | None:
+        """The network stacked with what is free, and what that gains; None where it is left as it is."""
+        how = self.config.network.recalibrate
+        if how == "off":
+            return None
+        better, found = recalibrate(
+            self.network,
+            self.splits.validation,
+            LinearDenoiser.of(self._train),
+            "mean" if how == "mean" else "linear",
+            draws=self.config.network.recalibration_draws,
+            data_range=self.splits.data_range,
+            seed=self.config.seed,
+            path=self.workdir / "recalibration.safetensors",
+            device=self.device,
+        )
+        return None if how == "auto" and not found.stack.changes.any() else (better, found)
 
     @cached_property
     def test(self) -> Tensor:

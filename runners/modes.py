@@ -50,10 +50,20 @@ def estimate(experiment: Experiment) -> list[Path]:
         f"Calibration: 1 - Lambda and R differ most at log-SNR {moments.log_snr[worst]:.1f},"
         f" by {difference[worst]:+.4f} ({size[worst]:+.1f} standard errors)."
     )
-    written += [*_overfitting(experiment), *covariances.write(experiment)]
+    written += [*_recalibration(experiment), *_overfitting(experiment), *covariances.write(experiment)]
     written.append(figures.curve(work / "curve.png", moments, experiment.study.curves, experiment.study.cap))
     written.append(_variance_figure(experiment))
     return [*written, report]
+
+
+def _recalibration(experiment: Experiment) -> list[Path]:
+    """Keep the shares of a network that was stacked with what is free, and say what they gain."""
+    if experiment.recalibration is None:
+        return []
+    better, found = experiment.recalibration
+    print(f"Recalibration: {found}.")
+    experiment.record("recalibration", found.content())
+    return better.save(experiment.workdir / "recalibration")
 
 
 def _overfitting(experiment: Experiment) -> list[Path]:

@@ -92,6 +92,8 @@ FIELDS: dict[str, Check[Any]] = {
     "schedule.name": _choice(build.SCHEDULES, "schedule"),
     "network.path": text(),
     "network.clamp": flag(),
+    "network.recalibrate": one_of(("off", "auto", "mean", "linear")),
+    "network.recalibration_draws": whole(32, 10**6),
     "estimate.knots": checks_of(Knots)["count"],
     "estimate.most_knots": checks_of(Knots)["most"],
     "estimate.log_snr_min": LOG_SNR,

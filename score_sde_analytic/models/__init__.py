@@ -5,6 +5,7 @@ from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.models.networks import LearnedRange, WithFeatures, load_unet, save_unet
 from score_sde_analytic.models.ode_solvers import Adaptive, Fixed
+from score_sde_analytic.models.recalibrated import Recalibrated, Stack
 from score_sde_analytic.models.receipt import Receipt
 from score_sde_analytic.models.times import Continuous, LogSNR, OneBased, Sigma, ZeroBased
 
@@ -19,9 +20,11 @@ __all__ = [
     "LogSNR",
     "OneBased",
     "Prediction",
+    "Recalibrated",
     "Receipt",
     "ScoreModel",
     "Sigma",
+    "Stack",
     "WithFeatures",
     "ZeroBased",
     "load_unet",

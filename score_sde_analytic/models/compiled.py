@@ -21,6 +21,4 @@ def compiled(model: ScoreModel, mode: str) -> ScoreModel:
         answer = net(x, labels)
         return getattr(answer, "sample", answer).clone()  # CUDA graphs write every output to the same place
 
-    name = model.fingerprint()["network"]
-    wiring = (model.predicts, model.times, model.coordinates, model.clamp)
-    return ScoreModel(call, model.schedule, *wiring, fingerprint=name)
+    return model.with_network(call, model.fingerprint()["network"])

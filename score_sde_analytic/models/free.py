@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from score_sde_analytic.arrays import Array, as_array, onto, wide
 from score_sde_analytic.data import bases
-from score_sde_analytic.data.basis import Basis, array_digest
+from score_sde_analytic.data.basis import Basis, Scalar, array_digest
 from score_sde_analytic.data.examples import Data
 from score_sde_analytic.data.transforms import PCA
 from score_sde_analytic.errors import InputError
@@ -173,6 +173,10 @@ class LinearDenoiser(FreeModel):
         spectrum = variances.flip(0).clamp_min(0.0).reshape(mean.shape)
         return cls(PCA(vectors.flip(1).T.numpy()), mean, spectrum.numpy())
 
+    def mean_alone(self) -> LinearDenoiser:
+        """The denoiser x_0 = mu, which does not look at x_t."""
+        return LinearDenoiser(Scalar(), self.mean, np.zeros_like(self.spectrum))
+
     def variances(self, level: Level) -> Float64[Tensor, "*shape"]:
         """alpha^2 c + sigma^2 of every coefficient of x_t, in an example's shape; one row per sample where levels differ.
 
@@ -192,9 +196,18 @@ class LinearDenoiser(FreeModel):
         return scalar.reshape(-1, *(1,) * self.mean.ndim) if scalar.ndim else scalar
 
     def x_0(self, x_t: Float[Tensor, " batch *dims"], level: Level) -> Float[Tensor, " batch *dims"]:
+        y = self.coefficients(x_t, level)
+        return (self.mean.to(y) + self.basis.inverse(y)).to(x_t)
+
+    def coefficients(self, x_t: Float[Tensor, " batch *dims"], level: Level) -> Float[Tensor, " batch *dims"]:
+        """U (W(x_t) - mu), in float32 or better.
+
+        >>> free, level = LinearDenoiser.of(data), model.schedule.level(0.5)
+        >>> free.coefficients(level.alpha * free.mean[None], level).abs().max().item()
+        0.0
+        """
         x, mean = self._state(x_t)
-        y = self.basis.forward(x - expand(level.alpha, x) * mean)
-        return (mean + self.basis.inverse(self.gain(level).to(x) * y)).to(x_t)
+        return self.gain(level).to(x) * self.basis.forward(x - expand(level.alpha, x) * mean)
 
     def start(self, z: Float[Tensor, " batch *dims"], level: Level) -> Float[Tensor, " batch *dims"]:
         x, mean = self._state(z)

@@ -289,6 +289,10 @@ class ScoreModel:
             )
         return out.to(x_t)
 
+    def with_network(self, net: Callable[..., Any], fingerprint: str) -> ScoreModel:
+        """The same model around another form of its network, as a compiled one, known by the fingerprint given."""
+        return ScoreModel(net, self.schedule, self.predicts, self.times, self.coordinates, self.clamp, fingerprint)
+
     def fingerprint(self) -> dict[str, Any]:
         """Plain data that identifies the model: network weights, schedule and how the two are wired.
 
