@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import itemgetter
 
 import numpy as np
 from jaxtyping import Float64
@@ -150,23 +151,24 @@ class Lattice:
         """
         last, n = as_array(first_cost), len(self.times)
 
-        def priced(indices: Sequence[int]) -> list[tuple[int, Grid]]:
-            """The grids of some first times, those that have them, with what they cost."""
+        def priced(indices: Sequence[int]) -> list[tuple[float, int, Grid]]:
+            """(cost, index of the first time, grid) of those first times that are one's."""
             starts = [(i, float(self.times[i])) for i in indices]
             made = [(i, t_1, make(t_1) if t_1 < 1.0 else Grid((1.0, 0.0))) for i, t_1 in starts]
             kept = [(i, grid) for i, t_1, grid in made if grid.times[-2] == t_1]  # a single step starts at t = 1 whatever t_1
             steps = max((grid.steps for _, grid in kept), default=0)
             kept = [(i, grid) for i, grid in kept if grid.steps == steps]
             nats = self._totals(curve, covariance, [grid for _, grid in kept]) + last[[i for i, _ in kept]]
-            return [(i, replace(grid, cost=float(cost))) for (i, grid), cost in zip(kept, nats, strict=True)]
+            return [(float(cost), *entry) for cost, entry in zip(nats, kept, strict=True)]
 
         stride = max(1, n // 100)
         coarse = priced([*range(0, n - 1, stride), n - 1])
         if not coarse:
             raise InputError("no lattice time can be the first time of this grid; use a finer lattice")
-        centre, best = min(coarse, key=lambda entry: entry[1].cost)
+        _, centre, grid = min(coarse, key=itemgetter(0))
         fine = priced(range(max(0, centre - stride), min(n, centre + stride + 1)))
-        return min((grid for _, grid in fine if grid.steps == best.steps), key=lambda grid: grid.cost)
+        cost, _, best = min((entry for entry in fine if entry[2].steps == grid.steps), key=itemgetter(0))
+        return replace(best, cost=cost)
 
     def _totals(self, curve: NoiseCurve, covariance: Covariance, grids: Sequence[Grid]) -> Float64[Array, " grids"]:
         """Nats per dimension of all transitions of each grid; the grids have as many steps."""
