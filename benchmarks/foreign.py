@@ -6,6 +6,7 @@ The weights are not part of this project; the architecture below is written anew
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -42,7 +43,7 @@ class Block(nn.Module):
 
 
 def _stage(*channels: int, side: int, last: bool = False) -> nn.Sequential:
-    pairs = list(zip(channels, channels[1:], strict=False))
+    pairs = list(pairwise(channels))
     blocks = [Block(*pair, side, normalise=not (last and i == len(pairs) - 1)) for i, pair in enumerate(pairs)]
     return nn.Sequential(*blocks)
 
