@@ -104,13 +104,13 @@ def _images(load: Callable[[ConfigDict], np.ndarray], config: ConfigDict) -> Spl
     return Splits(train, validation, test, declared)
 
 
-def _mnist(config: ConfigDict) -> np.ndarray:
+def _idx(config: ConfigDict) -> np.ndarray:
     if not config.data.directory:
-        raise InputError("data.directory is not set; pass --config.data.directory=FOLDER with the MNIST IDX files")
+        raise InputError("data.directory is not set; pass --config.data.directory=FOLDER with the data set's IDX files")
     folder = Path(config.data.directory)
     files = sorted(folder.glob("*images-idx3-ubyte*"))
     if not files:
-        raise MissingFileError(f"no *images-idx3-ubyte(.gz) file in {folder}; set data.directory to MNIST's folder")
+        raise MissingFileError(f"no *images-idx3-ubyte(.gz) file in {folder}; set data.directory to the data set's folder")
     return np.concatenate([datasets.read_idx_images(file) for file in files])
 
 
@@ -149,7 +149,8 @@ def _mixture(config: ConfigDict) -> Splits:
 
 DATA: dict[str, Callable[[ConfigDict], Splits]] = {
     "digits": partial(_images, lambda config: datasets.digits()),
-    "mnist": partial(_images, _mnist),
+    "mnist": partial(_images, _idx),
+    "fashion_mnist": partial(_images, _idx),
     "patches": _patches,
     "mixture": _mixture,
 }

@@ -25,18 +25,19 @@ from score_sde_analytic.study.names import choose
 from . import build
 
 
-def _mnist_labels(config: ConfigDict) -> NDArray[np.int64]:
+def _idx_labels(config: ConfigDict) -> NDArray[np.int64]:
     folder = Path(config.data.directory)
     files = sorted(folder.glob("*labels-idx1-ubyte*"))
     if not files:
-        raise MissingFileError(f"no *labels-idx1-ubyte(.gz) file in {folder}; set data.directory to MNIST's folder")
+        raise MissingFileError(f"no *labels-idx1-ubyte(.gz) file in {folder}; set data.directory to the data set's folder")
     return np.concatenate([datasets.read_idx_labels(file) for file in files])
 
 
 #: The labels of a data set, in the order of its images.
 LABELS: dict[str, Callable[[ConfigDict], NDArray[np.int64]]] = {
     "digits": lambda config: datasets.digit_labels(),
-    "mnist": _mnist_labels,
+    "mnist": _idx_labels,
+    "fashion_mnist": _idx_labels,
 }
 
 

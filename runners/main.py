@@ -87,7 +87,8 @@ MODES: dict[str, Mode] = {
         "heads that tell the reverse covariance of every state, on the frozen network; writes WORKDIR/heads", "train_head.run"
     ),
     "train_classifier": Mode(
-        "a classifier of the data (digits, mnist) whose features measure samples; writes WORKDIR/classifier", "classifier.run"
+        "a classifier of the data (with labels) whose features measure samples; writes WORKDIR/classifier",
+        "classifier.run",
     ),
 }
 

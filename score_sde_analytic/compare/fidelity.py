@@ -79,7 +79,7 @@ def displayed(x: Float[Tensor, " n *dims"], declared: DataRange) -> Float[Tensor
 
 
 #: The classifier shipped for a data set.
-CLASSIFIERS = {"digits": "digits_classifier", "mnist": "mnist_classifier"}
+CLASSIFIERS = {"digits": "digits_classifier", "mnist": "mnist_classifier", "fashion_mnist": "fashion_mnist_classifier"}
 PIXELS = "pixels"
 
 

@@ -184,14 +184,13 @@ def optimal_paths(
         raise InputError(f"{max_steps} steps need at least as many lattice points, got {n}; use a finer lattice")
     top = ends_at_last(n) if top_cost is None else as_array(top_cost)
     c[np.tril_indices(n)] = np.inf
+    into = np.ascontiguousarray(c.T)  # row j holds the steps from j: its minimum is one sweep of memory
     parents = np.zeros((max_steps, n), dtype=np.int64)
     costs = np.full(max_steps, np.inf)
     ends = np.zeros(max_steps, dtype=np.int64)
     for k in range(max_steps):
         if k > 0:
-            total = best[:, None] + c
-            parents[k] = total.argmin(0)
-            best = total[parents[k], np.arange(n)]
+            parents[k], best = _closest(best, into)
         ends[k] = (best + top).argmin()
         costs[k] = (best + top)[ends[k]]
     paths = []
@@ -201,3 +200,15 @@ def optimal_paths(
             path.append(int(parents[row, path[-1]]))
         paths.append(np.array(path[::-1] if np.isfinite(costs[k]) else [], dtype=np.int64))
     return paths, costs
+
+
+def _closest(best: Array, into: Array, rows: int = 64) -> tuple[NDArray[np.int64], Array]:
+    """(argmin, min) over i < j of best[i] + into[j, i], a block of rows at a time: only its lower triangle is read."""
+    n = len(best)
+    parents, totals = np.zeros(n, dtype=np.int64), np.empty(n)
+    for start in range(0, n, rows):
+        stop = min(n, start + rows)
+        block = into[start:stop, :stop] + best[:stop]
+        parents[start:stop] = block.argmin(1)
+        totals[start:stop] = block[np.arange(stop - start), parents[start:stop]]
+    return parents, totals

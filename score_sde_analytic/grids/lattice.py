@@ -11,8 +11,9 @@ Sources: Ho et al., 2020, eq. 5 for the bound; theory of optimal variances from 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import itemgetter
 
 import numpy as np
 from jaxtyping import Float64
@@ -151,23 +152,32 @@ class Lattice:
         Raises:
             InputError: no lattice time leaves room for the grid's other times.
         """
-        last = as_array(first_cost)
-        n = len(self.times)
+        last, n = as_array(first_cost), len(self.times)
 
-        def priced(index: int) -> Grid | None:
-            t_1 = float(self.times[index])
-            grid = make(t_1) if t_1 < 1.0 else Grid((1.0, 0.0))
-            if grid.times[-2] != t_1:  # a single step starts at t = 1 whatever t_1
-                return None
-            cost = float(transition_costs(self.schedule, curve, covariance, grid).sum() + last[index])
-            return Grid(grid.times, grid.objective, cost)
+        def priced(indices: Sequence[int]) -> list[tuple[float, int, Grid]]:
+            """(cost, index of the first time, grid) of those first times that are one's."""
+            starts = [(i, float(self.times[i])) for i in indices]
+            made = [(i, t_1, make(t_1) if t_1 < 1.0 else Grid((1.0, 0.0))) for i, t_1 in starts]
+            kept = [(i, grid) for i, t_1, grid in made if grid.times[-2] == t_1]  # a single step starts at t = 1 whatever t_1
+            steps = max((grid.steps for _, grid in kept), default=0)
+            kept = [(i, grid) for i, grid in kept if grid.steps == steps]
+            nats = self._totals(curve, covariance, [grid for _, grid in kept]) + last[[i for i, _ in kept]]
+            return [(float(cost), *entry) for cost, entry in zip(nats, kept, strict=True)]
 
         stride = max(1, n // 100)
-        coarse = {i: priced(i) for i in [*range(0, n - 1, stride), n - 1]}
-        steps = max((grid.steps for grid in coarse.values() if grid is not None), default=None)
-        if steps is None:
+        coarse = priced([*range(0, n - 1, stride), n - 1])
+        if not coarse:
             raise InputError("no lattice time can be the first time of this grid; use a finer lattice")
-        candidates = {i: g for i, g in coarse.items() if g is not None and g.steps == steps}
-        centre = min(candidates, key=lambda i: candidates[i].cost)
-        fine = [priced(i) for i in range(max(0, centre - stride), min(n, centre + stride + 1))]
-        return min((g for g in fine if g is not None and g.steps == steps), key=lambda grid: grid.cost)
+        _, centre, grid = min(coarse, key=itemgetter(0))
+        fine = priced(range(max(0, centre - stride), min(n, centre + stride + 1)))
+        cost, _, best = min((entry for entry in fine if entry[2].steps == grid.steps), key=itemgetter(0))
+        return replace(best, cost=cost)
+
+    def _totals(self, curve: NoiseCurve, covariance: Covariance, grids: Sequence[Grid]) -> Float64[Array, " grids"]:
+        """Nats per dimension of all transitions of each grid; the grids have as many steps."""
+        curve.require_price()
+        times = np.array([grid.times[:-1] for grid in grids])
+        if times.size <= len(grids):  # no transition
+            return np.zeros(len(grids))
+        s, t = (self.schedule.level(part.ravel()) for part in (times[:, 1:], times[:, :-1]))
+        return covariance.step_nats(curve, s, t).reshape(len(grids), -1).sum(1)

@@ -254,7 +254,8 @@ class _Quote:
         """(row, error of the choice) where every fold prices what the other groups choose; None where nothing was chosen.
 
         The row is this method's own plus the mean difference of what is chosen without a fold, paired on the fold; the error
-        is that of the difference, from its spread over folds.
+        is that of the difference, from its spread over folds. What two folds are chosen without overlaps, so that differences
+        are not independent: their variance counts 1/n + 1/(n - 1) times for n folds, not 1/n (Nadeau & Bengio 2003).
         """
         choose = self.method.choice
         if choose is None or not self.view.folds:
@@ -263,8 +264,9 @@ class _Quote:
         for number, (others, fold) in enumerate(self.view.folds):
             chosen = _Quote.of(choose(others, number), self.view, self.schedule, statistics)
             differences.append(chosen.row(fold, None) - self.row(fold, None))
-        spread = np.std(differences, axis=0, ddof=1) / math.sqrt(len(differences))
-        return self.row(self.view.whole, None) + np.mean(differences, 0), spread
+        n = len(differences)
+        error = np.std(differences, axis=0, ddof=1) * math.sqrt(1 / n + 1 / (n - 1))
+        return self.row(self.view.whole, None) + np.mean(differences, 0), error
 
     def doubt(self) -> Array:
         """Standard errors of a row for what the curve and the table may do between knots."""
