@@ -107,3 +107,9 @@ def images(name: str, part: str = "t10k") -> Tensor:
 def labels(name: str, part: str = "t10k") -> Tensor:
     """Classes of `images`."""
     return torch.from_numpy(read_idx_labels(IMAGES[name] / f"{part}-labels-idx1-ubyte.gz"))
+
+
+def halves(name: str) -> tuple[Tensor, Tensor]:
+    """The 10,000 images in two random halves, always the same: one to fit, one to judge."""
+    shuffled = images(name)[torch.randperm(10_000, generator=torch.Generator().manual_seed(0))]
+    return shuffled[:5000], shuffled[5000:]

@@ -5,6 +5,7 @@ from score_sde_analytic.measure.draws import Recorder, ResidualDraws
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.held_out import Choice, HeldOut
 from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.measure.recalibration import Recalibration, recalibrate
 from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.measure.spectrum import Spectrum
 from score_sde_analytic.measure.statistics import Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic
@@ -19,11 +20,13 @@ __all__ = [
     "MeanLevel",
     "Moments",
     "NoiseCurve",
+    "Recalibration",
     "Reconstruction",
     "Recorder",
     "ResidualDraws",
     "Spectrum",
     "Statistic",
     "estimate",
+    "recalibrate",
     "residual_cap",
 ]

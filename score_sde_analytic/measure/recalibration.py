@@ -11,14 +11,14 @@ Only sums are kept: 10 numbers per level, fold of examples and label.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array, wide
@@ -37,8 +37,10 @@ from score_sde_analytic.uncertainty import Estimate
 FOLDS = 8
 #: Draws that the pooled shares count for when a label's own are fitted; inf leaves all labels the pooled ones.
 STRENGTHS = (math.inf, 3000.0, 1000.0, 300.0, 100.0, 30.0)
+#: Shares of W alone.
+LINEAR = np.array([0.0, 1.0, 0.0])
 #: Standard errors by which a gain on examples that were not fitted must exceed zero.
-BEYOND = 2.0
+BEYOND = 3.0
 #: What is known of every level.
 COLUMNS = ("network", "stacked", "linear", "gain")
 #: Of the pooled normal equations: where the two denoisers agree, nothing says how to share.
@@ -146,8 +148,9 @@ class Recalibration:
             sums: of `CrossMoments`, in their order.
             pooled: only fit shares that all labels have in common.
         """
-        strengths = STRENGTHS[:1] if pooled else STRENGTHS
-        levels = [_Level.fit(level, strengths) for level in sums]
+        levels = [_Level.fit(level, STRENGTHS[:1] if pooled else STRENGTHS) for level in sums]
+        kept = _beyond_error(np.stack([level.relative_gain for level in levels]))
+        levels = [level if keep else level.alone() for level, keep in zip(levels, kept, strict=True)]
         stack = Stack(np.asarray(log_snr), np.stack([level.shares for level in levels]))
         strength = np.array([level.strength for level in levels])
         columns = {name: [getattr(level, name) for level in levels] for name in COLUMNS}
@@ -161,7 +164,7 @@ class Recalibration:
 
     def __str__(self) -> str:
         """Where it gains how much, in a sentence."""
-        better = np.isfinite(self.strength)
+        better = ~np.isnan(self.strength)
         if not better.any():
             return "stacking the network with what is free gains nothing beyond error at any noise level"
         ratios = np.array([new.value / old.value for new, old in zip(self.stacked, self.network, strict=True)])
@@ -174,49 +177,87 @@ class Recalibration:
 
 @dataclass(frozen=True, eq=False)
 class _Level:
-    """The fit at one level."""
+    """The fit at one level.
+
+    Attributes:
+        errors: sums of squares of x_0 on every fold, (folds,), of the network, of what is fitted to the others, and of W.
+        counts: coefficients of each fold.
+    """
 
     shares: Array
     strength: float
-    network: Estimate
-    stacked: Estimate
-    linear: Estimate
-    gain: Estimate
+    errors: Mapping[str, Array]
+    counts: Array
 
     @classmethod
     def fit(cls, sums: Array, strengths: Sequence[float]) -> _Level:
-        """The strength that examples which were not fitted like best, or the network alone."""
-        labels = sums.shape[2]
-        alone = np.broadcast_to(IDENTITY[:, None], (3, labels))
-        folds = [fold for fold in range(len(sums)) if sums[fold, CrossMoments.GRAM[2, 2]].any()]
+        """With the strength that examples which were not fitted like best."""
+        counts = sums[:, CrossMoments.GRAM[2, 2]].sum(1)
+        folds = np.flatnonzero(counts).tolist()
         if len(folds) < 2:
             raise InputError("a recalibration needs examples of at least two folds; give more draws")
-        counts = np.array([sums[fold, CrossMoments.GRAM[2, 2]].sum() for fold in folds])
         rest = {fold: sums.sum(0) - sums[fold] for fold in folds}
 
-        def errors(shares: Mapping[int, Array]) -> Array:
-            return np.array([_square_error(sums[fold], shares[fold]) for fold in folds])
+        def errors(shares: Callable[[int], Array]) -> Array:
+            return np.array([_square_error(sums[fold], shares(fold)) for fold in folds])
 
-        def estimate(values: Array) -> Estimate:
-            n = len(folds)
-            each = values / counts
-            spread = np.sqrt((counts / counts.sum() * (each - values.sum() / counts.sum()) ** 2).sum() / (n - 1))
-            # What folds are fitted to overlaps (Nadeau & Bengio 2003).
-            return Estimate(float(values.sum() / counts.sum()), float(spread * math.sqrt(1.0 + n / (n - 1))))
+        def fitted(strength: float) -> Array:
+            return errors(lambda fold: _shares(rest[fold], strength))
 
-        network = errors(dict.fromkeys(folds, alone))
-        judged = {strength: errors({fold: _shares(rest[fold], strength) for fold in folds}) for strength in strengths}
+        judged = {strength: fitted(strength) for strength in strengths}
         strength = min(judged, key=lambda s: judged[s].sum())
-        gain = estimate(network - judged[strength])
-        kept = gain.value > BEYOND * gain.stderr
-        return cls(
-            _shares(sums.sum(0), strength) if kept else np.array(alone),
-            strength if kept else math.nan,
-            estimate(network),
-            estimate(judged[strength] if kept else network),
-            estimate(errors(dict.fromkeys(folds, np.broadcast_to([[0.0], [1.0], [0.0]], (3, labels))))),
-            gain if kept else Estimate(0.0, gain.stderr),
-        )
+        labels = sums.shape[2]
+        known = {"network": errors(lambda fold: _same(IDENTITY, labels)), "linear": errors(lambda fold: _same(LINEAR, labels))}
+        return cls(_shares(sums.sum(0), strength), strength, known | {"stacked": judged[strength]}, counts[folds])
+
+    def alone(self) -> _Level:
+        """The network left as it is."""
+        shares = _same(IDENTITY, self.shares.shape[1])
+        return _Level(shares, math.nan, {**self.errors, "stacked": self.errors["network"]}, self.counts)
+
+    @property
+    def relative_gain(self) -> Array:
+        """By fold, over the network's error of all."""
+        return (self.errors["network"] - self.errors["stacked"]) / self.errors["network"].sum() * len(self.counts)
+
+    def _estimate(self, errors: Array) -> Estimate:
+        share = self.counts / self.counts.sum()
+        mean = errors.sum() / self.counts.sum()
+        spread = (share * (errors / self.counts - mean) ** 2).sum() / (len(errors) - 1)
+        return Estimate(float(mean), float(np.sqrt(spread * _overlap(len(errors)))))
+
+    @property
+    def network(self) -> Estimate:
+        return self._estimate(self.errors["network"])
+
+    @property
+    def stacked(self) -> Estimate:
+        return self._estimate(self.errors["stacked"])
+
+    @property
+    def linear(self) -> Estimate:
+        return self._estimate(self.errors["linear"])
+
+    @property
+    def gain(self) -> Estimate:
+        return self._estimate(self.errors["network"] - self.errors["stacked"])
+
+
+def _overlap(folds: int) -> float:
+    """By how much fits to all folds but one overlap, so that their errors are not independent (Nadeau & Bengio 2003)."""
+    return 1.0 + folds / (folds - 1)
+
+
+def _beyond_error(gains: Float64[Array, "m folds"]) -> Bool[np.ndarray, " m"]:
+    """Whether each level gains beyond error, together with its neighbours: shares are to vary smoothly with the level."""
+    padded = np.pad(gains, ((1, 1), (0, 0)), mode="edge")
+    near = (padded[:-2] + padded[1:-1] + padded[2:]) / 3.0
+    error = near.std(1, ddof=1) * math.sqrt(_overlap(gains.shape[1]) / gains.shape[1])
+    return (near.mean(1) > BEYOND * error) & (gains.mean(1) > 0.0)
+
+
+def _same(shares: Array, labels: int) -> Array:
+    return np.repeat(shares[:, None], labels, 1)
 
 
 def _shares(sums: Array, strength: float) -> Array:
@@ -227,9 +268,8 @@ def _shares(sums: Array, strength: float) -> Array:
     ridge = RIDGE * np.diag(np.diag(pooled_gram)) + 1e-300 * np.eye(2)
     pooled = np.linalg.solve(pooled_gram + ridge, pooled_target + ridge @ IDENTITY[:2])
     toward = np.append(pooled, 0.0)
-    labels = sums.shape[1]
     if math.isinf(strength):
-        return np.repeat(toward[:, None], labels, 1)
+        return _same(toward, sums.shape[1])
     draws = gram[2, 2]
     power = np.stack([gram[i, i] for i in range(3)]) / draws
     power = np.maximum(power, 1e-12 * power.max() + 1e-300)

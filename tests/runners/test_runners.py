@@ -22,6 +22,7 @@ from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.network_training import NetworkTrainer
+from score_sde_analytic.models.recalibrated import Recalibrated
 
 ROOT = Path(__file__).parents[2]
 
@@ -484,3 +485,19 @@ def test_reports_of_repeated_and_resumed_runs_are_the_same(tmp_path, monkeypatch
 @pytest.mark.slow
 def test_kills_change_nothing():
     assert [outcome for outcome in kill.outcomes(21, seed=3) if outcome.verdict != "right"] == []
+
+
+def test_a_stacked_network_is_what_everything_uses(tmp_path):
+    """Shares, moments and samples of the stacked network; a second run reads them; "off" is another model."""
+    config = small_digits(digits_vp.get_config())
+    config.network.recalibrate, config.network.recalibration_draws = "linear", 64
+    experiment = Experiment(config, tmp_path)
+    written = modes.estimate(experiment)
+    assert {path.name for path in written} >= {"linear_denoiser.safetensors", "recalibration.safetensors"}
+    better = Recalibrated.load(tmp_path / "recalibration", experiment.network)
+    assert better.fingerprint() == experiment.study.model.fingerprint() == Experiment(config, tmp_path).model.fingerprint()
+    content = json.loads((tmp_path / "report.json").read_text())["recalibration"]
+    worse = [new["value"] - old["value"] for new, old in zip(content["stacked"], content["network"], strict=True)]
+    assert max(worse) <= 0.0  # left alone where nothing is gained
+    config.network.recalibrate = "off"
+    assert Experiment(config, tmp_path / "off").model.fingerprint() != better.fingerprint()
