@@ -60,11 +60,20 @@ def exponential_weights(nodes: ArrayLike, start: float, end: float) -> tuple[flo
     at = np.asarray(nodes, dtype=np.float64)
     places, shares = np.polynomial.legendre.leggauss(12)
     lam = start + 0.5 * (end - start) * (places + 1.0)
-    others = [np.delete(at, j) for j in range(len(at))]
-    lagrange = [np.prod([(lam - o) / (at[j] - o) for o in others[j]], axis=0) for j in range(len(at))]
     alpha, sigma = preserving(end)
     kernel = 0.25 * (end - start) * shares * np.exp(0.5 * (lam - end))
-    return sigma / preserving(start)[1], alpha * np.array([np.sum(kernel * values) for values in lagrange])
+    return sigma / preserving(start)[1], alpha * (lagrange(at, lam) @ kernel)
+
+
+def lagrange(nodes: Float64[Array, " n"], at: Float64[Array, " m"]) -> Float64[Array, "n m"]:
+    """Lagrange's polynomials of some nodes.
+
+    >>> lagrange(np.array([0.0, 1.0]), np.array([0.25]))
+    array([[0.75],
+           [0.25]])
+    """
+    others = [np.delete(nodes, j) for j in range(len(nodes))]
+    return np.stack([np.prod([(at - o) / (nodes[j] - o) for o in others[j]], axis=0) * np.ones_like(at) for j in range(len(nodes))])
 
 
 @dataclass(frozen=True, eq=False)

@@ -58,15 +58,19 @@ class Rule:
 
     def _predictor(self, terms: Array, target: Array) -> Array:
         """C^{-1} b."""
+        flat = terms.reshape(len(terms), -1)
+        if self.ridge == 0.0 and not np.isfinite(self.pooled):
+            return _least_squares(flat.T, target.ravel())
+        common = _solved(flat @ flat.T, flat @ target.ravel(), self.ridge)
+        return common if not np.isfinite(self.pooled) else self._each(common, terms, target)
+
+    def _each(self, common: Array, terms: Array, target: Array) -> Array:
+        """Of every coordinate, as if `pooled` further paths had followed the common one."""
         columns = terms.transpose(2, 0, 1)  # (d, terms, n)
         c = columns @ columns.transpose(0, 2, 1)
         b = (columns @ target.T[:, :, None])[..., 0]
-        common = _solved(c.sum(0), b.sum(0), self.ridge)
-        if not np.isfinite(self.pooled):
-            return common
-        paths = target.shape[0]
-        prior = np.einsum("drr->dr", c)[:, :, None] * np.eye(len(common)) * self.pooled / paths
-        return (common + _solved(c + prior, b - (c @ common), self.ridge)).T
+        further = np.einsum("drr->dr", c)[:, :, None] * np.eye(len(common)) * self.pooled / len(target)
+        return (common + _solved(c + further, b - c @ common, self.ridge)).T
 
 
 def applied(weights: Float64[Array, "terms ..."], terms: Float64[Array, "terms n d"]) -> Float64[Array, "n d"]:
@@ -79,10 +83,14 @@ def _solved(c: Array, b: Array, ridge: float) -> Array:
     diagonal = np.einsum("...rr->...r", c)
     scale = 1.0 / np.sqrt(np.where(diagonal > CONSTANT * diagonal.max(), diagonal, np.inf))
     unit = c * scale[..., :, None] * scale[..., None, :] + ridge * np.eye(c.shape[-1])
-    if ridge == 0.0:
-        return (np.linalg.pinv(unit, rcond=1e-15, hermitian=True) @ (b * scale)[..., None])[..., 0] * scale
     unit += np.eye(c.shape[-1]) * (scale == 0.0)[..., None]
     return np.linalg.solve(unit, (b * scale)[..., None])[..., 0] * scale
+
+
+def _least_squares(columns: Array, target: Array) -> Array:
+    """The same without forming C, whose condition is the square of theirs."""
+    scale = 1.0 / np.linalg.norm(columns, axis=0)
+    return np.linalg.lstsq(columns * scale, target, rcond=1e-15)[0] * scale
 
 
 def _gain(wanted: Array, present: Array) -> Array:
