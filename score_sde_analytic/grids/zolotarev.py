@@ -8,7 +8,8 @@ Trefethen, SIAM J. Numer. Anal. 2008)
 sqrt(c) ~ prod_j (c + n((2j - 1) / (2K + 1))) / prod_j (c + n(2j / (2K + 1)))                  tables: z itself is a term
 sqrt(c) ~ c prod_{j < K} (c + n(2j / 2K)) / prod_j (c + n((2j - 1) / 2K))                      nothing but network calls
 
-j = 1 .. K. Relative error about 2 rho^(2K + 1) and 2 rho^(2K), rho = exp(-pi^2 / (log(c_max / c_min) + 2 log 4)): geometric in K.
+j = 1 .. K. The relative error is about 4 rho^(2K + 1) and 4 rho^(2K), rho = exp(-pi^2 / (log(c_max / c_min) + 2 log 4)),
+where a solver of order p has K^-p.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Paths of a network's own flow, recorded once: what tables are fitted to.
 
-x(lam') / sigma' = x(lam) / sigma + 1/2 int_lam^lam' exp(l / 2) m(l) dl,   m = x0_hat along the path, in variance-preserving coordinates
+x(lam') / sigma' = x(lam) / sigma + 1/2 int_lam^lam' exp(l / 2) m(l) dl,   m = x0_hat along the path
 
-The flow is linear in what the network said, so paths are kept as z, their first states and their predictions; states follow, at
-recorded levels as they were and between them by a cubic through the predictions on both sides. The solver itself extrapolates
-by a parabola through the last three predictions (third order).
+in variance-preserving coordinates. The flow is linear in what the network said, so paths are kept as z, their first states and
+their predictions; states follow, between recorded levels by a cubic through the predictions on both sides. The solver itself
+extrapolates by a parabola through the last three predictions (third order).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm import tqdm
@@ -72,8 +72,8 @@ def lagrange(nodes: Float64[Array, " n"], at: Float64[Array, " m"]) -> Float64[A
     array([[0.75],
            [0.25]])
     """
-    others = [np.delete(nodes, j) for j in range(len(nodes))]
-    return np.stack([np.prod([(at - o) / (nodes[j] - o) for o in others[j]], axis=0) * np.ones_like(at) for j in range(len(nodes))])
+    factors = [[(at - other) / (node - other) for other in nodes if other != node] for node in nodes]
+    return np.stack([np.prod([np.ones_like(at), *product], axis=0) for product in factors])
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,6 +245,5 @@ def _read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _made(arrays: Mapping[str, np.ndarray], identity: Mapping[str, Any], cost: Receipt) -> FlowPaths:
-    tensors = (torch.from_numpy(arrays[name].copy()) for name in ("z", "first", "predictions"))
-    return FlowPaths(np.array(identity["log_snrs"]), *tensors, identity, cost)
-
+    z, first, predictions = (torch.from_numpy(arrays[name].copy()) for name in ("z", "first", "predictions"))
+    return FlowPaths(np.array(identity["log_snrs"]), z, first, predictions, identity, cost)

@@ -1,6 +1,9 @@
 """Tables on Gaussian data: what one costs, and the best one, without a network call.
 
-With variances c in the table's basis a call multiplies by a resolvent, m_j - mu = alpha_j c / (alpha_j^2 c + sigma_j^2) (xh_j - alpha_j mu),
+With variances c in the table's basis a call multiplies by a resolvent,
+
+m_j - mu = alpha_j c / (alpha_j^2 c + sigma_j^2) (xh_j - alpha_j mu),
+
 so the sample is mu + r(c) z with r rational of degree K, where the flow has sqrt(c):
 
 W2^2(law of the table, data) = sum_i (|r(c_i)| - sqrt(c_i))^2
@@ -57,8 +60,8 @@ def gaussian_price(table: Table, spectrum: ArrayLike) -> float:
     """W2^2 = sum_i (|r(c_i)| - sqrt(c_i))^2 of its samples to Gaussian data, in total over all coordinates.
 
     Args:
-        spectrum: the data's variances in the table's basis, in an example's shape where weights are per coefficient. The mean is
-            the table's, or 0.
+        spectrum: the data's variances in the table's basis, in an example's shape where weights are per coefficient. Their
+            mean is the table's, or 0.
 
     >>> gaussian_price(Table([0.0], [[1.0], [0.0, 1.0]]), [1.0, 0.01])
     0.0937

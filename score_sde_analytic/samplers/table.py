@@ -1,10 +1,10 @@
 """Tables: every explicit sampler with K calls is K (K + 3) / 2 + 1 weights.
 
 xh_K      = o_K mu + U^T [w_K U z],   z ~ N(0, I)
-xh_{k-1}  = o_{k-1} mu + U^T [W_{k,z} U z + sum_{j >= k} W_{k,j} U (m_j - mu)],   m_j = x0_hat(xh_j, lam_j);   xh_0 is the sample
+xh_{k-1}  = o_{k-1} mu + U^T [W_{k,z} U z + sum_{j >= k} W_{k,j} U (m_j - mu)],   m_j = x0_hat(xh_j, lam_j)
 
-in variance-preserving coordinates x / sqrt(alpha^2 + sigma^2), so that one table serves every schedule. A row's weights are
-numbers, or one per coefficient of the basis U. K past predictions are kept while it runs.
+where xh_0 is the sample, in variance-preserving coordinates x / sqrt(alpha^2 + sigma^2), so that one table serves every
+schedule. A row's weights are numbers, or one per coefficient of the basis U. K past predictions are kept while it runs.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, plain, require_match, save_arrays
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import Noise
 from score_sde_analytic.process.schedule import Schedule
 from score_sde_analytic.samplers.base import Sampler, Step, intervals
@@ -46,7 +47,7 @@ class Table:
         log_snrs: of the K calls, ascending.
         rows: K + 1 of them; row i weighs the 1 + i terms (z, m_K - mu, ..), with a number each, (1 + i,), or one per
             coefficient, (1 + i, *shape). The last gives the sample.
-        shifts: o, the share of the mean in each state.
+        shifts: o, the share of the mean in each state; none at all stand for zeros.
         mean: mu, of an example's shape; a number for tables that know none.
         basis: U.
         label: the sampler's name.
@@ -62,7 +63,7 @@ class Table:
 
     log_snrs: Array
     rows: tuple[Array, ...]
-    shifts: Array | None = None
+    shifts: Array = field(default_factory=lambda: np.zeros(0))
     mean: Tensor = field(default_factory=lambda: torch.zeros(()))
     basis: Basis = field(default_factory=PixelChannel)
     label: str = "table"
@@ -71,7 +72,7 @@ class Table:
 
     def __post_init__(self) -> None:
         log_snrs = numbers("log_snrs", self.log_snrs)
-        shifts = np.zeros(len(log_snrs) + 1) if self.shifts is None else numbers("shifts", self.shifts)
+        shifts = numbers("shifts", self.shifts) if len(self.shifts) else np.zeros(len(self.rows))
         given = {"log_snrs": log_snrs, "rows": tuple(numbers("rows", row) for row in self.rows), "shifts": shifts}
         given["mean"] = torch.as_tensor(self.mean).detach().cpu().double()
         for name, value in given.items():
@@ -82,7 +83,9 @@ class Table:
         if self.log_snrs.ndim != 1 or len(self.log_snrs) == 0 or np.any(np.diff(self.log_snrs) <= 0):
             raise InputError(f"the log-SNRs of a table's calls ascend strictly, got {self.log_snrs}")
         if len(self.rows) != self.steps + 1 or len(self.shifts) != self.steps + 1:
-            raise InputError(f"{self.steps} calls need {self.steps + 1} rows and shifts, got {len(self.rows)} and {len(self.shifts)}")
+            raise InputError(
+                f"{self.steps} calls need {self.steps + 1} rows and shifts, got {len(self.rows)} and {len(self.shifts)}"
+            )
         for i, row in enumerate(self.rows):
             if len(row) != i + 1 or (row.ndim > 1 and row.shape[1:] != tuple(self.mean.shape)):
                 raise InputError(f"row {i} weighs {i + 1} terms of shape {tuple(self.mean.shape)}, got weights {row.shape}")
@@ -101,6 +104,16 @@ class Table:
             InputError: a call lies outside the schedule.
         """
         return Grid((*np.atleast_1d(schedule.time(self.log_snrs)).tolist(), 0.0), self.label)
+
+    def start(self, z: Float[Tensor, " batch *dims"], level: Level) -> Float[Tensor, " batch *dims"]:
+        """xh_K of z ~ N(0, I), in the coordinates of the schedule.
+
+        Args:
+            level: of the first call.
+        """
+        x = onto(z, z.device)
+        run = _Run.of(self, x)
+        return (replace(run, terms=(self.basis.forward(x),)).state() * level.norm).to(z)
 
     @cached_property
     def digest(self) -> str:
@@ -139,32 +152,43 @@ class Table:
             return cls(arrays["log_snrs"], rows, arrays["shifts"], mean, basis, **said)
 
 
-@dataclass(frozen=True, slots=True)
-class TableStep(Step):
-    """The call of row `row`."""
-
-    row: int
-
-
 @dataclass(frozen=True)
 class _Run:
-    """The table in the precision of a run, and the terms so far, each in the coordinates of the basis."""
+    """A table in the precision of a run, and the terms so far, each in the coordinates of the basis."""
 
+    table: Table
     rows: tuple[Tensor, ...]
     mean: Tensor
-    terms: tuple[Tensor, ...]
+    terms: tuple[Tensor, ...] = ()
 
-    def state(self, row: int) -> Tensor:
-        """What a row makes of the terms."""
+    @classmethod
+    def of(cls, table: Table, x: Tensor) -> _Run:
+        """Before the first term."""
+        return cls(table, tuple(torch.as_tensor(row).to(x) for row in table.rows), table.mean.to(x))
+
+    def noise(self, x: Tensor) -> Tensor:
+        """The z that leads to a first state, in the coordinates of the basis."""
+        return self.table.basis.forward(x - self._shift(0)) / self.rows[0][0]
+
+    def term(self, x_0: Tensor) -> Tensor:
+        """What the network said, in the coordinates of the basis."""
+        return self.table.basis.forward(x_0 - self.mean)
+
+    def state(self) -> Tensor:
+        """What the next row makes of the terms."""
+        row = len(self.terms) - 1
         first, *others = zip(self.rows[row], self.terms, strict=True)
         y = first[0] * first[1]
         for weight, term in others:
             y = torch.addcmul(y, weight, term)
-        return y
+        return self.table.basis.inverse(y) + self._shift(row)
+
+    def _shift(self, row: int) -> Tensor:
+        return float(self.table.shifts[row]) * self.mean
 
 
 @dataclass(frozen=True)
-class TableSampler(Sampler[TableStep]):
+class TableSampler(Sampler[Step]):
     """A table at work with a network: K calls per sample, on the table's own grid.
 
     Args:
@@ -203,35 +227,19 @@ class TableSampler(Sampler[TableStep]):
     def calls(self, grid: Grid) -> int:
         return self.table.steps
 
-    def plan(self, grid: Grid) -> list[TableStep]:
+    def plan(self, grid: Grid) -> list[Step]:
         if grid.times != self.grid.times:
             raise InputError(f"{self.name} is for its own times; pass the sampler's grid, or read a table out on this one")
-        return [TableStep(step.t, step.s, row + 1) for row, step in enumerate(intervals(self.model.schedule, grid))]
+        return intervals(self.model.schedule, grid)
 
-    def start(self, grid: Grid, noise: Noise, like: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
-        """xh_K from z ~ N(0, I)."""
-        x = onto(like, like.device)
-        z = self.table.basis.forward(noise.draw(x))
-        return self._state(self._run(x, (z,)), 0, self.model.schedule.level(grid.times[0]).norm).to(like)
-
-    def init(self, plan: Sequence[TableStep], x: Float[Tensor, " batch *dims"]) -> Any:
+    def init(self, plan: Sequence[Step], x: Float[Tensor, " batch *dims"]) -> Any:
         """z is what leads to x, so that a run may begin with any."""
-        run = self._run(x, ())
-        y = self.table.basis.forward(x / plan[0].t.norm - float(self.table.shifts[0]) * run.mean)
-        return replace(run, terms=(y / run.rows[0][0],))
+        run = _Run.of(self.table, x)
+        return replace(run, terms=(run.noise(x / plan[0].t.norm),))
 
     def step(
-        self, x_t: Float[Tensor, " batch *dims"], step: TableStep, state: Any, noise: Noise
+        self, x_t: Float[Tensor, " batch *dims"], step: Step, state: Any, noise: Noise
     ) -> tuple[Float[Tensor, " batch *dims"], Any]:
-        prediction = self.model.predict(x_t, step.t)
-        term = self.table.basis.forward(prediction.x_0 - state.mean)
+        term = state.term(self.model.predict(x_t, step.t).x_0)
         run = replace(state, terms=(*state.terms, term))
-        return self._state(run, step.row, step.s.norm), run
-
-    def _run(self, x: Tensor, terms: tuple[Tensor, ...]) -> _Run:
-        rows = tuple(torch.as_tensor(row).to(x) for row in self.table.rows)
-        return _Run(rows, self.table.mean.to(x), terms)
-
-    def _state(self, run: _Run, row: int, norm: float) -> Tensor:
-        """The state of a row in the schedule's own coordinates."""
-        return norm * (self.table.basis.inverse(run.state(row)) + float(self.table.shifts[row]) * run.mean)
+        return run.state() * step.s.norm, run

@@ -1,4 +1,4 @@
-"""The best table of a network, from paths of its own flow: closed-form rows, a grid refined without network calls, a certificate.
+"""The best table of a network, from paths of its own flow: closed-form rows, a grid that costs no call, a certificate.
 
 Rows follow by normal equations on policy (`table_rows`). The grid and the kind of weights are chosen before, on a stand-in that
 costs no call: near a path the network says what it said there, plus the linear denoiser's answer to the difference,
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
 

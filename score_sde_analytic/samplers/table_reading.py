@@ -72,7 +72,9 @@ def table_of(sampler: Sampler[Any], grid: Grid, start: LinearDenoiser | None = N
     """
     width = sampler.calls(grid)
     if width is None:
-        raise UnsupportedError(f"{sampler.name} chooses its calls as it goes; a table is of a sampler with a fixed number of them")
+        raise UnsupportedError(
+            f"{sampler.name} chooses its calls as it goes; a table is of a sampler with a fixed number of them"
+        )
     states, log_snrs = _driven(sampler, grid, width)
     if len(log_snrs) != width or any(later <= earlier for earlier, later in pairwise(log_snrs)):
         raise UnsupportedError(f"{sampler.name} asks the network twice at a level; a table's calls ascend in log-SNR")
@@ -90,10 +92,7 @@ def _driven(sampler: Sampler[Any], grid: Grid, width: int) -> tuple[list[Array],
     driven: Any = replace(sampler, model=model)  # type: ignore[type-var]
     plan = driven.plan(grid)
     x = _unit(torch.zeros(1, width + 2, dtype=torch.float64), 0)
-    if grid.times[0] == 1.0:
-        x = x * model.schedule.prior_variance**0.5
-    else:
-        x = x * plan[0].t.norm
+    x = x * (model.schedule.prior_variance**0.5 if grid.times[0] == 1.0 else plan[0].t.norm)
     state = driven.init(plan, x)
     with torch.no_grad(), model.watched(calls):
         for step in plan:

@@ -53,7 +53,7 @@ class Rule:
             return weights
         y = applied(weights, terms)
         axis = 0 if self.gain == "coordinate" else None
-        gain = _gain(np.mean(target**2, axis), np.mean(y**2, axis))
+        gain = _gain(np.asarray(np.mean(target**2, axis)), np.asarray(np.mean(y**2, axis)))
         return gain * (weights if weights.ndim > 1 or gain.ndim == 0 else weights[:, None])
 
     def _predictor(self, terms: Array, target: Array) -> Array:
