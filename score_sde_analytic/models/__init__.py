@@ -1,6 +1,7 @@
 """Networks as score models, mixtures with exact scores, and the probability flow of either."""
 
 from score_sde_analytic.models.free import FreeModel, LinearDenoiser
+from score_sde_analytic.models.judged import Judged
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.models.networks import LearnedRange, WithFeatures, load_unet, save_unet
@@ -14,6 +15,7 @@ __all__ = [
     "Fixed",
     "FreeModel",
     "GaussianMixture",
+    "Judged",
     "LearnedRange",
     "LinearDenoiser",
     "LogSNR",

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Float, Float64
 from numpy.typing import ArrayLike
@@ -40,6 +41,8 @@ from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.schedule import Schedule
 
 KIND = "linear denoiser"
+#: Of the integral of R over log-SNR: its length, below which R is nothing, and its points.
+DEPTH, POINTS = 40.0, 801
 
 
 class FreeModel(ABC):
@@ -83,6 +86,16 @@ class FreeModel(ABC):
         entropy = noise.shape[1] * math.log(2.0 * math.pi * level.sigma**2)
         log_q = -0.5 * (noise.square().sum(1) + entropy)
         return (log_q - self.log_prob(level.diffuse(wide(x_0), wide(eps)), level)) / noise.shape[1]
+
+    def prior_price(self, log_snr: ArrayLike) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
+        """(expectation of `prior_nats` at every log-SNR, its standard error): 1/2 integral of R from lam = -inf.
+
+        This is what its own data would cost, which other data exceed; `Judged` has it of examples.
+        """
+        ends = as_array(log_snr).ravel()
+        grids = np.linspace(ends - DEPTH, ends, POINTS)
+        curves = self.residual(grids.ravel()).reshape(grids.shape)
+        return 0.5 * scipy.integrate.simpson(curves, dx=DEPTH / (POINTS - 1), axis=0), np.zeros(len(ends))
 
 
 class _Network(nn.Module):
@@ -238,6 +251,11 @@ class LinearDenoiser(FreeModel):
         """
         power = np.exp(np.atleast_1d(as_array(log_snr)))[:, None] * self.spectrum.ravel()
         return (power / (1.0 + power)).mean(1)
+
+    def prior_price(self, log_snr: ArrayLike) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
+        """1/2 mean_k log(1 + snr c_k), what data with this covariance cost."""
+        power = np.exp(np.atleast_1d(as_array(log_snr)))[:, None] * self.spectrum.ravel()
+        return 0.5 * np.log1p(power).mean(1), np.zeros(len(power))
 
     def config(self) -> dict[str, Any]:
         arrays = {"mean": array_digest(self.mean.numpy()), "spectrum": array_digest(self.spectrum)}
