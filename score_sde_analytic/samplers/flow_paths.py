@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 from numpy.typing import ArrayLike
+from scipy.special import expit
 from torch import Tensor
 from tqdm import tqdm
 
@@ -47,7 +48,7 @@ def preserving(log_snr: float) -> tuple[float, float]:
     >>> preserving(0.0)
     (0.707, 0.707)
     """
-    return (1.0 + np.exp(-log_snr)) ** -0.5, (1.0 + np.exp(log_snr)) ** -0.5
+    return float(expit(log_snr)) ** 0.5, float(expit(-log_snr)) ** 0.5
 
 
 def exponential_weights(nodes: ArrayLike, start: float, end: float) -> tuple[float, Float64[Array, " n"]]:

@@ -202,7 +202,7 @@ class TableSampler(Sampler[Step]):
     >>> table = samplers.table_of(samplers.ProbabilityFlow(model), grids.even(3, 0.01))
     >>> sampler = TableSampler(model, table)
     >>> sampler.name, sampler.calls(sampler.grid)
-    ('ProbabilityFlow', 3)
+    ('ProbabilityFlow()', 3)
     """
 
     model: ScoreModel
@@ -215,6 +215,11 @@ class TableSampler(Sampler[Step]):
     @property
     def name(self) -> str:
         return self.table.label
+
+    @property
+    def beginning(self) -> Table:  # type: ignore[override]
+        """The table's own first state."""
+        return self.table
 
     @property
     def grid(self) -> Grid:

@@ -67,8 +67,8 @@ def table_of(sampler: Sampler[Any], grid: Grid, start: LinearDenoiser | None = N
 
     >>> from score_sde_analytic import covariance, grids, samplers
     >>> ddim = samplers.Ancestral(model, covariance.BetaTilde(), eta=0.0)
-    >>> table_of(ddim, grids.even(2, 0.1)).rows[1]
-    array([0.3377, 0.9391])
+    >>> table_of(ddim, grids.even(2, 0.1)).rows[1].round(3)
+    array([0.322, 0.945])
     """
     width = sampler.calls(grid)
     if width is None:

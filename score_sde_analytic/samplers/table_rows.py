@@ -37,14 +37,22 @@ class Rule:
         pooled: the weight of all coordinates' common fit in that of each, in paths; inf for one set of weights.
         gain: per "coordinate", one for all ("common"), or "none".
         ridge: on the scaled C, whose diagonal is 1.
+        start: the first state is z times a number per "coordinate", as on the flow of Gaussian data, or times one for all
+            ("common"), which needs no basis.
     """
 
     pooled: Annotated[float, number(0.0, np.inf)] = np.inf
     gain: Annotated[Literal["coordinate", "common", "none"], one_of(("coordinate", "common", "none"))] = "coordinate"
     ridge: Annotated[float, number(0.0)] = 1e-6
+    start: Annotated[Literal["coordinate", "common"], one_of(("coordinate", "common"))] = "coordinate"
 
     def __post_init__(self) -> None:
         settle(self)
+
+    def first(self, z: Float64[Array, "n d"], target: Float64[Array, "n d"]) -> Float64[Array, " ..."]:
+        """w_K, so that w_K z varies as the target does."""
+        axis = 0 if self.start == "coordinate" else None
+        return np.asarray(np.sqrt(np.mean(target**2, axis) / np.mean(z**2, axis)))
 
     def row(self, terms: Float64[Array, "terms n d"], target: Float64[Array, "n d"]) -> Float64[Array, "terms ..."]:
         """Weights (terms,), or (terms, d)."""
@@ -116,7 +124,7 @@ def fitted_rows(policy: Policy, z: Float64[Array, "n d"], targets: list[Array], 
         targets: (n, d) each: the paths' states at the calls' levels, and their ends.
         fit: the paths that weights are fitted to; the others are carried along.
     """
-    first = np.sqrt(np.mean(targets[0][fit] ** 2, 0) / np.mean(z[fit] ** 2, 0))
+    first = rule.first(z[fit], targets[0][fit])
     rows = [first[None]]
     terms = [z]
     x = first * z

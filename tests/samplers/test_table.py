@@ -35,6 +35,8 @@ from score_sde_analytic.samplers.gaussian_tables import transfer
 from score_sde_analytic.samplers.table_rows import Rule
 
 EXACT = Rule(gain="none", ridge=0.0)
+#: From a multiple of z, so that every state is rational in the variances.
+RATIONAL = Rule(gain="none", ridge=0.0, start="common")
 SPECTRUM = np.geomspace(0.002, 2.0, 12)
 
 
@@ -58,13 +60,15 @@ def linear():
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpm2", "dpm3", "unipc2", "unipc3", "euler", "midpoint"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)], ids=["float32", "float64"])
 def test_a_table_gives_the_samples_of_the_solver_it_was_read_from(planar, schedule, name, dtype, tolerance):
     model = planar.score_model(schedule)
     solver = solvers(model)[name]
     grid = even_log_snr(schedule, 5, float(schedule.time(4.0)))
     table = table_of(solver, grid)
     same = TableSampler(model, table)
+    if name.startswith("dpm"):
+        tolerance = max(tolerance, 1e-6)  # diffusers steps in float32 whatever comes in
     options = {"shape": (2,), "count": 6, "dtype": dtype}
     np.testing.assert_allclose(table.log_snrs[0], schedule.log_snr(1.0))
     own, again = generate(solver, grid, **options), generate(same, same.grid, **options)
@@ -89,7 +93,7 @@ def test_a_start_below_the_prior_is_exact_for_its_data(linear):
     """A solver from the flow of Gaussian data: rows of z, not of the state, and the mean where it belongs."""
     model = linear.score_model(LinearVP())
     times = [*model.schedule.time(np.array([-2.0, 1.0, 4.0])), 0.0]
-    solver, grid = solvers(model)["dpm2"], Grid(tuple(times))
+    solver, grid = solvers(model)["unipc2"], Grid(tuple(times))
     table = TableSampler(model, table_of(solver, grid, linear))
     noise = SampleNoise(0, range(4))
     z = noise.draw(torch.empty(4, 12, dtype=torch.float64)).clone()
@@ -138,7 +142,7 @@ def test_the_price_on_gaussian_data_is_what_samples_show(linear, schedule, rule)
 @pytest.mark.parametrize("steps", [1, 3, 5])
 def test_rows_reach_the_least_squares_of_all_rational_functions_with_their_poles(linear, steps):
     """Whatever the states between, (z, m_K, ..) span 1, c / (c + exp(-lam_j)): the last row's residual is that of the span."""
-    table = spectrum_table(linear, steps, rule=EXACT)
+    table = spectrum_table(linear, steps, rule=RATIONAL)
     poles = np.exp(-table.log_snrs)
     span = np.stack([np.ones(12), *(SPECTRUM / (SPECTRUM + pole) for pole in poles)], 1)
     residual = SPECTRUM**0.5 - span @ np.linalg.lstsq(span, SPECTRUM**0.5, rcond=1e-15)[0]
@@ -156,8 +160,8 @@ def test_with_enough_calls_the_price_vanishes_geometrically():
 def test_zolotarev_calls_beat_the_usual_ones():
     c = np.geomspace(0.002, 2.0, 64)
     linear = LinearDenoiser(DCT(), torch.zeros(64), c)
-    ours = gaussian_price(spectrum_table(linear, 5, rule=EXACT, quantile=0.0), c)
-    usual = gaussian_price(spectrum_table(linear, 5, np.linspace(-10.0, 9.0, 5), EXACT), c)
+    ours = gaussian_price(spectrum_table(linear, 5, rule=RATIONAL, quantile=0.0), c)
+    usual = gaussian_price(spectrum_table(linear, 5, np.linspace(-10.0, 9.0, 5), RATIONAL), c)
     assert ours < 1e-3 * usual
 
 
