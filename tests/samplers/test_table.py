@@ -1,5 +1,6 @@
 """Tables: samplers read out by unit vectors, run again, kept, and priced on Gaussian data."""
 
+import itertools
 import math
 
 import numpy as np
@@ -154,7 +155,7 @@ def test_with_enough_calls_the_price_vanishes_geometrically():
     linear = LinearDenoiser(DCT(), torch.zeros(200), c)
     prices = [gaussian_price(spectrum_table(linear, steps, rule=EXACT, quantile=0.0), c) / c.sum() for steps in (3, 6, 9, 12)]
     assert prices[-1] < 1e-10
-    assert all(later < 1e-2 * earlier for earlier, later in zip(prices, prices[1:], strict=False))
+    assert all(later < 1e-2 * earlier for earlier, later in itertools.pairwise(prices))
 
 
 def test_zolotarev_calls_beat_the_usual_ones():
