@@ -33,6 +33,7 @@ from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import Noise
 from score_sde_analytic.process.schedule import Schedule
 from score_sde_analytic.samplers.base import Sampler, Step, intervals
+from score_sde_analytic.uncertainty import Estimate
 
 KIND = "sampler table"
 AGAIN = "delete it and fit it again"
@@ -122,6 +123,20 @@ class Table:
         for array in (self.log_snrs, self.shifts, self.mean.numpy(), *self.rows):
             sha.update(array.tobytes())
         return sha.hexdigest()[:16]
+
+    def __str__(self) -> str:
+        """What it does, what it cost, and how near it comes to the flow that it was fitted to.
+
+        >>> print(Table([0.0], [[1.0], [0.0, 1.0]]))
+        table: network calls per sample 1
+        """
+        said = [f"{self.label}: network calls per sample {self.steps}"]
+        if "certificate" in self.facts:
+            paths, fit = self.facts["path_evaluations"], self.facts["fit_evaluations"]
+            near = Estimate(self.facts["certificate"], self.facts["certificate_stderr"])
+            said.append(f"network evaluations spent on paths {paths:.0f}, on the fit {fit:.0f}")
+            said.append(f"mean square distance to the flow per dimension at most {near:.2g}")
+        return "; ".join(said)
 
     def save(self, path: str | Path) -> None:
         """Write it as one file."""

@@ -138,14 +138,14 @@ class Projected:
         states = [self.state(log_snr) for log_snr in log_snrs]
         return lambda x, call: known[call] + gains[call] * (x - states[call])
 
-    def network(self, model: ScoreModel, log_snrs: Array, batch_size: int) -> Policy:
+    def network(self, model: ScoreModel, log_snrs: Array, batch_size: int, device: torch.device | str) -> Policy:
         """What the network says."""
         levels = [model.schedule.level_at(log_snr) for log_snr in log_snrs]
 
         def answers(x: Array, call: int) -> Iterator[Tensor]:
             level = levels[call]
             for part in self.back(x, preserving(level.log_snr)[0]).float().split(batch_size):
-                yield model.predict(part * level.norm, level).x_0
+                yield model.predict((part * level.norm).to(device), level).x_0.cpu()
 
         @torch.no_grad()
         def policy(x: Array, call: int) -> Array:
@@ -162,6 +162,7 @@ def fit_table(
     log_snrs: ArrayLike | None = None,
     fitting: Fitting = Fitting(),
     label: str | None = None,
+    device: torch.device | str = "cpu",
 ) -> Table:
     """The table of so many calls that leads nearest to where the network's own flow leads: n K network evaluations.
 
@@ -170,6 +171,7 @@ def fit_table(
         linear: the basis and mean of the table, and the spectrum that its grid begins with.
         steps: K; the grid is chosen on the paths.
         log_snrs: of the calls, in place of `steps`.
+        device: of the model's network.
 
     Returns:
         a table whose `facts` hold the certificate, E ||xh_0 - x0*||^2 per dimension on held-out paths with its standard error,
@@ -197,7 +199,7 @@ def fit_table(
     at = choice.grid(whole(1)("steps", steps)) if log_snrs is None else numbers("log_snrs", log_snrs)
     rule = choice.rule(at)
     with model.metered() as cost:
-        policy = projected.network(model, at, fitting.batch_size)
+        policy = projected.network(model, at, fitting.batch_size, device)
         fitted = fitted_rows(policy, projected.z, projected.targets(at), rule, choice.fit)
     certificate = choice.residual(fitted, slice(choice.count, None))
     facts = {
@@ -206,8 +208,9 @@ def fit_table(
         "paths": float(paths.count),
         "path_evaluations": float(paths.cost.evaluations),
         "fit_evaluations": float(cost.evaluations),
-        "pooled": rule.pooled if math.isfinite(rule.pooled) else -1.0,
     }
+    if math.isfinite(rule.pooled):
+        facts["pooled"] = rule.pooled
     rows = tuple(row if row.ndim == 1 else row.reshape(len(row), *linear.spectrum.shape) for row in fitted.rows)
     shifts = np.array([*(preserving(log_snr)[0] for log_snr in at), 1.0])
     name = f"fewest(K={len(at)})" if label is None else label

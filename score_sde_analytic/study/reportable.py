@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -48,6 +49,10 @@ class Reportable(Protocol):
     def settings(self) -> Settings: ...
     @property
     def seed(self) -> int: ...
+    @property
+    def device(self) -> torch.device | str: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
     @property
     def heads(self) -> Callable[[str], str | Path] | None: ...
     @property

@@ -23,11 +23,11 @@ from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood import Bound, Chain, ContinuousTime, Method, Priced, bits_per_dim, price
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.measure.moments import Moments
-from score_sde_analytic.models.free import FreeModel
+from score_sde_analytic.models.free import FreeModel, LinearDenoiser
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.decoder import Decoder
 from score_sde_analytic.samplers import Ancestral
-from score_sde_analytic.study import storage
+from score_sde_analytic.study import few, storage
 from score_sde_analytic.study.budgets import steps_within
 from score_sde_analytic.study.covariances import covariance
 from score_sde_analytic.study.measured import Measured
@@ -315,6 +315,23 @@ class Study(Measured):
         """
         sampler = Ancestral(self.model, self.covariance(covariance), **settings)
         return SamplingPlan(sampler, self.grid(steps, grid, covariance, prior), self.shape, self.device, self.dtype, prior)
+
+    def fewest(self, steps: int, free: LinearDenoiser, path: str | Path | None = None, **options: Any) -> SamplingPlan:
+        """The sampler for the fewest calls: a table fitted to the network's own flow, "fewest(K=3)".
+
+        Bits are those of `chain`: a table is for samples, and has no likelihood.
+
+        Args:
+            free: mean, basis and spectrum of the data (`LinearDenoiser.of`).
+            path: folder that keeps paths and tables; unfinished work is continued.
+            options: of `few.Few`: count and levels of paths, fitting, progress.
+
+        >>> from score_sde_analytic.models import LinearDenoiser
+        >>> fewest = study.fewest(3, LinearDenoiser.of(data), progress=False)
+        >>> fewest.calls, fewest.sampler.name
+        (3, 'fewest(K=3)')
+        """
+        return few.plan(self, steps, few.Few(free, path, **options))
 
     def sample(
         self, count: int, steps: int = 10, seed: int = 0, batch_size: int = 64, **names: Any
