@@ -23,6 +23,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import scipy
@@ -42,24 +43,28 @@ from score_sde_analytic.process.schedule import Schedule
 RESOLUTION = 20_001
 #: Points of the lattice whose optimum is a starting point of the refinement.
 COARSE = 400
+#: Most turns in which the two ends of a chain are chosen one after the other.
+ALTERNATIONS = 50
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Bits of a chain as a function of its levels: optimal transitions from `low` up to lam_1, then the reconstruction.
+    """Bits of a chain as a function of its levels: the prior, optimal transitions up to lam_1, then the reconstruction.
 
     Attributes:
         curve: R of the network.
-        low: log-SNR at t = 1, where the chain starts.
+        low: log-SNR at t = 1, where the chain starts, or the lowest that lam_K may take.
         high: highest log-SNR that lam_1 may take.
         reconstruction: knots and nats per dimension of the last step as a function of lam_1; None forces
             lam_1 = high, at no cost.
+        prior: knots and nats per dimension of the prior as a function of lam_K; None forces lam_K = low, at no cost.
     """
 
     curve: NoiseCurve
     low: float
     high: float
     reconstruction: tuple[Float64[Array, " m"], Float64[Array, " m"]] | None = None
+    prior: tuple[Float64[Array, " p"], Float64[Array, " p"]] | None = None
 
     def __post_init__(self) -> None:
         self.curve.require_price()
@@ -99,23 +104,58 @@ class Objective:
         """Reconstruction term in nats per dimension when lam_1 = log_snr."""
         return self._last(as_array(log_snr))
 
+    @cached_property
+    def _top(self) -> Callable[..., Array]:
+        if self.prior is None:
+            return lambda lam, nu=0: np.zeros_like(lam)
+        return scipy.interpolate.CubicSpline(*self.prior)
+
+    def top(self, log_snr: ArrayLike) -> Array:
+        """Prior term in nats per dimension when lam_K = log_snr."""
+        return self._top(as_array(log_snr))
+
+    def law(self, top: Any, first: Any, transitions: float) -> Any:
+        """Cost by the step-budget law between fine levels of these indices (inf: the limit), nats per dimension."""
+        levels, span = self.levels, self.root_integral[first] - self.root_integral[top]
+        ends = self.top(levels[top]) + self.last(levels[first])
+        return ends + self.limit[first] - self.limit[top] + span**2 / (4 * transitions)
+
+    def best_ends(self, transitions: float) -> tuple[int, int]:
+        """Indices of the fine levels that are the best lam_K and lam_1 for so many transitions, by the step-budget law."""
+        every = np.arange(RESOLUTION)
+        top, first = 0, RESOLUTION - 1
+        if self.prior is not None and self.reconstruction is not None:
+            coarse = every[:: RESOLUTION // COARSE]
+            table = np.where(coarse[:, None] < coarse, self.law(coarse[:, None], coarse, transitions), np.inf)
+            top, first = (int(coarse[i]) for i in np.unravel_index(table.argmin(), table.shape))
+        for _ in range(ALTERNATIONS):
+            before = top, first
+            if self.reconstruction is not None:
+                first = top + int(self.law(top, every[top:], transitions).argmin())
+            if self.prior is not None:
+                top = int(self.law(every[: first + 1], first, transitions).argmin())
+            if (top, first) == before:
+                break
+        return top, first
+
     def best_first(self, transitions: float) -> int:
         """Index of the fine level that is the best lam_1 for so many transitions, by the step-budget law (inf: the limit)."""
-        if self.reconstruction is None:
-            return RESOLUTION - 1
-        total = self.limit + self.root_integral**2 / (4 * transitions) + self.last(self.levels)
-        return int(total.argmin())
+        return self.best_ends(transitions)[1]
 
     @cached_property
     def continuous_limit(self) -> float:
         """The smallest cost of any number of steps, nats per dimension."""
-        first = self.best_first(math.inf)
-        return float(self.limit[first] + self.last(self.levels[first]))
+        return float(self.law(*self.best_ends(math.inf), math.inf))
+
+    @cached_property
+    def single(self) -> int:
+        """Index of the fine level that is best for one step, from the prior to the data at once."""
+        return 0 if self.prior is None else int((self.top(self.levels) + self.last(self.levels)).argmin())
 
     def cost(self, log_snr: Float64[Array, " K"]) -> float:
-        """Cost of ascending levels lam_K = low, .., lam_1 in nats per dimension."""
+        """Cost of ascending levels lam_K, .., lam_1 in nats per dimension."""
         transitions = optimal_step_nats(self.curve.residual(log_snr[:-1]), np.diff(log_snr))
-        return float(transitions.sum() + self.last(log_snr[-1]))
+        return float(self.top(log_snr[0]) + transitions.sum() + self.last(log_snr[-1]))
 
     def gradient(self, log_snr: Float64[Array, " K"]) -> Float64[Array, " K"]:
         """d cost / d lam of every level."""
@@ -126,19 +166,18 @@ class Objective:
         gradient[1:] += 0.5 * r * np.exp(h) / power
         gradient[:-1] += 0.5 * (self.curve.derivative(log_snr[:-1]) * np.expm1(h) - r * np.exp(h)) / power
         gradient[-1] += self._last(log_snr[-1], 1) if self.reconstruction is not None else 0.0
+        gradient[0] += self._top(log_snr[0], 1) if self.prior is not None else 0.0
         return gradient
 
     def excess_law(self, steps: int) -> float:
-        """Predicted excess of K steps over the continuous limit, nats per dimension: I^2 / (4 (K - 1)) at the best lam_1.
+        """Predicted excess of K steps over the continuous limit, nats per dimension: I^2 / (4 (K - 1)) at the best ends.
 
         >>> study.search.objective.excess_law(10)
         0.0668
         """
         if steps < 2:
             return math.inf
-        first = self.best_first(steps - 1)
-        law = self.limit[first] + self.root_integral[first] ** 2 / (4 * (steps - 1)) + self.last(self.levels[first])
-        return float(law) - self.continuous_limit
+        return float(self.law(*self.best_ends(steps - 1), steps - 1)) - self.continuous_limit
 
 
 def _equal_parts(levels: Array, density: Array, count: int) -> Array:
@@ -151,11 +190,12 @@ def _equal_parts(levels: Array, density: Array, count: int) -> Array:
     return parts
 
 
-def _grid(schedule: Schedule, log_snr: Array, name: str, cost: float) -> Grid:
-    """The grid of ascending levels that start at t = 1."""
+def _grid(schedule: Schedule, objective: Objective, log_snr: Array, name: str) -> Grid:
+    """The grid of ascending levels, from t = 1 where they start as low as they may."""
     times = np.asarray(schedule.time(log_snr), dtype=np.float64)
-    times[0] = 1.0
-    return Grid((*times.tolist(), 0.0), name, cost)
+    if log_snr[0] <= objective.low + 1e-9:
+        times[0] = 1.0
+    return Grid((*times.tolist(), 0.0), name, objective.cost(log_snr))
 
 
 def _check(steps: int) -> int:
@@ -163,16 +203,22 @@ def _check(steps: int) -> int:
 
 
 def closed_form_levels(objective: Objective, steps: int) -> Float64[Array, " {steps}"]:
-    """K ascending log-SNRs with density sqrt(w), lam_1 by the step-budget law.
+    """K ascending log-SNRs with density sqrt(w), the ends by the step-budget law.
 
     >>> closed_form_levels(study.search.objective, steps=5).round(1)
     array([-10. ,   0.3,   1.3,   2.3,   4.1])
     """
     steps = _check(steps)
     if steps == 1:
-        return np.array([objective.low])
-    first = max(objective.best_first(steps - 1), 1) + 1
-    return _equal_parts(objective.levels[:first], objective.root_spread[:first], steps)
+        return objective.levels[[objective.single]]
+    between = _between(objective, steps - 1)
+    return _equal_parts(objective.levels[between], objective.root_spread[between], steps)
+
+
+def _between(objective: Objective, transitions: float) -> slice:
+    """The fine levels between the best ends, two at least."""
+    top, first = objective.best_ends(transitions)
+    return slice(min(top, RESOLUTION - 2), max(first, top + 1) + 1)
 
 
 def closed_form(schedule: Schedule, objective: Objective, steps: int) -> Grid:
@@ -182,24 +228,26 @@ def closed_form(schedule: Schedule, objective: Objective, steps: int) -> Grid:
     0.828
     """
     levels = closed_form_levels(objective, steps)
-    return _grid(schedule, levels, "bits/dim, closed form", objective.cost(levels))
+    return _grid(schedule, objective, levels, "bits/dim, closed form")
 
 
 def refined(schedule: Schedule, objective: Objective, steps: int, start: ArrayLike | None = None) -> Grid:
     """The grid off any lattice that minimises the true cost, by L-BFGS on log-gaps with the exact gradient.
 
     Args:
-        start: K ascending log-SNRs from `objective.low`. When absent, the descent starts from the closed form and from the
-            optimum on a coarse lattice, and the better end is taken. The result is never worse than a start.
+        start: K ascending log-SNRs, from `objective.low` where there is no prior. When absent, the descent starts from the
+            closed form and from the optimum on a coarse lattice, and the better end is taken. The result is never worse than
+            a start.
     """
     starts = _starts(objective, steps) if start is None else [as_array(start)]
     ends = []
     for levels in starts:
-        if levels.shape != (steps,) or np.any(np.diff(levels) <= 0) or abs(levels[0] - objective.low) > 1e-6:
+        off = objective.prior is None and abs(levels[0] - objective.low) > 1e-6
+        if levels.shape != (steps,) or np.any(np.diff(levels) <= 0) or off:
             raise InputError(f"start needs {steps} strictly increasing log-SNRs that begin at {objective.low:.6g}")
         ends += [levels, _descend(objective, levels)] if steps > 1 else [levels]
     best = min(ends, key=objective.cost)
-    return _grid(schedule, best, "bits/dim, refined", objective.cost(best))
+    return _grid(schedule, objective, best, "bits/dim, refined")
 
 
 def _starts(objective: Objective, steps: int) -> list[Array]:
@@ -208,50 +256,63 @@ def _starts(objective: Objective, steps: int) -> list[Array]:
         lam = np.linspace(objective.high, objective.low, COARSE)
         first = objective.last(lam) if objective.reconstruction is not None else np.where(lam == objective.high, 0.0, np.inf)
         costs = StepCosts(lam, np.clip(objective.curve.residual(lam), 0.0, 1.0))
-        path = shortest_paths(costs, first, steps).paths[-1]
+        top = None if objective.prior is None else objective.top(lam)
+        path = shortest_paths(costs, first, steps, top_cost=top).paths[-1]
         starts += [lam[path][::-1]] if len(path) == steps else []
     return starts
 
 
 def _descend(objective: Objective, start: Array) -> Array:
-    """Gaps h_i > 0 are exp(u_i); with lam_1 fixed they are rescaled to its span, else the whole is kept below `high`."""
-    span = start[-1] - objective.low
+    """Gaps h_i > 0 are exp(u_i); with lam_1 fixed they are rescaled to its span, else the whole is kept below `high`.
+
+    lam_K is a variable beside them where there is a prior.
+    """
     fixed = objective.reconstruction is None
+    highest = start[-1] if fixed else objective.high
+    free = [] if objective.prior is None else [(objective.low, highest - 1e-3 * (highest - objective.low))]
 
-    def levels(u: Array) -> Array:
+    def levels(variables: Array) -> Array:
+        u, top = variables[: len(start) - 1], variables[-1] if free else start[0]
         gaps = np.exp(u - u.max())
-        total = span if fixed else min(np.exp(u.max()) * gaps.sum(), objective.high - objective.low)
-        return objective.low + np.concatenate([[0.0], np.cumsum(total * gaps / gaps.sum())])
+        total = highest - top if fixed else min(np.exp(u.max()) * gaps.sum(), highest - top)
+        return top + np.concatenate([[0.0], np.cumsum(total * gaps / gaps.sum())])
 
-    def value_and_gradient(u: Array) -> tuple[float, Array]:
-        lam = levels(u)
+    def value_and_gradient(variables: Array) -> tuple[float, Array]:
+        lam = levels(variables)
         gaps = np.diff(lam)
         # d lam_i / d h_j = 1 for j <= i.
-        by_gap = np.cumsum(objective.gradient(lam)[:0:-1])[::-1]
-        gradient = by_gap * gaps
-        capped = fixed or lam[-1] >= objective.high * (1 - 1e-15)
-        if capped:  # lengthening one gap shortens the others
+        by_level = objective.gradient(lam)
+        by_gap = np.cumsum(by_level[:0:-1])[::-1]
+        gradient, shift = by_gap * gaps, by_level.sum()
+        capped = fixed or lam[-1] >= highest * (1 - 1e-15)
+        if capped:  # lengthening one gap shortens the others, as does a higher top
+            shift = by_level.sum() - gradient.sum() / gaps.sum()
             gradient = gradient - gaps / gaps.sum() * gradient.sum()
-        return objective.cost(lam), gradient
+        return objective.cost(lam), np.append(gradient, shift) if free else gradient
 
     result = scipy.optimize.minimize(
-        value_and_gradient, np.log(np.diff(start)), jac=True, method="L-BFGS-B", options={"maxiter": 2000, "ftol": 1e-14}
+        value_and_gradient,
+        np.concatenate([np.log(np.diff(start)), start[: len(free)]]),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(None, None)] * (len(start) - 1) + free,
+        options={"maxiter": 2000, "ftol": 1e-14},
     )
     return levels(result.x)
 
 
 def entropic(schedule: Schedule, objective: Objective, steps: int) -> Grid:
-    """Equal information per transition: levels that share integral R dlam evenly, up to the limit's best lam_1.
+    """Equal information per transition: levels that share integral R dlam evenly, between the limit's best ends.
 
     >>> entropic(model.schedule, study.search.objective, steps=5).cost
     1.035
     """
     steps = _check(steps)
-    levels = np.array([objective.low])
+    levels = objective.levels[[objective.single]]
     if steps > 1:
-        below = objective.levels[: max(objective.best_first(math.inf), 1) + 1]
-        levels = _equal_parts(below, objective.curve.residual(below), steps)
-    return _grid(schedule, levels, "equal information per step", objective.cost(levels))
+        between = objective.levels[_between(objective, math.inf)]
+        levels = _equal_parts(between, objective.curve.residual(between), steps)
+    return _grid(schedule, objective, levels, "equal information per step")
 
 
 def _positive(excess: float) -> float:
@@ -287,7 +348,9 @@ def budget_law(objective: Objective, excess: float) -> float:
     >>> budget_law(study.search.objective, excess=0.05)
     13.2
     """
-    steps = 1.0 + float(objective.root_integral[objective.best_first(math.inf)]) ** 2 / (4.0 * _positive(excess))
+    top, first = objective.best_ends(math.inf)
+    span = float(objective.root_integral[first] - objective.root_integral[top])
+    steps = 1.0 + span**2 / (4.0 * _positive(excess))
     if not math.isfinite(steps):
         raise InputError(f"an excess of {excess:g} takes more steps than can be counted; allow more")
     return steps

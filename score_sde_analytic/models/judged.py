@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from numpy.typing import ArrayLike
-from scipy.interpolate import PchipInterpolator
+from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array, as_array
@@ -108,13 +108,13 @@ class Judged(FreeModel):
                 f" {lam.min():.3g} .. {lam.max():.3g}; judge it under the schedule that it is used with"
             )
         value, stderr = (curve(np.clip(lam, *self.log_snr[[0, -1]])) for curve in self._curves)
-        return value, stderr
+        return value, np.maximum(stderr, 0.0)
 
     @cached_property
-    def _curves(self) -> tuple[PchipInterpolator, PchipInterpolator]:
+    def _curves(self) -> tuple[CubicSpline, CubicSpline]:
         """(mean, its standard error) over examples as functions of log-SNR."""
         value, stderr = self.nats.mean(0), self.nats.std(0, ddof=1) / np.sqrt(len(self.nats))
-        return PchipInterpolator(self.log_snr, value), PchipInterpolator(self.log_snr, stderr)
+        return CubicSpline(self.log_snr, value), CubicSpline(self.log_snr, stderr)
 
 
 def _nats(free: FreeModel, x_0: Tensor, log_snr: float, noise: LevelNoise) -> Array:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass, fields, is_dataclass
 from itertools import pairwise
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -23,7 +23,6 @@ from score_sde_analytic.arrays import onto
 from score_sde_analytic.checks import each, whole
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.grids.grid import Grid
-from score_sde_analytic.models.free import FreeModel
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import Noise, SampleNoise
@@ -47,10 +46,20 @@ class Step:
 S = TypeVar("S", bound=Step)
 
 
+class Start(Protocol):
+    """What carries a draw of noise to a first state: a free model of the data, or a table."""
+
+    def start(self, z: Float[Tensor, " batch *dims"], level: Level) -> Float[Tensor, " batch *dims"]:
+        """x_t at a level from z ~ N(0, I)."""
+        ...
+
+
 class Sampler(ABC, Generic[S]):
     """A rule x_t -> x_s; state is passed along, never stored, so one sampler serves many runs at once."""
 
     model: ScoreModel
+    #: What a run begins with unless it is told otherwise; None for the prior at t = 1.
+    beginning: Start | None = None
 
     @property
     def name(self) -> str:
@@ -185,7 +194,7 @@ def prior_sample(
     schedule: Schedule,
     noise: Noise,
     like: Float[Tensor, " batch *dims"],
-    start: FreeModel | None = None,
+    start: Start | None = None,
     first: float = 1.0,
 ) -> Float[Tensor, " batch *dims"]:
     """x_T ~ N(0, prior_variance I), or x_t of a free model at time `first`, from the same draw.
@@ -210,7 +219,7 @@ def generate(
     dtype: torch.dtype = torch.float32,
     progress: bool = False,
     callback: Callback | None = None,
-    start: FreeModel | None = None,
+    start: Start | None = None,
 ) -> Float[Tensor, " {count} *shape"]:
     """`count` samples of the given shape, each a function of (seed, its index) whatever the batch size.
 
@@ -225,7 +234,8 @@ def generate(
         progress: show a progress bar over steps and batches.
         callback: called after each step of each batch with a dictionary of k-diffusion's "x", "i", "sigma", "sigma_hat" and
             "denoised", and of "x_s", "t", "s" and "indices" (`callback.py` says what they are); what it raises ends the run.
-        start: a free model of the data, from whose x_t the grid may begin at any time; None for the prior at t = 1.
+        start: a free model of the data, from whose x_t the grid may begin at any time; None for what the sampler begins
+            with, the prior at t = 1 for all but tables.
 
     Raises:
         InputError: count or batch_size not positive, or a grid that does not begin at t = 1 without a start.
@@ -236,6 +246,7 @@ def generate(
     shape = each(whole(1))("shape", shape)
     if not dtype.is_floating_point:
         raise InputError(f"samples are floating-point, got {dtype}; round them to levels afterwards (DataRange.index)")
+    start = sampler.beginning if start is None else start
     if start is None and grid.times[0] != 1.0:
         raise InputError(
             f"samples start from the prior at t = 1, this grid at {grid.times[0]:.6g}; begin it with 1, name a free"

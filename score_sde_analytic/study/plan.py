@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.models.free import FreeModel
 from score_sde_analytic.samplers import Sampler, generate
 
 
@@ -22,6 +23,7 @@ class SamplingPlan:
         grid: its times.
         shape: of one sample.
         device, dtype: of samples.
+        start: a free model of the data that they start from; None for the prior at t = 1.
 
     >>> study.sampler(steps=10)(count=3).shape
     torch.Size([3, 2])
@@ -32,6 +34,7 @@ class SamplingPlan:
     shape: tuple[int, ...]
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
+    start: FreeModel | None = None
 
     @property
     def calls(self) -> int | None:
@@ -40,5 +43,5 @@ class SamplingPlan:
 
     def __call__(self, count: int, seed: int = 0, batch_size: int = 64, **options: Any) -> Float[Tensor, " {count} *dims"]:
         """`count` samples; options are those of `generate`."""
-        settings = {"device": self.device, "dtype": self.dtype} | options
+        settings = {"device": self.device, "dtype": self.dtype, "start": self.start} | options
         return generate(self.sampler, self.grid, self.shape, count, seed, batch_size, **settings)

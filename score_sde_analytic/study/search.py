@@ -20,6 +20,7 @@ from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.last_step import LastStep
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.reconstruction import Reconstruction
+from score_sde_analytic.models.free import FreeModel
 from score_sde_analytic.process.schedule import Schedule
 from score_sde_analytic.study.names import FROM_CURVE, GRIDS, KLUB, CovarianceName, GridName
 from score_sde_analytic.study.settings import Search
@@ -36,6 +37,7 @@ class GridSearch:
         last_step: what ends the chains.
         settings: where times may lie.
         made: grids by dynamic programming that were found before; more are added as they are asked for.
+        prior: a free model of the data, from which optimal grids may begin at any level; None begins all at t = 1.
 
     >>> study.search.lattice.times.shape, study.search.first
     ((1000,), 0.00116)
@@ -47,6 +49,7 @@ class GridSearch:
     last_step: LastStep
     settings: Search
     made: dict[CovarianceName, dict[int, Grid]] = field(default_factory=dict)
+    prior: FreeModel | None = None
 
     @cached_property
     def lattice(self) -> Lattice:
@@ -62,6 +65,11 @@ class GridSearch:
         """Nats per dimension of the last step from every level of the lattice."""
         return self._last_cost(self.moments, self.lattice.levels.log_snr)
 
+    @cached_property
+    def top_cost(self) -> Float64[Array, " n"] | None:
+        """Nats per dimension of the prior at every level of the lattice; None for the usual one, at t = 1 alone."""
+        return None if self.prior is None else self.prior.prior_price(self.lattice.levels.log_snr)[0]
+
     def _last_cost(self, moments: Moments, log_snr: Array) -> Array:
         return self.last_step.nats(Reconstruction.of(moments), log_snr)
 
@@ -69,7 +77,8 @@ class GridSearch:
         """The cost of chains with the optimal isotropic variance, priced by these moments."""
         log_snr = self.lattice.levels.log_snr[::-1]
         last = (log_snr, self._last_cost(moments, log_snr)) if self.last_step.comparable else None
-        return Objective(NoiseCurve.fit(moments, warn=False), float(log_snr[0]), float(log_snr[-1]), last)
+        prior = None if self.top_cost is None else (log_snr, self.top_cost[::-1])
+        return Objective(NoiseCurve.fit(moments, warn=False), float(log_snr[0]), float(log_snr[-1]), last, prior)
 
     @cached_property
     def objective(self) -> Objective:
@@ -81,15 +90,21 @@ class GridSearch:
         """t_1 that is best for infinitely many steps: where the continuous bound and the flow begin."""
         return float(self.schedule.time(self.objective.levels[self.objective.best_first(math.inf)]))
 
+    @cached_property
+    def top(self) -> float:
+        """Where the continuous bound begins: t = 1, or what is best for infinitely many steps with the prior."""
+        index = self.objective.best_ends(math.inf)[0]
+        return float(self.schedule.time(self.objective.levels[index])) if index > 0 else 1.0
+
     def costs(self, moments: Moments, most: int) -> Float64[Array, " {most}"]:
         """Nats per dimension of the best grids of 1 .. `most` steps, with the optimal isotropic variance of these moments."""
         curve = NoiseCurve.fit(moments, warn=False)
         first = self._last_cost(moments, self.lattice.levels.log_snr)
-        grids = self.lattice.optimal_grids(curve, Isotropic(curve), first, most)
+        grids = self.lattice.optimal_grids(curve, Isotropic(curve), first, most, top_cost=self.top_cost)
         return np.array([grids[k].cost if k in grids else math.inf for k in range(1, most + 1)])
 
     def grid(self, name: GridName, covariance: Covariance, label: CovarianceName, steps: int) -> Grid:
-        """A grid by name, from t = 1 to the search's first time.
+        """A grid by name, from t = 1, or the prior's best level where it is optimal, to the search's first time.
 
         Args:
             covariance, label: for which "dp" and tuned grids are optimal; others do not depend on it.
@@ -120,9 +135,8 @@ class GridSearch:
     def _optimal(self, covariance: Covariance, label: CovarianceName, steps: int) -> Grid:
         if steps not in self.made.get(label, {}):
             most = min(max(steps, self.settings.most), len(self.lattice.times))
-            self.made[label] = self.lattice.optimal_grids(
-                self.curve, covariance, self.first_cost, most, f"bits/dim with {label}", self.settings.min_spacing
-            )
+            names = f"bits/dim with {label}", self.settings.min_spacing, self.top_cost
+            self.made[label] = self.lattice.optimal_grids(self.curve, covariance, self.first_cost, most, *names)
         if steps not in self.made[label]:
             raise InputError(f"no grid of {steps} steps fits the lattice; search more levels, or allow a smaller spacing")
         return self.made[label][steps]

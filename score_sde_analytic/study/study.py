@@ -5,8 +5,6 @@ Nothing here measures the network again, but for samples (K calls each) and boun
 
 from __future__ import annotations
 
-import bisect
-import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -17,27 +15,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from score_sde_analytic.checks import each, number, whole
+from score_sde_analytic.checks import each, whole
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.data.examples import Data
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid
-from score_sde_analytic.grids.optimal import budget_law
-from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime, Method, Priced, bits_per_dim, price
+from score_sde_analytic.likelihood import Bound, Chain, ContinuousTime, Method, Priced, bits_per_dim, price
 from score_sde_analytic.likelihood.evaluation import digest
-from score_sde_analytic.likelihood.priced import expected_nats
-from score_sde_analytic.measure.curve import NoiseCurve, ResidualCap, Source, residual_cap
-from score_sde_analytic.measure.last_step import DECODERS, LastStep
 from score_sde_analytic.measure.moments import Moments
-from score_sde_analytic.measure.reconstruction import Reconstruction
+from score_sde_analytic.models.free import FreeModel, LinearDenoiser
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.decoder import Decoder
 from score_sde_analytic.samplers import Ancestral
-from score_sde_analytic.study import storage
+from score_sde_analytic.study import few, storage
+from score_sde_analytic.study.budgets import steps_within
 from score_sde_analytic.study.covariances import covariance
-from score_sde_analytic.study.names import AUTO, DP, SOURCES, CovarianceName, GridName, choose
+from score_sde_analytic.study.measured import Measured
+from score_sde_analytic.study.names import AUTO, DP, CovarianceName, GridName
 from score_sde_analytic.study.plan import SamplingPlan
-from score_sde_analytic.study.record import Kept, Record
+from score_sde_analytic.study.record import Kept
 from score_sde_analytic.study.remarks import remarks
 from score_sde_analytic.study.search import GridSearch
 from score_sde_analytic.study.structures import Structures
@@ -47,7 +43,7 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True, eq=False)
-class Study(Record):
+class Study(Measured):
     """What one Monte Carlo pass over a network makes possible (`analyse` makes it).
 
     Names are those of `study.names`: covariances "isotropic", "pca", "dct|high_frequency", "auto", ..; grids "dp",
@@ -56,44 +52,10 @@ class Study(Record):
     What it holds is a `Record`.
     """
 
-    # --- curves ---
-
-    @cached_property
-    def curves(self) -> dict[Source, NoiseCurve]:
-        """The fitted curves, "residual" of the network's own mean and "score" as in the paper."""
-        return {source: NoiseCurve.fit(self.moments, source, self._cap(source), warn=False) for source in SOURCES}
-
-    @property
-    def curve(self) -> NoiseCurve:
-        """R, Gamma and the posterior variance at every noise level, for the network's own mean."""
-        return self.curves["residual"]
-
-    @cached_property
-    def cap(self) -> ResidualCap:
-        """The largest R that an exact score could have, from the data alone."""
-        return residual_cap(self.statistics, self.data_range)
-
-    def _cap(self, source: Source) -> ResidualCap | None:
-        return self.cap if source in self.settings.capped else None
-
-    @property
-    def calibration(self) -> dict[str, Any]:
-        """Moments with their errors at every knot, and how far 1 - Lambda is from R, as it should be for an exact score."""
-        difference, size = self.moments.calibration()
-        knots = {name: getattr(self.moments, name) for name in ("noise_power", "cross", "residual")}
-        errors = {f"{name}_stderr": self.moments.stderr(name) for name in knots}
-        contrast = {"1-noise_power-residual": difference, "1-noise_power-residual_in_standard_errors": size}
-        return {"log_snr": self.moments.log_snr, "draws": self.moments.draws} | knots | errors | contrast
-
     @property
     def remarks(self) -> tuple[str, ...]:
         """What to know before it is trusted: assumptions that the data contradict, optima on the edge of a search."""
         return remarks(self, self.search, self.structures)
-
-    @cached_property
-    def reconstruction(self) -> Reconstruction:
-        """The last step's cost for any first time and decoder width."""
-        return Reconstruction.of(self.moments)
 
     # --- covariances ---
 
@@ -160,11 +122,28 @@ class Study(Record):
         made = {name: dict(grids) for name, grids in self.kept.grids.items()}
         return GridSearch(self.schedule, self.moments, self.curve, self.last_step, self.settings.search, made)
 
-    def grid(self, steps: int, name: str | GridName = DP, covariance: str | CovarianceName = "") -> Grid:
+    @cached_property
+    def _searches(self) -> dict[FreeModel | None, GridSearch]:
+        return {None: self.search}
+
+    def _search(self, prior: FreeModel | None) -> GridSearch:
+        """Grids of chains with a prior."""
+        if prior not in self._searches:
+            self._searches[prior] = replace(self.search, prior=prior, made={})
+        return self._searches[prior]
+
+    def grid(
+        self,
+        steps: int,
+        name: str | GridName = DP,
+        covariance: str | CovarianceName = "",
+        prior: FreeModel | None = None,
+    ) -> Grid:
         """The times of so many steps.
 
         Args:
             name: "dp" is optimal for the covariance, all times together; others are named in `study.names`.
+            prior: a free model of the data, with which optimal grids choose where they begin; None begins at t = 1.
 
         Raises:
             ValueError: an unknown name, a covariance without a price, or no grid of so many steps.
@@ -173,7 +152,7 @@ class Study(Record):
         10
         """
         steps, label = whole(1)("steps", steps), self.resolve(covariance)
-        return self.search.grid(GridName.parse(name), self.covariance(label), label, steps)
+        return self._search(prior).grid(GridName.parse(name), self.covariance(label), label, steps)
 
     def first(self) -> tuple[float, Decoder]:
         """(t_1, decoder) that are best for infinitely many steps.
@@ -194,38 +173,25 @@ class Study(Record):
         >>> study.steps_for(0.05)
         16
         """
-        excess = number(above=0)("the excess", excess) / BITS
-        nats = partial(expected_nats, self.moments, self.schedule, statistics=self.statistics)
-        most, limit = min(self.settings.search.most, len(self.search.lattice.times)), nats(self.continuous())
-
-        def within(steps: int) -> bool:
-            return nats(self.chain(steps, DP, "isotropic")) - limit <= excess
-
-        if within(most):
-            return bisect.bisect_left(range(1, most), True, key=within) + 1
-        return max(most + 1, math.ceil(budget_law(self.search.objective, excess)))
+        return steps_within(self, excess)
 
     # --- chains and their bits ---
 
-    @cached_property
-    def last_step(self) -> LastStep:
-        """The last step of chains, of the kind that the settings name."""
-        kind = choose(DECODERS, self.settings.decoder, "decoder")
-        return kind(self.schedule, self.statistics.histogram, self.data_range)
-
-    def decoder(self, t_1: float) -> Decoder:
-        """The last step from first time t_1: the Gaussian decoder that is best there, or another as the settings say."""
-        return self.last_step.decoder(self.reconstruction, self.schedule.log_snr(t_1))
-
-    def chain(self, steps: int, grid: str | GridName = DP, covariance: str | CovarianceName = "") -> Chain:
-        """Grid, covariance and the decoder that is best for the grid's first time."""
-        times = self.grid(steps, grid, covariance)
+    def chain(
+        self,
+        steps: int,
+        grid: str | GridName = DP,
+        covariance: str | CovarianceName = "",
+        prior: FreeModel | None = None,
+    ) -> Chain:
+        """Grid, covariance, prior (as `grid` has it) and the decoder that is best for the grid's first time."""
+        times = self.grid(steps, grid, covariance, prior)
         resolved = self.resolve(covariance)
 
         def choice(moments: Moments, fold: int) -> Chain:
-            return self.without(fold, moments).chain(steps, grid, resolved)
+            return self.without(fold, moments).chain(steps, grid, resolved, prior)
 
-        return Chain(times, self.covariance(resolved), self.decoder(times.times[-2]), choice)
+        return Chain(times, self.covariance(resolved), self.decoder(times.times[-2]), choice, prior)
 
     def without(self, fold: int, moments: Moments) -> Study:
         """The study that the moments without a fold of the examples would have led to.
@@ -243,21 +209,30 @@ class Study(Record):
     def _parts(self) -> dict[int, Study]:
         return {}
 
-    def continuous(self, times: int = 16, importance_sampling: bool = True) -> ContinuousTime:
-        """The bound of infinitely many steps from the best first time.
+    def continuous(self, times: int = 16, importance_sampling: bool = True, prior: FreeModel | None = None) -> ContinuousTime:
+        """The bound of infinitely many steps between the best ends.
 
         Args:
             times: noise levels per example.
             importance_sampling: draw them in proportion to the curve's R, instead of uniformly in log-SNR.
+            prior: a free model of the data; None begins at t = 1.
         """
-        return ContinuousTime(*self.first(), times, self.curve if importance_sampling else None, self._limit_without)
+        search, curve = self._search(prior), self.curve if importance_sampling else None
 
-    def _limit_without(self, moments: Moments, fold: int) -> ContinuousTime:
-        return ContinuousTime(*self.without(fold, moments).first())
+        def choice(moments: Moments, fold: int) -> ContinuousTime:
+            return self.without(fold, moments).continuous(prior=prior)
 
-    def bits(self, *steps: int, grid: str | GridName = DP, covariance: str | CovarianceName = "") -> Bits[Priced]:
+        return ContinuousTime(search.first, self.decoder(search.first), times, curve, choice, prior, search.top)
+
+    def bits(
+        self,
+        *steps: int,
+        grid: str | GridName = DP,
+        covariance: str | CovarianceName = "",
+        prior: FreeModel | None = None,
+    ) -> Bits[Priced]:
         """Priced bits/dim of chains of so many steps, with errors; no network call."""
-        return Bits(self.price({k: self.chain(k, grid, covariance) for k in each(whole(1))("steps", steps)}))
+        return Bits(self.price({k: self.chain(k, grid, covariance, prior) for k in each(whole(1))("steps", steps)}))
 
     def price(self, methods: Mapping[Name, Chain | ContinuousTime]) -> dict[Name, Priced]:
         """Priced bits/dim of chains, and of continuous time, from the moments alone, with errors.
@@ -286,6 +261,7 @@ class Study(Record):
         *steps: int,
         grid: str | GridName = DP,
         covariance: str | CovarianceName = "",
+        prior: FreeModel | None = None,
         path: str | Path | None = None,
         **options: Any,
     ) -> Bits[Bound]:
@@ -299,7 +275,7 @@ class Study(Record):
         K = 3: 1.378 ± 0.076 bits/dim
         """
         steps = each(whole(1))("steps", steps)
-        chains = {str(k): self.chain(k, grid, covariance) for k in steps}
+        chains = {str(k): self.chain(k, grid, covariance, prior) for k in steps}
         bounds = self.evaluate(data, chains, path, **options)
         return Bits({k: bounds[str(k)] for k in steps})
 
@@ -324,15 +300,38 @@ class Study(Record):
     # --- samples ---
 
     def sampler(
-        self, steps: int, grid: str | GridName = DP, covariance: str | CovarianceName = "", **settings: Any
+        self,
+        steps: int,
+        grid: str | GridName = DP,
+        covariance: str | CovarianceName = "",
+        prior: FreeModel | None = None,
+        **settings: Any,
     ) -> SamplingPlan:
         """The ancestral sampler on its grid: exactly `steps` network calls per sample.
 
         Args:
+            prior: a free model of the data, from whose x_t samples start.
             settings: of `Ancestral`: eta, final, clip.
         """
         sampler = Ancestral(self.model, self.covariance(covariance), **settings)
-        return SamplingPlan(sampler, self.grid(steps, grid, covariance), self.shape, self.device, self.dtype)
+        return SamplingPlan(sampler, self.grid(steps, grid, covariance, prior), self.shape, self.device, self.dtype, prior)
+
+    def fewest(self, steps: int, free: LinearDenoiser, path: str | Path | None = None, **options: Any) -> SamplingPlan:
+        """The sampler for the fewest calls: a table fitted to the network's own flow, "fewest(K=3)".
+
+        Bits are those of `chain`: a table is for samples, and has no likelihood.
+
+        Args:
+            free: mean, basis and spectrum of the data (`LinearDenoiser.of`).
+            path: folder that keeps paths and tables; unfinished work is continued.
+            options: of `few.Few`: count and levels of paths, fitting, progress.
+
+        >>> from score_sde_analytic.models import LinearDenoiser
+        >>> fewest = study.fewest(3, LinearDenoiser.of(data), progress=False)
+        >>> fewest.calls, fewest.sampler.name
+        (3, 'fewest(K=3)')
+        """
+        return few.plan(self, steps, few.Few(free, path, **options))
 
     def sample(
         self, count: int, steps: int = 10, seed: int = 0, batch_size: int = 64, **names: Any

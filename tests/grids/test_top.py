@@ -1,5 +1,6 @@
 """Grids that choose where they begin: against all subsets, the plain recursion against the Monge solver, and t = 1."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -10,6 +11,7 @@ from score_sde_analytic.covariance.isotropic import BetaTilde, Isotropic
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.dynamic import StepCosts, monge_paths, plain_paths
 from score_sde_analytic.grids.lattice import Lattice
+from score_sde_analytic.grids.optimal import Objective, closed_form, entropic, refined
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.models.free import LinearDenoiser
 from score_sde_analytic.models.mixture import GaussianMixture
@@ -103,3 +105,55 @@ def test_ends_of_another_length_are_refused():
     for solve in (monge_paths, plain_paths):
         with pytest.raises(InputError, match="top_cost"):
             solve(costs, first, 3, 0.0, top[:-1])
+
+
+# --- closed form and refinement ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def objective(mixture: GaussianMixture, curve: NoiseCurve) -> Objective:
+    lam = np.linspace(-10.0, 8.0, 200)
+    prior = LinearDenoiser.exact(*mixture.moments()).prior_price(lam)[0]
+    return Objective(curve, -10.0, 8.0, (lam, 0.5 * np.log1p(30.0 * np.exp(-lam))), (lam, prior))
+
+
+def test_the_gradient_is_that_of_the_cost(objective: Objective):
+    levels = np.array([-1.0, 0.7, 2.0, 4.5])
+    numeric = [(objective.cost(levels + 1e-5 * unit) - objective.cost(levels - 1e-5 * unit)) / 2e-5 for unit in np.eye(4)]
+    np.testing.assert_allclose(objective.gradient(levels), numeric, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 6])
+def test_refined_grids_are_those_of_the_lattice_or_better(objective: Objective, steps: int):
+    """Off the lattice, with its top free: below the dynamic programme, by no more than the lattice's spacing allows."""
+    schedule = Tabulated.linear()
+    lam = np.linspace(8.0, -10.0, 500)
+    costs = StepCosts(lam, objective.curve.residual(lam))
+    best = monge_paths(costs, objective.last(lam), steps, 0.0, objective.top(lam))[1][-1]
+    grid = refined(schedule, objective, steps)
+    assert grid.steps == steps
+    assert grid.times[0] < 1.0
+    assert best - 2e-3 < grid.cost <= best + 1e-6
+    for rough in (closed_form(schedule, objective, steps), entropic(schedule, objective, steps)):
+        assert rough.cost >= grid.cost - 1e-9
+
+
+def test_the_limit_is_that_of_many_steps(objective: Objective):
+    schedule = Tabulated.linear()
+    costs = [closed_form(schedule, objective, k).cost for k in (20, 40, 80)]
+    laws = [objective.continuous_limit + objective.excess_law(k) for k in (20, 40, 80)]
+    np.testing.assert_allclose(costs, laws, atol=5e-3)
+    assert costs[0] > costs[1] > costs[2] > objective.continuous_limit
+
+
+def test_a_prior_that_forbids_all_but_the_lowest_level_is_none(objective: Objective):
+    """A steep price above t = 1 gives the grids of the usual prior back."""
+    schedule = Tabulated.linear()
+    lam = np.linspace(-10.0, 8.0, 200)
+    steep = dataclasses.replace(objective, prior=(lam, 50.0 * (lam + 10.0)))
+    usual = dataclasses.replace(objective, prior=None)
+    for steps in (2, 5):
+        one, other = (closed_form(schedule, each, steps) for each in (steep, usual))
+        assert one.times[0] == 1.0
+        np.testing.assert_allclose(one.times, other.times, atol=1e-3)
+    assert steep.continuous_limit == pytest.approx(usual.continuous_limit)

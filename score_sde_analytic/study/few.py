@@ -1,0 +1,121 @@
+"""The fewest calls of a measured network: paths of its own flow, and the tables fitted to them, each made once.
+
+FOLDER/paths-*.safetensors      the paths, one file for all tables
+FOLDER/fewest_K-*.safetensors   a table of K calls
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from jaxtyping import Float64
+
+from score_sde_analytic.arrays import Array
+from score_sde_analytic.checks import COUNT, flag, settle, whole
+from score_sde_analytic.files import plain
+from score_sde_analytic.likelihood.evaluation import digest
+from score_sde_analytic.models.free import LinearDenoiser
+from score_sde_analytic.samplers import Fitting, FlowPaths, Table, TableSampler, fit_table, record_paths
+from score_sde_analytic.study.plan import SamplingPlan
+from score_sde_analytic.study.reportable import Reportable
+
+#: How far above the noise of the largest variance paths begin, in log-SNR: e^-4 of it is known there.
+ABOVE = 4.0
+#: Standard errors by which a network is worse than the linear denoiser.
+BEYOND = 3.0
+
+
+@dataclass(frozen=True)
+class Few:
+    """What tables are fitted to, and how.
+
+    Attributes:
+        free: mean, basis and spectrum of the data.
+        path: folder that keeps paths and tables; None keeps nothing.
+        count: of paths.
+        levels: network calls of each.
+        batch_size: paths per network call.
+        fitting: of tables.
+        progress: whether to show a bar.
+    """
+
+    free: LinearDenoiser
+    path: str | Path | None = None
+    count: Annotated[int, COUNT] = 100
+    levels: Annotated[int, whole(4, 10_000)] = 32
+    batch_size: Annotated[int, COUNT] = 50
+    fitting: Fitting = field(default_factory=Fitting)
+    progress: Annotated[bool, flag()] = True
+
+    def __post_init__(self) -> None:
+        settle(self)
+
+    def file(self, name: str) -> Path | None:
+        """In its folder."""
+        return None if self.path is None else Path(self.path) / f"{name}.safetensors"
+
+
+def top(study: Reportable, free: LinearDenoiser) -> float:
+    """The log-SNR at which paths begin: where nothing is to be known yet, or below all levels at which the network is worse.
+
+    A network's own flow from noise alone carries into every path what it does wrong there.
+
+    >>> from score_sde_analytic.models import LinearDenoiser
+    >>> round(top(study, LinearDenoiser.of(data)), 1)
+    -4.0
+    """
+    blank = max(-math.log(free.spectrum.max()) - ABOVE, study.schedule.log_snr_range[0])
+    known = study.moments.log_snr
+    excess = study.moments.residual - free.residual(known)
+    error = BEYOND * study.moments.stderr("residual")
+    better = np.append(np.flatnonzero(excess < -error), len(known))[0]
+    worse = known[:better][excess[:better] > error[:better]]
+    return float(max([blank, *worse]))
+
+
+def levels(study: Reportable, settings: Few) -> Float64[Array, " levels"]:
+    """Log-SNRs of the paths: even, down to the first time that is best for infinitely many steps."""
+    last = min(float(study.schedule.log_snr(study.first()[0])), float(study.moments.log_snr[-1]))
+    return np.linspace(top(study, settings.free), last, settings.levels)
+
+
+def paths(study: Reportable, settings: Few) -> FlowPaths:
+    """Recorded, continued, or read."""
+    at = levels(study, settings)
+    asked = digest(plain(settings.free.config()), at.tolist(), settings.count, settings.batch_size, study.seed)[:8]
+    return record_paths(
+        study.model,
+        settings.free,
+        study.shape,
+        at,
+        count=settings.count,
+        seed=study.seed,
+        batch_size=settings.batch_size,
+        path=settings.file(f"paths-{asked}"),
+        device=study.device,
+        progress=settings.progress,
+    )
+
+
+def table(study: Reportable, steps: int, settings: Few) -> Table:
+    """Fitted, or read."""
+    recorded = paths(study, settings)
+    asked = digest(plain(recorded.identity), plain(dataclasses.asdict(settings.fitting)), steps)[:8]
+    file = settings.file(f"fewest_{steps}-{asked}")
+    if file is not None and file.exists():
+        return Table.load(file, settings.free.basis)
+    made = fit_table(study.model, recorded, settings.free, steps, fitting=settings.fitting, device=study.device)
+    if file is not None:
+        made.save(file)
+    return made
+
+
+def plan(study: Reportable, steps: int, settings: Few) -> SamplingPlan:
+    """A table's sampler on its grid."""
+    sampler = TableSampler(study.model, table(study, whole(1)("steps", steps), settings))
+    return SamplingPlan(sampler, sampler.grid, study.shape, study.device, study.dtype)
