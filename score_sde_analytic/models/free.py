@@ -41,6 +41,8 @@ from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.schedule import Schedule
 
 KIND = "linear denoiser"
+#: The levels of no noise and of no signal.
+DATA, NOISE = Level(0.0, 1.0, 0.0, math.inf), Level(1.0, 0.0, 1.0, -math.inf)
 #: Of the integral of R over log-SNR: its length, below which R is nothing, and its points.
 DEPTH, POINTS = 40.0, 801
 
@@ -205,33 +207,33 @@ class LinearDenoiser(FreeModel):
         return scalar.reshape(-1, *(1,) * self.mean.ndim) if scalar.ndim else scalar
 
     def x_0(self, x_t: Float[Tensor, " batch *dims"], level: Level) -> Float[Tensor, " batch *dims"]:
-        x, mean = self._state(x_t)
-        y = self.basis.forward(x - expand(level.alpha, x) * mean)
-        return (mean + self.basis.inverse(self.gain(level).to(x) * y)).to(x_t)
+        centred, mean = self.centred(x_t, level)
+        y = self.basis.forward(centred)
+        return (mean + self.basis.inverse(self.gain(level).to(y) * y)).to(x_t)
 
     def start(self, z: Float[Tensor, " batch *dims"], level: Level) -> Float[Tensor, " batch *dims"]:
-        x, mean = self._state(z)
+        x, mean = self.centred(z, NOISE)
         y = self.variances(level).sqrt().to(x) * self.basis.forward(x)
         return (expand(level.alpha, x) * mean + self.basis.inverse(y)).to(z)
 
-    def _state(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(x in float32 or better, the mean beside it)."""
-        if x.shape[1:] != self.mean.shape:
-            raise InputError(
-                f"this model is of examples {tuple(self.mean.shape)}, not {tuple(x.shape[1:])}; fit it to such data"
-            )
-        state = onto(x, x.device)
-        return state, self.mean.to(state)
+    def centred(
+        self, x_t: Float[Tensor, " batch *dims"], level: Level
+    ) -> tuple[Float[Tensor, " batch *dims"], Float[Tensor, "*dims"]]:
+        """(x_t - alpha mu in float32 or better, mu beside it)."""
+        if x_t.shape[1:] != self.mean.shape:
+            shapes = f"{tuple(self.mean.shape)}, not {tuple(x_t.shape[1:])}"
+            raise InputError(f"this model is of examples {shapes}; fit it to such data")
+        x = onto(x_t, x_t.device)
+        mean = self.mean.to(x)
+        return x - expand(level.alpha, x) * mean, mean
 
     def squares(self, x_0: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch *dims"]:
         """(U (x_0 - mu))_k^2 of every coefficient."""
-        x, mean = self._state(wide(x_0))
-        return self.basis.forward(x - mean).square()
+        return self.basis.forward(self.centred(wide(x_0), DATA)[0]).square()
 
     def log_prob(self, x_t: Float[Tensor, " batch *dims"], level: Level) -> Float64[Tensor, " batch"]:
-        x, mean = self._state(wide(x_t))
-        variances = self.variances(level).to(x)
-        y = self.basis.forward(x - expand(level.alpha, x) * mean)
+        y = self.basis.forward(self.centred(wide(x_t), level)[0])
+        variances = self.variances(level).to(y)
         return -0.5 * (y.square() / variances + torch.log(2.0 * math.pi * variances)).flatten(1).sum(1)
 
     def prior_nats(
