@@ -86,7 +86,7 @@ class Projected:
         """U (x - share mu) of every path, as rows."""
         return self.linear.basis.forward(x.double() - share * self.linear.mean).flatten(1).numpy()
 
-    def back(self, y: Float64[Array, "n d"], share: float) -> Float64[Tensor, n * dims]:
+    def back(self, y: Float64[Array, "n d"], share: float) -> Float64[Tensor, " n *dims"]:
         """U^T y + share mu, in examples' shape."""
         shaped = torch.from_numpy(y).reshape(len(y), *self.linear.mean.shape)
         return self.linear.basis.inverse(shaped) + share * self.linear.mean
