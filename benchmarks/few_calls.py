@@ -192,18 +192,17 @@ def fitted(world: World, paths: FlowPaths, steps: int, fitting: Fitting) -> Tabl
     return fit_table(world.model, paths, world.linear, steps, fitting=fitting)
 
 
-def rows(world: World, paths: FlowPaths, steps: int, tune: int) -> tuple[dict[str, Draw], dict[str, Table]]:
-    """(draws, tables) by name."""
+def rows(world: World, paths: FlowPaths, steps: int, tune: int) -> dict[str, Draw]:
+    """Samplers of so many calls."""
     kinds = {
         "fitted": Fitting(),
         "fitted, scalar": Fitting(pooled=(math.inf,)),
         "fitted, per coordinate": Fitting(pooled=(30.0,)),
         "fitted, Zolotarev's grid": Fitting(trials=0),
     }
-    tables = {name: fitted(world, paths, steps, fitting) for name, fitting in kinds.items()}
-    draws = {name: of_table(world, table) for name, table in tables.items()}
+    draws = {name: of_table(world, fitted(world, paths, steps, fitting)) for name, fitting in kinds.items()}
     draws["spectrum alone"] = of_table(world, spectrum_table(world.linear, steps))
-    return draws | (best_public(world, steps, tune) if tune else {}), tables
+    return draws | (best_public(world, steps, tune) if tune else {})
 
 
 def measured(world: World, draws: dict[str, Draw], count: int, seeds: int) -> dict[str, np.ndarray]:
@@ -218,16 +217,12 @@ def references(world: World, fine: bool) -> dict[str, Draw]:
     return draws if world.exact is None else draws | {"exact draws": world.exact}
 
 
-def quality(world: World, paths: FlowPaths, steps: list[int], count: int, seeds: int, tune: int, fine: bool) -> str:
+def quality(world: World, steps: int, draws: dict[str, Draw], count: int, seeds: int) -> str:
     """Distances, and paired differences to "fitted"."""
-    lines, always = [], references(world, fine)
-    for name, values in measured(world, always, count, seeds).items():
-        lines.append(["", name, f"{Estimate.of(values):.3f}", ""])
-    for k in steps:
-        values = measured(world, rows(world, paths, k, tune)[0], count, seeds)
-        for name, own in values.items():
-            gap = "" if name == "fitted" else f"{Estimate.of(own - values['fitted']):+.3f}"
-            lines.append([str(k), name, f"{Estimate.of(own):.3f}", gap])
+    values, lines = measured(world, draws, count, seeds), []
+    for name, own in values.items():
+        gap = "" if name == "fitted" or "fitted" not in values else f"{Estimate.of(own - values['fitted']):+.3f}"
+        lines.append([str(steps), name, f"{Estimate.of(own):.3f}", gap])
     return markdown(["K", "sampler", "distance", "above fitted, paired"], lines)
 
 
@@ -275,6 +270,16 @@ def _seconds(work: Callable[[], None]) -> float:
     return time.perf_counter() - begun
 
 
+def parts(world: World, paths: FlowPaths, args: argparse.Namespace) -> Iterator[str]:
+    """Tables, one after the other."""
+    fine = not args.without_flow
+    if fine:
+        yield certificates(world, paths, args.steps, args.count)
+    yield quality(world, 0, references(world, fine), args.count, args.seeds)
+    for steps in args.steps:
+        yield quality(world, steps, rows(world, paths, steps, args.tune), args.count, args.seeds)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=WORLDS, default="digits")
@@ -288,13 +293,12 @@ def main() -> None:
     torch.set_num_threads(1)
     world = WORLDS[args.data]()
     paths = record_paths(world.model, world.linear, world.shape, world.levels, seed=1, progress=False)
-    fine = not args.without_flow
-    text = certificates(world, paths, args.steps, args.count) + "\n" if fine else ""
-    print(text, flush=True)
-    text += quality(world, paths, args.steps, args.count, args.seeds, args.tune, fine)
-    print(text)
-    if args.output:
-        write_text(args.output, text)
+    text = ""
+    for part in parts(world, paths, args):
+        print(part, flush=True)
+        text += part + "\n"
+        if args.output:
+            write_text(args.output, text)
 
 
 if __name__ == "__main__":
