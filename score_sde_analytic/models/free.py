@@ -38,6 +38,7 @@ from score_sde_analytic.models.shrinkage import Shrinkage, fitted_spectrum
 from score_sde_analytic.models.times import LogSNR
 from score_sde_analytic.process.gaussian import expand, step_kl
 from score_sde_analytic.process.level import Level
+from score_sde_analytic.process.noise import LevelNoise
 from score_sde_analytic.process.schedule import Schedule
 
 KIND = "linear denoiser"
@@ -88,6 +89,16 @@ class FreeModel(ABC):
         entropy = noise.shape[1] * math.log(2.0 * math.pi * level.sigma**2)
         log_q = -0.5 * (noise.square().sum(1) + entropy)
         return (log_q - self.log_prob(level.diffuse(wide(x_0), wide(eps)), level)) / noise.shape[1]
+
+    def prior_table(
+        self, x_0: Float[Tensor, " batch *dims"], log_snr: Float64[np.ndarray, " n"], noise: LevelNoise
+    ) -> Float64[np.ndarray, "batch n"]:
+        """`prior_nats` of every example at every log-SNR, at draws that are smooth in it."""
+        columns = []
+        for lam in log_snr.tolist():
+            level = preserving_level(torch.tensor([lam], dtype=torch.float64))
+            columns.append(self.prior_nats(x_0, level, noise.at(lam, x_0)).cpu().numpy())
+        return np.stack(columns, 1)
 
     def prior_price(self, log_snr: ArrayLike) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
         """(expectation of `prior_nats` at every log-SNR, its standard error): 1/2 integral of R from lam = -inf.
@@ -244,6 +255,15 @@ class LinearDenoiser(FreeModel):
         squares = self.squares(x_0)
         excess = alpha2 * torch.as_tensor(self.spectrum)
         return step_kl(alpha2.to(squares) * squares, sigma2.to(squares), excess.to(squares)).flatten(1).mean(1)
+
+    def prior_table(
+        self, x_0: Float[Tensor, " batch *dims"], log_snr: Float64[np.ndarray, " n"], noise: LevelNoise
+    ) -> Float64[np.ndarray, "batch n"]:
+        """The same from one product of matrices, without draws."""
+        snr, c = np.exp(log_snr)[:, None], self.spectrum.ravel()
+        of_squares = snr / (1.0 + snr * c)
+        squares = self.squares(x_0).flatten(1).cpu().numpy()
+        return 0.5 * ((np.log1p(snr * c) - of_squares * c).sum(1) + squares @ of_squares.T) / len(c)
 
     def residual(self, log_snr: ArrayLike) -> Float64[np.ndarray, " n"]:
         """mean_k snr c_k / (1 + snr c_k).

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from score_sde_analytic.data import Examples
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure import Budget
 from score_sde_analytic.models import GaussianMixture, Judged, LinearDenoiser
 from score_sde_analytic.process import LinearVP
 from score_sde_analytic.samplers import Ancestral, generate
 from score_sde_analytic.study import Knots, Search, Settings, Structure, Study, analyse
+from score_sde_analytic.study.free import fitted
 
 SETTINGS = Settings(knots=Knots(count=14), search=Search(points=80, most=12), structure=Structure(bins=(1,)))
 STEPS = (1, 2, 5, 12)
@@ -113,3 +117,35 @@ def test_a_prior_leaves_what_is_kept_alone(study: Study, prior: Judged) -> None:
     assert study.grid(5) == usual
     assert usual.times[0] == 1.0
     assert all(grid.times[0] == 1.0 for grids in study.kept_now().grids.values() for grid in grids.values())
+
+
+# --- the study's own -------------------------------------------------------------------------------------------------------
+
+
+def test_its_own_prior_is_known_by_its_name(study: Study) -> None:
+    """Fitted to the data of the pass and judged on folds; below the price of data with that spectrum by nothing."""
+    assert study.chain(2, prior="gaussian") == study.chain(2, prior=study.free)
+    assert study.sampler(2, prior="gaussian").start is study.free
+    own = study.free.free.prior_price([0.0])[0][0]
+    value, stderr = study.free.prior_price([0.0])
+    assert value[0] == pytest.approx(own, abs=4.0 * stderr[0] + 0.02)
+    with pytest.raises(InputError, match="gaussian"):
+        study.chain(2, prior="gausian")
+    with pytest.raises(InputError, match="no free model"):
+        replace(study, free=None).chain(2, prior="gaussian")
+
+
+def test_it_is_saved_with_the_study(study: Study, tmp_path: Path) -> None:
+    study.save(tmp_path)
+    loaded = Study.load(tmp_path, study.model)
+    assert loaded.free.config() == study.free.config()
+    assert loaded.bits(2, prior="gaussian")[2].total == study.bits(2, prior="gaussian")[2].total
+
+
+def test_training_data_are_what_it_is_fitted_to(wide: GaussianMixture) -> None:
+    schedule, train, data = LinearVP(), wide.sample(300, seed=3), wide.sample(50, seed=4)
+    judged = fitted(Examples(data), train, schedule)
+    linear = LinearDenoiser.of(train)
+    assert judged.config() == linear.config()
+    np.testing.assert_array_equal(judged.nats, Judged.on(data, linear, schedule).nats)
+    assert fitted(Examples(data[:5]), train, schedule) is None
