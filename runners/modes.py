@@ -51,7 +51,8 @@ def estimate(experiment: Experiment) -> list[Path]:
         f" by {difference[worst]:+.4f} ({size[worst]:+.1f} standard errors)."
     )
     written += [*_recalibration(experiment), *_overfitting(experiment), *covariances.write(experiment)]
-    written.append(figures.curve(work / "curve.png", moments, experiment.study.curves, experiment.study.cap))
+    study = experiment.study
+    written.append(figures.curve(work / "curve.png", moments, study.curves, study.cap, study.linear))
     written.append(_variance_figure(experiment))
     return [*written, report]
 

@@ -23,10 +23,12 @@ from score_sde_analytic.likelihood.bound import Bound
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.metrics.classifier import Classifier, load_classifier, save_classifier
+from score_sde_analytic.models.free import LinearDenoiser
 from score_sde_analytic.models.identity import digest_of
 from score_sde_analytic.models.networks import build_unet, load_unet, save_unet
 from score_sde_analytic.models.training import Checkpoint
 from score_sde_analytic.process.decoder import GaussianDecoder
+from score_sde_analytic.samplers import FlowPaths, Table, fit_table, record_paths
 from score_sde_analytic.study import Settings, Study
 from score_sde_analytic.study.settings import Knots, Search
 
@@ -83,6 +85,7 @@ def instances(folder: Path) -> Iterator[Instance]:
     yield from _of_likelihoods(folder, mixture, model)
     yield from _of_networks(folder, mixture, model)
     yield from _of_a_comparison(folder)
+    yield from _of_tables(folder, mixture, model)
 
 
 def _of_a_study(folder: Path, mixture: GaussianMixture, model: ScoreModel) -> Iterator[Instance]:
@@ -157,6 +160,25 @@ def _of_networks(folder: Path, mixture: GaussianMixture, model: ScoreModel) -> I
     checkpoint = Checkpoint(folder / "train_state.safetensors", {"recipe": {"steps": 10}, "seed": 0})
     checkpoint.write({"net": trained.state_dict(), "optimiser": optimiser.state_dict(), "step": 1})
     yield Instance("training state", checkpoint.path, lambda: _restored(checkpoint))
+
+
+def _of_tables(folder: Path, mixture: GaussianMixture, model: ScoreModel) -> Iterator[Instance]:
+    linear = LinearDenoiser.exact(*mixture.moments())
+    kept = folder / "paths.safetensors"
+    paths = record_paths(model, linear, (2,), [-2.0, 0.0, 2.0, 4.0], count=8, path=kept, progress=False)
+    yield Instance("flow paths", kept, lambda: _paths(FlowPaths.load(kept)), ("start",))
+    table = folder / "table.safetensors"
+    fit_table(model, paths, linear, log_snrs=[-1.0, 1.0]).save(table)
+    yield Instance("table", table, lambda: _table(Table.load(table)), ("facts", "network"))
+
+
+def _paths(paths: FlowPaths) -> Any:
+    arrays = [plain(getattr(paths, name)) for name in ("log_snrs", "z", "first", "predictions")]
+    return arrays, plain(paths.identity), plain(vars(paths.cost))
+
+
+def _table(table: Table) -> Any:
+    return table.digest, table.label
 
 
 def _network(net: nn.Module, wiring: Mapping[str, Any]) -> Any:

@@ -1,6 +1,7 @@
 """Networks as score models, mixtures with exact scores, and the probability flow of either."""
 
 from score_sde_analytic.models.free import FreeModel, LinearDenoiser
+from score_sde_analytic.models.free_mixture import MixtureDenoiser
 from score_sde_analytic.models.judged import Judged
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import Prediction, ScoreModel
@@ -20,6 +21,7 @@ __all__ = [
     "LearnedRange",
     "LinearDenoiser",
     "LogSNR",
+    "MixtureDenoiser",
     "OneBased",
     "Prediction",
     "Recalibrated",

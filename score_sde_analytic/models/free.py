@@ -38,9 +38,12 @@ from score_sde_analytic.models.shrinkage import Shrinkage, fitted_spectrum
 from score_sde_analytic.models.times import LogSNR
 from score_sde_analytic.process.gaussian import expand, step_kl
 from score_sde_analytic.process.level import Level
+from score_sde_analytic.process.noise import LevelNoise
 from score_sde_analytic.process.schedule import Schedule
 
 KIND = "linear denoiser"
+#: The levels of no noise and of no signal.
+DATA, NOISE = Level(0.0, 1.0, 0.0, math.inf), Level(1.0, 0.0, 1.0, -math.inf)
 #: Of the integral of R over log-SNR: its length, below which R is nothing, and its points.
 DEPTH, POINTS = 40.0, 801
 
@@ -86,6 +89,16 @@ class FreeModel(ABC):
         entropy = noise.shape[1] * math.log(2.0 * math.pi * level.sigma**2)
         log_q = -0.5 * (noise.square().sum(1) + entropy)
         return (log_q - self.log_prob(level.diffuse(wide(x_0), wide(eps)), level)) / noise.shape[1]
+
+    def prior_table(
+        self, x_0: Float[Tensor, " batch *dims"], log_snr: Float64[np.ndarray, " n"], noise: LevelNoise
+    ) -> Float64[np.ndarray, "batch n"]:
+        """`prior_nats` of every example at every log-SNR, at draws that are smooth in it."""
+        columns = []
+        for lam in log_snr.tolist():
+            level = preserving_level(torch.tensor([lam], dtype=torch.float64))
+            columns.append(self.prior_nats(x_0, level, noise.at(lam, x_0)).cpu().numpy())
+        return np.stack(columns, 1)
 
     def prior_price(self, log_snr: ArrayLike) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
         """(expectation of `prior_nats` at every log-SNR, its standard error): 1/2 integral of R from lam = -inf.
@@ -219,32 +232,32 @@ class LinearDenoiser(FreeModel):
         >>> free.coefficients(level.alpha * free.mean[None], level).abs().max().item()
         0.0
         """
-        x, mean = self._state(x_t)
-        return self.gain(level).to(x) * self.basis.forward(x - expand(level.alpha, x) * mean)
+        centred, _ = self.centred(x_t, level)
+        return self.gain(level).to(centred) * self.basis.forward(centred)
 
     def start(self, z: Float[Tensor, " batch *dims"], level: Level) -> Float[Tensor, " batch *dims"]:
-        x, mean = self._state(z)
+        x, mean = self.centred(z, NOISE)
         y = self.variances(level).sqrt().to(x) * self.basis.forward(x)
         return (expand(level.alpha, x) * mean + self.basis.inverse(y)).to(z)
 
-    def _state(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(x in float32 or better, the mean beside it)."""
-        if x.shape[1:] != self.mean.shape:
-            raise InputError(
-                f"this model is of examples {tuple(self.mean.shape)}, not {tuple(x.shape[1:])}; fit it to such data"
-            )
-        state = onto(x, x.device)
-        return state, self.mean.to(state)
+    def centred(
+        self, x_t: Float[Tensor, " batch *dims"], level: Level
+    ) -> tuple[Float[Tensor, " batch *dims"], Float[Tensor, "*dims"]]:
+        """(x_t - alpha mu in float32 or better, mu beside it)."""
+        if x_t.shape[1:] != self.mean.shape:
+            shapes = f"{tuple(self.mean.shape)}, not {tuple(x_t.shape[1:])}"
+            raise InputError(f"this model is of examples {shapes}; fit it to such data")
+        x = onto(x_t, x_t.device)
+        mean = self.mean.to(x)
+        return x - expand(level.alpha, x) * mean, mean
 
     def squares(self, x_0: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch *dims"]:
         """(U (x_0 - mu))_k^2 of every coefficient."""
-        x, mean = self._state(wide(x_0))
-        return self.basis.forward(x - mean).square()
+        return self.basis.forward(self.centred(wide(x_0), DATA)[0]).square()
 
     def log_prob(self, x_t: Float[Tensor, " batch *dims"], level: Level) -> Float64[Tensor, " batch"]:
-        x, mean = self._state(wide(x_t))
-        variances = self.variances(level).to(x)
-        y = self.basis.forward(x - expand(level.alpha, x) * mean)
+        y = self.basis.forward(self.centred(wide(x_t), level)[0])
+        variances = self.variances(level).to(y)
         return -0.5 * (y.square() / variances + torch.log(2.0 * math.pi * variances)).flatten(1).sum(1)
 
     def prior_nats(
@@ -255,6 +268,15 @@ class LinearDenoiser(FreeModel):
         squares = self.squares(x_0)
         excess = alpha2 * torch.as_tensor(self.spectrum)
         return step_kl(alpha2.to(squares) * squares, sigma2.to(squares), excess.to(squares)).flatten(1).mean(1)
+
+    def prior_table(
+        self, x_0: Float[Tensor, " batch *dims"], log_snr: Float64[np.ndarray, " n"], noise: LevelNoise
+    ) -> Float64[np.ndarray, "batch n"]:
+        """The same from one product of matrices, without draws."""
+        snr, c = np.exp(log_snr)[:, None], self.spectrum.ravel()
+        of_squares = snr / (1.0 + snr * c)
+        squares = self.squares(x_0).flatten(1).cpu().numpy()
+        return 0.5 * ((np.log1p(snr * c) - of_squares * c).sum(1) + squares @ of_squares.T) / len(c)
 
     def residual(self, log_snr: ArrayLike) -> Float64[np.ndarray, " n"]:
         """mean_k snr c_k / (1 + snr c_k).

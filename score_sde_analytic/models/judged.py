@@ -2,17 +2,18 @@
 
 E KL(q(x_t | x_0) || p(x_t)) / d = 1/2 mean_k [log(1 + snr c_k) + (1 + snr E u_k^2) / (1 + snr c_k) - 1],   u = U (x_0 - mu)
 
-for a Gaussian, and the mean of log q - log p at drawn x_t for other models.
+for a Gaussian, and the mean of log q - log p at drawn x_t for other models. Its slope along lam is half the error of the
+model's denoiser on the same examples, R / 2, whatever the model (Guo, Shamai & Verdu, 2005; Verdu, 2010).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float64
 from numpy.typing import ArrayLike
 from scipy.interpolate import CubicSpline
@@ -23,7 +24,6 @@ from score_sde_analytic.checks import whole
 from score_sde_analytic.data.examples import Data, as_dataset, batches
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.free import FreeModel
-from score_sde_analytic.models.mixture import preserving_level
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import LevelNoise
 from score_sde_analytic.process.schedule import Schedule
@@ -39,7 +39,7 @@ class Judged(FreeModel):
     Attributes:
         free: the model.
         log_snr: knots, ascending, (m,).
-        nats: of every example at every knot, per dimension, (n, m).
+        nats, stderr: mean over examples at the knots, per dimension, and its standard error, (m,).
 
     >>> from score_sde_analytic.models import LinearDenoiser
     >>> judged = Judged.on(test_set, LinearDenoiser.of(data), model.schedule)
@@ -51,6 +51,7 @@ class Judged(FreeModel):
     free: FreeModel
     log_snr: Array
     nats: Array = field(repr=False)
+    stderr: Array = field(repr=False)
 
     @classmethod
     def on(
@@ -76,8 +77,15 @@ class Judged(FreeModel):
             indices = range(start, min(start + batch_size, len(examples)))
             (x_0,) = batches(examples, indices, batch_size)
             noise = LevelNoise(seed, [(i,) for i in indices])
-            rows.append(np.stack([_nats(free, x_0.double(), lam, noise) for lam in log_snr.tolist()], 1))
-        return cls(free, log_snr, np.concatenate(rows))
+            rows.append(free.prior_table(x_0.double(), log_snr, noise))
+        nats = np.concatenate(rows)
+        return cls(free, log_snr, nats.mean(0), nats.std(0, ddof=1) / np.sqrt(len(nats)))
+
+    @classmethod
+    def pooled(cls, free: FreeModel, parts: Sequence[Judged]) -> Judged:
+        """A model with the mean price of others like it, each judged on examples of its own, of equal number."""
+        nats, stderr = (np.stack([getattr(part, name) for part in parts]) for name in ("nats", "stderr"))
+        return cls(free, parts[0].log_snr, nats.mean(0), np.sqrt(np.square(stderr).sum(0)) / len(parts))
 
     def x_0(self, x_t: Float[Tensor, " batch *dims"], level: Level) -> Float[Tensor, " batch *dims"]:
         return self.free.x_0(x_t, level)
@@ -89,7 +97,8 @@ class Judged(FreeModel):
         return self.free.log_prob(x_t, level)
 
     def residual(self, log_snr: ArrayLike) -> Float64[np.ndarray, " n"]:
-        return self.free.residual(log_snr)
+        """R of its denoiser on these examples: twice the slope of the price."""
+        return 2.0 * self._curves[0](self._inside(log_snr), 1)
 
     def config(self) -> dict[str, Any]:
         """That of the model: how it was judged does not change what it says."""
@@ -101,22 +110,20 @@ class Judged(FreeModel):
         return self.free.prior_nats(x_0, level, eps)
 
     def prior_price(self, log_snr: ArrayLike) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
+        lam = self._inside(log_snr)
+        return self._curves[0](lam), np.maximum(self._curves[1](lam), 0.0)
+
+    def _inside(self, log_snr: ArrayLike) -> Array:
+        """Log-SNRs at which it was judged."""
         lam = np.atleast_1d(as_array(log_snr))
         if lam.min() < self.log_snr[0] - 1e-6 or lam.max() > self.log_snr[-1] + 1e-6:
             raise InputError(
                 f"the prior was judged from log-SNR {self.log_snr[0]:.3g} to {self.log_snr[-1]:.3g}, not at"
                 f" {lam.min():.3g} .. {lam.max():.3g}; judge it under the schedule that it is used with"
             )
-        value, stderr = (curve(np.clip(lam, *self.log_snr[[0, -1]])) for curve in self._curves)
-        return value, np.maximum(stderr, 0.0)
+        return np.clip(lam, *self.log_snr[[0, -1]])
 
     @cached_property
     def _curves(self) -> tuple[CubicSpline, CubicSpline]:
         """(mean, its standard error) over examples as functions of log-SNR."""
-        value, stderr = self.nats.mean(0), self.nats.std(0, ddof=1) / np.sqrt(len(self.nats))
-        return CubicSpline(self.log_snr, value), CubicSpline(self.log_snr, stderr)
-
-
-def _nats(free: FreeModel, x_0: Tensor, log_snr: float, noise: LevelNoise) -> Array:
-    level = preserving_level(torch.tensor([log_snr], dtype=torch.float64))
-    return free.prior_nats(x_0, level, noise.at(log_snr, x_0)).cpu().numpy()
+        return CubicSpline(self.log_snr, self.nats), CubicSpline(self.log_snr, self.stderr)

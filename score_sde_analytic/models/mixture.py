@@ -112,19 +112,27 @@ class GaussianMixture(nn.Module):
         >>> mean, covariance  # alpha x_t and sigma^2
         (tensor([[0.6]], dtype=torch.float64), tensor([[[0.64]]], dtype=torch.float64))
         """
-        mean, component_means, responsibility, shrink = self._posterior_mean(x_t, level)
+        y, variances, log_joint = self._coordinates(x_t, level)
+        shrink, responsibility = 1.0 / variances, log_joint.softmax(-1)
+        gain = level.alpha * self.eigenvalues * shrink
+        component_means = self.means + torch.einsum("nkj,kij->nki", gain * y, self.basis)
+        mean = torch.einsum("nk,nki->ni", responsibility, component_means)
         within = torch.einsum("kij,kj,klj->kil", self.basis, self.eigenvalues * level.sigma**2 * shrink, self.basis)
         spread = component_means - mean[:, None]
         between = torch.einsum("nk,nki,nkj->nij", responsibility, spread, spread)
         return mean, torch.einsum("nk,kij->nij", responsibility, within) + between
 
-    def _posterior_mean(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def posterior_mean(self, x_t: Float[Tensor, "n d"], level: Level) -> Float[Tensor, "n d"]:
+        """E[x_0 | x_t], without the covariance.
+
+        >>> GaussianMixture([1.0], [[0.0]], 1.0).posterior_mean(torch.ones(1, 1), Level(0.5, 0.6, 0.8, -0.575))
+        tensor([[0.6]], dtype=torch.float64)
+        """
         y, variances, log_joint = self._coordinates(x_t, level)
         responsibility = log_joint.softmax(-1)
-        shrink = 1.0 / variances
-        gain = level.alpha * self.eigenvalues * shrink
-        component_means = self.means + torch.einsum("nkj,kij->nki", gain * y, self.basis)
-        return torch.einsum("nk,nki->ni", responsibility, component_means), component_means, responsibility, shrink
+        alpha = level.alpha[:, None, None] if isinstance(level.alpha, Tensor) else level.alpha
+        weighted = responsibility[..., None] * (alpha * self.eigenvalues / variances * y)
+        return responsibility @ self.means + weighted.flatten(1) @ self.basis.mT.flatten(0, 1)
 
     def score(self, x_t: Float[Tensor, "n d"], level: Level) -> Float[Tensor, "n d"]:
         """grad log q(x_t) = (alpha E[x_0 | x_t] - x_t) / sigma^2."""

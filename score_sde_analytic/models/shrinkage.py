@@ -126,7 +126,7 @@ class _Fit:
 
     def _best(self) -> float:
         """The strength at which a model of four fifths of the examples explains the others best, over noise levels."""
-        if len(self._examples) < 2 * HELD_OUT:
+        if len(self._examples) < HELD_OUT:
             raise InputError(f"{len(self._examples)} examples are too few to hold some out: give the shrinkage as a number")
         fitted = np.arange(len(self._examples)) % HELD_OUT != 0
         basis, mean, spectrum = self.on(np.flatnonzero(fitted))

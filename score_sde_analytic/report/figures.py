@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,22 @@ Cells = Mapping[Any, Mapping[str, Any]]
 
 
 @plt.rc_context(STYLE)
-def curve(path: Path, moments: Moments, curves: Mapping[str, NoiseCurve], bound: ResidualCap) -> Path:
-    """R and Lambda, effective variance with error bars and bounds, calibration in standard errors; over log-SNR."""
+def curve(
+    path: Path,
+    moments: Moments,
+    curves: Mapping[str, NoiseCurve],
+    bound: ResidualCap,
+    linear: Callable[[np.ndarray], np.ndarray | None] = lambda log_snr: None,
+) -> Path:
+    """R, beside that of the best linear denoiser, and Lambda; effective variance with error bars and bounds; calibration in
+    standard errors; over log-SNR.
+    """
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
     lam = moments.log_snr
     fine = np.linspace(lam[0], lam[-1], 400)
     _residual_panel(axes[0], moments, curves, bound, fine)
+    if (alone := linear(fine)) is not None:
+        axes[0].plot(fine, alone, color="0.35", lw=1.0, ls=":", label="a covariance alone")
     _variance_panel(axes[1], moments, curves, bound, fine)
     difference, size = moments.calibration()
     error = np.abs(difference / np.where(size == 0, 1.0, size))

@@ -145,6 +145,8 @@ def curve(content: Content) -> list[Panel]:
     fine = content["fine"]
     cap = _line("most that an exact score can have", fine["log_snr"], fine["cap"], "series-6", svg.DASHES[1])
     lines = [cap, _line("fitted", fine["log_snr"], fine["residual"], "series-1"), residual]
+    if "linear" in fine:
+        lines.insert(1, _line("a covariance alone", fine["log_snr"], fine["linear"], "series-5", svg.DASHES[2]))
     other = [_line("fitted", fine["log_snr"], fine["gamma"], "series-1"), gamma]
     x = across(knots)
     positive = [value for value in ends(other) if value > 0.0]

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from score_sde_analytic.arrays import Array, numbers
 from score_sde_analytic.checks import SEED, each, whole
+from score_sde_analytic.declared import require_arrays
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, plain, require_match, save_arrays
 from score_sde_analytic.interruption import save_points
@@ -39,7 +40,8 @@ PATHS = 1
 #: Predictions behind a level that the solver extrapolates, and around it that states between levels interpolate.
 BEHIND, AROUND = 3, 4
 COST = {"calls": int, "evaluations": int, "vector_products": int}
-SHAPE = {"identity": dict, "done": int, "cost": COST}
+IDENTITY = {"model": dict, "start": dict, "seed": int, "count": int, "batch_size": int, "shape": [int], "log_snrs": [float]}
+SHAPE = {"identity": IDENTITY, "done": range(1 << 31), "cost": COST}
 
 
 def preserving(log_snr: float) -> tuple[float, float]:
@@ -111,7 +113,7 @@ class FlowPaths:
             InputError: it is damaged, or not finished.
         """
         arrays, metadata = _read(path)
-        if metadata["done"] < arrays["predictions"].shape[0] * metadata["identity"]["batches"]:
+        if metadata["done"] < _calls(metadata["identity"]):
             raise InputError(f"{path} is not finished; call record_paths again with its settings")
         return _made(arrays, metadata["identity"], Receipt(**metadata["cost"]))
 
@@ -158,7 +160,6 @@ def record_paths(
         "seed": SEED("seed", seed),
         "count": count,
         "batch_size": batch_size,
-        "batches": -(-count // batch_size),
         "shape": list(each(whole(1))("shape", shape)),
         "log_snrs": levels.tolist(),
     }
@@ -183,9 +184,8 @@ class _Recording:
     def finish(self, path: Path | None, save_seconds: float, progress: bool) -> FlowPaths:
         if path is not None and path.exists():
             self._resume(path)
-        total = len(self.levels) * self.identity["batches"]
         with (
-            tqdm(total=total, initial=self.done, desc="flow paths", unit="call", disable=not progress) as bar,
+            tqdm(total=_calls(self.identity), initial=self.done, desc="flow paths", unit="call", disable=not progress) as bar,
             save_points(lambda: self._save(path), lambda: self._kept(path), save_seconds) as point,
         ):
             for _ in self._advance():
@@ -240,9 +240,18 @@ class _Recording:
         self.cost = Receipt(**metadata["cost"])
 
 
+def _calls(identity: Mapping[str, Any]) -> int:
+    """Network calls of batches in all."""
+    return len(identity["log_snrs"]) * -(-identity["count"] // identity["batch_size"])
+
+
 def _read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    declared = {"z": "float32 ...", "first": "float32 ...", "predictions": "float32 ..."}
-    return load_arrays(path, KIND, declared, SHAPE, AGAIN)
+    arrays, metadata = load_arrays(path, KIND, shape=SHAPE, cure=AGAIN)
+    identity = metadata["identity"]
+    one = " ".join(map(str, (identity["count"], *identity["shape"])))
+    declared = {"z": one, "first": one, "predictions": f"{len(identity['log_snrs'])} {one}"}
+    require_arrays(arrays, {name: f"float32 {axes}" for name, axes in declared.items()}, path, AGAIN)
+    return arrays, metadata
 
 
 def _made(arrays: Mapping[str, np.ndarray], identity: Mapping[str, Any], cost: Receipt) -> FlowPaths:

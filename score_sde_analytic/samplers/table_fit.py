@@ -41,6 +41,8 @@ from score_sde_analytic.uncertainty import Estimate
 
 #: Calls nearer than this in log-SNR would be one.
 NEAREST = 0.2
+#: With more calls all grids are at the network's floor.
+MOST_REFINED = 10
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Projected:
         """U (x - share mu) of every path, as rows."""
         return self.linear.basis.forward(x.double() - share * self.linear.mean).flatten(1).numpy()
 
-    def back(self, y: Array, share: float) -> Tensor:
+    def back(self, y: Float64[Array, "n d"], share: float) -> Float64[Tensor, " n *dims"]:
         """U^T y + share mu, in examples' shape."""
         shaped = torch.from_numpy(y).reshape(len(y), *self.linear.mean.shape)
         return self.linear.basis.inverse(shaped) + share * self.linear.mean
@@ -251,25 +253,28 @@ class _Choice:
 
     def grid(self, steps: int) -> Array:
         """Zolotarev's, refined."""
+        begin = self._zolotarev(steps)
+        if self.fitting.trials == 0 or steps > MOST_REFINED:
+            return begin
         from scipy.optimize import minimize  # which takes long to import
 
+        place = _place(begin)
+        simplex = np.stack([place, *(place + 0.5 * direction for direction in np.eye(steps))])
+        options = {"maxfev": self.fitting.trials * steps, "xatol": 1e-2, "fatol": 1e-3, "initial_simplex": simplex}
+        best = _placed(minimize(lambda x: self._score(_placed(x)), place, method="Nelder-Mead", options=options).x)
+        return min(best, begin, key=self._score)
+
+    def _zolotarev(self, steps: int) -> Array:
+        """As far as the paths reach; even places where that leaves them too near to each other."""
         low, high = self.projected.log_snrs[[0, -1]]
-        begin = np.clip(zolotarev(*ends(self.projected.linear.spectrum, self.fitting.quantile), steps), low, high)
-        rule = self.fitting.rule(math.inf)
+        at = np.clip(zolotarev(*ends(self.projected.linear.spectrum, self.fitting.quantile), steps), low, high)
+        return at if np.all(np.diff(at) > NEAREST) else np.linspace(low, high, steps + 2)[1:-1]
 
-        def score(place: Array) -> float:
-            at = _placed(place)
-            if at[0] < low or at[-1] > high:
-                return math.inf
-            return math.log(self._tried(at, rule, self.fit, self.fit) + 1e-300)
-
-        if self.fitting.trials == 0:
-            return begin
-        options = {"maxfev": self.fitting.trials * steps, "xatol": 1e-2, "fatol": 1e-3}
-        start = _place(begin)
-        simplex = np.stack([start, *(start + 0.5 * direction for direction in np.eye(steps))])
-        best = minimize(score, start, method="Nelder-Mead", options=options | {"initial_simplex": simplex}).x
-        return _placed(best)
+    def _score(self, log_snrs: Array) -> float:
+        low, high = self.projected.log_snrs[[0, -1]]
+        if log_snrs[0] < low or log_snrs[-1] > high:
+            return math.inf
+        return math.log(self._tried(log_snrs, self.fitting.rule(math.inf), self.fit, self.fit) + 1e-300)
 
 
 def _place(log_snrs: Array) -> Array:

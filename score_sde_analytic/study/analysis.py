@@ -20,6 +20,7 @@ from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.knots import irregular
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.schedule import Schedule
+from score_sde_analytic.study import free
 from score_sde_analytic.study.names import AUTO, CovarianceName, covariance_names
 from score_sde_analytic.study.settings import Knots, Settings
 from score_sde_analytic.study.structures import moments_file, recorders
@@ -64,7 +65,7 @@ def analyse(
         data_range: their declared range and levels (256 for 8-bit images); None for continuous data.
         record: covariances diagonal in a basis that are to be had afterwards, by name ("pca", "dct|high_frequency"); "auto"
             are those that suit the data; () keeps nothing besides the moments, which saves memory with large images.
-        train: data that bases such as principal components are fitted to; absent, the data themselves.
+        train: data that bases such as principal components, and the free model, are fitted to; absent, the data themselves.
         statistics: of the data's distribution, where it is known in closed form.
         settings: what the study decides by itself.
         budget: network evaluations per noise level, and the precision at which fewer are enough.
@@ -101,7 +102,8 @@ def analyse(
         progress=progress,
     )
     dtype = examples.first.dtype
-    study = Study(model, moments, statistics, data_range, examples.shape, recorded, settings, seed, device, dtype)
+    known = free.fitted(examples, None if train is None else as_dataset(train, data_range), model.schedule)
+    study = Study(model, moments, statistics, data_range, examples.shape, recorded, settings, seed, device, dtype, free=known)
     for remark in study.remarks:
         warnings.warn(remark, stacklevel=2)
     return study

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float64
+
+from score_sde_analytic.arrays import Array
 from score_sde_analytic.measure.curve import NoiseCurve, ResidualCap, Source, residual_cap
 from score_sde_analytic.measure.last_step import DECODERS, LastStep
 from score_sde_analytic.measure.reconstruction import Reconstruction
@@ -35,6 +39,10 @@ class Measured(Record):
 
     def _cap(self, source: Source) -> ResidualCap | None:
         return self.cap if source in self.settings.capped else None
+
+    def linear(self, log_snr: Float64[Array, " n"]) -> Float64[Array, " n"] | None:
+        """R of the best linear denoiser on the data, which needs a covariance and no network; None without a free model."""
+        return None if self.free is None else self.free.residual(np.clip(log_snr, *self.free.log_snr[[0, -1]]))
 
     @property
     def calibration(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.measure.draws import Recorder
 from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.models.judged import Judged
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.schedule import Schedule
 from score_sde_analytic.study.names import CovarianceName
@@ -53,6 +54,7 @@ class Record:
         heads: kind -> folder of a trained head (`with_heads`).
         own: covariances that were written elsewhere, by name (`with_covariance`).
         kept: what earlier work on it left (`load`).
+        free: a Gaussian of the training data, judged on those of the pass: the prior and the start "gaussian".
     """
 
     model: ScoreModel
@@ -68,6 +70,7 @@ class Record:
     heads: Callable[[str], str | Path] | None = field(default=None, repr=False)
     own: Mapping[str, Covariance] = field(default_factory=dict, repr=False)
     kept: Kept = field(default_factory=Kept, repr=False)
+    free: Judged | None = field(default=None, repr=False)
 
     @property
     def schedule(self) -> Schedule:

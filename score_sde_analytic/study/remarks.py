@@ -4,23 +4,47 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from score_sde_analytic.likelihood.bound import BITS
 from score_sde_analytic.measure.knots import doubt_between
+from score_sde_analytic.study.measured import Measured
 from score_sde_analytic.study.record import Record
 from score_sde_analytic.study.search import GridSearch
 from score_sde_analytic.study.structures import Structures
 
 #: Bits/dim that another unit of log-SNR must promise, and doubt between knots over that at them, before they are worth a word.
 GAIN, DOUBT = 0.02, 1.5
+#: Share of R, and standard errors, by which a network must be worse than a linear denoiser.
+MARGIN, SURE = 0.05, 4.0
 
 
-def remarks(record: Record, search: GridSearch, structures: Structures) -> tuple[str, ...]:
+def remarks(record: Measured, search: GridSearch, structures: Structures) -> tuple[str, ...]:
     """Sentences, none where all is well.
 
     >>> remarks(study, study.search, study.structures)[0][:60]
     "R from 'residual' is outside (0, 1) at log-SNR 7.4, 7.7, 8.1"
     """
-    return (*search.curve.remarks, *_between(record), *_first(search), *_bins(structures))
+    return (*search.curve.remarks, *_linear(record), *_between(record), *_first(search), *_bins(structures))
+
+
+def _linear(record: Measured) -> list[str]:
+    """Whether the network knows less than a covariance, from where on, and by how much."""
+    moments, linear = record.moments, record.linear(record.moments.log_snr)
+    if linear is None:
+        return []
+    beaten = moments.residual - SURE * moments.stderr("residual") > (1.0 + MARGIN) * linear
+    if not beaten[:2].any() or not (beaten.sum() > 1):
+        return []
+    last = int(np.flatnonzero(beaten)[-1])
+    below = slice(0, last + 1)
+    lost = np.trapezoid((moments.residual - linear)[below], moments.log_snr[below])
+    return [
+        f"below log-SNR {moments.log_snr[last]:.1f} this network knows less than a covariance: R is up to"
+        f" {(moments.residual / linear)[below].max():.1f} times that of the best linear denoiser, which costs"
+        f" {0.5 * BITS * lost:.3f} bits/dim and the samples their large scales; begin above it, from the Gaussian that costs no"
+        " call (prior='gaussian')"
+    ]
 
 
 def _between(record: Record) -> list[str]:

@@ -240,6 +240,7 @@ def _curve(study: Reportable) -> dict[str, Any]:
     """R and Gamma at the knots, and as fitted between them."""
     moments, schedule = study.moments, study.schedule
     fine = np.linspace(moments.log_snr[0], moments.log_snr[-1], POINTS)
+    linear = study.linear(fine)
     precision = np.exp(-2.0 * np.asarray(schedule.log_sigma(schedule.time(moments.log_snr))))
     fitted = {"residual": study.curve.residual(fine), "gamma": study.curve.gamma(schedule, schedule.time(fine))}
     return {
@@ -248,7 +249,7 @@ def _curve(study: Reportable) -> dict[str, Any]:
         "residual_stderr": moments.stderr("residual"),
         "gamma": precision * moments.noise_power,
         "gamma_stderr": precision * moments.stderr("noise_power"),
-        "fine": {"log_snr": fine, "cap": study.cap(fine)} | fitted,
+        "fine": {"log_snr": fine, "cap": study.cap(fine)} | fitted | ({} if linear is None else {"linear": linear}),
     }
 
 
@@ -357,7 +358,7 @@ def _figures(study: Reportable, told: Mapping[str, Any], folder: Path) -> list[P
     named = dict.fromkeys(name.covariance for name in cells if name.grid == grid)
     return [
         figures.bits(folder / "bits_per_dim.png", cells, [grid], list(named)),
-        figures.curve(folder / "curve.png", study.moments, {"residual": study.curve}, study.cap),
+        figures.curve(folder / "curve.png", study.moments, {"residual": study.curve}, study.cap, study.linear),
         figures.variances(folder / "variances.png", study.schedule, times, study.curve, choices, "optimal grid"),
     ]
 

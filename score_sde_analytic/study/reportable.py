@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
+from score_sde_analytic.arrays import Array
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.data.examples import Data
 from score_sde_analytic.data.ranges import DataRange
@@ -70,6 +71,7 @@ class Reportable(Protocol):
     @property
     def search(self) -> GridSearch: ...
 
+    def linear(self, log_snr: Float64[Array, " n"]) -> Float64[Array, " n"] | None: ...
     def resolve(self, name: str | CovarianceName = "") -> CovarianceName: ...
     def covariance(self, name: str | CovarianceName = "") -> Covariance: ...
     def chain(self, steps: int, grid: str = ..., covariance: str = "") -> Chain: ...

@@ -4,6 +4,7 @@ study.safetensors         settings, shape, range and statistics of the data, and
 moments*.safetensors      the pass, with what was recorded
 curve_*.safetensors       the fitted curves
 covariances/*.safetensors the structured covariances that were asked for
+free.safetensors          the Gaussian that is the prior "gaussian", with its price
 grids/*.json              the grids by dynamic programming that were asked for
 """
 
@@ -33,6 +34,7 @@ from score_sde_analytic.measure.draws import Recorder
 from score_sde_analytic.measure.moments import KIND as MOMENTS
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.study import free
 from score_sde_analytic.study.names import CovarianceName
 from score_sde_analytic.study.record import Kept, Record
 from score_sde_analytic.study.settings import Knots, Search, Settings, Structure
@@ -52,6 +54,7 @@ SHAPE = {
     "data_range": ([(float, None)], None),
     "statistics": {"count": COUNT, "variance": float, "digest": str},
     "recorded": {str: {"basis": {"name": str}, "statistics": {str: {"name": str}}}},
+    "free?": bool,
     "kept": {"covariances": [str], "best": (str, None), "grids": [str]},
 }
 
@@ -69,6 +72,9 @@ def save(study: Record, curves: Mapping[Source, NoiseCurve], kept: Kept, folder:
     for name, covariance in kept.covariances.items():
         written.append(_covariance_file(target, name))
         covariance.save(written[-1], study.model.fingerprint())
+    if study.free is not None:
+        written.append(target / free.FILE)
+        free.save(study.free, written[-1])
     for name, grids in kept.grids.items():
         written.append(_grids_file(target, name))
         write_json(written[-1], GRIDS, {"grids": {steps: grid.content() for steps, grid in grids.items()}})
@@ -111,6 +117,7 @@ def load(folder: str | Path, model: ScoreModel, device: torch.device | str = "cp
             "seed": metadata["seed"],
             "device": device,
             "dtype": getattr(torch, metadata["dtype"]),
+            "free": free.load(source / free.FILE) if metadata.get("free") else None,
             "kept": _kept(metadata["kept"], source, model),
         }
 
@@ -134,6 +141,7 @@ def _metadata(study: Record, kept: Kept) -> dict[str, Any]:
         "data_range": None if declared is None else [declared.lo, declared.hi, declared.levels],
         "statistics": {name: getattr(study.statistics, name) for name in ("count", "variance", "digest")},
         "recorded": {name: recorder.config() for name, recorder in study.recorders.items()},
+        "free": study.free is not None,
         "kept": {
             "covariances": [str(name) for name in kept.covariances],
             "best": None if kept.best is None else str(kept.best),

@@ -30,6 +30,7 @@ from score_sde_analytic.samplers import Ancestral
 from score_sde_analytic.study import few, storage
 from score_sde_analytic.study.budgets import steps_within
 from score_sde_analytic.study.covariances import covariance
+from score_sde_analytic.study.free import named
 from score_sde_analytic.study.measured import Measured
 from score_sde_analytic.study.names import AUTO, DP, CovarianceName, GridName
 from score_sde_analytic.study.plan import SamplingPlan
@@ -126,24 +127,26 @@ class Study(Measured):
     def _searches(self) -> dict[FreeModel | None, GridSearch]:
         return {None: self.search}
 
-    def _search(self, prior: FreeModel | None) -> GridSearch:
+    def _search(self, prior: FreeModel | str | None) -> GridSearch:
         """Grids of chains with a prior."""
-        if prior not in self._searches:
-            self._searches[prior] = replace(self.search, prior=prior, made={})
-        return self._searches[prior]
+        known = named(prior, self.free)
+        if known not in self._searches:
+            self._searches[known] = replace(self.search, prior=known, made={})
+        return self._searches[known]
 
     def grid(
         self,
         steps: int,
         name: str | GridName = DP,
         covariance: str | CovarianceName = "",
-        prior: FreeModel | None = None,
+        prior: FreeModel | str | None = None,
     ) -> Grid:
         """The times of so many steps.
 
         Args:
             name: "dp" is optimal for the covariance, all times together; others are named in `study.names`.
-            prior: a free model of the data, with which optimal grids choose where they begin; None begins at t = 1.
+            prior: a free model of the data, or "gaussian" for the study's own: optimal grids choose where they begin; None for
+                N(0, prior_variance I), at t = 1.
 
         Raises:
             ValueError: an unknown name, a covariance without a price, or no grid of so many steps.
@@ -182,7 +185,7 @@ class Study(Measured):
         steps: int,
         grid: str | GridName = DP,
         covariance: str | CovarianceName = "",
-        prior: FreeModel | None = None,
+        prior: FreeModel | str | None = None,
     ) -> Chain:
         """Grid, covariance, prior (as `grid` has it) and the decoder that is best for the grid's first time."""
         times = self.grid(steps, grid, covariance, prior)
@@ -191,7 +194,7 @@ class Study(Measured):
         def choice(moments: Moments, fold: int) -> Chain:
             return self.without(fold, moments).chain(steps, grid, resolved, prior)
 
-        return Chain(times, self.covariance(resolved), self.decoder(times.times[-2]), choice, prior)
+        return Chain(times, self.covariance(resolved), self.decoder(times.times[-2]), choice, self._search(prior).prior)
 
     def without(self, fold: int, moments: Moments) -> Study:
         """The study that the moments without a fold of the examples would have led to.
@@ -209,7 +212,9 @@ class Study(Measured):
     def _parts(self) -> dict[int, Study]:
         return {}
 
-    def continuous(self, times: int = 16, importance_sampling: bool = True, prior: FreeModel | None = None) -> ContinuousTime:
+    def continuous(
+        self, times: int = 16, importance_sampling: bool = True, prior: FreeModel | str | None = None
+    ) -> ContinuousTime:
         """The bound of infinitely many steps between the best ends.
 
         Args:
@@ -222,14 +227,14 @@ class Study(Measured):
         def choice(moments: Moments, fold: int) -> ContinuousTime:
             return self.without(fold, moments).continuous(prior=prior)
 
-        return ContinuousTime(search.first, self.decoder(search.first), times, curve, choice, prior, search.top)
+        return ContinuousTime(search.first, self.decoder(search.first), times, curve, choice, search.prior, search.top)
 
     def bits(
         self,
         *steps: int,
         grid: str | GridName = DP,
         covariance: str | CovarianceName = "",
-        prior: FreeModel | None = None,
+        prior: FreeModel | str | None = None,
     ) -> Bits[Priced]:
         """Priced bits/dim of chains of so many steps, with errors; no network call."""
         return Bits(self.price({k: self.chain(k, grid, covariance, prior) for k in each(whole(1))("steps", steps)}))
@@ -261,7 +266,7 @@ class Study(Measured):
         *steps: int,
         grid: str | GridName = DP,
         covariance: str | CovarianceName = "",
-        prior: FreeModel | None = None,
+        prior: FreeModel | str | None = None,
         path: str | Path | None = None,
         **options: Any,
     ) -> Bits[Bound]:
@@ -304,7 +309,7 @@ class Study(Measured):
         steps: int,
         grid: str | GridName = DP,
         covariance: str | CovarianceName = "",
-        prior: FreeModel | None = None,
+        prior: FreeModel | str | None = None,
         **settings: Any,
     ) -> SamplingPlan:
         """The ancestral sampler on its grid: exactly `steps` network calls per sample.
@@ -314,7 +319,8 @@ class Study(Measured):
             settings: of `Ancestral`: eta, final, clip.
         """
         sampler = Ancestral(self.model, self.covariance(covariance), **settings)
-        return SamplingPlan(sampler, self.grid(steps, grid, covariance, prior), self.shape, self.device, self.dtype, prior)
+        times, start = self.grid(steps, grid, covariance, prior), self._search(prior).prior
+        return SamplingPlan(sampler, times, self.shape, self.device, self.dtype, start)
 
     def fewest(self, steps: int, free: LinearDenoiser, path: str | Path | None = None, **options: Any) -> SamplingPlan:
         """The sampler for the fewest calls: a table fitted to the network's own flow, "fewest(K=3)".

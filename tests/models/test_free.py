@@ -160,7 +160,7 @@ def test_files_give_the_same_model_back(linear, tmp_path):
         (lambda: LinearDenoiser.of(torch.ones(20, 3)), "no spread"),
         (lambda: LinearDenoiser.of(torch.randn(20, 3), shrinkage=2.0), "shrinkage"),
         (lambda: LinearDenoiser.of(torch.randn(20, 3), shrinkage="often"), "shrinkage"),
-        (lambda: LinearDenoiser.of(torch.randn(5, 3)), "too few"),
+        (lambda: LinearDenoiser.of(torch.randn(4, 3)), "too few"),
         (lambda: LinearDenoiser.of(torch.randn(20, 3)).x_0(torch.zeros(1, 4), LinearVP().level(0.5)), "examples"),
     ],
 )

@@ -227,6 +227,15 @@ def test_equal_settings_give_equal_tables_and_costs_are_reported(mixed, mixed_pa
     assert one.facts["path_evaluations"] == 80 * 32
 
 
+@pytest.mark.parametrize("steps", [12, 60])
+def test_many_calls_lie_within_the_paths(mixed, mixed_paths, steps):
+    mixture, linear = mixed
+    table = fit_table(mixture.score_model(LinearVP()), mixed_paths, linear, steps)
+    assert LEVELS[0] <= table.log_snrs[0]
+    assert table.log_snrs[-1] <= LEVELS[-1]
+    assert table.facts["certificate"] < 2e-3
+
+
 def test_what_does_not_fit(mixed, mixed_paths, linear):
     mixture, own = mixed
     model = mixture.score_model(LinearVP())

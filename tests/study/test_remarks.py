@@ -5,9 +5,11 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 
 from score_sde_analytic.measure import Budget
 from score_sde_analytic.models.mixture import GaussianMixture
+from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.schedule import LinearVP
 from score_sde_analytic.study import Knots, Search, Settings, analyse
 from score_sde_analytic.study.settings import Structure
@@ -54,6 +56,27 @@ def test_doubt_between_knots_is_said_so():
     assert not any("between its" in remark for remark in more.remarks)
     errors = [study.bits(8)[8].total.stderr for study in (few, more)]
     assert errors[0] > 2 * errors[1]
+
+
+def drifting(distribution: GaussianMixture) -> ScoreModel:
+    """The exact score with a bias of the noise estimate where there is little signal, as networks have it."""
+    exact = distribution.score_model(LinearVP())
+
+    def biased(x, log_snr):
+        return distribution(x, log_snr) + 0.1 * torch.sigmoid(-4.0 * (log_snr + 5.0))[:, None].to(x)
+
+    return ScoreModel(biased, exact.schedule, "eps", exact.times, exact.coordinates, fingerprint="drifting")
+
+
+@pytest.mark.filterwarnings("ignore:R from")
+def test_less_knowledge_than_a_covariance_is_said_so():
+    """R is 0.01 where a covariance knows all but 1e-3: the remark names the level and the cost."""
+    budget, settings = Budget(min_draws=300, max_draws=300), Settings(knots=Knots(high=9.0, count=20, most=0))
+    study = analyse(drifting(MIXTURE), MIXTURE.sample(300), record=(), settings=settings, budget=budget, progress=False)
+    (remark,) = (remark for remark in study.remarks if "covariance" in remark)
+    assert -5.5 < float(remark.split("log-SNR ")[1].split()[0]) < -4.0
+    bits = float(remark.split("costs ")[1].split()[0])
+    assert bits == pytest.approx(0.5 * 0.01 * 5.0 / np.log(2.0), rel=0.2)
 
 
 @pytest.mark.filterwarnings("ignore:R from")

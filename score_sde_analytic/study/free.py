@@ -1,0 +1,94 @@
+"""The free model of a study: a Gaussian of the training data, judged on the data of the pass.
+
+Without training data it is fitted to the data themselves, and judged on every fold by a fit to the others.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Subset
+
+from score_sde_analytic.data import bases
+from score_sde_analytic.data.examples import Data, Examples, as_dataset
+from score_sde_analytic.errors import InputError
+from score_sde_analytic.files import load_arrays, save_arrays
+from score_sde_analytic.models.free import FreeModel, LinearDenoiser
+from score_sde_analytic.models.judged import Judged
+from score_sde_analytic.process.schedule import Schedule
+
+FILE = "free.safetensors"
+KIND = "free model of a study"
+#: What a prior or a start is called.
+GAUSSIAN = "gaussian"
+#: Most examples that it is fitted to and judged on.
+MOST = 10_000
+#: Shares of the data that are judged by a fit to the others.
+FOLDS = 5
+ARRAYS = {"mean": "float64 ...", "spectrum": "float64 ...", "log_snr": "float64 m", "nats": "float64 m", "stderr": "float64 m"}
+
+
+def fitted(examples: Examples, train: Data | None, schedule: Schedule) -> Judged | None:
+    """The Gaussian of the training data; None where there are too few examples.
+
+    >>> fitted(Examples(test_set), data, model.schedule).free.spectrum.round(1)
+    array([1. , 0.3])
+    """
+    data, others = _some(examples), _some(examples if train is None else as_dataset(train))
+    if min(len(data), len(others)) < 2 * FOLDS:
+        return None
+    if train is not None:
+        return Judged.on(data, LinearDenoiser.of(others), schedule)
+    fold = np.arange(len(data)) % FOLDS
+    parts = [[Subset(data, np.flatnonzero(part).tolist()) for part in (fold == k, fold != k)] for k in range(FOLDS)]
+    judged = [Judged.on(own, LinearDenoiser.of(rest), schedule) for own, rest in parts]
+    return Judged.pooled(LinearDenoiser.of(data), judged)
+
+
+def _some(examples: Examples) -> Examples:
+    return examples if len(examples) <= MOST else as_dataset(Subset(examples, range(MOST)))
+
+
+def named(prior: FreeModel | str | None, own: Judged | None) -> FreeModel | None:
+    """The free model that is meant: itself, or a study's own by its name.
+
+    Raises:
+        InputError: another name, or a study that has none.
+    """
+    if not isinstance(prior, str):
+        return prior
+    if prior != GAUSSIAN:
+        raise InputError(f"the prior {prior!r} is unknown; choose {GAUSSIAN!r}, None, or give a free model of the data")
+    if own is None:
+        raise InputError("this study has no free model: it had too few examples, or was made by hand; fit LinearDenoiser.of")
+    return own
+
+
+def save(judged: Judged, path: str | Path) -> None:
+    """Write it, with its price.
+
+    Raises:
+        InputError: a model of one's own, which no file describes.
+    """
+    linear = judged.free
+    if not isinstance(linear, LinearDenoiser):
+        raise InputError(f"a study keeps a LinearDenoiser as its free model, not {type(linear).__name__}; pass it as the prior")
+    arrays = {"mean": linear.mean.numpy(), "spectrum": linear.spectrum}
+    price = {"log_snr": judged.log_snr, "nats": judged.nats, "stderr": judged.stderr}
+    basis = bases.to_arrays(linear.basis)
+    save_arrays(path, arrays | price | basis, {"kind": KIND, "basis": linear.basis.config()})
+
+
+def load(path: str | Path) -> Judged:
+    """Read what `save` wrote.
+
+    Raises:
+        MissingFileError: no such file.
+        InputError: it is damaged.
+    """
+    arrays, metadata = load_arrays(path, KIND, ARRAYS, {"basis": dict}, "delete it and save the study again")
+    basis = bases.from_config(metadata["basis"], arrays)
+    linear = LinearDenoiser(basis, torch.as_tensor(arrays["mean"]), arrays["spectrum"])
+    return Judged(linear, arrays["log_snr"], arrays["nats"], arrays["stderr"])
