@@ -37,14 +37,13 @@ def even(schedule: Schedule, low: float, high: float, steps: int) -> Grid:
 
 
 def residuals(models: dict[str, ScoreModel], images: Tensor) -> str:
-    """R of every model by noise level, with the paired error of what the last differs from the first."""
+    """Mean square error of x_0, R / snr, of every model by noise level, with the paired error of what the last differs from the first."""
     rows = []
     for log_snr in LEVELS:
         schedule = next(iter(models.values())).schedule
         level = schedule.level_at(log_snr)
         eps = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
         x_t = level.diffuse(images, eps)
-        power = np.exp(log_snr)
         errors = [
             torch.cat(
                 [
@@ -56,7 +55,7 @@ def residuals(models: dict[str, ScoreModel], images: Tensor) -> str:
         ]
         ratio = errors[1].mean() / errors[0].mean()
         spread = (errors[1] - ratio * errors[0]).std() / np.sqrt(len(images)) / errors[0].mean()
-        cells = [f"{power * error.mean():.5f}" for error in errors]
+        cells = [f"{error.mean():.4g}" for error in errors]
         rows.append([f"{log_snr:.1f}", *cells, f"{Estimate(float(ratio), float(spread)):.3f}"])
     return markdown(["log-SNR", *models, "ratio of the first two"], rows)
 
@@ -66,7 +65,7 @@ def main() -> None:
     parser.add_argument("--data", choices=("mnist", "fashion"), required=True)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--calls", type=int, default=48)
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="none for R alone")
     parser.add_argument("--workdir", type=Path, default=Path("results/recalibration"))
     arguments = parser.parse_args()
     name = arguments.data
@@ -76,7 +75,7 @@ def main() -> None:
     passed = arguments.workdir / f"{name}.safetensors"
     passed.parent.mkdir(parents=True, exist_ok=True)
     better, found = recalibrate(model, fitted, free, path=passed)
-    print(f"{found}.\n\nR on 2000 images that were not fitted:\n")
+    print(f"{found}.\n\nMean square error of x_0 (R / snr) on 2000 images that were not fitted:\n")
     linear = free.score_model(model.schedule)
     print(residuals({"network": model, "stacked": better, "W alone": linear}, judged[:2000]), flush=True)
 
