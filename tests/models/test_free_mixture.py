@@ -125,6 +125,14 @@ def test_one_component_is_the_gaussian():
     torch.testing.assert_close(free.start(x[:5], level), shifted.start(x[:5], level), rtol=1e-3, atol=1e-4)
 
 
+def test_files_give_the_same_model_back(free, tmp_path):
+    free.save(tmp_path / "mixture.safetensors")
+    loaded = MixtureDenoiser.load(tmp_path / "mixture.safetensors")
+    assert loaded.config() == free.config()
+    level = LinearVP().level(0.3)
+    assert torch.equal(loaded.start(draws(3, 2), level), free.start(draws(3, 2), level))
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
