@@ -90,6 +90,7 @@ def test_the_prior_term_is_unbiased_and_steadier(free):
     assert steady.std() < 0.8 * plain.std()
 
 
+@pytest.mark.slow
 def test_the_price_of_its_own_data_is_their_information(free, planar):
     """E KL(q || p) = I(x_0; x_t) / d = 1/2 integral of R: the judged price of its own draws is what the model says."""
     schedule = LinearVP()
