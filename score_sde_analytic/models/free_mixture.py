@@ -128,17 +128,18 @@ class MixtureDenoiser(FreeModel):
         x, mean = self.linear.centred(x_t, level)
         y = self.linear.basis.forward(x).flatten(1)
         known = y * self.linear.gain(level).to(y).flatten(-self.linear.mean.ndim)
-        known[:, self._places] = self._posterior(y[:, self._places], level).to(y)
+        known[:, self._places] = self.mixture.posterior_mean(self._modelled(y), level).to(y)
         return (mean + self.linear.basis.inverse(known.reshape(x.shape))).to(x_t)
 
-    def _posterior(self, y: Tensor, level: Level) -> Tensor:
-        return self.mixture.posterior_mean(wide(y), level).to(y.device)
+    def _modelled(self, y: Tensor) -> Tensor:
+        """The coefficients of the mixture, in float64 where the mixture is: on the host."""
+        return y.cpu().double()[:, self._places]
 
     def start(self, z: Float[Tensor, " batch *dims"], level: Level) -> Float[Tensor, " batch *dims"]:
         x, _ = self.linear.centred(z, NOISE)
         y = self.linear.basis.forward(x).flatten(1)
         states = y * self.linear.variances(level).sqrt().to(y).flatten()
-        states[:, self._places] = self.carried(wide(y[:, self._places]), level).to(y)
+        states[:, self._places] = self.carried(self._modelled(y), level).to(y)
         mean = expand(level.alpha, x) * self.linear.mean.to(x)
         return (mean + self.linear.basis.inverse(states.reshape(x.shape))).to(z)
 
@@ -173,7 +174,7 @@ class MixtureDenoiser(FreeModel):
         y = self.linear.basis.forward(x).flatten(1)
         variances = self.linear.variances(level).to(y).flatten(-self.linear.mean.ndim)
         normal = -0.5 * (y.square() / variances + torch.log(2.0 * math.pi * variances))
-        return normal[:, self._others].sum(1) + self.mixture.log_density(y[:, self._places], level)
+        return normal[:, self._others].sum(1) + self.mixture.log_density(self._modelled(y), level).to(y)
 
     def prior_nats(
         self, x_0: Float[Tensor, " batch *dims"], level: Level, eps: Float[Tensor, " batch *dims"]
