@@ -18,9 +18,10 @@ from score_sde_analytic import Budget, Chain, ContinuousTime, DataRange, Flow, L
 from score_sde_analytic.arrays import has_float64
 from score_sde_analytic.covariance import Diagonal, Isotropic, Tweedie
 from score_sde_analytic.data import DCT
-from score_sde_analytic.grids import even_log_snr
+from score_sde_analytic.grids import Grid, even_log_snr
 from score_sde_analytic.likelihood import Diffused, ExactTrace, Fixed, Hutchinson, Uniform
 from score_sde_analytic.measure import NoiseCurve, Spectrum, estimate
+from score_sde_analytic.models import LinearDenoiser, MixtureDenoiser
 from score_sde_analytic.process import CategoricalDecoder, GaussianDecoder, noise
 from score_sde_analytic.samplers import Ancestral, Heun, Langevin, PredictorCorrector
 
@@ -192,3 +193,26 @@ def test_samples(narrow, sampler):
     assert there.device.type == narrow
     here = generate(sampler(model()), GRID, (1, 4, 4), 3)
     torch.testing.assert_close(there.cpu(), here, rtol=1e-4, atol=1e-4)
+
+
+LINEAR = LinearDenoiser.of(DATA, DCT(), shrinkage=0.1)
+FREE = {"linear": LINEAR, "mixture": MixtureDenoiser.of(DATA, LINEAR, components=(2,), shrinkage=(0.5,), rank=3)}
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_free_models(narrow, name):
+    """As the start of samples, the prior of bounds, and a model of its own."""
+    free, below = FREE[name], Grid((0.5, 0.1, 0.0))
+    methods = {
+        "chain": Chain(below, Isotropic(CURVE), 0.1, prior=free),
+        "limit": ContinuousTime(0.01, 0.1, 4, CURVE, prior=free),
+    }
+    terms, samples, means = [], [], []
+    for device in (narrow, "cpu"):
+        bounds = bits_per_dim(model(), DATA[:4], methods, RANGE, device=device, **QUIET)
+        terms.append(np.concatenate([bounds[each].terms for each in methods], 1))
+        samples.append(generate(Heun(model()), below, (1, 4, 4), 3, device=device, start=free).cpu())
+        means.append(free.score_model(VP)(DATA[:4].to(device), 0.5).x_0.cpu())
+    np.testing.assert_allclose(*terms, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*samples, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*means, rtol=1e-4, atol=1e-4)
