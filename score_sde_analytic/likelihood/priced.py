@@ -110,12 +110,11 @@ def price(
     ends = np.cumsum([quote.length for quote in quotes.values()])[:-1]
     priced = {}
     for name, value, error in zip(quotes, np.split(values, ends), np.split(errors, ends), strict=True):
-        chosen, choice = held_out[name] or (value, np.zeros_like(error))
-        stderr = np.sqrt(error**2 + choice**2 + quotes[name].doubt() ** 2)
-        prior = prior_price(methods[name].prior, schedule, methods[name].top, statistics)
-        priced[name] = _priced(
-            Estimate(BITS * prior.value, BITS * prior.stderr), BITS * chosen, BITS * stderr, moments.evaluations
-        )
+        quote = quotes[name]
+        chosen, choice, prior = held_out[name] or (value, np.zeros_like(error), quote.prior.value)
+        stderr = np.sqrt(error**2 + choice**2 + quote.doubt() ** 2)
+        of_prior = Estimate(BITS * prior, BITS * quote.prior.stderr)
+        priced[name] = _priced(of_prior, BITS * chosen, BITS * stderr, moments.evaluations)
     return priced
 
 
@@ -196,6 +195,7 @@ class _Quote:
 
     Attributes:
         log_snr, slopes: of the transitions, as `Priceable.slopes` has them.
+        prior: of the first level, nats per dimension.
         first: log-SNR where the decoder takes over.
         reconstruction: of a table of last steps, nats per dimension.
     """
@@ -205,6 +205,7 @@ class _Quote:
     schedule: Schedule
     log_snr: Array
     slopes: Array
+    prior: Estimate
     first: float
     reconstruction: Callable[[Reconstruction], float]
 
@@ -219,7 +220,8 @@ class _Quote:
             exact = nats(view.whole.table)
         log_snr, slopes = method.slopes(schedule, view.curve)
         last = nats if decoder.needs_network else lambda table: exact
-        return cls(method, view, schedule, log_snr, slopes, float(level.log_snr), last)
+        prior = prior_price(method.prior, schedule, method.top, statistics)
+        return cls(method, view, schedule, log_snr, slopes, prior, float(level.log_snr), last)
 
     @property
     def length(self) -> int:
@@ -250,21 +252,25 @@ class _Quote:
     def _sensitivity(self) -> tuple[float, float]:
         return self.method.decoder.sensitivity(self.first, self.view.whole.table)
 
-    def cross_fitted(self, statistics: DataStatistics) -> tuple[Array, Array] | None:
-        """(row, error of the choice) where every fold prices what the other groups choose; None where nothing was chosen.
+    def cross_fitted(self, statistics: DataStatistics) -> tuple[Array, Array, float] | None:
+        """(row, its error, prior) where every fold prices what the other groups choose; None where nothing was chosen.
 
         The row is this method's own plus the mean difference of what is chosen without a fold, paired on the fold; the error
-        is that of the difference, from its spread over folds.
+        is that of the difference, from its spread over folds. What is chosen may begin at another level: the prior differs as
+        the row does, and the error of the total is of their sum.
         """
         choose = self.method.choice
         if choose is None or not self.view.folds:
             return None
-        differences = []
+        differences, priors = [], []
         for number, (others, fold) in enumerate(self.view.folds):
             chosen = _Quote.of(choose(others, number), self.view, self.schedule, statistics)
             differences.append(chosen.row(fold, None) - self.row(fold, None))
-        spread = np.std(differences, axis=0, ddof=1) / math.sqrt(len(differences))
-        return self.row(self.view.whole, None) + np.mean(differences, 0), spread
+            priors.append(chosen.prior.value - self.prior.value)
+        row, prior = self.row(self.view.whole, None) + np.mean(differences, 0), self.prior.value + float(np.mean(priors))
+        of_total = np.array(differences)
+        of_total[:, 0] += priors
+        return row, np.std(of_total, axis=0, ddof=1) / math.sqrt(len(differences)), prior
 
     def doubt(self) -> Array:
         """Standard errors of a row for what the curve and the table may do between knots."""

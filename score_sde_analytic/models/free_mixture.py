@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,16 +25,30 @@ from torch import Tensor
 
 from score_sde_analytic.arrays import Array, as_array, wide
 from score_sde_analytic.checks import each, number, whole
-from score_sde_analytic.data.basis import array_digest
+from score_sde_analytic.data import bases
+from score_sde_analytic.data.basis import Basis, array_digest
 from score_sde_analytic.data.examples import Data, as_dataset, batches
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.extras import optional
+from score_sde_analytic.files import load_arrays, save_arrays
 from score_sde_analytic.models.free import DATA, NOISE, FreeModel, LinearDenoiser
 from score_sde_analytic.models.identity import digest_of
 from score_sde_analytic.models.mixture import GaussianMixture, preserving_level
 from score_sde_analytic.process.gaussian import expand
 from score_sde_analytic.process.level import Level
 
+KIND = "mixture denoiser"
+#: What the mixture's own arrays are called by in a file, which has those of its basis too.
+OF_MIXTURE = "mixture_"
+ARRAYS = {
+    "mean": "float64 ...",
+    "spectrum": "float64 ...",
+    "leading": "int64 r",
+    f"{OF_MIXTURE}weights": "float64 k",
+    f"{OF_MIXTURE}means": "float64 k r",
+    f"{OF_MIXTURE}eigenvalues": "float64 k r",
+    f"{OF_MIXTURE}basis": "float64 k r r",
+}
 #: Log-SNR per unit of the largest variance at which the law of x_t is Gaussian: the third moments left are of order 1e-4.
 DEEP = -9.0
 #: Steps of the flow's integration per unit of log-SNR, of the classical Runge-Kutta method.
@@ -178,6 +193,33 @@ class MixtureDenoiser(FreeModel):
     def config(self) -> dict[str, Any]:
         places = array_digest(np.array(self.leading))
         return {"name": "mixture", "linear": self.linear.config(), "leading": places, "mixture": digest_of(self.mixture)}
+
+    def save(self, path: str | Path) -> None:
+        """Write it, with its basis, as one file."""
+        tensors = {name: tensor.numpy() for name, tensor in self.mixture.state_dict().items()}
+        arrays = {f"{OF_MIXTURE}{name}": array for name, array in tensors.items()} | {"leading": np.array(self.leading)}
+        linear = {"mean": self.linear.mean.numpy(), "spectrum": self.linear.spectrum} | bases.to_arrays(self.linear.basis)
+        save_arrays(path, arrays | linear, {"kind": KIND, "basis": self.linear.basis.config(), "steps": self.steps})
+
+    @classmethod
+    def load(cls, path: str | Path, basis: Basis | None = None) -> MixtureDenoiser:
+        """Read what `save` wrote.
+
+        Args:
+            basis: the basis itself, needed for one that is not built in.
+
+        Raises:
+            MissingFileError: no such file.
+            InputError: it is damaged, or of another basis.
+        """
+        cure = "delete it and fit it again"
+        arrays, metadata = load_arrays(path, KIND, ARRAYS, {"basis": dict, "steps": range(1, 1 << 31)}, cure)
+        basis = bases.from_config(metadata["basis"], arrays, basis)
+        linear = LinearDenoiser(basis, torch.as_tensor(arrays["mean"]), arrays["spectrum"])
+        state = {name: torch.as_tensor(arrays[f"{OF_MIXTURE}{name}"]) for name in ("weights", "means", "eigenvalues", "basis")}
+        mixture = GaussianMixture(state["weights"], state["means"], 1.0)
+        mixture.load_state_dict(state)
+        return cls(linear, arrays["leading"].tolist(), mixture, metadata["steps"])
 
     @cached_property
     def _places(self) -> Tensor:

@@ -90,6 +90,7 @@ def test_the_prior_term_is_unbiased_and_steadier(free):
     assert steady.std() < 0.8 * plain.std()
 
 
+@pytest.mark.slow
 def test_the_price_of_its_own_data_is_their_information(free, planar):
     """E KL(q || p) = I(x_0; x_t) / d = 1/2 integral of R: the judged price of its own draws is what the model says."""
     schedule = LinearVP()
@@ -123,6 +124,14 @@ def test_one_component_is_the_gaussian():
     shifted = LinearDenoiser(linear.basis, linear.mean, linear.spectrum + floor)
     torch.testing.assert_close(free.x_0(x[:5], level), shifted.x_0(x[:5], level), rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(free.start(x[:5], level), shifted.start(x[:5], level), rtol=1e-3, atol=1e-4)
+
+
+def test_files_give_the_same_model_back(free, tmp_path):
+    free.save(tmp_path / "mixture.safetensors")
+    loaded = MixtureDenoiser.load(tmp_path / "mixture.safetensors")
+    assert loaded.config() == free.config()
+    level = LinearVP().level(0.3)
+    assert torch.equal(loaded.start(draws(3, 2), level), free.start(draws(3, 2), level))
 
 
 @pytest.mark.parametrize(

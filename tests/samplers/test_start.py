@@ -66,7 +66,7 @@ STOCHASTIC = {
 }
 
 
-@pytest.mark.parametrize("schedule", [LinearVP(), VE()])
+@pytest.mark.parametrize("schedule", [LinearVP(), pytest.param(VE(), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_deterministic_samplers_end_on_the_exact_flow(name: str, schedule: Any) -> None:
     """From log-SNR -1, far below t = 1: the end differs from that of the flow by the solver's error and the last step's."""
