@@ -61,7 +61,11 @@ def linear():
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpm2", "dpm3", "unipc2", "unipc3", "euler", "midpoint"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [pytest.param(torch.float32, 1e-5, marks=pytest.mark.slow), (torch.float64, 1e-10)],
+    ids=["float32", "float64"],
+)
 def test_a_table_gives_the_samples_of_the_solver_it_was_read_from(planar, schedule, name, dtype, tolerance):
     model = planar.score_model(schedule)
     solver = solvers(model)[name]

@@ -201,7 +201,8 @@ def test_the_certificate_bounds_the_distance_to_the_fine_flow(mixed, mixed_paths
 def test_more_calls_leave_less(mixed, mixed_paths):
     mixture, linear = mixed
     model = mixture.score_model(LinearVP())
-    left = [fit_table(model, mixed_paths, linear, steps).facts["certificate"] for steps in (1, 2, 4)]
+    fitting = Fitting(trials=10)
+    left = [fit_table(model, mixed_paths, linear, steps, fitting=fitting).facts["certificate"] for steps in (1, 2, 4)]
     assert left[1] < 0.7 * left[0]
     assert left[2] < 0.5 * left[1]
 
@@ -219,7 +220,7 @@ def test_equal_settings_give_equal_tables_and_costs_are_reported(mixed, mixed_pa
     mixture, linear = mixed
     model = mixture.score_model(LinearVP())
     with model.metered() as cost:
-        one, two = (fit_table(model, mixed_paths, linear, 3) for _ in range(2))
+        one, two = (fit_table(model, mixed_paths, linear, 3, fitting=Fitting(trials=10)) for _ in range(2))
     assert one.digest == two.digest
     assert one.label == "fewest(K=3)"
     assert cost.evaluations == 2 * 80 * 3

@@ -16,8 +16,8 @@ from score_sde_analytic.samplers import Table, TableSampler
 from score_sde_analytic.study import Knots, Search, Settings, analyse
 from score_sde_analytic.study.few import Few, levels, top
 
-SETTINGS = Settings(knots=Knots(count=16), search=Search(points=120, most=20))
-BUDGET = Budget(min_draws=300, max_draws=300)
+SETTINGS = Settings(knots=Knots(count=16, most=0), search=Search(points=120, most=20))
+BUDGET = Budget(min_draws=200, max_draws=200)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,7 @@ def test_a_kept_table_refuses_another_network(study, free, mixture, tmp_path):
     assert "network calls per sample 1; network evaluations spent on paths 3200, on the fit 100" in str(table)
 
 
+@pytest.mark.slow
 def test_paths_begin_below_the_levels_at_which_a_network_is_worse_than_linear(study, free, mixture):
     """The exact score is nowhere worse; one that is wrong below log-SNR -2 is, and its paths begin above."""
     lowest = -np.log(free.spectrum.max()) - 4.0
@@ -75,12 +76,14 @@ def test_paths_begin_below_the_levels_at_which_a_network_is_worse_than_linear(st
 
     model = ScoreModel(Wrong(), LinearVP(), "eps", LogSNR(), coordinates="vp", fingerprint="wrong")
     wrong = analyse(model, mixture.sample(600), settings=SETTINGS, budget=BUDGET, progress=False)
-    assert -3.5 < top(wrong, free) < -2.0
+    known = wrong.moments.log_snr
+    assert top(wrong, free) == known[known < -2.0].max()
     at = levels(wrong, Few(free))
     assert len(at) == 32
     assert at[0] == top(wrong, free)
 
 
+@pytest.mark.slow
 def test_few_calls_beat_the_ancestral_chain(study, free, mixture):
     """Energy distance at three calls, from the same noise."""
     from score_sde_analytic.metrics import EnergyDistance, Reference
