@@ -37,7 +37,7 @@ def even(schedule: Schedule, low: float, high: float, steps: int) -> Grid:
 
 
 def residuals(models: dict[str, ScoreModel], images: Tensor) -> str:
-    """Mean square error of x_0, R / snr, of every model by noise level, with the paired error of what the last differs from the first."""
+    """Mean square error of x_0, R / snr, of every model by noise level; paired errors of the ratio of the first two."""
     rows = []
     for log_snr in LEVELS:
         schedule = next(iter(models.values())).schedule

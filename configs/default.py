@@ -89,6 +89,7 @@ def get_config() -> ConfigDict:
     # A sheet per grid: "even", "quadratic", "log_snr", "karras", "dp", ... as in grid.name.
     sample.grids = ("log_snr", "dp")
     sample.grid_variance = ""  # the variance for which "dp" and "tuned" grids are optimised; empty for covariance.name
+    sample.fewest = ()  # numbers K of calls for samples of the fewest calls: a table fitted to the network's flow, or noise too
     sample.variances = ("beta", "beta_tilde", "score", "residual")
     sample.seed = 0
     sample.eta = 1.0

@@ -104,8 +104,30 @@ def run(experiment: Experiment) -> list[Path]:
             total.add(**vars(sheet.cost))
         shown = {c: {steps: torch.from_numpy(sheet.x) for steps, sheet in rows.items()} for c, rows in sheets.items()}
         written += [figures.samples(work / f"samples_{name.label}.png", shown, data, declared), file.path]
-    content = {"network_calls_per_batch": calls, "cost": vars(total), "settings": settings.to_dict()}
+    few, reasons = _fewest(experiment, total)
+    written += few
+    content = {"fewest": reasons, "network_calls_per_batch": calls, "cost": vars(total), "settings": settings.to_dict()}
     return [*written, work / "grids", experiment.record("samples", content)]
+
+
+def _fewest(experiment: Experiment, total: Receipt) -> tuple[list[Path], dict[int, str]]:
+    """(files written, why these samplers by K) of the samples of the fewest calls; what they cost is added to the total."""
+    settings, study, work = experiment.config.sample, experiment.study, experiment.workdir
+    if not settings.fewest:
+        return [], {}
+    file, rows, reasons = Sheets.open(work / "samples_fewest.safetensors", settings.seed), {}, {}
+    with noted(lambda: f"{len(file.made)} sheets are in {file.path}", file.save):
+        for steps in settings.fewest:
+            plan = study.fewest(steps, experiment.splits.validation, path=work / "fewest")
+            reasons[steps] = plan.reason
+            print(f"K = {steps}: {plan.reason}")
+            sheet = file.sheet(f"K{steps}", plan, settings.count, settings.batch_size, _identity(experiment, plan))
+            rows[steps] = torch.from_numpy(sheet.x)
+            total.add(**vars(sheet.cost))
+    file.save()
+    data = experiment.splits.test[: settings.count]
+    picture = figures.samples(work / "samples_fewest.png", {"fewest": rows}, data, experiment.splits.data_range)
+    return [picture, file.path, work / "fewest"], reasons
 
 
 def _sheets(experiment: Experiment, file: Sheets, name: GridName, covariance: CovarianceName) -> dict[int, Sheet]:

@@ -113,6 +113,7 @@ FIELDS: dict[str, Check[Any]] = {
     "grid.max_steps": whole(2, 100_000),
     "grid.excess": each(number(above=0.0, most=1e3), 1),
     "sample.steps": each(STEPS, 1),
+    "sample.fewest": each(STEPS),
     "sample.grids": each(GRID),
     "sample.grid_variance": COVARIANCE_OR_USUAL,
     "sample.variances": each(COVARIANCE),

@@ -102,9 +102,8 @@ def paths(study: Reportable, settings: Few) -> FlowPaths:
     )
 
 
-def table(study: Reportable, steps: int, settings: Few) -> Table:
+def table(study: Reportable, steps: int, settings: Few, recorded: FlowPaths) -> Table:
     """Fitted, or read."""
-    recorded = paths(study, settings)
     asked = digest(plain(recorded.identity), plain(dataclasses.asdict(settings.fitting)), steps)[:8]
     file = settings.file(f"fewest_{steps}-{asked}")
     if file is not None and file.exists():
@@ -115,7 +114,8 @@ def table(study: Reportable, steps: int, settings: Few) -> Table:
     return made
 
 
-def plan(study: Reportable, steps: int, settings: Few) -> SamplingPlan:
+def plan(study: Reportable, steps: int, settings: Few, recorded: FlowPaths) -> SamplingPlan:
     """A table's sampler on its grid."""
-    sampler = TableSampler(study.model, table(study, whole(1)("steps", steps), settings))
-    return SamplingPlan(sampler, sampler.grid, study.shape, study.device, study.dtype)
+    fitted = table(study, whole(1)("steps", steps), settings, recorded)
+    sampler = TableSampler(study.model, fitted)
+    return SamplingPlan(sampler, sampler.grid, study.shape, study.device, study.dtype, reason=str(fitted))

@@ -24,6 +24,7 @@ class SamplingPlan:
         shape: of one sample.
         device, dtype: of samples.
         start: a free model of the data that they start from; None for the prior at t = 1.
+        reason: why this sampler, in words, and what it took to know; empty where it was asked for by name.
 
     >>> study.sampler(steps=10)(count=3).shape
     torch.Size([3, 2])
@@ -35,6 +36,7 @@ class SamplingPlan:
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
     start: FreeModel | None = None
+    reason: str = ""
 
     @property
     def calls(self) -> int | None:

@@ -21,6 +21,7 @@ from score_sde_analytic.measure.curve import NoiseCurve, ResidualCap
 from score_sde_analytic.measure.draws import Recorder
 from score_sde_analytic.measure.estimation import Budget
 from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.models.judged import Judged
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.decoder import Decoder
 from score_sde_analytic.process.schedule import Schedule
@@ -56,6 +57,8 @@ class Reportable(Protocol):
     def dtype(self) -> torch.dtype: ...
     @property
     def heads(self) -> Callable[[str], str | Path] | None: ...
+    @property
+    def free(self) -> Judged | None: ...
     @property
     def schedule(self) -> Schedule: ...
     @property

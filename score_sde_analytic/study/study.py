@@ -27,7 +27,7 @@ from score_sde_analytic.models.free import FreeModel, LinearDenoiser
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.decoder import Decoder
 from score_sde_analytic.samplers import Ancestral
-from score_sde_analytic.study import few, storage
+from score_sde_analytic.study import fewest, storage
 from score_sde_analytic.study.budgets import steps_within
 from score_sde_analytic.study.covariances import covariance
 from score_sde_analytic.study.free import named
@@ -322,22 +322,20 @@ class Study(Measured):
         times, start = self.grid(steps, grid, covariance, prior), self._search(prior).prior
         return SamplingPlan(sampler, times, self.shape, self.device, self.dtype, start)
 
-    def fewest(self, steps: int, free: LinearDenoiser, path: str | Path | None = None, **options: Any) -> SamplingPlan:
-        """The sampler for the fewest calls: a table fitted to the network's own flow, "fewest(K=3)".
+    def fewest(self, steps: int, data: Data | None = None, free: LinearDenoiser | None = None, **options: Any) -> SamplingPlan:
+        """The sampler for so few calls: a table fitted to the network's own flow, or noise too where examples say so.
 
-        Bits are those of `chain`: a table is for samples, and has no likelihood.
+        Bits are those of `chain`: this is for samples, and has no likelihood. Its `reason` says what was chosen and why.
 
         Args:
-            free: mean, basis and spectrum of the data (`LinearDenoiser.of`).
-            path: folder that keeps paths and tables; unfinished work is continued.
-            options: of `few.Few`: count and levels of paths, fitting, progress.
+            data: examples by which the table and the family between flow and chain are judged; None takes the table.
+            free: mean, basis and spectrum of the data; None for those of `analyse`.
+            options: of `few.Few`: path of a folder that keeps paths and tables, count and levels of paths, fitting, progress.
 
-        >>> from score_sde_analytic.models import LinearDenoiser
-        >>> fewest = study.fewest(3, LinearDenoiser.of(data), progress=False)
-        >>> fewest.calls, fewest.sampler.name
-        (3, 'fewest(K=3)')
+        >>> study.fewest(3, progress=False).sampler.name
+        'fewest(K=3)'
         """
-        return few.plan(self, steps, few.Few(free, path, **options))
+        return fewest.of(self, steps, data, free, options)
 
     def sample(
         self, count: int, steps: int = 10, seed: int = 0, batch_size: int = 64, **names: Any

@@ -501,3 +501,17 @@ def test_a_stacked_network_is_what_everything_uses(tmp_path):
     assert max(worse) <= 0.0  # left alone where nothing is gained
     config.network.recalibrate = "off"
     assert Experiment(config, tmp_path / "off").model.fingerprint() != better.fingerprint()
+
+
+def test_samples_of_the_fewest_calls(tmp_path, capsys):
+    config = small_mixture()
+    config.sample.grids, config.sample.variances, config.sample.fewest = (), (), (1, 2)
+    config.sample.count = config.sample.batch_size = 20
+    written = MODES["sample"](config, tmp_path)
+    assert {"samples_fewest.png", "samples_fewest.safetensors", "fewest"} <= {path.name for path in written}
+    assert "K = 2: " in capsys.readouterr().out
+    report = json.loads((tmp_path / "report.json").read_text())["samples"]
+    assert "nearest to the examples" in report["fewest"]["2"]
+    before = (tmp_path / "samples_fewest.safetensors").read_bytes()
+    MODES["sample"](config, tmp_path)
+    assert (tmp_path / "samples_fewest.safetensors").read_bytes() == before

@@ -38,24 +38,24 @@ def study(mixture):
 
 def test_k_calls_per_sample_and_none_for_what_is_kept(study, free, tmp_path):
     with study.model.metered() as cost:
-        plan = study.fewest(3, free, tmp_path, progress=False)
+        plan = study.fewest(3, free=free, path=tmp_path, progress=False)
     assert cost.evaluations == 100 * 32 + 100 * 3
     with study.model.metered() as cost:
         x = plan(5)
     assert (plan.calls, cost.evaluations, x.shape) == (3, 15, (5, 8))
     with study.model.metered() as cost:
-        again = study.fewest(3, free, tmp_path, progress=False)
+        again = study.fewest(3, free=free, path=tmp_path, progress=False)
     assert cost.calls == 0
     assert torch.equal(again(5), x)
     with study.model.metered() as cost:  # paths serve every number of calls
-        study.fewest(2, free, tmp_path, progress=False)
+        study.fewest(2, free=free, path=tmp_path, progress=False)
     assert cost.evaluations == 100 * 2
     assert len(list(tmp_path.glob("paths-*"))) == 1
     assert len(list(tmp_path.glob("fewest_*"))) == 2
 
 
 def test_a_kept_table_refuses_another_network(study, free, mixture, tmp_path):
-    study.fewest(1, free, tmp_path, progress=False)
+    study.fewest(1, free=free, path=tmp_path, progress=False)
     table = Table.load(next(tmp_path.glob("fewest_1-*")))
     other = GaussianMixture(np.ones(1), np.zeros((1, 8)), 1.0).score_model(LinearVP())
     with pytest.raises(InputError, match="made for something else"):
@@ -89,7 +89,23 @@ def test_few_calls_beat_the_ancestral_chain(study, free, mixture):
     from score_sde_analytic.metrics import EnergyDistance, Reference
 
     exact = Reference(mixture.sample(2000, seed=9).double())
-    ours = study.fewest(3, free, progress=False)(2000, batch_size=2000)
+    ours = study.fewest(3, free=free, progress=False)(2000, batch_size=2000)
     chain = study.sample(2000, steps=3, batch_size=2000)
     distances = [EnergyDistance()(x.double(), exact).value for x in (ours, chain)]
     assert distances[0] < 0.05 * distances[1]
+
+
+def test_examples_choose_between_the_table_and_the_family(study, mixture):
+    """The sentence names the nearest; the calls are as asked; equal seeds choose equally."""
+    plans = [study.fewest(3, mixture.sample(300, seed=4), progress=False, count=20) for _ in range(2)]
+    assert plans[0].calls == plans[1].calls == 3
+    assert plans[0].reason == plans[1].reason
+    assert "nearest to the examples of 8 candidates" in plans[0].reason
+    assert "choosing took 9600 network evaluations" in plans[0].reason
+    assert torch.equal(plans[0](4), plans[1](4))
+
+
+def test_one_call_leaves_nothing_to_choose(study, mixture):
+    plan = study.fewest(1, mixture.sample(300, seed=4), progress=False, count=20)
+    assert plan.calls == 1
+    assert "of 1 candidates" in plan.reason
