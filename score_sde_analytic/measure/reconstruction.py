@@ -119,16 +119,21 @@ class Reconstruction:
         """Widths that have a price, in units of `decoder_scale`."""
         return DECODER_RATIOS if self.curve is None else RATIOS
 
-    def _table(self, log_snr: Array) -> Array:
-        """Cost at every width of `ratios`, (n, ratios)."""
-        measured = self._rows(log_snr)
+    def _table(self, log_snr: Array, ratios: Array) -> Array:
+        """Cost at these widths, in log2 of units of `decoder_scale`, (n, widths).
+
+        What is interpolated between measured widths is their difference from normal errors, by a spline in the logarithm of the
+        width; narrower ones see it as e^2 / (2 s^2), as they do normal errors, wider ones as the widest that was measured.
+        """
+        known = np.log2(DECODER_RATIOS)
+        # A spline, not PCHIP, which would put every minimum on a table entry.
+        within = np.clip(ratios, known[0], known[-1])
+        difference = scipy.interpolate.CubicSpline(known, self._rows(log_snr), axis=1)(within)
         if self.curve is None:
-            return measured
-        lowest, highest = (np.searchsorted(RATIOS, DECODER_RATIOS[end]) for end in (0, -1))
-        # Beyond the measured widths errors enter as e^2 / (2 s^2), as they do those of normal ones.
-        below = measured[:, :1] * (DECODER_RATIOS[0] / RATIOS[:lowest]) ** 2
-        above = measured[:, -1:] * (DECODER_RATIOS[-1] / RATIOS[highest + 1 :]) ** 2
-        return np.concatenate([below, measured, above], 1) + self._normal(log_snr, RATIOS)
+            return difference
+        narrower = 4.0 ** np.maximum(known[0] - ratios, 0.0)
+        normal = scipy.interpolate.CubicSpline(np.log2(RATIOS), self._normal(log_snr, RATIOS), axis=1)(ratios)
+        return narrower * difference + normal
 
     def at(self, log_snr: float, std: float) -> float:
         """Nats per dimension at one level and decoder std.
@@ -144,7 +149,7 @@ class Reconstruction:
         if not ratios[0] - 1e-9 <= ratio <= ratios[-1] + 1e-9:
             low, high = self.ratios[[0, -1]] * scale
             raise InputError(f"decoder std {std:.4g} lies outside the measured range [{low:.4g}, {high:.4g}] at this level")
-        return float(scipy.interpolate.CubicSpline(ratios, self._table(lam)[0])(ratio))
+        return float(self._table(lam, np.array([ratio]))[0, 0])
 
     def slope(self, log_snr: float, std: float) -> float:
         """How the cost of normal errors changes for a unit of y; of a density, how `at` does."""
@@ -199,8 +204,7 @@ class Reconstruction:
             return normal_nats(variance, np.sqrt(variance), None), np.sqrt(variance)
         ratios = np.log2(self.ratios)
         fine = np.linspace(ratios[0], ratios[-1], FINE * (len(ratios) - 1) + 1)
-        # A spline, not PCHIP, which would put every minimum on a table entry.
-        table = scipy.interpolate.CubicSpline(ratios, self._table(lam), axis=1)(fine)
+        table = self._table(lam, fine)
         column = table.argmin(1)
         self._check_edge(lam, column == len(fine) - 1)
         return table[np.arange(len(lam)), column], 2.0 ** fine[column] * decoder_scale(lam, self.data_variance)

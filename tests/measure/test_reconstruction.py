@@ -15,6 +15,7 @@ from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.reconstruction import Reconstruction, normal_nats
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.process.decoder import decoder_nats
 from score_sde_analytic.process.schedule import LinearVP
 
 GAUSSIAN = GaussianMixture([1.0], [[0.1] * 8], 0.09)
@@ -102,3 +103,20 @@ def test_data_without_spread_are_refused(data, data_range):
     with pytest.raises(ValueError, match="no spread"):
         estimate(model, data, [0.0], data_range=data_range, progress=False)
     DataStatistics.of(torch.tensor([[0.5], [0.5 + 1e-7]], dtype=torch.float64)).require_spread()
+
+
+def test_widths_between_those_measured_where_data_pile_up_at_an_end():
+    """Half of the numbers are the lowest level, whose bin is infinite: costs are exact sums over the data at any width."""
+    declared = DataRange(-1.0, 1.0, levels=17)
+    levels = np.linspace(-1.0, 1.0, 17)
+    rng = np.random.default_rng(0)
+    x_0 = torch.from_numpy(np.where(rng.random((320, 8)) < 0.5, -1.0, rng.choice(levels, (320, 8))))
+    mean = float(x_0.mean())
+    blind = ScoreModel(lambda x, t: torch.full_like(x, mean), LinearVP(), "x_0", fingerprint="blind")
+    moments = estimate(blind, x_0, [-9.0, -8.0], Budget(max_draws=320, min_draws=320), data_range=declared, progress=False)
+    table = Reconstruction.of(moments)
+    for std in (0.15, 0.33, 0.6, 0.8, 0.95, 1.1):
+        exact = float(decoder_nats(x_0, torch.full_like(x_0, mean), std, declared).mean())
+        assert table.at(-8.5, std) == pytest.approx(exact, abs=2e-3)
+    nats, std = table.best(-8.5)
+    assert nats[0] == pytest.approx(float(decoder_nats(x_0, torch.full_like(x_0, mean), std[0], declared).mean()), abs=1e-3)
