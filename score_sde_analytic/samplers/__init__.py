@@ -11,18 +11,27 @@ from score_sde_analytic.samplers.corrector import (
     PredictorCorrector,
     ReverseDiffusion,
 )
+from score_sde_analytic.samplers.dpm_solver_v3 import DPMSolverV3
 from score_sde_analytic.samplers.heun import Heun
-from score_sde_analytic.samplers.multistep import DPMSolverPP, UniPC
+from score_sde_analytic.samplers.linear_multistep import LMS
+from score_sde_analytic.samplers.multistep import DEIS, IPNDM, DPMSolverPP, UniPC
 from score_sde_analytic.samplers.ode import ProbabilityFlow
 from score_sde_analytic.samplers.reverse_sde import AdaptiveSDE, ReverseSDE
+from score_sde_analytic.samplers.sa_solver import SASolver
+from score_sde_analytic.samplers.singlestep import DPMSolverSinglestep
 
 __all__ = [
+    "DEIS",
+    "IPNDM",
+    "LMS",
     "AdaptiveSDE",
     "AnalyticMultistep",
     "Ancestral",
     "AnnealedLangevin",
     "Callback",
     "DPMSolverPP",
+    "DPMSolverSinglestep",
+    "DPMSolverV3",
     "EulerMaruyama",
     "Heun",
     "Langevin",
@@ -30,6 +39,7 @@ __all__ = [
     "ProbabilityFlow",
     "ReverseDiffusion",
     "ReverseSDE",
+    "SASolver",
     "Sampler",
     "Step",
     "UniPC",
