@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.compare.examples import Examples
+from score_sde_analytic.data.bases import BASES
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood.evaluation import digest
-from score_sde_analytic.measure.bases import BASES
 from score_sde_analytic.metrics import (
     KID,
     ClassifierFeatures,

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from score_sde_analytic.arrays import Array, float64_place, wide
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
+from score_sde_analytic.data import bases
 from score_sde_analytic.data.basis import Basis, Pixel, PixelChannel
 from score_sde_analytic.declared import reading
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
-from score_sde_analytic.measure import bases
 from score_sde_analytic.measure import statistics as conditioning
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.held_out import Correction

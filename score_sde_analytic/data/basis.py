@@ -69,7 +69,7 @@ class BuiltIn(Basis):
 
     def config(self) -> dict[str, Any]:
         settings = {name: getattr(self, name) for name in self._settings}
-        return {"name": type(self).__name__, **settings, **{name: _digest(getattr(self, name)) for name in self._arrays}}
+        return {"name": type(self).__name__, **settings, **{name: array_digest(getattr(self, name)) for name in self._arrays}}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, BuiltIn) and other.config() == self.config()
@@ -126,7 +126,11 @@ class Scalar(PixelChannel):
         return np.zeros(tuple(shape), dtype=np.int64)
 
 
-def _digest(array: NDArray[np.float64]) -> str:
-    """Shape and contents of an array."""
+def array_digest(array: NDArray[np.float64]) -> str:
+    """Shape and contents of an array, as one word.
+
+    >>> array_digest(np.zeros((2, 3)))[:4]
+    '2x3:'
+    """
     sha = hashlib.sha256(array.tobytes()).hexdigest()[:16]
     return f"{'x'.join(map(str, array.shape))}:{sha}"

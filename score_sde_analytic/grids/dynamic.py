@@ -1,7 +1,9 @@
 """Shortest K-step paths over a fine lattice of log-SNR, without ever holding an N x N matrix.
 
     c(i, j) = mean_k 1/2 log(1 + R_jk expm1(lam_i - lam_j))      the step from point j down to i < j, nats per dimension
-    cost of a path p_1 < .. < p_K = N - 1:   first_cost[p_1] + c(p_1, p_2) + .. + c(p_{K-1}, p_K)
+    cost of a path p_1 < .. < p_K:           first_cost[p_1] + c(p_1, p_2) + .. + c(p_{K-1}, p_K) + top_cost[p_K]
+
+A path ends at p_K = N - 1, at no cost, unless `top_cost` says what it costs to end at each point.
 
 Points ascend in time, so log-SNR lam strictly decreases along the index and point N - 1 is t = 1. Where
 y = lam + log((1 - R)/R) never decreases in lam, c is Monge,
@@ -11,7 +13,8 @@ y = lam + log((1 - R)/R) never decreases in lam, c is Monge,
 so best successors are monotone and the optimal cost from a fixed first point is convex in the number of steps. Forbidding
 short steps keeps this: of the four steps (i', j) is the shortest, so if it is allowed, so are the others.
 
-The recursion runs from t = 1 towards the data: `first_cost` then enters only at the end and may be anything, inf included.
+The recursion runs from t = 1 towards the data: `first_cost` then enters only at the end and may be anything, inf included. Any
+`top_cost`, where it begins, leaves successors monotone along the index (not in the number of steps).
 (Knuth, 1971; Yao, 1982; Galil & Park, 1992, for the monotone searches; Aggarwal, Schieber & Tokuyama, 1994, for a single K.)
 """
 
@@ -148,13 +151,19 @@ def is_monge(costs: StepCosts, tolerance: float = 1e-6) -> bool:
 
 
 def shortest_paths(
-    costs: StepCosts, first_cost: ArrayLike, max_steps: int, method: Method = "auto", min_spacing: float = 0.0
+    costs: StepCosts,
+    first_cost: ArrayLike,
+    max_steps: int,
+    method: Method = "auto",
+    min_spacing: float = 0.0,
+    top_cost: ArrayLike | None = None,
 ) -> ShortestPaths:
     """Shortest paths of 1 .. max_steps steps; "auto" takes the Monge solver if `is_monge` allows it and numba is there.
 
     Args:
         first_cost: (N,), nats per dimension of the last step, from each point to the data; inf forbids a first time.
         min_spacing: smallest allowed difference of log-SNR in a step.
+        top_cost: (N,), nats per dimension of the prior at each point; inf forbids a first level; None for t = 1 alone.
 
     Raises:
         InputError: malformed input, unknown method, or a lattice too large for the plain recursion.
@@ -169,11 +178,15 @@ def shortest_paths(
     has_numba = importlib.util.find_spec("numba") is not None
     monge = method == "monge" or (method == "auto" and has_numba and is_monge(costs))
     solve = monge_paths if monge else plain_paths
-    return ShortestPaths(*solve(costs, first_cost, max_steps, min_spacing), "monge" if monge else "plain")
+    return ShortestPaths(*solve(costs, first_cost, max_steps, min_spacing, top_cost), "monge" if monge else "plain")
 
 
 def plain_paths(
-    costs: StepCosts, first_cost: ArrayLike, max_steps: int, min_spacing: float = 0.0
+    costs: StepCosts,
+    first_cost: ArrayLike,
+    max_steps: int,
+    min_spacing: float = 0.0,
+    top_cost: ArrayLike | None = None,
 ) -> tuple[list[Indices], Float64[Array, " {max_steps}"]]:
     """Shortest paths of 1 .. max_steps steps for any curve, by `grid.optimal_paths`: O(K N^2) time, O(N^2 + K N) memory.
 
@@ -188,15 +201,19 @@ def plain_paths(
         )
     matrix = costs.matrix()
     matrix[np.arange(len(costs)) < costs.nearest(min_spacing)[:, None]] = np.inf
-    return optimal_paths(matrix, first, max_steps)
+    return optimal_paths(matrix, first, max_steps, None if top_cost is None else _end("top_cost", top_cost, len(costs)))
 
 
 def monge_paths(
-    costs: StepCosts, first_cost: ArrayLike, max_steps: int, min_spacing: float = 0.0
+    costs: StepCosts,
+    first_cost: ArrayLike,
+    max_steps: int,
+    min_spacing: float = 0.0,
+    top_cost: ArrayLike | None = None,
 ) -> tuple[list[Indices], Float64[Array, " {max_steps}"]]:
     """Shortest paths of 1 .. max_steps steps for Monge costs: about K N time, 4 K N bytes.
 
-        V_0[N - 1] = 0,   V_m[i] = min_{j > i} c(i, j) + V_{m-1}[j],   cost of K steps = min_i first_cost[i] + V_{K-1}[i]
+        V_0 = top_cost,   V_m[i] = min_{j > i} c(i, j) + V_{m-1}[j],   cost of K steps = min_i first_cost[i] + V_{K-1}[i]
 
     Costs that are not Monge give valid paths that need not be the shortest.
 
@@ -213,7 +230,12 @@ def monge_paths(
         size = f"{4e-9 * max_steps * n:.3g} GB"
         raise InputError(f"{max_steps} steps on {n} points need a table of {size}; use monge_path for one number of steps")
     kernels = _compiled()
-    successors, starts, values = kernels.table(*_lines(costs), costs.nearest(min_spacing), first, max_steps)
+    lines, nearest = _lines(costs), costs.nearest(min_spacing)
+    if top_cost is None:
+        successors, starts, values = kernels.table(*lines, nearest, first, max_steps)
+    else:
+        top = np.expm1(2.0 * _end("top_cost", top_cost, n))
+        successors, starts, values = kernels.free_table(*lines, nearest, first, top, max_steps)
     paths = np.split(kernels.unroll(successors, starts), np.cumsum(np.arange(1, max_steps)))
     return [path if np.isfinite(value) else path[:0] for path, value in zip(paths, values, strict=True)], values
 
@@ -327,15 +349,21 @@ def _checked(costs: StepCosts, first_cost: ArrayLike, steps: int) -> Array:
     Raises:
         InputError: wrong shape, NaN or -inf, or `steps` outside 1 .. N.
     """
-    first = as_array(first_cost)
     n = len(costs)
-    if first.shape != (n,):
-        raise InputError(f"first_cost must be ({n},), one per lattice point, got {first.shape}")
-    if np.any(np.isnan(first) | np.isneginf(first)):
-        raise InputError("first_cost must be finite, or inf to forbid a first time")
+    first = _end("first_cost", first_cost, n)
     if not 1 <= whole()("steps", steps) <= n:
         raise InputError(f"{steps} steps are not within 1 .. {n}, the number of lattice points; use a finer lattice")
     return first
+
+
+def _end(name: str, cost: ArrayLike, n: int) -> Array:
+    """The cost of an end of a path at every point."""
+    end = as_array(cost)
+    if end.shape != (n,):
+        raise InputError(f"{name} must be ({n},), one per lattice point, got {end.shape}")
+    if np.any(np.isnan(end) | np.isneginf(end)):
+        raise InputError(f"{name} must be finite, or inf to forbid a first time")
+    return end
 
 
 def _lines(costs: StepCosts) -> tuple[Array, Array]:

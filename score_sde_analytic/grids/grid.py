@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy.typing import ArrayLike, NDArray
 
-from score_sde_analytic.arrays import Array, numbers
+from score_sde_analytic.arrays import Array, as_array, numbers
 from score_sde_analytic.checks import number, whole
 from score_sde_analytic.declared import reading
 from score_sde_analytic.errors import InputError
@@ -147,20 +147,28 @@ def karras(schedule: Schedule, steps: int, first: float, rho: float = 7.0) -> Gr
     return _ends_in_data(np.asarray(schedule.time(-2.0 * rho * np.log(ladder))), f"Karras, rho={rho:g}")
 
 
+def ends_at_last(n: int) -> Float64[Array, " n"]:
+    """The cost of ending at each of n lattice points where t = 1, the last, is the only one allowed."""
+    return np.append(np.full(n - 1, np.inf), 0.0)
+
+
 def optimal_paths(
-    cost: ArrayLike, first_cost: ArrayLike, max_steps: int
+    cost: ArrayLike, first_cost: ArrayLike, max_steps: int, top_cost: ArrayLike | None = None
 ) -> tuple[list[NDArray[np.int64]], Float64[Array, " {max_steps}"]]:
     """Shortest K-step paths through N lattice points for all K <= max_steps, by the plain O(K N^2) recursion.
 
-        D_1[j] = first_cost[j],   D_K[j] = min_{i < j} D_{K-1}[i] + cost[i, j];   the path ends at j = N - 1
+        D_1[j] = first_cost[j],   D_K[j] = min_{i < j} D_{K-1}[i] + cost[i, j]
+
+    The path ends at j = N - 1, or where D_K[j] + top_cost[j] is least.
 
     Args:
         cost: (N, N), cost[i, j] of the step from point j down to i < j; other entries are ignored.
         first_cost: (N,), cost of the final step from point j to the data (inf forbids j as first time).
         max_steps: largest K.
+        top_cost: (N,), cost of ending at each point (inf forbids it as the end); None for N - 1 alone, at no cost.
 
     Returns:
-        (paths, costs): paths[K - 1] holds K ascending lattice indices that end in N - 1; costs is (max_steps,),
+        (paths, costs): paths[K - 1] holds K ascending lattice indices that end in N - 1, or anywhere; costs is (max_steps,),
         inf (with an empty path) where no path exists.
 
     >>> inf = np.inf
@@ -174,18 +182,21 @@ def optimal_paths(
         raise InputError(f"cost must be ({n}, {n}) to match first_cost, got {c.shape}")
     if not 1 <= max_steps <= n:
         raise InputError(f"{max_steps} steps need at least as many lattice points, got {n}; use a finer lattice")
+    top = ends_at_last(n) if top_cost is None else as_array(top_cost)
     c[np.tril_indices(n)] = np.inf
     parents = np.zeros((max_steps, n), dtype=np.int64)
     costs = np.full(max_steps, np.inf)
-    costs[0] = best[-1]
-    for k in range(1, max_steps):
-        total = best[:, None] + c
-        parents[k] = total.argmin(0)
-        best = total[parents[k], np.arange(n)]
-        costs[k] = best[-1]
+    ends = np.zeros(max_steps, dtype=np.int64)
+    for k in range(max_steps):
+        if k > 0:
+            total = best[:, None] + c
+            parents[k] = total.argmin(0)
+            best = total[parents[k], np.arange(n)]
+        ends[k] = (best + top).argmin()
+        costs[k] = (best + top)[ends[k]]
     paths = []
     for k in range(max_steps):
-        path = [n - 1]
+        path = [int(ends[k])]
         for row in range(k, 0, -1):
             path.append(int(parents[row, path[-1]]))
         paths.append(np.array(path[::-1] if np.isfinite(costs[k]) else [], dtype=np.int64))

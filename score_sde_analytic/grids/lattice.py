@@ -2,7 +2,7 @@
 
     step t -> s:   1/2 [log(v / rho^2) + (rho^2 + b^2 V0) / v - 1]        any variance v, V0 from R of the network's mean
                    1/2 log(1 + R (exp(lam_s - lam_t) - 1))                the optimal v, whatever the schedule
-    prior:         `process.kernel.prior_kl`
+    prior:         `process.kernel.prior_kl` at t = 1, or `FreeModel.prior_price` at any level
     last step:     E[-log p(x_0 | x_{t_1})], measured once as a function of lam_{t_1} and the decoder's std
 
 Sources: Ho et al., 2020, eq. 5 for the bound; theory of optimal variances from Bao et al., ICLR 2022.
@@ -106,8 +106,9 @@ class Lattice:
         max_steps: int,
         name: str = "bits/dim",
         min_spacing: float = 0.0,
+        top_cost: ArrayLike | None = None,
     ) -> dict[int, Grid]:
-        """The grids of 1 .. max_steps steps that minimise transitions + first_cost, by dynamic programming.
+        """The grids of 1 .. max_steps steps that minimise transitions + first_cost + top_cost, by dynamic programming.
 
         The fast solver where the costs are Monge (optimal scalar variances, and unconditional ones diagonal in a basis), else
         the plain recursion.
@@ -115,6 +116,7 @@ class Lattice:
         Args:
             first_cost: (n,) cost of the last step from each point to the data, as `Reconstruction.best` gives it.
             min_spacing: smallest difference of log-SNR between neighbouring times.
+            top_cost: (n,) prior term at each point, as `FreeModel.prior_price` gives it; None begins every grid at t = 1.
 
         Returns:
             Grids by number of steps; a number for which no grid exists is absent.
@@ -128,12 +130,13 @@ class Lattice:
         log_snr = np.asarray(self.levels.log_snr)
         residual = covariance.nodes(curve, log_snr)
         if residual is not None:
-            shortest = shortest_paths(StepCosts(log_snr, residual), first_cost, max_steps, min_spacing=min_spacing)
+            steps = StepCosts(log_snr, residual)
+            shortest = shortest_paths(steps, first_cost, max_steps, min_spacing=min_spacing, top_cost=top_cost)
             paths, costs = shortest.paths, shortest.costs
         else:
             matrix = self.costs(curve, covariance)
             matrix[log_snr[:, None] - log_snr < min_spacing * (1.0 - 1e-12)] = np.inf
-            paths, costs = optimal_paths(matrix, first_cost, max_steps)
+            paths, costs = optimal_paths(matrix, first_cost, max_steps, top_cost)
         return {
             len(path): Grid((*self.times[path[::-1]].tolist(), 0.0), f"dp on {len(self.times)} levels: {name}", float(cost))
             for path, cost in zip(paths, costs, strict=True)

@@ -79,6 +79,35 @@ def table(level, slope, nearest, first, max_steps):
 
 
 @kernel
+def free_table(level, slope, nearest, first, top, max_steps):
+    """The same where a path may end at any point, which costs v = `top` there.
+
+    Successors never fall along the index whatever the ends cost, but they may rise with the number of arcs: layers are searched
+    by halves, without the last layer's successors.
+    """
+    n = len(level)
+    successors = np.full((max_steps, n), n - 1, dtype=np.int32)
+    starts, values = np.full(max_steps, n - 1), np.full(max_steps, np.inf)
+    widest = np.full(n, n - 1, dtype=np.int32)
+    rest, count, stride = top.copy(), n, 1
+    while 2 * stride <= n:
+        stride *= 2
+    for arcs in range(max_steps):
+        if arcs > 0:
+            last = count - 1
+            count = np.searchsorted(nearest, last, side="right")
+            if count == 0:
+                break
+            rest = layer(level, slope, nearest, last, count, stride, rest, widest, successors[arcs])
+        for i in range(count):
+            if first[i] < np.inf and rest[i] < np.inf:
+                value = first[i] + 0.5 * np.log1p(rest[i])
+                if value < values[arcs]:
+                    starts[arcs], values[arcs] = i, value
+    return successors, starts, values
+
+
+@kernel
 def layer(level, slope, nearest, last, count, stride, rest, fewer, successor):
     """Writes the best successors of 0 .. count - 1 and returns their v, with one arc more than `rest` has.
 

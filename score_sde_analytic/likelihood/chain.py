@@ -29,12 +29,13 @@ from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.grids.lattice import transition_costs, transition_slopes
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.likelihood.method import Batch, Method, Terms
+from score_sde_analytic.likelihood.prior import check_top, prior_nats, settings_of
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.models.free import FreeModel
 from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.process.decoder import Decoder, GaussianDecoder, as_decoder
-from score_sde_analytic.process.gaussian import mean_square
-from score_sde_analytic.process.kernel import Kernel, kernels, prior_kl, reverse_kernel
+from score_sde_analytic.process.kernel import Kernel, kernels, reverse_kernel
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import LevelNoise
 from score_sde_analytic.process.schedule import Schedule
@@ -48,6 +49,7 @@ class Chain(Method):
         grid: its times.
         covariance: of the transitions.
         decoder: p(x_0 | x_{t_1}); a number is the std of a `GaussianDecoder`.
+        prior: a free model of the data, p(x_{t_K}) at whatever level the grid begins; None for N(0, prior_variance I) at t = 1.
         choice: (moments without a fold of their groups, number of the fold) -> the chain of as many steps that they would have
             led to, by which `price` cross-fits; None for a chain that was not chosen from moments.
 
@@ -59,11 +61,11 @@ class Chain(Method):
     covariance: Covariance
     decoder: Decoder
     choice: Callable[[Moments, int], Chain] | None = field(default=None, compare=False, repr=False)
+    prior: FreeModel | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "decoder", as_decoder(self.decoder))
-        if self.grid.times[0] != 1.0:
-            raise InputError(f"a chain starts from the prior at t = 1, this grid at {self.grid.times[0]:.6g}; begin it with 1")
+        check_top("a chain", self.prior, self.top)
 
     def columns(self) -> tuple[str, ...]:
         return ("prior", *["transitions"] * (self.grid.steps - 1), "reconstruction")
@@ -71,10 +73,16 @@ class Chain(Method):
     def config(self, model: ScoreModel) -> dict[str, Any]:
         levels = self.grid.levels(model.schedule)
         steps = self.covariance.fingerprint(kernels(levels[:-1]), levels[:-2])
-        return {"name": "chain", "times": digest(self.grid.times), "covariance": digest(steps)} | self.decoder.config()
+        settings = {"name": "chain", "times": digest(self.grid.times), "covariance": digest(steps)}
+        return settings | self.decoder.config() | settings_of(self.prior)
 
     def check(self, model: ScoreModel, data_range: DataRange | None) -> None:
         self.decoder.check(data_range)
+
+    @property
+    def top(self) -> float:
+        """t_K, where the prior is."""
+        return self.grid.times[0]
 
     @property
     def first_time(self) -> float:
@@ -119,8 +127,11 @@ class Chain(Method):
         """All chains from one network call per distinct time."""
         noise = batch.noise()
         plans = {name: _Plan.of(chain, model.schedule) for name, chain in methods.items()}
-        prior = prior_kl(model.schedule, mean_square(batch.x_0))
-        columns: dict[str, list[Tensor]] = {name: [prior] for name in methods}
+        usual = prior_nats(None, model.schedule, 1.0, batch)  # of many chains
+        columns: dict[str, list[Tensor]] = {
+            name: [usual if chain.prior is None else prior_nats(chain.prior, model.schedule, chain.top, batch)]
+            for name, chain in methods.items()
+        }
         levels = {level.t: level for plan in plans.values() for level in plan.levels}
         for visited, t in enumerate(sorted(levels, reverse=True), 1):
             steps = [(name, plan, plan.position[t]) for name, plan in plans.items() if t in plan.position]
@@ -129,7 +140,7 @@ class Chain(Method):
             batch.progress.reached(visited / len(levels))
         return {
             name: Terms(
-                torch.stack([column.to(prior.device) for column in columns[name]], 1),
+                torch.stack([column.to(usual.device) for column in columns[name]], 1),
                 len(batch.x_0) * methods[name].calls + plan.evaluations,
                 plan.vector_products,
             )

@@ -21,14 +21,16 @@ from torch import Tensor
 from score_sde_analytic.arrays import Array, float64_place
 from score_sde_analytic.checks import number, settle, whole
 from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.likelihood.method import Batch, Method, Terms
+from score_sde_analytic.likelihood.prior import check_top, prior_nats, settings_of
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.models.free import FreeModel
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.decoder import Decoder, as_decoder
 from score_sde_analytic.process.gaussian import mean_square
-from score_sde_analytic.process.kernel import prior_kl
 from score_sde_analytic.process.noise import KNOTS, stream_seed
 from score_sde_analytic.process.schedule import Schedule
 
@@ -52,6 +54,8 @@ class ContinuousTime(Method):
             little variance (importance sampling; unbiased for any curve).
         choice: (moments without a fold, its number) -> the method that they would have led to, by which `price` cross-fits;
             None where nothing was chosen.
+        prior: a free model of the data, p(x_{t_max}); None for N(0, prior_variance I) at t = 1.
+        t_max: where the integral starts; below 1 with a free prior only.
 
     >>> low, high = ContinuousTime(t_min=0.01, decoder=0.1).range(model.schedule)
     >>> round(low, 2), round(high, 2)
@@ -63,10 +67,15 @@ class ContinuousTime(Method):
     times: Annotated[int, whole(1)] = 16
     curve: NoiseCurve | None = field(default=None, repr=False)
     choice: Callable[[Moments, int], ContinuousTime] | None = field(default=None, compare=False, repr=False)
+    prior: FreeModel | None = None
+    t_max: Annotated[float, number(above=0, most=1)] = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "decoder", as_decoder(self.decoder))
         settle(self)
+        check_top("the continuous bound", self.prior, self.t_max)
+        if not self.t_min < self.t_max:
+            raise InputError(f"need t_min < t_max, got {self.t_min:g} and {self.t_max:g}")
 
     def columns(self) -> tuple[str, ...]:
         return ("prior", "transitions", "reconstruction")
@@ -74,10 +83,16 @@ class ContinuousTime(Method):
     def config(self, model: ScoreModel) -> dict[str, Any]:
         curve = None if self.curve is None else digest(self.curve.log_snr.tolist(), self.curve.y.tolist())
         settings = {"name": "continuous", "t_min": self.t_min, "times": self.times, "curve": curve}
-        return settings | self.decoder.config()
+        top = {} if self.prior is None else {"t_max": self.t_max}
+        return settings | self.decoder.config() | settings_of(self.prior) | top
 
     def check(self, model: ScoreModel, data_range: DataRange | None) -> None:
         self.decoder.check(data_range)
+
+    @property
+    def top(self) -> float:
+        """t_max, where the prior is."""
+        return self.t_max
 
     @property
     def first_time(self) -> float:
@@ -103,13 +118,13 @@ class ContinuousTime(Method):
         return log_snr[None], (-0.5 * weights * curve.residual(log_snr) * curve.noise_power(log_snr))[None]
 
     def range(self, schedule: Schedule) -> tuple[float, float]:
-        """Log-SNR at t = 1 and at t_min."""
-        return float(schedule.log_snr(1.0)), float(schedule.log_snr(self.t_min))
+        """Log-SNR at t_max and at t_min."""
+        return float(schedule.log_snr(self.t_max)), float(schedule.log_snr(self.t_min))
 
     def terms(self, model: ScoreModel, batch: Batch) -> Terms:
         with model.metered() as cost:
             integral = self._integral(model, batch)
-            prior = prior_kl(model.schedule, mean_square(batch.x_0))
+            prior = prior_nats(self.prior, model.schedule, self.t_max, batch)
             values = torch.stack([prior, integral, self._last(model, batch)], 1)
         return Terms(values, cost.evaluations, cost.vector_products)
 

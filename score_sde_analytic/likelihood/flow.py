@@ -25,6 +25,8 @@ from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood.divergence import Divergence, Hutchinson
 from score_sde_analytic.likelihood.entries import Direct, Entry, Gate, as_entry
 from score_sde_analytic.likelihood.method import Batch, Method, Progress, Terms
+from score_sde_analytic.likelihood.prior import check_top, settings_of
+from score_sde_analytic.models.free import FreeModel
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.ode_solvers import Adaptive, Fixed, integrate
 from score_sde_analytic.models.probability_flow import (
@@ -39,6 +41,7 @@ from score_sde_analytic.process.decoder import LOG_2PI
 from score_sde_analytic.process.gaussian import mean_square
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import SampleNoise
+from score_sde_analytic.process.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Flow(Method):
         solver: `Adaptive(rtol, atol)` or `Fixed(steps)`.
         importance_samples: k of the importance-weighted bound, for discrete data or `Diffused`.
         variable: integrate in "log_snr" (the same flow for every schedule), "t" or "ve" (sigma / alpha).
+        prior: a free model of the data, p(x_{t_max}); None for N(0, prior_variance I) at t = 1.
+        t_max: where the flow ends; below 1 with a free prior only.
         examples_per_block: an adaptive solver chooses one step for all samples of a solve; blocks of examples, the same
             whatever the batch size, keep the result independent of it.
 
@@ -66,9 +71,14 @@ class Flow(Method):
     importance_samples: Annotated[int, whole(1)] = 1
     variable: Literal["log_snr", "t", "ve"] = "log_snr"
     examples_per_block: Annotated[int, whole(1)] = 100
+    prior: FreeModel | None = None
+    t_max: Annotated[float, number(above=0, most=1)] = 1.0
 
     def __post_init__(self) -> None:
         settle(self)
+        check_top("the flow", self.prior, self.t_max)
+        if not self.t_min < self.t_max:
+            raise InputError(f"need t_min < t_max, got {self.t_min:g} and {self.t_max:g}")
         if self.variable not in CLOCKS:
             raise InputError(f"variable must be one of {', '.join(CLOCKS)}, got {self.variable!r}")
         refusal = as_entry(self.entry).unweightable
@@ -89,7 +99,9 @@ class Flow(Method):
     def config(self, model: ScoreModel) -> dict[str, Any]:
         settings = {"name": "flow", "t_min": self.t_min, "variable": self.variable, "block": self.block}
         settings |= {"solver": asdict(self.solver), "divergence": self.divergence.config()}
-        return settings | {"importance_samples": self.importance_samples} | self.entry.config()
+        top = {} if self.prior is None else {"t_max": self.t_max}
+        settings |= {"importance_samples": self.importance_samples} | self.entry.config()
+        return settings | settings_of(self.prior) | top
 
     def check(self, model: ScoreModel, data_range: DataRange | None) -> None:
         self.entry.check(data_range)
@@ -108,9 +120,14 @@ class Flow(Method):
         solve = _Densities(path, probes, batch.progress)
         entered = self.entry.enter(Gate(model, path.level, batch, j, solve.eps_and_divergence))
         latent, volume = solve.to_prior(entered.x_t)
-        variance = model.schedule.prior_variance
-        prior = 0.5 * (LOG_2PI + math.log(variance) + mean_square(latent) / variance)
-        return torch.stack([prior, volume + entered.volume, *entered.terms], 1)
+        return torch.stack([self._prior_nats(model.schedule, latent), volume + entered.volume, *entered.terms], 1)
+
+    def _prior_nats(self, schedule: Schedule, latent: Tensor) -> Tensor:
+        """-log p of the latent, per dimension."""
+        if self.prior is not None:
+            return -self.prior.log_prob(latent, schedule.level(self.t_max)) / latent[0].numel()
+        variance = schedule.prior_variance
+        return 0.5 * (LOG_2PI + math.log(variance) + mean_square(latent) / variance)
 
     # --- both ways, without densities ---
 
@@ -150,7 +167,7 @@ class _Path:
 
     Attributes:
         level: of t_min.
-        span: the clock's variable at t_min and at t = 1.
+        span: the clock's variable at t_min and at t_max.
         dtype, rows: of network calls.
     """
 
@@ -166,7 +183,7 @@ class _Path:
     @classmethod
     def of(cls, flow: Flow, model: ScoreModel, dtype: torch.dtype, rows: int) -> _Path:
         clock, schedule, t_min = CLOCKS[flow.variable], model.schedule, flow.t_min
-        span, first_step = clock.span(schedule, t_min), clock.first_step(schedule, t_min)
+        span, first_step = clock.span(schedule, t_min, flow.t_max), clock.first_step(schedule, t_min)
         return cls(model, clock, flow.solver, schedule.level(t_min), span, first_step, dtype, rows)
 
     def at(self, s: float) -> Coefficients:

@@ -20,13 +20,14 @@ from jaxtyping import Float64
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.likelihood.bound import BITS, Priced
+from score_sde_analytic.likelihood.prior import prior_price
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.held_out import FOLDS
 from score_sde_analytic.measure.interpolant import Interpolant
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.reconstruction import Reconstruction
+from score_sde_analytic.models.free import FreeModel
 from score_sde_analytic.process.decoder import Decoder
-from score_sde_analytic.process.kernel import prior_kl
 from score_sde_analytic.process.schedule import Schedule
 from score_sde_analytic.uncertainty import Estimate
 
@@ -40,6 +41,16 @@ class Priceable(Protocol):
     @property
     def first_time(self) -> float:
         """Where the decoder takes over."""
+        ...
+
+    @property
+    def prior(self) -> FreeModel | None:
+        """Of the first level; None for N(0, prior_variance I)."""
+        ...
+
+    @property
+    def top(self) -> float:
+        """The time of the first level."""
         ...
 
     @property
@@ -74,7 +85,8 @@ def price(
 
     Args:
         moments: of the network on data like those to be coded, with their decoder table.
-        statistics: of such data: the second moment for the prior, and the histogram of levels for a categorical decoder.
+        statistics: of such data: the second moment for the usual prior, and the histogram of levels for a categorical decoder.
+            A free prior knows its own price (`models.Judged` that of examples, with its error).
 
     Raises:
         TypeError: a covariance depends on the state, so that the curve alone cannot price it.
@@ -95,13 +107,15 @@ def price(
     # The longest first: what was searched for its steps holds the grids of fewer.
     longest = sorted(quotes, key=lambda name: -quotes[name].length)
     held_out = {name: quotes[name].cross_fitted(statistics) for name in longest}
-    prior = BITS * float(prior_kl(schedule, statistics.second_moment))
     ends = np.cumsum([quote.length for quote in quotes.values()])[:-1]
     priced = {}
     for name, value, error in zip(quotes, np.split(values, ends), np.split(errors, ends), strict=True):
         chosen, choice = held_out[name] or (value, np.zeros_like(error))
         stderr = np.sqrt(error**2 + choice**2 + quotes[name].doubt() ** 2)
-        priced[name] = _priced(prior, BITS * chosen, BITS * stderr, moments.evaluations)
+        prior = prior_price(methods[name].prior, schedule, methods[name].top, statistics)
+        priced[name] = _priced(
+            Estimate(BITS * prior.value, BITS * prior.stderr), BITS * chosen, BITS * stderr, moments.evaluations
+        )
     return priced
 
 
@@ -116,11 +130,12 @@ def expected_nats(moments: Moments, schedule: Schedule, method: Priceable, stati
     return float((quote.row(quote.view.whole, None) if chosen is None else chosen[0])[0])
 
 
-def _priced(prior: float, values: Array, errors: Array, evaluations: int) -> Priced:
+def _priced(prior: Estimate, values: Array, errors: Array, evaluations: int) -> Priced:
     """The bound of one method from its row, in bits per dimension."""
     total, transitions, reconstruction = (Estimate(float(values[i]), float(errors[i])) for i in range(HEAD))
-    parts = {"prior": Estimate(prior, 0.0), "transitions": transitions, "reconstruction": reconstruction}
-    return Priced(Estimate(total.value + prior, total.stderr), parts, values[HEAD:], errors[HEAD:], evaluations)
+    parts = {"prior": prior, "transitions": transitions, "reconstruction": reconstruction}
+    whole = Estimate(total.value + prior.value, math.hypot(total.stderr, prior.stderr))
+    return Priced(whole, parts, values[HEAD:], errors[HEAD:], evaluations)
 
 
 #: Entries of a row before its steps: transitions + reconstruction, transitions, reconstruction.

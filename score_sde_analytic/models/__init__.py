@@ -1,5 +1,7 @@
 """Networks as score models, mixtures with exact scores, and the probability flow of either."""
 
+from score_sde_analytic.models.free import FreeModel, LinearDenoiser
+from score_sde_analytic.models.judged import Judged
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.models.networks import LearnedRange, WithFeatures, load_unet, save_unet
@@ -11,8 +13,11 @@ __all__ = [
     "Adaptive",
     "Continuous",
     "Fixed",
+    "FreeModel",
     "GaussianMixture",
+    "Judged",
     "LearnedRange",
+    "LinearDenoiser",
     "LogSNR",
     "OneBased",
     "Prediction",

@@ -171,13 +171,9 @@ class GaussianMixture(nn.Module):
 
     def forward(self, x: Float[Tensor, "n d"], log_snr: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """eps of a variance-preserving x_t, one log-SNR per sample: the mixture as a network that predicts eps."""
-        log_snr = log_snr.double()
-        alpha = torch.sigmoid(log_snr).sqrt()
-        sigma = torch.sigmoid(-log_snr).sqrt()
-        level = Level(0.0, alpha, sigma, log_snr)
-        if bool((log_snr == log_snr[0]).all()):  # one level: its variances are worked out once
-            level = Level(0.0, alpha[0].item(), sigma[0].item(), log_snr[0].item())
-        return (-sigma[:, None] * self.score(x, level)).to(x)
+        level = preserving_level(log_snr)
+        sigma = level.sigma[:, None] if isinstance(level.sigma, Tensor) else level.sigma
+        return (-sigma * self.score(x, level)).to(x)
 
     def score_model(self, schedule: Schedule) -> ScoreModel:
         """The exact score as a `ScoreModel` under any schedule.
@@ -187,6 +183,20 @@ class GaussianMixture(nn.Module):
         True
         """
         return ScoreModel(self, schedule, predicts="eps", times=LogSNR(), coordinates="vp")
+
+
+def preserving_level(log_snr: Float[Tensor, " n"]) -> Level:
+    """The variance-preserving levels of log-SNRs, one per sample; as floats where all are one.
+
+    >>> preserving_level(torch.zeros(3)).alpha, preserving_level(torch.tensor([0.0, 1.0])).alpha
+    (0.707, tensor([0.7071, 0.8550], dtype=torch.float64))
+    """
+    log_snr = log_snr.double()
+    alpha = torch.sigmoid(log_snr).sqrt()
+    sigma = torch.sigmoid(-log_snr).sqrt()
+    if bool((log_snr == log_snr[0]).all()):  # what follows from one level is worked out once
+        return Level(0.0, alpha[0].item(), sigma[0].item(), log_snr[0].item())
+    return Level(0.0, alpha, sigma, log_snr)
 
 
 def _spectra(c: Tensor, k: int, d: int) -> tuple[Tensor, Tensor]:

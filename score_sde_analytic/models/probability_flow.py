@@ -64,9 +64,9 @@ class Clock(ABC):
     def value(self, level: Level) -> float:
         """s at a noise level."""
 
-    def span(self, schedule: Schedule, t_min: float) -> tuple[float, float]:
-        """(s at t_min, s at t = 1)."""
-        return self.value(schedule.level(t_min)), self.value(schedule.level(1.0))
+    def span(self, schedule: Schedule, t_min: float, t_max: float = 1.0) -> tuple[float, float]:
+        """(s at t_min, s at t_max)."""
+        return self.value(schedule.level(t_min)), self.value(schedule.level(t_max))
 
     @abstractmethod
     def first_step(self, schedule: Schedule, t_min: float) -> float:

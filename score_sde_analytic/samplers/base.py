@@ -1,8 +1,9 @@
 """The sampler interface and the only sampling loop.
 
-A sampler is a rule x_t -> x_s along the steps of a plan. Every run starts from N(0, prior_variance I) drawn from the noise of
-its samples, so that equal seeds give equal starts to all samplers, and ends in data by x0_hat at the grid's last noisy time
-(one call, counted) unless the sampler says otherwise.
+A sampler is a rule x_t -> x_s along the steps of a plan. Every run starts from a draw z of the noise of its samples, so that
+equal seeds give equal starts to all samplers: x_T = z times the prior's standard deviation, or x_t at any level where a free
+model's own flow carries z, for no network call. It ends in data by x0_hat at the grid's last noisy time (one call, counted)
+unless the sampler says otherwise.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from score_sde_analytic.arrays import onto
 from score_sde_analytic.checks import each, whole
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.models.free import FreeModel
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import Noise, SampleNoise
@@ -179,14 +181,21 @@ def carry(
     return x
 
 
-def prior_sample(schedule: Schedule, noise: Noise, like: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
-    """x_T ~ N(0, prior_variance I).
+def prior_sample(
+    schedule: Schedule,
+    noise: Noise,
+    like: Float[Tensor, " batch *dims"],
+    start: FreeModel | None = None,
+    first: float = 1.0,
+) -> Float[Tensor, " batch *dims"]:
+    """x_T ~ N(0, prior_variance I), or x_t of a free model at time `first`, from the same draw.
 
     >>> from score_sde_analytic import VE
     >>> round(float(prior_sample(VE(), SampleNoise(0, [0]), torch.empty(1, 10_000)).std()))
     50
     """
-    return noise.draw(like) * schedule.prior_variance**0.5
+    z = noise.draw(like)
+    return z * schedule.prior_variance**0.5 if start is None else start.start(z, schedule.level(first))
 
 
 def generate(
@@ -201,6 +210,7 @@ def generate(
     dtype: torch.dtype = torch.float32,
     progress: bool = False,
     callback: Callback | None = None,
+    start: FreeModel | None = None,
 ) -> Float[Tensor, " {count} *shape"]:
     """`count` samples of the given shape, each a function of (seed, its index) whatever the batch size.
 
@@ -215,9 +225,10 @@ def generate(
         progress: show a progress bar over steps and batches.
         callback: called after each step of each batch with a dictionary of k-diffusion's "x", "i", "sigma", "sigma_hat" and
             "denoised", and of "x_s", "t", "s" and "indices" (`callback.py` says what they are); what it raises ends the run.
+        start: a free model of the data, from whose x_t the grid may begin at any time; None for the prior at t = 1.
 
     Raises:
-        InputError: count or batch_size not positive, or a grid that does not begin at t = 1.
+        InputError: count or batch_size not positive, or a grid that does not begin at t = 1 without a start.
         RunError: samples are not finite.
     """
     count, batch_size = whole(1)("count", count), whole(1)("batch_size", batch_size)
@@ -225,18 +236,20 @@ def generate(
     shape = each(whole(1))("shape", shape)
     if not dtype.is_floating_point:
         raise InputError(f"samples are floating-point, got {dtype}; round them to levels afterwards (DataRange.index)")
-    if grid.times[0] != 1.0:
+    if start is None and grid.times[0] != 1.0:
         raise InputError(
-            f"samples start from the prior at t = 1, this grid at {grid.times[0]:.6g}; begin it with 1, or use carry()"
+            f"samples start from the prior at t = 1, this grid at {grid.times[0]:.6g}; begin it with 1, name a free"
+            " model of the data as the start, or use carry()"
         )
     plan = sampler.plan(grid)
     samples = []
     with tqdm(total=count, desc=f"sample K={grid.steps}", unit="sample", disable=not progress, leave=False) as bar:
-        for start in range(0, count, batch_size):
-            size = min(batch_size, count - start)
-            first = first_index + start
+        for drawn in range(0, count, batch_size):
+            size = min(batch_size, count - drawn)
+            first = first_index + drawn
             noise = SampleNoise(seed, range(first, first + size), device)
-            x = prior_sample(sampler.model.schedule, noise, torch.empty(size, *shape, device=device, dtype=dtype))
+            like = torch.empty(size, *shape, device=device, dtype=dtype)
+            x = prior_sample(sampler.model.schedule, noise, like, start, grid.times[0])
             samples.append(carry(sampler, plan, x, noise, callback=callback, first_index=first))
             bar.update(size)
     return torch.cat(samples)

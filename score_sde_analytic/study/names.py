@@ -16,10 +16,10 @@ from score_sde_analytic.checks import named, unknown
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.covariance.head_networks import HEADS
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde
+from score_sde_analytic.data.bases import BASES
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid, even, even_log_snr, karras, quadratic
 from score_sde_analytic.grids.optimal import Objective, closed_form, entropic, refined
-from score_sde_analytic.measure.bases import BASES
 from score_sde_analytic.measure.curve import Source
 from score_sde_analytic.measure.statistics import STATISTICS
 from score_sde_analytic.process.schedule import Schedule

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from score_sde_analytic.checks import COUNT, COUNT_OR_NONE, LOG_SNR, each, flag, number, one_of, settle, whole
+from score_sde_analytic.data.bases import BASES
 from score_sde_analytic.errors import InputError
-from score_sde_analytic.measure.bases import BASES
 from score_sde_analytic.measure.curve import Source
 from score_sde_analytic.measure.last_step import DECODERS
 from score_sde_analytic.measure.statistics import STATISTICS

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from score_sde_analytic.covariance.diagonal import Diagonal
+from score_sde_analytic.data import bases
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.declared import reading, require_arrays, shape_of
@@ -26,7 +27,7 @@ from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, plain, read_json, save_arrays, write_json
 from score_sde_analytic.grids.grid import SHAPE as GRID
 from score_sde_analytic.grids.grid import Grid
-from score_sde_analytic.measure import bases, statistics
+from score_sde_analytic.measure import statistics
 from score_sde_analytic.measure.curve import NoiseCurve, Source
 from score_sde_analytic.measure.draws import Recorder
 from score_sde_analytic.measure.moments import KIND as MOMENTS

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.covariance.diagonal import Diagonal
+from score_sde_analytic.data.bases import BASES
 from score_sde_analytic.data.examples import Data, as_dataset
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood.evaluation import digest
-from score_sde_analytic.measure.bases import BASES
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
 from score_sde_analytic.measure.held_out import PLAIN, Choice, HeldOut, jackknife_error
 from score_sde_analytic.measure.moments import Moments

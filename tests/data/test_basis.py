@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
+from score_sde_analytic.data.bases import from_config, to_arrays
 from score_sde_analytic.data.basis import Basis, Channel, Pixel, PixelChannel, Scalar
 from score_sde_analytic.data.transforms import DCT, PCA, ColourDCT
 from score_sde_analytic.files import load_arrays, save_arrays
-from score_sde_analytic.measure.bases import from_config, to_arrays
 
 SHAPES = [(5,), (4, 6), (1, 8, 8), (3, 16, 16), (3, 5, 7)]
 
