@@ -202,8 +202,14 @@ def _scored(cell: Cell, reading: Reading | None, ranking: Ranking | None, small:
     if reading is None:
         return None
     over = cell.budget is not None and not cell.within_budget
-    notes = [note for note in (cell.effort, "over the budget, not ranked" if over else "", small) if note]
-    return Shown(_shown(reading), "; ".join(notes), _mark(cell, ranking))
+    notes = [cell.effort, "over the budget, not ranked" if over else "", small, _apart(cell, ranking)]
+    return Shown(_shown(reading), "; ".join(note for note in notes if note), _mark(cell, ranking))
+
+
+def _apart(cell: Cell, ranking: Ranking | None) -> str:
+    """The paired difference to the best of the column."""
+    apart = None if ranking is None else cell.behind.get(ranking.metric.name)
+    return "" if apart is None else f"{apart} from the best"
 
 
 def _failed(cell: Cell) -> Shown:
