@@ -1,8 +1,8 @@
 """The plain data of a comparison of solvers, read into rows, cells and readings; and which differences the data can tell.
 
 Where the data have paired differences to the best of a column, a reading is worse when the 95 % interval of its difference
-leaves out 0. Elsewhere when the two intervals do not overlap: a cautious rule, since two readings may differ significantly while
-their intervals still touch, and the only one that errors of unknown correlation allow.
+leaves out 0. Elsewhere when the two intervals do not overlap: a cautious rule, since two readings may differ significantly
+while their intervals still touch, and the only one that errors of unknown correlation allow.
 """
 
 from __future__ import annotations
@@ -335,7 +335,7 @@ def findings(comparison: Comparison, metric: Criterion) -> list[tuple[int, str]]
     lines = []
     for budget in comparison.budgets:
         ranking = comparison.ranking(metric, budget)
-        if budget is not None and ranking is not None:
+        if budget and ranking is not None:
             lines.append((budget, _finding(ranking, metric)))
     return lines
 
