@@ -42,7 +42,9 @@ class Rule(NamedTuple):
     offset: Array
     weights: tuple[Array, ...]
 
-    def __call__(self, y: Float[Tensor, " batch *dims"], values: Sequence[Tensor]) -> Float[Tensor, " batch *dims"]:
+    def __call__(
+        self, y: Float[Tensor, " batch *dims"], values: Sequence[Float[Tensor, " batch *dims"]]
+    ) -> Float[Tensor, " batch *dims"]:
         result = _like(self.keep, y) * y + _like(self.offset, y)
         for weight, value in zip(self.weights, values, strict=True):
             result = result + _like(weight, y) * value

@@ -60,7 +60,7 @@ class LMS(Sampler[WeightedStep]):
         order = 1 if last and self.lower_order_final else min(i + 1, self.order)
         return adams_weights([rho[i - j] for j in range(order)], rho[i], rho[i + 1])
 
-    def init(self, plan: Sequence[WeightedStep], x: Float[Tensor, " batch *dims"]) -> tuple[Tensor, ...]:
+    def init(self, plan: Sequence[WeightedStep], x: Float[Tensor, " batch *dims"]) -> tuple[Float[Tensor, " batch *dims"], ...]:
         return ()
 
     def step(
