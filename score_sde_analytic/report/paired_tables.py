@@ -114,7 +114,7 @@ def choices(content: Content) -> str:
     main: Sequence[Content] = content["metrics"]
     about = (
         f"Grids that were chosen on the metric itself ({main[0]['label']}, on the samples that are reported), as log-SNR of the"
-        " first time, and how many were tried. A value of a chosen grid is optimistic: that of new samples is no better."
+        " first time, and how many were tried. The value on a chosen grid is optimistic: on new samples it is worse on average."
     )
     return "\n\n".join([about, markdown(["solver", *(f"K = {k}" for k in content["budgets"])], rows)])
 
