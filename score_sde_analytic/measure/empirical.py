@@ -87,7 +87,7 @@ class EmpiricalStatistics:
         """One l for all coordinates, the recorded cross moment; s = b = 0: no call at all.
 
         >>> EmpiricalStatistics.of_moments(moments).linear.shape
-        (32, 1)
+        (50, 1)
         """
         l_all = np.asarray(moments.cross)[:, None]
         return cls(np.asarray(moments.log_snr), l_all, np.zeros_like(l_all), np.zeros_like(l_all))
