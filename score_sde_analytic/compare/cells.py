@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,13 +20,18 @@ from score_sde_analytic.compare.failures import FAILURES, PASSING, reason
 from score_sde_analytic.compare.fidelity import Fidelity
 from score_sde_analytic.compare.likelihoods import Likelihoods
 from score_sde_analytic.compare.registry import Bits, Options, SolverName, cost, steps_within
+from score_sde_analytic.compare.search import Search
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import RunError
 from score_sde_analytic.files import finite, load_arrays, read_json, save_arrays, write_json
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood.evaluation import digest
+from score_sde_analytic.metrics import Measured
+from score_sde_analytic.models.free import FreeModel
+from score_sde_analytic.process.noise import SampleNoise
 from score_sde_analytic.report import comparison
 from score_sde_analytic.samplers import Sampler
+from score_sde_analytic.samplers.base import prior_sample
 from score_sde_analytic.study import GridName, Study
 from score_sde_analytic.study.plan import SamplingPlan
 
@@ -54,20 +60,29 @@ _FAILED = {"status": {"failed"}, "calls": (float, None)}
 SHAPE = tuple(_ANY | kind | end for kind in (_FIXED, _ADAPTIVE) for end in (_OK, _FAILED))
 #: An adaptive solver takes the ends of this grid as its interval.
 INTERVAL = GridName("log_snr")
+#: What the free model's cell goes by.
+FREE = "free"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a cell is asked: a grid and a budget K of network calls; or, of an adaptive solver, a tolerance."""
+    """What a cell is asked: a grid and a budget K of network calls; or, of an adaptive solver, a tolerance.
+
+    Attributes:
+        searched: whether the best grid is to be chosen on the metric itself (`search.py`).
+    """
 
     solver: SolverName
     grid: GridName | None = None
     budget: int | None = None
     tolerance: float | None = None
+    searched: bool = False
 
     @property
     def where(self) -> str:
         """The grid as tables name it."""
+        if self.searched:
+            return "best"
         return "interval" if self.grid is None else str(self.grid)
 
     @property
@@ -126,6 +141,7 @@ class Bench:
         sheet: samples kept per cell.
         identity: plain data that decide every cell.
         folder: of the cells.
+        search: how a grid is chosen on the metric itself; None where none is.
     """
 
     study: Study
@@ -138,6 +154,7 @@ class Bench:
     sheet: int
     identity: Mapping[str, Any]
     folder: Path
+    search: Search | None = None
 
     def cell(self, job: Job) -> dict[str, Any]:
         """The finished cell, read where it was kept."""
@@ -145,7 +162,8 @@ class Bench:
         base = job.content()
         path = self.folder / f"{job.stem}-failed.json"
         try:
-            sampler, grid = self.planned(job)
+            sampler, grid, choice = self._chosen(job)
+            base |= {} if choice is None else {"choice": choice}
             base |= {"steps": job.budget and grid.steps, "calls": cost(sampler, grid), "times": list(grid.times)}
             path = self.folder / f"{job.stem}-{self.digest(sampler, grid)}.json"
             kept = self._kept(path)
@@ -164,20 +182,30 @@ class Bench:
         try:
             content = read_json(path, KIND, SHAPE)
             if content["sheet"] is not None:
-                load_arrays(path.with_suffix(".safetensors"), "samples")
+                arrays, _ = load_arrays(path.with_suffix(".safetensors"), "samples")
                 plt.imread(self.folder.parent / content["sheet"])
+                if not all(any(_is_of(name, metric) for name in arrays) for metric in content["metrics"]):
+                    return None  # of a version that could not compare in pairs
             return content
         except Exception:  # whatever a damaged picture makes its reader raise
             return None
 
     def planned(self, job: Job) -> tuple[Sampler[Any], Grid]:
         """The sampler and its grid, of as many steps as the budget lets it take."""
+        sampler, grid, _ = self._chosen(job)
+        return sampler, grid
+
+    def _chosen(self, job: Job) -> tuple[Sampler[Any], Grid, dict[str, Any] | None]:
+        """(sampler, grid, how the grid was chosen if it was on the metric itself)."""
         make = job.solver.entry.make
         options = self.sampling.options
         if job.tolerance is not None:
-            return make(self.study, replace(options, tolerance=job.tolerance)), self.grid(INTERVAL, 2)
+            return make(self.study, replace(options, tolerance=job.tolerance)), self.grid(INTERVAL, 2), None
         sampler = make(self.study, options)
-        return sampler, self.grid(job.grid, steps_within(sampler, job.budget))  # type: ignore[arg-type]
+        steps = steps_within(sampler, job.budget)  # type: ignore[arg-type]
+        if job.searched and self.search is not None:
+            return sampler, *self.search.best(sampler, steps)
+        return sampler, self.grid(job.grid, steps), None  # type: ignore[arg-type]
 
     def digest(self, sampler: Sampler[Any], grid: Grid) -> str:
         """A short name of all that decides a cell."""
@@ -186,21 +214,57 @@ class Bench:
 
     def _measured(self, sampler: Sampler[Any], grid: Grid, bits: Bits | None, path: Path) -> dict[str, Any]:
         drawn = self._drawn(sampler, grid)
-        values = self.fidelity.measure(drawn.x)
-        result = {
+        return {
             "calls": drawn.calls,
             "vector_products": drawn.vector_products,
             "status": "ok",
             "reason": None,
-            "metrics": {name: {part: finite(getattr(m, part)) for part in KEPT} for name, m in values.items()},
-            **self._bits(sampler, grid, bits),
             "seconds_per_sample": drawn.seconds,
             "ratio_to_bare": drawn.ratio,
+            **self._valued(drawn.x, path),
+            **self._bits(sampler, grid, bits),
         }
-        kept = drawn.x[: shown(self.sheet, drawn.x)].cpu()
-        save_arrays(path.with_suffix(".safetensors"), {"samples": kept.numpy()}, {"kind": "samples"})
+
+    def _valued(self, x: Tensor, path: Path) -> dict[str, Any]:
+        """The metrics of samples, some of which are kept beside what paired differences need."""
+        values = self.fidelity.measure(x)
+        kept = x[: shown(self.sheet, x)].cpu()
+        arrays = {"samples": kept.numpy()} | {
+            f"{name}/{side}": part for name, value in values.items() for side, part in enumerate(value.replicates)
+        }
+        save_arrays(path.with_suffix(".safetensors"), arrays, {"kind": "samples"})
         comparison.sheet(path.with_suffix(".png"), kept, self.data, self.declared)
-        return result | {"sheet": f"{self.folder.name}/{path.with_suffix('.png').name}"}
+        return {
+            "metrics": {name: {part: finite(getattr(m, part)) for part in KEPT} for name, m in values.items()},
+            "sheet": f"{self.folder.name}/{path.with_suffix('.png').name}",
+        }
+
+    def measured(self, cell: Mapping[str, Any]) -> dict[str, Measured]:
+        """The metrics of a finished cell as they were measured, ready for differences."""
+        arrays, _ = load_arrays((self.folder.parent / cell["sheet"]).with_suffix(".safetensors"), "samples")
+        found = {}
+        for metric, value in cell["metrics"].items():
+            parts = tuple(arrays[name] for name in sorted(arrays) if _is_of(name, metric))
+            numbers = {part: math.nan if value[part] is None else value[part] for part in KEPT}
+            found[metric] = Measured(**numbers, plug_in=math.nan, replicates=parts)
+        return found
+
+    def free(self, free: FreeModel) -> dict[str, Any]:
+        """The cell of K = 0: draws of a free model, made from the same noise without a network call."""
+        own = digest(json.dumps(dict(self.identity) | {FREE: free.config()}, sort_keys=True, default=str))[:12]
+        path = self.folder / f"{FREE}-{own}.json"
+        kept = self._kept(path)
+        if kept is not None:
+            return kept
+        study = self.study
+        sampling = self.sampling
+        noise = SampleNoise(sampling.seed, range(sampling.count), study.device)
+        like = torch.zeros(sampling.count, *study.shape, device=study.device, dtype=study.dtype)
+        x = prior_sample(study.schedule, noise, like, free, 0.0)
+        base = {"solver": FREE, "grid": "none", "budget": 0, "tolerance": None, "steps": 0, "times": [], "calls": 0.0}
+        content = base | {"status": "ok", "reason": None, "bits": None} | self._valued(x, path)
+        write_json(path, KIND, content)
+        return content
 
     def _drawn(self, sampler: Sampler[Any], grid: Grid) -> Drawn:
         study = self.study
@@ -234,6 +298,11 @@ class Bench:
             return {"bits": bits(self.likelihoods, sampler, grid)}
         except (*FAILURES, TypeError) as error:
             return {"bits": None, "bits_reason": reason(error)}
+
+
+def _is_of(name: str, metric: str) -> bool:
+    """Whether an array holds replicates of a metric."""
+    return name.rpartition("/")[0] == metric
 
 
 def _check_claim(sampler: Sampler[Any], grid: Grid, calls: float, products: float) -> None:

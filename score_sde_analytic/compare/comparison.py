@@ -23,11 +23,14 @@ from tqdm import tqdm
 
 from score_sde_analytic.compare import fidelity, paths
 from score_sde_analytic.compare.cells import INTERVAL, Bench, Job, Sampling, shown
+from score_sde_analytic.compare.empirical import statistics
 from score_sde_analytic.compare.examples import SPLITS, Examples
 from score_sde_analytic.compare.fidelity import Fidelity
 from score_sde_analytic.compare.grids import ABOUT, SharedGrids
 from score_sde_analytic.compare.likelihoods import Likelihoods
+from score_sde_analytic.compare.paired import Pairs
 from score_sde_analytic.compare.registry import SolverName, covariances
+from score_sde_analytic.compare.search import Search
 from score_sde_analytic.compare.settings import ComparisonSettings
 from score_sde_analytic.covariance.isotropic import BetaTilde
 from score_sde_analytic.data.ranges import DataRange
@@ -37,6 +40,7 @@ from score_sde_analytic.files import plain, write_text
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.interruption import noted
 from score_sde_analytic.likelihood.evaluation import digest
+from score_sde_analytic.measure import EmpiricalStatistics
 from score_sde_analytic.models.compiled import compiled
 from score_sde_analytic.report import comparison, comparison_tables, page
 from score_sde_analytic.samplers import Ancestral, Sampler
@@ -201,7 +205,8 @@ class Comparison:
             return [Job(name, tolerance=value) for value in settings.tolerances]
         own = () if name.entry.grid is None else (name.entry.grid,)
         grids = dict.fromkeys([*settings.grid_names, *own])
-        return [Job(name, grid, budget) for grid in grids for budget in settings.calls]
+        jobs = [Job(name, grid, budget) for grid in grids for budget in settings.calls]
+        return jobs + [Job(name, budget=budget, searched=True) for budget in settings.calls if settings.search]
 
     @cached_property
     def fidelity(self) -> Fidelity:
@@ -247,6 +252,7 @@ class Comparison:
     def bench(self) -> Bench:
         """Where cells are measured."""
         settings = self.settings
+        options = replace(settings.options, statistics=lambda: self.statistics)
         return Bench(
             study=self.study,
             data=self.examples.test,
@@ -254,11 +260,36 @@ class Comparison:
             fidelity=self.fidelity,
             likelihoods=self.likelihoods,
             grid=self.grids,
-            sampling=Sampling(settings.seed, settings.count, settings.batch_size, settings.options),
+            sampling=Sampling(settings.seed, settings.count, settings.batch_size, options),
             sheet=settings.sheet,
             identity=self.identity,
             folder=self.folder / "cells",
+            search=self.search if settings.search else None,
         )
+
+    @cached_property
+    def statistics(self) -> EmpiricalStatistics:
+        """DPM-Solver-v3's, measured once on the examples of the study and kept beside the cells."""
+        return statistics(self.study, self.examples.validation, self.folder / "cells")
+
+    @cached_property
+    def search(self) -> Search:
+        """How grids are chosen on the main metric."""
+        settings = self.settings
+        main = self.fidelity.columns[0]
+        return Search(
+            firsts=settings.search,
+            draw=self._drawn,
+            judge=self.fidelity.judge,
+            lower=main.better == "lower",
+            identity=self.identity | {"metric": main.name},
+            folder=self.folder / "cells",
+        )
+
+    def _drawn(self, sampler: Sampler[Any], grid: Grid) -> Float[Tensor, " n *dims"]:
+        settings = self.settings
+        plan = SamplingPlan(sampler, grid, self.study.shape, self.device, self.study.dtype)
+        return plan(settings.count, settings.seed, min(settings.batch_size, settings.count))
 
     def cells(self) -> list[dict[str, Any]]:
         """Every cell, measured or found where it was kept."""
@@ -291,6 +322,8 @@ class Comparison:
         settings = self.settings
         examples = self.examples
         difference, size = study.moments.calibration()
+        free = self.bench.free(examples.free) | {"label": "the free model alone (linear)"}
+        paired = [cell for cell in cells if cell["status"] == "ok" and cell["budget"]]
         content = {
             "title": f"Solvers on {examples.name}",
             "data": self._data(),
@@ -310,6 +343,8 @@ class Comparison:
             "first_log_snr": float(study.schedule.log_snr(self.grids.first)),
             "solvers": [self._described(name) for name in settings.solver_names],
             "cells": cells,
+            "free": free,
+            "paired": Pairs([*paired, free], self.bench.measured).told(self.fidelity.described(), settings.calls),
             "calibration": study.calibration | {"difference": difference, "in_standard_errors": size},
             "paths": self._paths(),
             "data_sheet": self._data_sheet().name,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from operator import attrgetter
 
 from jaxtyping import Float
 from torch import Tensor
 
+from score_sde_analytic.models.free import FreeModel, LinearDenoiser
 from score_sde_analytic.models.mixture import GaussianMixture
 
 
@@ -17,7 +19,7 @@ class Examples:
     """Disjoint parts of a data set.
 
     Attributes:
-        train: what bases of features are fitted to.
+        train: what bases of features and the free model are fitted to.
         validation: what the study was measured on.
         test: what bounds are measured on, and what is shown beside samples.
         name: of the data set, for titles; "digits" and "mnist" have classifiers whose features are compared.
@@ -34,6 +36,11 @@ class Examples:
     def shape(self) -> tuple[int, ...]:
         """Of one example."""
         return tuple(self.test.shape[1:])
+
+    @cached_property
+    def free(self) -> FreeModel:
+        """The best linear denoiser, what K = 0 knows: of the distribution where it is known, else of the training examples."""
+        return LinearDenoiser.of(self.train) if self.exact is None else LinearDenoiser.exact(*self.exact.moments())
 
 
 #: The parts that samples may be compared with.

@@ -29,6 +29,7 @@ from score_sde_analytic.metrics import (
     Recall,
     Reference,
     SlicedWasserstein,
+    energy_distance,
     evaluate,
     mixture_metrics,
 )
@@ -56,12 +57,14 @@ class Fidelity:
         identity: plain data that decide the values, the samples apart.
         examples: of the reference.
         measure: samples (n, *dims) -> values by name of column.
+        judge: samples -> the value of the first column alone.
     """
 
     columns: tuple[Column, ...]
     identity: Mapping[str, Any]
     examples: int
     measure: Callable[[Tensor], dict[str, Measured]]
+    judge: Callable[[Tensor], float]
 
     def described(self) -> list[dict[str, str]]:
         return [asdict(column) for column in self.columns]
@@ -152,6 +155,7 @@ def of_examples(
     """
     described = _metrics(known_by.name, groups)
     inside = {column.name: metric for column, metric in described}
+    main = described[0][0]
     flat: dict[str, Metric] = {SLICED.name: SlicedWasserstein(groups=groups)}
     deep = Reference.of(reference, known_by, device=device)
     pixels = Reference.of(reference, Pixels(), device=device)
@@ -160,13 +164,17 @@ def of_examples(
         images = displayed(x, declared)
         return evaluate(inside, images, deep) | evaluate(flat, images, pixels)
 
+    def judge(x: Tensor) -> float:
+        (value,) = evaluate({main.name: inside[main.name]}, displayed(x, declared), deep).values()
+        return value.value
+
     identity = {
         "features": known_by.config(),
         "metrics": {name: repr(metric) for name, metric in (inside | flat).items()},
         "reference": digest(reference.double().sum().item(), reference.double().square().sum().item(), tuple(reference.shape)),
     }
     columns = (*(column for column, _ in described), SLICED)
-    return Fidelity(columns, identity, len(reference), measure)
+    return Fidelity(columns, identity, len(reference), measure, judge)
 
 
 #: name in `mixture_metrics` -> column.
@@ -200,5 +208,8 @@ def of_mixture(exact: GaussianMixture, count: int, seed: int, groups: int) -> Fi
         values = mixture_metrics(x.cpu(), exact, **options)
         return {column.name: values[name] for name, column in MIXTURE.items()}
 
+    def judge(x: Tensor) -> float:
+        return energy_distance(x.cpu(), exact, count, seed).value
+
     identity = {"metrics": sorted(MIXTURE), "options": options}
-    return Fidelity(tuple(MIXTURE.values()), identity, count, measure)
+    return Fidelity(tuple(MIXTURE.values()), identity, count, measure, judge)

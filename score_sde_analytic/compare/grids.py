@@ -20,6 +20,8 @@ ABOUT = {
     "karras": "Karras, rho = 7",
     "even": "even in t",
     "quadratic": "even in sqrt(t)",
+    "best": "of even log-SNR and Karras, rho = 7 and 20, each with several first times, the best for the solver and K: chosen"
+    " on the main metric itself, on the samples that are reported",
     "interval": "the solver's own steps from t = 1 to the first time",
 }
 

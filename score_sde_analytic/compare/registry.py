@@ -9,20 +9,26 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from score_sde_analytic.checks import unknown
 from score_sde_analytic.compare.likelihoods import Likelihoods
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid, even
+from score_sde_analytic.measure import EmpiricalStatistics
 from score_sde_analytic.models.ode_solvers import Adaptive
 from score_sde_analytic.samplers import (
+    DEIS,
+    IPNDM,
+    LMS,
     AdaptiveSDE,
     AnalyticMultistep,
     Ancestral,
     AnnealedLangevin,
     DPMSolverPP,
+    DPMSolverSinglestep,
+    DPMSolverV3,
     EulerMaruyama,
     Heun,
     Langevin,
@@ -31,6 +37,7 @@ from score_sde_analytic.samplers import (
     ReverseDiffusion,
     ReverseSDE,
     Sampler,
+    SASolver,
     UniPC,
 )
 from score_sde_analytic.study import CovarianceName, GridName, Study
@@ -46,11 +53,13 @@ class Options:
         final: whether ancestral samples end in the "mean" or a "draw" of the last step.
         tolerance: of an adaptive solver, relative and absolute.
         max_steps: of an adaptive solver; a run that needs more fails.
+        statistics: measures those of DPM-Solver-v3 per coordinate; None for what the study's moments tell of them.
     """
 
     final: Literal["mean", "draw"] = "mean"
     tolerance: float = 1e-2
     max_steps: int = 1000
+    statistics: Callable[[], EmpiricalStatistics] | None = field(default=None, compare=False)
 
 
 Make = Callable[[Study, Options], Sampler[Any]]
@@ -113,6 +122,14 @@ def _adaptive_sde(study: Study, options: Options) -> ReverseSDE:
     return ReverseSDE(study.model, adaptive=AdaptiveSDE(options.tolerance, options.tolerance), per_sample=False)
 
 
+def _v3(order: int) -> Make:
+    def make(study: Study, options: Options) -> DPMSolverV3:
+        known = options.statistics
+        return DPMSolverV3(study.model, known() if known else EmpiricalStatistics.of_moments(study.moments), order)
+
+    return make
+
+
 def _sde(solver: str, variable: Literal["log_snr", "t"] = "log_snr") -> Make:
     return _of_model(ReverseSDE, solver=solver, variable=variable)
 
@@ -157,9 +174,46 @@ SOLVERS: dict[str, Solver] = {
     "sde_dpmpp_2": Solver(
         "SDE-DPM-Solver++ 2M", "multistep", "with noise", _of_model(DPMSolverPP, order=2, noisy=True), "2 (mean)"
     ),
+    "sde_dpmpp_3": Solver(
+        "SDE-DPM-Solver++ 3M", "multistep", "with noise", _of_model(DPMSolverPP, order=3, noisy=True), "2 (mean)"
+    ),
+    "dpmpp_2s": Solver(
+        "DPM-Solver++ 2S", "multistep", "singlestep, 2 calls a step", _of_model(DPMSolverSinglestep, order=2), "2", True
+    ),
+    "dpmpp_3s": Solver(
+        "DPM-Solver++ 3S", "multistep", "singlestep, 3 calls a step", _of_model(DPMSolverSinglestep, order=3), "3", True
+    ),
+    "unipc_1": Solver("UniPC 1", "multistep", "predictor and corrector share calls", _of_model(UniPC, order=1), "2", True),
     "unipc_2": Solver("UniPC 2", "multistep", "predictor and corrector share calls", _of_model(UniPC, order=2), "3", True),
     "unipc_3": Solver(
         "UniPC 3", "multistep", "predictor and corrector share calls", _of_model(UniPC, order=3), "3 or more", True
+    ),
+    "unipc_1_bh1": Solver(
+        "UniPC 1, bh1", "multistep", "the same, B(h) = h", _of_model(UniPC, order=1, solver_type="bh1"), "2", True
+    ),
+    "unipc_2_bh1": Solver(
+        "UniPC 2, bh1", "multistep", "the same, B(h) = h", _of_model(UniPC, order=2, solver_type="bh1"), "3", True
+    ),
+    "unipc_3_bh1": Solver(
+        "UniPC 3, bh1", "multistep", "the same, B(h) = h", _of_model(UniPC, order=3, solver_type="bh1"), "3 or more", True
+    ),
+    "deis_2": Solver("DEIS 2", "multistep", "extrapolates eps in log-SNR", _of_model(DEIS, order=2), "2", True),
+    "deis_3": Solver("DEIS 3", "multistep", "extrapolates eps in log-SNR", _of_model(DEIS, order=3), "3", True),
+    "ipndm": Solver("iPNDM", "multistep", "Adams-Bashforth with the weights of equal steps", _of_model(IPNDM), "2", True),
+    "lms": Solver("LMS", "multistep", "Adams-Bashforth in sigma/alpha", _of_model(LMS), "4", True),
+    "dpm_solver_v3": Solver(
+        "DPM-Solver-v3", "multistep", "around the model's own linear part; predictor and corrector", _v3(3), "3 or more", True
+    ),
+    "dpm_solver_v3_2": Solver(
+        "DPM-Solver-v3, order 2", "multistep", "around the model's own linear part", _v3(2), "2 or more", True
+    ),
+    "sa_solver": Solver("SA-Solver", "multistep", "with noise, tau = 1; order 2", _of_model(SASolver), "2 (mean)"),
+    "sa_solver_quiet": Solver(
+        "SA-Solver, tau = 0.2",
+        "multistep",
+        "with little noise, for few steps; order 2",
+        _of_model(SASolver, tau=0.2),
+        "2 (mean)",
     ),
     "sde_euler": Solver("reverse SDE, Euler", "sde", "torchsde, in log-SNR", _sde("euler"), "1"),
     "sde_srk": Solver("reverse SDE, SRK", "sde", "torchsde's SRA1, in log-SNR, 2 calls a step", _sde("srk"), "2"),

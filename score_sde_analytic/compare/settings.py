@@ -94,6 +94,8 @@ class ComparisonSettings:
         count: samples per cell.
         batch_size, seed: of samples.
         final: ancestral samples end in the "mean" of the last step, as the papers', or in a "draw".
+        search: log-SNRs of first times: every solver is tried with each of them on each grid of `search.GRIDS`, and the best
+            by the main metric itself is a cell on the grid "best"; () for none.
         log_snr_max: log-SNR of the first time t_1 of all solvers and grids; 0 for the best of infinitely many steps.
         grid_variance: the covariance for which "dp" is optimal.
         bits: of chains with eta = 1: "predicted", "measured" on the test split, or "none".
@@ -121,6 +123,7 @@ class ComparisonSettings:
     batch_size: Annotated[int, COUNT] = 500
     seed: Annotated[int, SEED] = 0
     final: Annotated[Literal["mean", "draw"], one_of(FINALS)] = "mean"
+    search: Annotated[tuple[float, ...], each(LOG_SNR)] = ()
     log_snr_max: Annotated[float, LOG_SNR] = 0.0
     grid_variance: Annotated[str, COVARIANCE] = "residual"
     bits: Annotated[str, one_of(("", "predicted", "measured", "none"))] = ""

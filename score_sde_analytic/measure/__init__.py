@@ -2,6 +2,7 @@
 
 from score_sde_analytic.measure.curve import NoiseCurve, residual_cap
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
+from score_sde_analytic.measure.empirical import EmpiricalStatistics
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.held_out import Choice, HeldOut
 from score_sde_analytic.measure.moments import Moments
@@ -13,6 +14,7 @@ from score_sde_analytic.measure.statistics import Energy, GradientEnergy, HighFr
 __all__ = [
     "Budget",
     "Choice",
+    "EmpiricalStatistics",
     "Energy",
     "GradientEnergy",
     "HeldOut",

@@ -2,12 +2,12 @@
 
 from score_sde_analytic.metrics.base import Distance, Metric, Reference, evaluate
 from score_sde_analytic.metrics.classifier import Classifier, ClassifierFeatures, load_classifier, save_classifier
-from score_sde_analytic.metrics.exact import cross_entropy_gap, kl_divergence, mixture_metrics
+from score_sde_analytic.metrics.exact import cross_entropy_gap, energy_distance, kl_divergence, mixture_metrics
 from score_sde_analytic.metrics.external import CleanFIDFeatures, TorchFidelityFeatures
 from score_sde_analytic.metrics.features import Coefficients, Features, ModuleFeatures, Pixels, extract
 from score_sde_analytic.metrics.frechet import ExtrapolatedFrechet, Frechet, GaussianSummary, frechet_distance
 from score_sde_analytic.metrics.kernels import KID, Discrepancy, EnergyDistance, GaussianMMD
-from score_sde_analytic.metrics.measured import Measured, jackknife
+from score_sde_analytic.metrics.measured import Measured, difference, jackknife
 from score_sde_analytic.metrics.neighbours import Precision, Recall, entropy
 from score_sde_analytic.metrics.transport import SlicedWasserstein, wasserstein_1d
 
@@ -35,6 +35,8 @@ __all__ = [
     "SlicedWasserstein",
     "TorchFidelityFeatures",
     "cross_entropy_gap",
+    "difference",
+    "energy_distance",
     "entropy",
     "evaluate",
     "extract",

@@ -10,19 +10,22 @@ Delete-group jackknife of a statistic T(x, y) of two independent samples, each d
 Distances are biased upward at finite samples by c/n + c'/m: they see two samples of one distribution as different. The
 bootstrap would add that bias a second time, and where the distributions are equal it is inconsistent; the jackknife removes
 the bias to first order.
+
+Two values that share samples or a reference are compared by `difference`: the same groups are left out of both, and the
+variance is that of the difference.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import scipy
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
@@ -47,6 +50,7 @@ class Measured:
         stderr: standard error over both samples.
         low, high: interval of the stated level for the true value.
         plug_in: the uncorrected value of the two samples, as published tables have it; never negative for a distance.
+        replicates: per independent sample, the values without each of its groups or examples; what a difference needs.
     """
 
     value: float
@@ -54,6 +58,7 @@ class Measured:
     low: float
     high: float
     plug_in: float
+    replicates: tuple[Float64[Array, " _"], ...] = field(default=(), repr=False, compare=False)
 
     def __str__(self) -> str:
         digits = 1 if not 0.0 < self.stderr < math.inf else max(0, 1 - math.floor(math.log10(self.stderr)))
@@ -86,15 +91,35 @@ def jackknife(
     """
     require_level(level)
     centre = plug_in if value is None else value
-    bias = variance = 0.0
-    for replicates in map(np.asarray, deleted):
-        g = len(replicates)
-        bias += (g - 1) * (float(replicates.mean()) - centre)
-        variance += float(jackknife_variance(replicates))
+    replicates = tuple(np.asarray(values, dtype=np.float64) for values in deleted)
+    bias = sum((len(values) - 1) * (float(values.mean()) - centre) for values in replicates)
     estimate = centre - bias if correct else centre
-    stderr = math.sqrt(variance)
-    reach = float(scipy.special.stdtrit(min(map(len, deleted)) - 1, 0.5 + level / 2)) * stderr
-    return Measured(estimate, stderr, estimate - reach, estimate + reach, plug_in)
+    return _with_interval(estimate, plug_in, replicates, level)
+
+
+def _with_interval(value: float, plug_in: float, replicates: tuple[Array, ...], level: float) -> Measured:
+    stderr = math.sqrt(sum(float(jackknife_variance(values)) for values in replicates))
+    reach = float(scipy.special.stdtrit(min(map(len, replicates)) - 1, 0.5 + level / 2)) * stderr
+    return Measured(value, stderr, value - reach, value + reach, plug_in, replicates)
+
+
+def difference(a: Measured, b: Measured, level: float = 0.95) -> Measured:
+    """a - b of two values by one metric, whose samples began with the same noise and whose reference is the same.
+
+    >>> x = np.array([1.0, 2.0, 4.0, 7.0])
+    >>> a, b = (jackknife(float(v.mean()), [float(np.delete(v, i).mean()) for i in range(4)]) for v in (x, x + 1.0))
+    >>> print(a, "|", b, "|", difference(a, b))
+    3.5 ± 1.3 | 4.5 ± 1.3 | -1.0 ± 0.0
+
+    Raises:
+        InputError: one of them has no replicates, or they left out other groups.
+    """
+    require_level(level)
+    sizes = [[len(values) for values in one.replicates] for one in (a, b)]
+    if not sizes[0] or sizes[0] != sizes[1]:
+        raise InputError(f"a paired difference needs values without the same groups, got {sizes[0]} and {sizes[1]} of them")
+    replicates = tuple(x - y for x, y in zip(a.replicates, b.replicates, strict=True))
+    return _with_interval(a.value - b.value, a.plug_in - b.plug_in, replicates, level)
 
 
 def groups_of(count: int, groups: int, seed: int) -> list[Int64[Tensor, " _"]]:
@@ -141,6 +166,17 @@ def proportion(hits: int, count: int, level: float = 0.95) -> Measured:
     return Measured(p, math.sqrt(p * (1 - p) / count), max(0.0, centre - reach), min(1.0, centre + reach), p)
 
 
+def share(hits: Bool[Tensor, " n"], level: float = 0.95) -> Measured:
+    """The `proportion` of trials that hit, which remembers which.
+
+    >>> print(share(torch.tensor([True, True, True, False])))
+    0.75 ± 0.22
+    """
+    count, number = len(hits), int(hits.sum())
+    without = (number - hits.cpu().double().numpy()) / max(count - 1, 1)
+    return replace(proportion(number, count, level), replicates=(without,))
+
+
 def mean_difference(x: Float[Tensor, " n"], y: Float[Tensor, " m"], level: float = 0.95) -> Measured:
     """E x - E y of two independent samples; interval by Welch's degrees of freedom.
 
@@ -159,4 +195,10 @@ def mean_difference(x: Float[Tensor, " n"], y: Float[Tensor, " m"], level: float
     stderr = math.sqrt(a + b)
     freedom = (a + b) ** 2 / max(a * a / (len(x) - 1) + b * b / (len(y) - 1), 1e-300)
     reach = float(scipy.special.stdtrit(max(freedom, 1.0), 0.5 + level / 2)) * stderr
-    return Measured(value, stderr, value - reach, value + reach, value)
+    without = tuple(value + sign * _leave_one_out(part) for sign, part in ((1.0, x), (-1.0, y)))
+    return Measured(value, stderr, value - reach, value + reach, value, without)
+
+
+def _leave_one_out(x: Float[Tensor, " n"]) -> Array:
+    """How far the mean moves without each value."""
+    return ((x.mean() - x) / (len(x) - 1)).cpu().double().numpy()

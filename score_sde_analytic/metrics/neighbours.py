@@ -24,7 +24,7 @@ from score_sde_analytic.checks import settle, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.metrics.base import Metric, Reference, require_features
 from score_sde_analytic.metrics.kernels import ROWS, squared_distances
-from score_sde_analytic.metrics.measured import LEVEL, Measured, proportion
+from score_sde_analytic.metrics.measured import LEVEL, Measured, share
 
 
 def nearest(x: Float[Tensor, "n d"], k: int) -> Float[Tensor, " n"]:
@@ -78,7 +78,7 @@ class _Coverage(Metric):
     def _share(
         self, points: Float64[Tensor, "n d"], centres: Float64[Tensor, "m d"], radii2: Float64[Tensor, " m"]
     ) -> Measured:
-        return proportion(int(covered(points, centres, radii2).sum()), len(points), self.level)
+        return share(covered(points, centres, radii2), self.level)
 
 
 class Precision(_Coverage):

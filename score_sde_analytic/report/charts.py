@@ -39,7 +39,8 @@ class Panel:
 
 def against_calls(comparison: Comparison, metric: Criterion) -> list[Panel]:
     """A metric over the network calls, with 95 % intervals."""
-    return _small_multiples(comparison, list(comparison.values(metric)), metric.title)
+    values = [(cell, reading) for cell, reading in comparison.values(metric) if cell.budget != 0]
+    return _small_multiples(comparison, values, metric.title)
 
 
 def overhead(comparison: Comparison) -> list[Panel]:

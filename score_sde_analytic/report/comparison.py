@@ -89,6 +89,9 @@ def quality(path: Path, content: Content, metric: Content) -> Path:
                 calls, value, error = np.array(sorted(known)).T
                 errors += error.tolist()
                 axis.errorbar(calls, value, 2 * error, ms=4, lw=1, capsize=2, label=solver["label"], **look[name])
+        free = content["free"]["metrics"].get(metric["name"], {}).get("value") if content.get("free") else None
+        if free is not None:
+            axis.axhline(free, color="0.4", lw=0.8, ls=":", label="K = 0: " + content["free"]["label"])
         axis.set(title=f"grid {grid}", xlabel="network calls", xscale="log")
         axis.set_xticks(content["budgets"], [str(k) for k in content["budgets"]])
         axis.minorticks_off()

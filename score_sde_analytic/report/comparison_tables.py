@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from score_sde_analytic.report.tables import markdown
+from score_sde_analytic.report import paired_tables
+from score_sde_analytic.report.tables import error_bar, markdown
 
 Content = Mapping[str, Any]
 
@@ -21,10 +22,12 @@ def text(content: Content) -> str:
     parts = [f"# {content['title']}", _preface(content)]
     for metric in content["metrics"]:
         parts += [f"## {metric['label']}", _heading(content, metric), _budgets(content, metric)]
+        parts += [paired_tables.told(content, metric)]
+    parts += [paired_tables.calls_needed(content, content["metrics"][0]), paired_tables.choices(content)]
     if any(cell["bits"] for cell in content["cells"]):
         parts += ["## bits/dim", _bits_heading(content), _budgets(content, None)]
     parts += ["## All cells", _all(content)]
-    return "\n\n".join([*parts, _footnotes(content)]).strip()
+    return "\n\n".join(part for part in [*parts, _footnotes(content)] if part).strip()
 
 
 def _preface(content: Content) -> str:
@@ -63,22 +66,6 @@ def _footnotes(content: Content) -> str:
     return "\n".join(f"[{number}] failed: {reason}" for reason, number in marks(content).items())
 
 
-def error_bar(part: Mapping[str, float | None] | None) -> str:
-    """Value and standard error to two digits of the error.
-
-    >>> error_bar({"value": 2.34567, "stderr": 0.0123})
-    '2.346 ± 0.012'
-    """
-    if not part or part["value"] is None:
-        return "-"
-    value, error = part["value"], part["stderr"]
-    return f"{value:.4g}" if not error else f"{value:.{_digits(error)}f} ± {error:.{_digits(error)}f}"
-
-
-def _digits(error: float) -> int:
-    return max(0, 1 - int(f"{error:e}".split("e")[1]))
-
-
 def _text(cell: Content | None, metric: Content | None, notes: Mapping[str, int]) -> str:
     if cell is None:
         return "-"
@@ -96,6 +83,9 @@ def _budgets(content: Content, metric: Content | None) -> str:
         line = [cells.get((solver, grid, k)) for k in content["budgets"]]
         if metric or any(cell and cell["bits"] for cell in line):
             rows.append([labels[solver], grid, *(_text(cell, metric, notes) for cell in line)])
+    if metric and content.get("free"):
+        free = content["free"]
+        rows.append([f"K = 0: {free['label']}", free["grid"], *[_text(free, metric, notes)] * len(content["budgets"])])
     return markdown(["solver", "grid", *(f"K = {k}" for k in content["budgets"])], rows)
 
 

@@ -99,6 +99,8 @@ def _view(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "summary": _summary(content, comparison, first),
         "findings": findings(comparison, first) if first else [],
         "metric": first,
+        "paired": bool(content.get("paired")),
+        "needed": _needed(content, first) if first else None,
         "results": [_result(comparison, metric) for metric in comparison.metrics],
         "bits": _bits(comparison),
         "cost": _cost(comparison),
@@ -140,9 +142,9 @@ def _summary(content: Mapping[str, Any], comparison: Comparison, first: Criterio
     """What was compared, who wins, what failed."""
     if not comparison.cells:
         return "There are no measurements in this report."
-    solvers = len({row.solver for row in comparison.rows})
-    grids = len({cell.row.grid for cell in comparison.cells if cell.budget is not None})  # adaptive solvers make their own
-    fixed = joined([str(b) for b in comparison.budgets if b is not None], 99)
+    solvers = len({cell.row.solver for cell in comparison.cells if cell.budget != 0})
+    grids = len({cell.row.grid for cell in comparison.cells if cell.budget})  # adaptive solvers make their own
+    fixed = joined([str(b) for b in comparison.budgets if b], 99)
     budgets = [f"with {fixed} network calls per sample"] if fixed else []
     budgets += ["with adaptive steps"] if None in comparison.budgets else []
     count = f"; {content['count']:,} samples each" if isinstance(content.get("count"), int) else ""
@@ -202,8 +204,14 @@ def _scored(cell: Cell, reading: Reading | None, ranking: Ranking | None, small:
     if reading is None:
         return None
     over = cell.budget is not None and not cell.within_budget
-    notes = [note for note in (cell.effort, "over the budget, not ranked" if over else "", small) if note]
-    return Shown(_shown(reading), "; ".join(notes), _mark(cell, ranking))
+    notes = [cell.effort, "over the budget, not ranked" if over else "", small, _apart(cell, ranking)]
+    return Shown(_shown(reading), "; ".join(note for note in notes if note), _mark(cell, ranking))
+
+
+def _apart(cell: Cell, ranking: Ranking | None) -> str:
+    """The paired difference to the best of the column."""
+    apart = None if ranking is None else cell.behind.get(ranking.metric.name)
+    return "" if apart is None else f"{apart} from the best"
 
 
 def _failed(cell: Cell) -> Shown:
@@ -255,6 +263,26 @@ def _sheets(comparison: Comparison, album: Album) -> Table | None:
 
     table = _table(comparison, "Samples", "Samples from the same seeds", entry)
     return table if table.rows else None
+
+
+def _needed(content: Mapping[str, Any], metric: Criterion) -> dict[str, Any] | None:
+    """The fewest calls of every row that reach what the best of each K reaches."""
+    columns = (content.get("paired") or {}).get(metric.name) or {}
+    labels = {str(solver["name"]): str(solver.get("label") or solver["name"]) for solver in content.get("solvers") or ()}
+    needs = {k: {(one["solver"], one["grid"]): one for one in column["calls"]} for k, column in columns.items()}
+    rows = [row for row in dict.fromkeys(row for need in needs.values() for row in need) if row[0] in labels]
+    if not rows:
+        return None
+    heads = [
+        f"{labels.get(c['best']['solver'], c['best']['solver'])} · {c['best']['grid']}, K = {k}" for k, c in columns.items()
+    ]
+    return {"heads": heads, "rows": [(labels[s], g, [_calls_of(need.get((s, g))) for need in needs.values()]) for s, g in rows]}
+
+
+def _calls_of(need: Mapping[str, Any] | None) -> str:
+    if need is None:
+        return "–"
+    return f"> {need['most']:g}" if need["calls"] is None else f"{need['calls']:g}"
 
 
 # --- the rest -------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """The plain data of a comparison of solvers, read into rows, cells and readings; and which differences the data can tell.
 
-A reading is better than another when their 95 % intervals do not overlap: a cautious rule, since two readings may
-differ significantly while their intervals still touch, and the only one that errors of unknown correlation allow.
+Where the data have paired differences to the best of a column, a reading is worse when the 95 % interval of its difference
+leaves out 0. Elsewhere when the two intervals do not overlap: a cautious rule, since two readings may differ significantly
+while their intervals still touch, and the only one that errors of unknown correlation allow.
 """
 
 from __future__ import annotations
@@ -196,6 +197,16 @@ class Cell:
     seconds: float = math.nan
     ratio: float = math.nan
     sheet: str = ""
+    behind: Mapping[str, Reading] = field(default_factory=dict)
+
+    def tied(self, metric: Criterion, top: Cell) -> bool:
+        """Whether the data cannot tell this cell from the best one: by their paired difference, or else by both intervals."""
+        apart = self.behind.get(metric.name)
+        if apart is not None and apart.known and metric is not BITS:
+            low, high = apart.interval
+            return low <= 0.0 <= high
+        mine, best = self.reading(metric), top.reading(metric)
+        return mine is not None and best is not None and mine.overlaps(best)
 
     def reading(self, metric: Criterion) -> Reading | None:
         return self.bits if metric is BITS else self.metrics.get(metric.name)
@@ -215,11 +226,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The best cell of a column, and the others that the data cannot tell from it."""
+    """The best cell of a column, and the others that the data cannot tell from it.
+
+    Attributes:
+        paired: whether by the errors of paired differences.
+    """
 
     best: Cell
     ties: tuple[Cell, ...]
     candidates: int
+    metric: Criterion
+    paired: bool = False
 
     @property
     def clear(self) -> bool:
@@ -239,10 +256,13 @@ class Comparison:
     def of(cls, content: Mapping[str, Any]) -> Comparison:
         """Read the report's content; rows come in the order of the solvers, then of the cells."""
         solvers = {str(data["name"]): data for data in content.get("solvers") or ()}
-        cells = tuple(_cell(data, solvers) for data in content.get("cells") or ())
+        behind = _behind(content.get("paired") or {})
+        every = [*(content.get("cells") or ()), *([content["free"]] if content.get("free") else ())]
+        cells = tuple(_cell(data, solvers, behind) for data in every)
         order = {name: index for index, name in enumerate(solvers)}
         rows = sorted(dict.fromkeys(cell.row for cell in cells), key=lambda row: order.get(row.solver, len(order)))
-        budgets: list[int | None] = [*sorted({*map(int, content.get("budgets") or ())} | {c.budget for c in cells if c.budget})]
+        given = {*map(int, content.get("budgets") or ())} | {cell.budget for cell in cells if cell.budget is not None}
+        budgets: list[int | None] = [*sorted(given)]
         if any(cell.budget is None for cell in cells):
             budgets.append(None)
         return cls(tuple(Criterion.of(data) for data in content.get("metrics") or ()), tuple(rows), tuple(budgets), cells)
@@ -266,14 +286,30 @@ class Comparison:
         candidates = [(cell, e) for cell, e in self.values(metric) if cell.budget == budget and cell.within_budget]
         if not candidates or len({reading.kind for _, reading in candidates}) > 1:
             return None
-        best, top = min(candidates, key=lambda pair: pair[1].value if metric.lower else -pair[1].value)
-        ties = tuple(cell for cell, reading in candidates if cell is not best and reading.overlaps(top))
-        return Ranking(best, ties, len(candidates))
+        best, _ = min(candidates, key=lambda pair: pair[1].value if metric.lower else -pair[1].value)
+        ties = tuple(cell for cell, _ in candidates if cell is not best and cell.tied(metric, best))
+        paired = all(metric.name in cell.behind for cell, _ in candidates if cell is not best) and metric is not BITS
+        return Ranking(best, ties, len(candidates), metric, paired)
 
 
-def _cell(data: Mapping[str, Any], solvers: Mapping[str, Mapping[str, Any]]) -> Cell:
+#: Paired differences to the best of its column: (solver, grid, budget) -> metric -> reading.
+Behind = Mapping[tuple[str, str, int], Mapping[str, Reading]]
+
+
+def _behind(paired: Mapping[str, Mapping[str, Any]]) -> Behind:
+    found: dict[tuple[str, str, int], dict[str, Reading]] = {}
+    for metric, columns in paired.items():
+        for k, column in columns.items():
+            for one in column["differences"]:
+                reading = Reading.of(one)
+                if reading is not None and one["budget"] == int(k):
+                    found.setdefault((str(one["solver"]), str(one["grid"]), int(k)), {})[metric] = reading
+    return found
+
+
+def _cell(data: Mapping[str, Any], solvers: Mapping[str, Mapping[str, Any]], behind: Behind) -> Cell:
     name = str(data["solver"])
-    solver = solvers.get(name, {})
+    solver = solvers.get(name, data)
     family = str(solver.get("family"))
     row = Row(name, str(data.get("grid") or ""), str(solver.get("label") or name), family if family in FAMILIES else "other")
     budget = data.get("budget")
@@ -290,6 +326,7 @@ def _cell(data: Mapping[str, Any], solvers: Mapping[str, Mapping[str, Any]]) -> 
         seconds=as_float(data.get("seconds_per_sample")),
         ratio=as_float(data.get("ratio_to_bare")),
         sheet=str(data.get("sheet") or ""),
+        behind=behind.get((name, row.grid, -1 if budget is None else int(budget)), {}),
     )
 
 
@@ -298,7 +335,7 @@ def findings(comparison: Comparison, metric: Criterion) -> list[tuple[int, str]]
     lines = []
     for budget in comparison.budgets:
         ranking = comparison.ranking(metric, budget)
-        if budget is not None and ranking is not None:
+        if budget and ranking is not None:
             lines.append((budget, _finding(ranking, metric)))
     return lines
 
@@ -308,10 +345,14 @@ def _finding(ranking: Ranking, metric: Criterion) -> str:
     named = f"{ranking.best.row.title}: {reading}"
     if ranking.candidates == 1:
         return f"{named}; nothing to compare it with."
-    if ranking.clear:
-        return f"{named}, the best of {ranking.candidates}; no other interval reaches its."
     others = joined([cell.row.title for cell in ranking.ties])
     extreme = "lowest" if metric.lower else "highest"
+    if ranking.paired and ranking.ties:
+        return f"No winner. {named} is {extreme}, but one cannot tell it apart from {others}: their paired differences hold 0."
+    if ranking.paired:
+        return f"{named}, the best of {ranking.candidates}; every paired difference to it is beyond its error."
+    if ranking.clear:
+        return f"{named}, the best of {ranking.candidates}; no other interval reaches its."
     return f"No winner. {named} is {extreme}, but overlaps the interval{'s' if len(ranking.ties) > 1 else ''} of {others}."
 
 
@@ -325,7 +366,7 @@ def conclusion(comparison: Comparison, metric: Criterion) -> str:
             (winners.setdefault(ranking.best.row.title, []) if ranking.clear else open_at).append(str(budget))
     parts = [f"{name} is best at {joined(budgets, 99)} network calls" for name, budgets in winners.items()]
     if open_at:
-        parts.append(f"at {joined(open_at, 99)} calls the intervals of the best overlap and no winner can be named")
+        parts.append(f"at {joined(open_at, 99)} calls the best cannot be told apart and no winner can be named")
     if not parts:
         return f"No budget has two solvers with a value of {metric.label}, so none can be called best."
     return f"By {metric.label} ({metric.direction}), {'; '.join(parts)}."

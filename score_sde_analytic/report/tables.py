@@ -31,6 +31,25 @@ def markdown(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     return "\n".join("| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines)
 
 
+def error_bar(part: Mapping[str, float | None] | None, sign: str = "") -> str:
+    """Value and standard error to two digits of the error.
+
+    >>> error_bar({"value": 2.34567, "stderr": 0.0123}), error_bar({"value": 0.12, "stderr": 0.1}, "+")
+    ('2.346 ± 0.012', '+0.12 ± 0.10')
+
+    Args:
+        sign: "+" to show it always.
+    """
+    if not part or part["value"] is None:
+        return "-"
+    value, error = part["value"], part["stderr"]
+    return f"{value:{sign}.4g}" if not error else f"{value:{sign}.{_digits(error)}f} ± {error:.{_digits(error)}f}"
+
+
+def _digits(error: float) -> int:
+    return max(0, 1 - int(f"{error:e}".split("e")[1]))
+
+
 def _with_error(total: Content | None) -> str:
     return f"{Estimate(**total):.3f}" if total else "-"
 

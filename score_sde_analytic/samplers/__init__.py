@@ -11,24 +11,33 @@ from score_sde_analytic.samplers.corrector import (
     PredictorCorrector,
     ReverseDiffusion,
 )
+from score_sde_analytic.samplers.dpm_solver_v3 import DPMSolverV3
 from score_sde_analytic.samplers.flow_paths import FlowPaths, record_paths
 from score_sde_analytic.samplers.gaussian_tables import gaussian_price, spectrum_table
 from score_sde_analytic.samplers.heun import Heun
-from score_sde_analytic.samplers.multistep import DPMSolverPP, UniPC
+from score_sde_analytic.samplers.linear_multistep import LMS
+from score_sde_analytic.samplers.multistep import DEIS, IPNDM, DPMSolverPP, UniPC
 from score_sde_analytic.samplers.ode import ProbabilityFlow
 from score_sde_analytic.samplers.reverse_sde import AdaptiveSDE, ReverseSDE
+from score_sde_analytic.samplers.sa_solver import SASolver
+from score_sde_analytic.samplers.singlestep import DPMSolverSinglestep
 from score_sde_analytic.samplers.table import Table, TableSampler
 from score_sde_analytic.samplers.table_fit import Fitting, fit_table
 from score_sde_analytic.samplers.table_reading import table_of
 from score_sde_analytic.samplers.table_rows import Rule
 
 __all__ = [
+    "DEIS",
+    "IPNDM",
+    "LMS",
     "AdaptiveSDE",
     "AnalyticMultistep",
     "Ancestral",
     "AnnealedLangevin",
     "Callback",
     "DPMSolverPP",
+    "DPMSolverSinglestep",
+    "DPMSolverV3",
     "EulerMaruyama",
     "Fitting",
     "FlowPaths",
@@ -39,6 +48,7 @@ __all__ = [
     "ReverseDiffusion",
     "ReverseSDE",
     "Rule",
+    "SASolver",
     "Sampler",
     "Step",
     "Table",

@@ -1,19 +1,14 @@
-"""DPM-Solver++, SDE-DPM-Solver++ and UniPC: diffusers' own schedulers, driven at the real times of a grid.
+"""DPM-Solver++, SDE-DPM-Solver++, UniPC, DEIS and iPNDM: multistep solvers of diffusers, on any grid (`scheduled.py`).
 
-The schedulers work in variance-preserving coordinates u = x / sqrt(alpha^2 + sigma^2) and know a level by sigma / alpha. After
-`set_timesteps` their table of these is replaced by the grid's, so that any schedule and any real times fit; the model is asked
-at the exact level, and hands them x0_hat. Each run has a scheduler of its own, which is the run's state.
-
-The step to the data is x0_hat: what the schedulers' own step to sigma = 0 gives, save where that is 0 / 0 ("bh1").
-(Lu et al., DPM-Solver++, 2022; Zhao et al., UniPC, NeurIPS 2023.)
+(Lu et al., DPM-Solver++, 2022; Zhao et al., UniPC, NeurIPS 2023; Zhang & Chen, DEIS, ICLR 2023; Liu et al., PNDM, ICLR 2022.)
 """
 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import torch
@@ -21,52 +16,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.checks import flag, one_of, settle, whole
-from score_sde_analytic.extras import optional
-from score_sde_analytic.grids.grid import Grid
-from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.model import Prediction, ScoreModel
 from score_sde_analytic.process.noise import Noise
-from score_sde_analytic.samplers.base import Sampler, Step, intervals
-
-
-class _Scheduled(Sampler[Step]):
-    """K network calls on K steps; deterministic unless `noisy`."""
-
-    noisy: bool = False
-
-    def calls(self, grid: Grid) -> int:
-        return grid.steps
-
-    def plan(self, grid: Grid) -> list[Step]:
-        return intervals(self.model.schedule, grid)
-
-    @abstractmethod
-    def scheduler(self) -> Any:
-        """A new scheduler that takes x0_hat."""
-
-    def init(self, plan: Sequence[Step], x: Float[Tensor, " batch *dims"]) -> Any:
-        scheduler = self.scheduler()
-        scheduler.set_timesteps(len(plan))
-        scheduler.timesteps = torch.arange(len(plan), 0, -1)
-        scheduler.sigmas = torch.tensor([step.t.ratio for step in plan] + [0.0], dtype=torch.float64)
-        scheduler.set_begin_index(0)
-        return scheduler
-
-    def step(
-        self, x_t: Float[Tensor, " batch *dims"], step: Step, state: Any, noise: Noise
-    ) -> tuple[Float[Tensor, " batch *dims"], Any]:
-        x_0 = self.model.predict(x_t, step.t).x_0
-        if step.last:
-            return x_0, state
-        t, s = (math.hypot(level.alpha, level.sigma) for level in (step.t, step.s))
-        options = {"variance_noise": noise.draw(x_t)} if self.noisy else {}
-        index = state.timesteps[state.step_index or 0]
-        (u,) = state.step(x_0, index, x_t / t, return_dict=False, **options)
-        return u * s, state
+from score_sde_analytic.samplers.base import Step
+from score_sde_analytic.samplers.scheduled import Scheduled, diffusers
 
 
 @dataclass(frozen=True)
-class DPMSolverPP(_Scheduled):
+class DPMSolverPP(Scheduled):
     """DPM-Solver++ multistep of order 1 (DDIM), 2 (2M) or 3 (3M); SDE-DPM-Solver++ if `noisy`. Needs the extra "images".
+
+    Both forms of 3M hold half of Taylor's term of x0_hat'', as published: order two with a smaller constant. The noisy one
+    takes it with the sign that Taylor's has, as k-diffusion does; diffusers 0.42 has the other, and converges at order one.
 
     Args:
         model: the score model.
@@ -86,7 +47,8 @@ class DPMSolverPP(_Scheduled):
         settle(self)
 
     def scheduler(self) -> Any:
-        return _diffusers("DPMSolverMultistepScheduler")(
+        base = diffusers("DPMSolverMultistepScheduler")
+        return (_third_order(base) if self.noisy and self.order == 3 else base)(
             solver_order=self.order,
             algorithm_type="sde-dpmsolver++" if self.noisy else "dpmsolver++",
             solver_type=self.solver_type,
@@ -94,9 +56,54 @@ class DPMSolverPP(_Scheduled):
             prediction_type="sample",
         )
 
+    def options(self, state: Any, x_t: Float[Tensor, " batch *dims"], noise: Noise) -> dict[str, Any]:
+        return {"variance_noise": noise.draw(x_t)} if self.noisy else {}
+
+
+def _third_order(base: Any) -> Any:
+    """The multistep scheduler with a third-order SDE step of its own."""
+
+    class ThirdOrder(base):
+        def multistep_dpm_solver_third_order_update(
+            self, model_output_list: list[Tensor], *args: Any, sample: Tensor, noise: Tensor, **kwargs: Any
+        ) -> Tensor:
+            levels = [float(self.sigmas[self.step_index + i]) for i in (1, 0, -1, -2)]
+            return noisy_third_order(levels, model_output_list[::-1], sample, noise)
+
+    return ThirdOrder
+
+
+def noisy_third_order(
+    ratios: Sequence[float],
+    x_0: Sequence[Float[Tensor, " batch *dims"]],
+    u: Float[Tensor, " batch *dims"],
+    z: Float[Tensor, " batch *dims"],
+) -> Float[Tensor, " batch *dims"]:
+    """u_s = sigma_s / sigma_t e^{-h} u_t + alpha_s [E x0_hat + F D_1 + (1/2 - F / 2h) D_2] + sigma_s sqrt(E) z.
+
+    SDE-DPM-Solver++(3M): h = log(ratio_t / ratio_s), E = 1 - e^{-2h}, F = 1 - E / 2h, D divided differences of x0_hat.
+
+    Args:
+        ratios: sigma / alpha of s, t and the two levels before t.
+        x_0: x0_hat at t and at the two levels before.
+        u: the state in variance-preserving coordinates.
+        z: standard normal.
+    """
+    alphas = [1.0 / math.hypot(1.0, ratio) for ratio in ratios]
+    sigma_s, sigma_t = (ratio * alpha for ratio, alpha in zip(ratios[:2], alphas[:2], strict=True))
+    h, *past = (math.log(before / after) for after, before in pairwise(ratios))
+    r_0, r_1 = (width / h for width in past)
+    near, far = (x_0[0] - x_0[1]) / r_0, (x_0[1] - x_0[2]) / r_1
+    second = (near - far) / (r_0 + r_1)
+    first = near + r_0 * second
+    gone = -math.expm1(-2.0 * h)
+    slope = 1.0 - gone / (2.0 * h)
+    mean = gone * x_0[0] + slope * first + (0.5 - slope / (2.0 * h)) * second
+    return sigma_s / sigma_t * math.exp(-h) * u + alphas[0] * mean + sigma_s * math.sqrt(gone) * z
+
 
 @dataclass(frozen=True)
-class UniPC(_Scheduled):
+class UniPC(Scheduled):
     """UniPC of order 1, 2 or 3: a predictor and a corrector that share each network call. Needs the extra "images".
 
     Args:
@@ -115,7 +122,7 @@ class UniPC(_Scheduled):
         settle(self)
 
     def scheduler(self) -> Any:
-        return _diffusers("UniPCMultistepScheduler")(
+        return diffusers("UniPCMultistepScheduler")(
             solver_order=self.order,
             solver_type=self.solver_type,
             lower_order_final=self.lower_order_final,
@@ -123,6 +130,61 @@ class UniPC(_Scheduled):
         )
 
 
-def _diffusers(name: str) -> Any:
-    # Importing diffusers takes seconds.
-    return getattr(optional("diffusers", extra="images", user=name), name)
+@dataclass(frozen=True)
+class DEIS(Scheduled):
+    """DEIS of order 1 (DDIM), 2 or 3: eps_hat extrapolated as a polynomial in log(sigma / alpha). Needs the extra "images".
+
+    Args:
+        model: the score model.
+        order: points that the polynomial goes through.
+        lower_order_final: below 15 steps, take the last steps at lower order.
+    """
+
+    model: ScoreModel
+    order: Annotated[int, whole(1, 3)] = 3
+    lower_order_final: Annotated[bool, flag()] = True
+
+    def __post_init__(self) -> None:
+        settle(self)
+
+    def scheduler(self) -> Any:
+        return diffusers("DEISMultistepScheduler")(
+            solver_order=self.order, lower_order_final=self.lower_order_final, prediction_type="sample"
+        )
+
+
+@dataclass(frozen=True)
+class IPNDM(Scheduled):
+    """Adams-Bashforth's weights of equal steps on eps_hat, whatever the grid, then DDIM's step. Needs the extra "images".
+
+    Of full order on grids even in sigma / alpha; on others that are smooth, of order two with a smaller constant.
+
+    Args:
+        model: the score model.
+        order: most values of eps_hat in a step; diffusers' scheduler always takes four.
+        lower_order_final: end in x0_hat; otherwise the last step, too, takes the extrapolated eps_hat, as diffusers' does.
+    """
+
+    model: ScoreModel
+    order: Annotated[int, whole(1, 4)] = 4
+    lower_order_final: Annotated[bool, flag()] = True
+
+    def __post_init__(self) -> None:
+        settle(self)
+
+    def scheduler(self) -> Any:
+        return diffusers("IPNDMScheduler")()
+
+    def place(self, scheduler: Any, plan: Sequence[Step]) -> None:
+        levels = [(step.t.alpha / step.t.norm, step.t.sigma / step.t.norm) for step in plan] + [(1.0, 0.0)]
+        scheduler.alphas, scheduler.betas = torch.tensor(levels, dtype=torch.float64).T
+
+    def output(self, prediction: Prediction) -> Float[Tensor, " batch *dims"]:
+        return prediction.v / prediction.level.norm
+
+    def options(self, state: Any, x_t: Float[Tensor, " batch *dims"], noise: Noise) -> dict[str, Any]:
+        state.ets = state.ets[len(state.ets) - self.order + 1 :] if len(state.ets) >= self.order else state.ets
+        return {}
+
+    def ends(self, step: Step) -> bool:
+        return step.last and self.lower_order_final

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from orders import MILD, VARIANCE, Silent, flow_error, moments, slope, to_first_level
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic
 from score_sde_analytic.grids.grid import Grid, even, even_log_snr
 from score_sde_analytic.measure.curve import NoiseCurve
-from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.times import ZeroBased
 from score_sde_analytic.process.noise import SampleNoise
@@ -18,32 +18,12 @@ from score_sde_analytic.samplers import AnalyticMultistep, Ancestral, DPMSolverP
 
 diffusers = pytest.importorskip("diffusers")
 
-MEAN, VARIANCE = 0.7, 0.3
-GAUSSIAN = GaussianMixture([1.0], [[MEAN]], VARIANCE)
-MILD = GaussianMixture([0.5, 0.5], [[-0.8], [0.6]], [0.1, 0.2])
 EXACT = Isotropic(NoiseCurve(np.zeros(1), np.array([-math.log(VARIANCE)])))
 
-DPM = [{"order": o, "noisy": n} for o in (1, 2, 3) for n in (False, True)] + [{"solver_type": "heun"}]
+DPM = [{"order": o, "noisy": n} for o in (1, 2, 3) for n in (False, True) if (o, n) != (3, True)]
+DPM += [{"solver_type": "heun"}]
 DPM += [{"order": 2, "noisy": True, "solver_type": "heun"}, {"order": 3, "lower_order_final": False}]
 UNIPC = [{"order": o, "solver_type": b} for o in (1, 2, 3) for b in ("bh1", "bh2")]
-
-
-class Silent:
-    def draw(self, like):
-        return torch.zeros_like(like)
-
-
-class Basis:
-    """The k-th draw moves row 2 + k alone, by one."""
-
-    def __init__(self):
-        self.draws = 0
-
-    def draw(self, like):
-        z = torch.zeros_like(like)
-        z[2 + self.draws] = 1.0
-        self.draws += 1
-        return z
 
 
 class Given:
@@ -88,6 +68,59 @@ def test_dpm_solver_is_diffusers_own_loop(options, steps):
     expected, grid = theirs(diffusers.DPMSolverMultistepScheduler(algorithm_type=algorithm, **settings), steps, start())
     sampler = DPMSolverPP(ScoreModel(net, Tabulated.linear(), times=ZeroBased(1000)), **options)
     torch.testing.assert_close(carry(sampler, sampler.plan(grid), start(), Given()), expected, rtol=2e-5, atol=2e-5)
+
+
+class Corrected(diffusers.DPMSolverMultistepScheduler):
+    """diffusers' scheduler with 1/2 where it has -1/2 in the third-order step of the SDE."""
+
+    def multistep_dpm_solver_third_order_update(self, outputs, *args, sample, noise, **kwargs):
+        rho_s, rho, rho_1, rho_2 = (self.sigmas[self.step_index + i] for i in (1, 0, -1, -2))
+        h, h_0, h_1 = (rho / rho_s).log(), (rho_1 / rho).log(), (rho_2 / rho_1).log()
+        now, before, first = outputs[::-1]
+        second = h**2 * ((now - before) / h_0 - (before - first) / h_1) / (h_0 + h_1)
+        wrong = super().multistep_dpm_solver_third_order_update(outputs, *args, sample=sample, noise=noise, **kwargs)
+        return wrong + second / (1 + rho_s**2) ** 0.5
+
+
+def test_third_order_of_the_sde_has_the_sign_of_taylors_term():
+    """diffusers' loop but for that sign."""
+    scheduler = Corrected(algorithm_type="sde-dpmsolver++", solver_order=3)
+    expected, grid = theirs(scheduler, 20, start())
+    sampler = DPMSolverPP(ScoreModel(net, Tabulated.linear(), times=ZeroBased(1000)), order=3, noisy=True)
+    torch.testing.assert_close(carry(sampler, sampler.plan(grid), start(), Given()), expected, rtol=2e-5, atol=2e-5)
+
+
+def k_diffusion_3m_sde(model, plan, x, noise):
+    """k-diffusion's `sample_dpmpp_3m_sde` with eta = s_noise = 1, up to the first level: its loop, its names, its formulas."""
+    denoised_1 = denoised_2 = h_1 = h_2 = None
+    for step in plan[:-1]:
+        sigma, after = step.t.ratio, step.s.ratio
+        denoised = model.predict(x * step.t.alpha, step.t).x_0
+        h = math.log(sigma) - math.log(after)
+        h_eta = 2.0 * h
+        x = math.exp(-h_eta) * x - math.expm1(-h_eta) * denoised
+        phi_2 = math.expm1(-h_eta) / h_eta + 1.0
+        if h_2 is not None:
+            r0, r1 = h_1 / h, h_2 / h
+            d1_0, d1_1 = (denoised - denoised_1) / r0, (denoised_1 - denoised_2) / r1
+            d1 = d1_0 + (d1_0 - d1_1) * r0 / (r0 + r1)
+            d2 = (d1_0 - d1_1) / (r0 + r1)
+            x = x + phi_2 * d1 - (phi_2 / h_eta - 0.5) * d2
+        elif h_1 is not None:
+            x = x + phi_2 * (denoised - denoised_1) / (h_1 / h)
+        x = x + noise.draw(x) * after * math.sqrt(-math.expm1(-2.0 * h))
+        denoised_1, denoised_2, h_1, h_2 = denoised, denoised_1, h, h_1
+    return x * plan[-1].t.alpha
+
+
+def test_third_order_of_the_sde_is_k_diffusions():
+    model = MILD.score_model(LinearVP())
+    sampler = DPMSolverPP(model, 3, noisy=True, solver_type="heun", lower_order_final=False)
+    plan = sampler.plan(even_log_snr(LinearVP(), 9, 0.05))
+    x = start()[:, :1]
+    ours = to_first_level(sampler, plan, x, Given())
+    theirs = k_diffusion_3m_sde(model, plan, x / plan[0].t.alpha, Given())
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("steps", [8, 20])
@@ -142,27 +175,6 @@ class Known:
 
 
 # --- orders -------------------------------------------------------------------------------------------------------------
-
-
-def cdf(mixture, x, level):
-    variance = level.alpha**2 * mixture.eigenvalues[:, 0] + level.sigma**2
-    return (mixture.weights * torch.special.ndtr((x - level.alpha * mixture.means[:, 0]) / variance.sqrt())).sum(-1)
-
-
-def to_first_level(sampler, plan, x, noise):
-    state = sampler.init(plan, x)
-    for step in plan[:-1]:
-        x, state = sampler.step(x, step, state, noise)
-    return x
-
-
-def flow_error(make, schedule, steps):
-    """Largest change of F_t(x_t), which the flow of a one-dimensional law keeps."""
-    sampler = make(MILD.score_model(schedule))
-    plan = sampler.plan(even_log_snr(schedule, steps + 1, 0.1))
-    x = torch.linspace(-2, 2, 21, dtype=torch.float64)[:, None]
-    end = to_first_level(sampler, plan, x, Silent())
-    return float((cdf(MILD, end, plan[-1].t) - cdf(MILD, x, plan[0].t)).abs().max())
 
 
 FLOWS = {
@@ -230,15 +242,8 @@ def test_third_order_dpm_solver_takes_half_of_the_curvature():
 
 
 def variance_error(make, steps):
-    """Error of the variance at t_1 of a linear sampler started from the exact law: no Monte Carlo."""
-    sampler = make(GAUSSIAN.score_model(LinearVP()))
-    plan = sampler.plan(even_log_snr(LinearVP(), steps + 1, 0.1))
-    x = torch.zeros(2 + steps, 1, dtype=torch.float64)
-    x[1] = 1.0
-    x = to_first_level(sampler, plan, x, Basis()).flatten()
-    top, end, response = plan[0].t, plan[-1].t, x[1:] - x[0]
-    variance = response[0] ** 2 * (top.alpha**2 * VARIANCE + top.sigma**2) + response[1:].square().sum()
-    return abs(float(variance) - end.alpha**2 * VARIANCE - end.sigma**2)
+    """Error of the variance at t_1 of a linear sampler started from the exact law."""
+    return abs(moments(make, LinearVP(), steps, per_step=1)[1])
 
 
 @pytest.mark.slow
@@ -270,6 +275,14 @@ def test_sde_dpm_solver_has_weak_order_two(noisy):
     options = {"noisy": noisy, "solver_type": "midpoint", "lower_order_final": False}
     coarse, fine = (variance_error(lambda m: DPMSolverPP(m, 2, **options), k) for k in (64, 128))
     assert math.log2(coarse / fine) == pytest.approx(2, abs=0.35)
+
+
+def test_third_order_of_the_sde_has_more_than_weak_order_two():
+    """With diffusers' sign it had one."""
+    options = {"noisy": True, "lower_order_final": False}
+    errors = [variance_error(lambda m: DPMSolverPP(m, 3, **options), k) for k in (32, 64)]
+    assert slope(errors) > 2.3
+    assert errors[1] < 0.6 * variance_error(lambda m: DPMSolverPP(m, 2, **options), 64)
 
 
 def test_no_share_is_the_ancestral_chain(schedule):
