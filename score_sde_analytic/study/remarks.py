@@ -43,7 +43,7 @@ def _linear(record: Measured) -> list[str]:
         f"below log-SNR {moments.log_snr[last]:.1f} this network knows less than a covariance: R is up to"
         f" {(moments.residual / linear)[below].max():.1f} times that of the best linear denoiser, which costs"
         f" {0.5 * BITS * lost:.3f} bits/dim and the samples their large scales; begin above it, from the Gaussian that costs no"
-        " call (prior='gaussian')"
+        " call (prior='gaussian'), or repair its mean (`recalibrate`, config.network.recalibrate)"
     ]
 
 
