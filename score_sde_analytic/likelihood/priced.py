@@ -94,7 +94,7 @@ def price(
 
     >>> priced = price(moments, model.schedule, {"K = 10": study.chain(10)}, study.statistics)
     >>> print(priced["K = 10"].total)
-    1.109 ± 0.062
+    1.109 ± 0.063
     """
     view = _View.of(moments)
     quotes = {name: _Quote.of(method, view, schedule, statistics) for name, method in methods.items()}

@@ -14,7 +14,7 @@ class Bits(dict[int, B]):
 
     >>> print(study.bits(5, 10))
     K = 5: 1.181 ± 0.059 bits/dim
-    K = 10: 1.109 ± 0.062 bits/dim
+    K = 10: 1.109 ± 0.063 bits/dim
     """
 
     def __str__(self) -> str:
