@@ -38,7 +38,10 @@ def test_names_are_taken_once(asked):
         ({"grid_variance": "evn"}, "unknown covariance 'evn'"),
         ({"solvers": ("ancestral(nothing)",)}, "unknown covariance 'nothing'"),
         ({"reference": ("tests",)}, "unknown split of compare.reference 'tests'; choose one of train, validation, test"),
-        ({"features": "nothing"}, "unknown features 'nothing'; choose pixels, .*digits_classifier, fashion_mnist_classifier, mnist_classifier"),
+        (
+            {"features": "nothing"},
+            "unknown features 'nothing'; choose pixels, .*digits_classifier, fashion_mnist_classifier, mnist_classifier",
+        ),
     ],
 )
 def test_bad_settings_are_refused_before_the_work(asked, changed, message, study, examples, tmp_path):
