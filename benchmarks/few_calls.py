@@ -50,6 +50,8 @@ from score_sde_analytic.uncertainty import Estimate
 FINE = 48
 DEFAULT = Fitting()
 OURS = "fitted"
+#: Rows that the number of calls does not change, with their own.
+REFERENCES = {"free, no call": "0", f"flow, {FINE} calls": str(FINE), "exact draws": ""}
 #: (row, seed, column) of one number of calls.
 Scores = dict[str, np.ndarray]
 
@@ -71,7 +73,9 @@ def free(world: World) -> Draw:
 
 def at(world: World, log_snrs: np.ndarray) -> Grid:
     """Calls at these levels."""
-    return Grid((*np.atleast_1d(world.model.schedule.time(log_snrs)).tolist(), 0.0))
+    schedule = world.model.schedule
+    first = 1.0 if log_snrs[0] <= schedule.log_snr_range[0] else float(schedule.time(log_snrs[0]))
+    return Grid((first, *np.atleast_1d(schedule.time(log_snrs[1:])).tolist(), 0.0))
 
 
 def flow(world: World) -> Draw:
@@ -131,23 +135,32 @@ def ablations(world: World, steps: int) -> dict[str, Draw]:
     return draws
 
 
-def measured(world: World, draws: dict[str, Draw], count: int, seeds: range) -> Scores:
-    return {name: np.array([world.judge(draw(count, seed)) for seed in seeds]) for name, draw in draws.items()}
+def measured(world: World, draws: dict[str, Draw], count: int, seeds: int, known: Scores | None = None) -> Scores:
+    """Scores by row; seeds that are known already are not drawn again."""
+    found = {} if known is None else {name: [*known.get(name, ())][:seeds] for name in draws}
+    for name, draw in draws.items():
+        own = found.setdefault(name, [])
+        own += [np.array(world.judge(draw(count, seed))) for seed in range(len(own), seeds)]
+    return {name: np.stack(own) for name, own in found.items()}
 
 
-def references(world: World) -> dict[str, Draw]:
+def references(world: World, fine: bool = True) -> dict[str, Draw]:
     """What the number of calls does not change."""
-    draws = {"free, no call": free(world), f"flow, {FINE} calls": flow(world)}
-    return draws if world.exact is None else draws | {"exact draws": world.exact}
+    no_call, all_calls, exact = REFERENCES
+    draws = {no_call: free(world)}
+    if fine:
+        draws[all_calls] = flow(world)
+    return draws if world.exact is None else draws | {exact: world.exact}
 
 
-def quality(world: World, steps: str, scores: Scores) -> str:
-    """Scores, and paired differences to "fitted" in the one that decides."""
+def quality(world: World, every: dict[int, Scores]) -> str:
+    """Scores by number of calls, and paired differences to "fitted" in the one that decides."""
     lines = []
-    for name, values in scores.items():
-        cells = [f"{Estimate.of(own):.3f}" for own in values.T]
-        gap = "" if name == OURS or OURS not in scores else f"{Estimate.of(values[:, 0] - scores[OURS][:, 0]):+.3f}"
-        lines.append([steps, name, *cells, gap])
+    for steps, scores in every.items():
+        for name, values in scores.items():
+            cells = [f"{Estimate.of(own):.3f}" for own in values.T]
+            gap = "" if name == OURS or OURS not in scores else f"{Estimate.of(values[:, 0] - scores[OURS][:, 0]):+.3f}"
+            lines.append([REFERENCES.get(name, str(steps)), name, *cells, gap])
     return markdown(["K", "sampler", *world.judge.columns, "the first above fitted, paired"], lines)
 
 
@@ -238,31 +251,26 @@ class Kept:
 def parts(world: World, place: Place, args: argparse.Namespace) -> Iterator[str]:
     """Tables, one after the other."""
     if args.ablations:
-        for steps in args.steps:
-            yield quality(world, str(steps), measured(world, ablations(world, steps), args.count, range(args.seeds)))
+        rows = {0: references(world, fine=False)} | {steps: ablations(world, steps) for steps in args.steps}
+        yield quality(world, {steps: measured(world, draws, args.count, args.seeds) for steps, draws in rows.items()})
         return
     paths = recorded(world, place, args.data)
     if args.certificates:
         yield certificates(world, paths, args.steps, args.count)
     kept = Kept.at(place, args)
-    for steps in [0, *args.steps]:
-        yield quality(world, str(steps), scored(world, paths, steps, kept, args))
+    yield quality(world, {steps: scored(world, paths, steps, kept, args) for steps in [0, *args.steps]})
 
 
 def scored(world: World, paths: FlowPaths, steps: int, kept: Kept, args: argparse.Namespace) -> Scores:
-    """All rows of one number of calls, of so many seeds."""
-    scores, name = kept.rows(str(steps)), str(steps)
-    done = len(next(iter(scores.values()), ()))
-    if done < args.seeds:
-        chosen = kept.choices(name)
-        if chosen is None:
-            chosen = best(Search(args.tune, args.coordinates).scores(world, steps)) if args.tune and steps else []
-        draws = ours(world, paths, steps) if steps else references(world)
-        draws |= {str(choice): choice.draw(world, steps) for choice in chosen}
-        more = measured(world, draws, args.count, range(done, args.seeds))
-        scores = {row: np.concatenate([scores[row], values]) if row in scores else values for row, values in more.items()}
-        kept.keep(name, scores, world.judge.columns, chosen)
-    return {row: values[: args.seeds] for row, values in scores.items()}
+    """All rows of one number of calls."""
+    name, chosen = str(steps), kept.choices(str(steps))
+    if chosen is None:
+        chosen = best(Search(args.tune, args.coordinates).scores(world, steps)) if args.tune and steps else []
+    draws = ours(world, paths, steps) if steps else references(world, not args.without_flow)
+    draws |= {str(choice): choice.draw(world, steps) for choice in chosen}
+    scores = measured(world, draws, args.count, args.seeds, kept.rows(name))
+    kept.keep(name, scores, world.judge.columns, chosen)
+    return scores
 
 
 def arguments() -> argparse.Namespace:
@@ -275,6 +283,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tune", type=int, default=1000, help="samples that public solvers are chosen by; 0 for none")
     parser.add_argument("--coordinates", action="store_true", help="choose grid and first time before the solver")
+    parser.add_argument("--without-flow", action="store_true", help="leave out the fine flow")
     parser.add_argument("--certificates", action="store_true", help="bounds of the distance to the flow, and times, first")
     parser.add_argument("--ablations", action="store_true", help="what start, grid, weights and gain are worth")
     parser.add_argument("--pictures", type=Path, help="folder of pictures, from scores that are in the workdir")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +47,19 @@ from score_sde_analytic.study import Study, analyse
 #: (count, seed) -> samples.
 Draw = Callable[[int, int], Tensor]
 COMPONENTS = "Frechet, 64 components"
+
+
+class Leading(Features):
+    """Coefficients of the 64 leading principal components of some images."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.basis = PCA.of(images, 64)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.basis.forward(x.double()).flatten(1)[:, :64]
+
+    def config(self) -> dict[str, Any]:
+        return {"name": "leading components", "basis": self.basis.config()}
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,7 @@ def judged_by(real: Tensor, features: Features, main: str, data_range: DataRange
     """Features decide; components, whose moments a Gaussian has right by construction, stand beside."""
     metrics = {main: Frechet(groups=groups), "KID": KID(), "precision": Precision(), "recall": Recall()}
     components = {COMPONENTS: Frechet(groups=groups)}
-    spaces = ((Reference.of(real, features), metrics), (Reference.of(real, Coefficients(PCA.of(fitted, 64))), components))
+    spaces = ((Reference.of(real, features), metrics), (Reference.of(real, Leading(fitted)), components))
     return Judge(spaces, data_range)
 
 
