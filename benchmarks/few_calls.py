@@ -42,6 +42,7 @@ from score_sde_analytic.samplers import (
     TableSampler,
     fit_table,
     generate,
+    matched,
     record_paths,
     spectrum_table,
 )
@@ -101,7 +102,9 @@ def ours(world: World, paths: FlowPaths, steps: int) -> dict[str, Draw]:
         OURS: DEFAULT,
         "fitted, scalar": Fitting(pooled=(math.inf,), gain="common"),
     }
-    draws = {name: of_table(world, fitted(world, paths, steps, fitting)) for name, fitting in kinds.items()}
+    tables = {name: fitted(world, paths, steps, fitting) for name, fitting in kinds.items()}
+    tables["fitted, matched"] = matched(tables[OURS])
+    draws = {name: of_table(world, table) for name, table in tables.items()}
     draws["spectrum alone"] = of_table(world, spectrum_table(world.linear, steps))
     if world.chosen is not None:
         draws["chosen by examples"] = world.chosen(steps)
@@ -120,6 +123,7 @@ def ablations(world: World, steps: int) -> dict[str, Draw]:
     late = np.array([lowest, *whole.log_snrs[1:]])
     tables = {
         OURS: whole,
+        "matched to the data's variance": matched(whole),
         "400 paths": fitted(world, many, steps),
         "scalar weights, one gain": fitted(world, paths, steps, Fitting(pooled=(math.inf,), gain="common")),
         "Zolotarev's grid without search": fitted(world, paths, steps, Fitting(trials=0)),

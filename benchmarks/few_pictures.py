@@ -29,6 +29,8 @@ TITLES = {
     "fashion": "Fashion-MNIST, a network of others",
     "mnist_unet": "MNIST, shipped network",
 }
+#: Colours of the places of calls.
+PLACES = (GRID_COLOURS[0], GRID_COLOURS[1], GRID_COLOURS[5])
 LEVELS = {"free, no call": "no call: the Gaussian alone", "flow, 48 calls": "the flow itself, 48 calls"}
 
 
@@ -54,7 +56,7 @@ def rows(content: Content) -> dict[str, np.ndarray]:
 def sheets(path: Path, world: World, ours: Mapping[int, Draw], scores: Content) -> Path:
     """Ours beside public solvers at their best, from the same noise."""
     names = ["table, fitted", "DPM-Solver++", "UniPC"]
-    figure, axes = plt.subplots(len(ours), 3, figsize=(8.4, 1.05 * len(ours) + 0.5), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(len(ours), 3, figsize=(8.4, 0.72 * len(ours) + 0.3), layout="constrained", squeeze=False)
     for row, (steps, draw) in enumerate(ours.items()):
         best = families(scores, steps)
         draws = [draw, *(best[name].draw(world, steps) for name in names[1:])]
@@ -78,13 +80,13 @@ def _images(axis: Axes, world: World, draw: Draw) -> None:
 @plt.rc_context(STYLE)
 def quality(path: Path, worlds: Mapping[str, Content]) -> Path:
     """Distance against calls, a panel per data set; errors are over seeds."""
-    figure, axes = plt.subplots(1, len(worlds), figsize=(4.2 * len(worlds), 3.6), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, len(worlds), figsize=(1.5 + 3.4 * len(worlds), 3.8), layout="constrained", squeeze=False)
     for axis, (title, scores) in zip(axes[0], worlds.items(), strict=True):
         _quality_panel(axis, scores)
-        axis.set(title=title, xlabel="network calls per sample, K", yscale="log")
+        axis.set(title=title, xlabel="network calls per sample, K")
     axes[0][0].set_ylabel("Fréchet distance, classifier features")
     handles = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=8)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(3, 1 + len(worlds)), fontsize=8)
     return save(figure, path)
 
 
@@ -101,8 +103,11 @@ def _quality_panel(axis: Axes, scores: Content) -> None:
         values = [_best(scores, k, network) for k in steps]
         if network is None or len({c.network for k in steps for c in choices(scores, k)}) > 1:
             _line(axis, steps, values, label, color=colour, marker="s")
-    axis.set_xscale("log")
+    axis.set(xscale="log", yscale="log")
     axis.set_xticks(steps, [str(k) for k in steps])
+    low, high = axis.get_ylim()
+    ticks = [d * 10.0**e for e in range(-3, 4) for d in (1, 2, 5) if low <= d * 10.0**e <= high]
+    axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.minorticks_off()
 
 
@@ -128,16 +133,14 @@ def placement(path: Path, world: World, calls: Mapping[str, Mapping[int, np.ndar
     counts, edges = np.histogram(known, bins=40)
     axis.stairs(counts / counts.max() * height, edges, fill=True, color="0.88")
     labels, row = [], 0
-    for colour, (name, by_steps) in zip(GRID_COLOURS[::5], calls.items(), strict=False):
+    for colour, (name, by_steps) in zip(PLACES, calls.items(), strict=True):
         for steps, log_snrs in by_steps.items():
             row += 1
             axis.plot(log_snrs, np.full(len(log_snrs), height - row), "o", ms=5, color=colour)
             labels.append(f"{name}, K = {steps}")
     axis.set_yticks([height - 1 - i for i in range(len(labels))], labels)
     axis.set(xlabel="log-SNR of the call (more noise on the left)", ylim=(0, height))
-    axis.set_title(
-        "Where calls lie, over the number of coefficients with variance $e^{-\\mathrm{log\\!-\\!SNR}}$ (grey)", fontsize=9
-    )
+    axis.set_title("Where calls lie. Grey: how many coefficients of the data have the variance exp(-log-SNR)", fontsize=9)
     axis.grid(axis="y", visible=False)
     return save(figure, path)
 

@@ -18,7 +18,7 @@ from score_sde_analytic.samplers.multistep import DPMSolverPP, UniPC
 from score_sde_analytic.samplers.ode import ProbabilityFlow
 from score_sde_analytic.samplers.reverse_sde import AdaptiveSDE, ReverseSDE
 from score_sde_analytic.samplers.table import Table, TableSampler
-from score_sde_analytic.samplers.table_fit import Fitting, fit_table
+from score_sde_analytic.samplers.table_fit import Fitting, fit_table, matched
 from score_sde_analytic.samplers.table_reading import table_of
 from score_sde_analytic.samplers.table_rows import Rule
 
@@ -48,6 +48,7 @@ __all__ = [
     "fit_table",
     "gaussian_price",
     "generate",
+    "matched",
     "record_paths",
     "spectrum_table",
     "table_of",
