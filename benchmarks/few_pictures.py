@@ -21,7 +21,7 @@ from score_sde_analytic.uncertainty import Estimate
 SHOWN, COUNT, COLUMNS = (1, 2, 3, 5), 16, 8
 Content = Mapping[str, Any]
 #: What rows of scores are drawn as, the others are public solvers.
-LINES = {"fitted": "table, fitted", "spectrum alone": "table, spectrum alone", "chosen by examples": "chosen by examples"}
+LINES = {"fitted": "table, fitted", "fitted, matched": "table, matched", "spectrum alone": "table, spectrum alone"}
 #: Panels of the picture of quality.
 TITLES = {
     "digits": "digits, 8x8",
@@ -95,8 +95,8 @@ def _quality_panel(axis: Axes, scores: Content) -> None:
     for style, (name, values) in zip(("--", ":"), rows(scores["0"]).items(), strict=False):
         axis.axhline(values.mean(), color="0.35", ls=style, lw=1.1, label=LEVELS.get(name, name))
     by_steps = [rows(scores[str(k)]) for k in steps]
-    for colour, (name, label) in zip(GRID_COLOURS, LINES.items(), strict=False):
-        if name in by_steps[0]:
+    for colour, (name, label) in zip(GRID_COLOURS[:3], LINES.items(), strict=True):
+        if all(name in each for each in by_steps):
             _line(axis, steps, [each[name] for each in by_steps], label, color=colour, marker="o")
     public = {"best public solver, best grid": None, "the same, on the network as published": ""}
     for colour, (label, network) in zip(GRID_COLOURS[5:3:-1], public.items(), strict=True):
@@ -106,7 +106,8 @@ def _quality_panel(axis: Axes, scores: Content) -> None:
     axis.set(xscale="log", yscale="log")
     axis.set_xticks(steps, [str(k) for k in steps])
     low, high = axis.get_ylim()
-    ticks = [d * 10.0**e for e in range(-3, 4) for d in (1, 2, 5) if low <= d * 10.0**e <= high]
+    digits = (1, 2, 5) if high > 30.0 * low else (1, 1.5, 2, 3, 4, 5, 7)
+    ticks = [d * 10.0**e for e in range(-3, 4) for d in digits if low <= d * 10.0**e <= high]
     axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.minorticks_off()
 
