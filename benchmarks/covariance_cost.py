@@ -100,7 +100,7 @@ def main() -> None:
     arguments = parser.parse_args()
     parts = []
     for name in arguments.config:
-        config = importlib.import_module(f"configs.{name}").get_config()
+        config = importlib.import_module(f"score_sde_analytic.configs.{name}").get_config()
         config.estimate.update({"knots": 6, "min_draws": 100, "max_draws": 100, "train_knots": 0})
         channels = int(config.train.unet.in_channels)
         config.evaluate.variances, config.sample.variances = tuple(names_for(channels)), ()

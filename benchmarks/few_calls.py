@@ -1,144 +1,60 @@
 """The fewest calls: tables from the spectrum and from paths, against the best public solvers on their best grids.
 
-    python benchmarks/few_calls.py [--data digits] [--steps 1 2 3 5] [--count 1000] [--seeds 3] [--output FILE.md]
-    python benchmarks/few_calls.py --data patches --tune 300
+    python -m benchmarks.few_calls --data digits [--steps 1 2 3 5 10] [--count 1000] [--seeds 3] [--output FILE.md]
+    python -m benchmarks.few_calls --data mnist --tune 250 --coordinates
+    python -m benchmarks.few_calls --data mnist_unet --directory FOLDER_OF_IDX_FILES --tune 250 --coordinates
+    python -m benchmarks.few_calls --data digits --ablations
+    python -m benchmarks.few_calls --data digits --pictures docs/figures
 
-Digits are judged by the Frechet distance in the shipped classifier's features to validation and test data, patches by that of
-their colour cosines to training data, the mixture by the energy distance to exact draws, in thousandths (without bias: it may
-be negative). All rows share their starts; a row's error, and that of its difference to "fitted", is over seeds. Grid and first
-time of public solvers are chosen on the metric itself, on `--tune` samples of another seed; ours on recorded paths alone.
+Data sets, and what judges them: benchmarks/few_worlds.py. All rows share their starts; a row's error, and that of its
+difference to "fitted", is over seeds. Tables never see what judges them: they are fitted to 100 recorded paths of 32 calls.
+Public solvers (benchmarks/few_public.py) are chosen on the metric itself, by `--tune` samples of another seed, on the network
+as published and on the one that is stacked with what is free. Scores stay in the workdir: what is there is not measured
+again, and `--pictures` draws it.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
+import dataclasses
+import json
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from score_sde_analytic.runners.experiment import Experiment
-from torch import Tensor
 
-from score_sde_analytic.compare.fidelity import displayed
-from score_sde_analytic.data.transforms import ColourDCT
+from benchmarks.few_public import BATCH, Choice, Search, best, drawn
+from benchmarks.few_worlds import WORLDS, Draw, Place, World
 from score_sde_analytic.files import write_text
-from score_sde_analytic.grids import Grid, even_log_snr, karras
-from score_sde_analytic.metrics import (
-    ClassifierFeatures,
-    Coefficients,
-    EnergyDistance,
-    Features,
-    Frechet,
-    Pixels,
-    Reference,
-    SlicedWasserstein,
-    extract,
-)
-from score_sde_analytic.models import LinearDenoiser, ScoreModel
+from score_sde_analytic.grids import Grid
+from score_sde_analytic.metrics import Pixels, Reference, SlicedWasserstein
+from score_sde_analytic.models import LinearDenoiser
 from score_sde_analytic.process.noise import SampleNoise
 from score_sde_analytic.report.tables import markdown
 from score_sde_analytic.samplers import (
     DPMSolverPP,
     Fitting,
     FlowPaths,
-    Sampler,
     Table,
     TableSampler,
-    UniPC,
     fit_table,
     generate,
+    matched,
     record_paths,
     spectrum_table,
 )
 from score_sde_analytic.uncertainty import Estimate
 
-#: (count, seed) -> samples.
-Draw = Callable[[int, int], Tensor]
-#: Log-SNRs of the first time t_1 that public solvers choose from.
-ENDS = (4.0, 5.0, 6.0, 7.0, 9.0, 10.5)
 FINE = 48
-BATCH = 500
-#: The seed that grids of public solvers are chosen with.
-OTHER = 999
-
-
-@dataclass(frozen=True)
-class World:
-    """A data set with its network.
-
-    Attributes:
-        judge: samples -> distance to the data.
-        end: log-SNR at which paths end.
-    """
-
-    model: ScoreModel
-    linear: LinearDenoiser
-    shape: tuple[int, ...]
-    judge: Callable[[Tensor], float]
-    end: float
-    exact: Draw | None = None
-
-    @property
-    def levels(self) -> np.ndarray:
-        """Of paths: from where e^-4 of the largest variance is known."""
-        return np.linspace(-math.log(self.linear.spectrum.max()) - 4.0, self.end, 32)
-
-
-def experiment(name: str) -> Experiment:
-    config = importlib.import_module(f"configs.{name}").get_config()
-    return Experiment(config, Path(tempfile.mkdtemp()))
-
-
-def digits() -> World:
-    made = experiment("digits_vp")
-    splits = made.splits
-    features = ClassifierFeatures.load("digits_classifier")
-    judge = frechet(made, features, torch.cat([splits.validation, splits.test]), groups=10)
-    return World(made.model, LinearDenoiser.of(splits.train), tuple(splits.test.shape[1:]), judge, end=9.0)
-
-
-def patches() -> World:
-    made = experiment("patches")
-    splits = made.splits
-    judge = frechet(made, Coefficients(ColourDCT.of(splits.train)), splits.train[:4000], groups=4)
-    return World(made.model, LinearDenoiser.of(splits.train[:8000]), tuple(splits.test.shape[1:]), judge, end=10.0)
-
-
-def mixture() -> World:
-    made = experiment("mixture")
-    net = made.model.net
-    exact = Reference(net.sample(6000, seed=10_001).double())
-
-    def judge(x: Tensor) -> float:
-        return 1000.0 * EnergyDistance()(x.double(), exact).value
-
-    def draws(count: int, seed: int) -> Tensor:
-        return net.sample(count, seed=20_000 + seed)
-
-    return World(made.model, LinearDenoiser.exact(*net.moments()), (net.dim,), judge, 11.0, draws)
-
-
-def frechet(made: Experiment, features: Features, real: Tensor, groups: int) -> Callable[[Tensor], float]:
-    reference = Reference.of(real, features)
-
-    def judge(x: Tensor) -> float:
-        shown = displayed(x, made.splits.data_range)
-        return Frechet(groups=groups)(extract(features, shown, BATCH, "cpu", "features", False).double(), reference).value
-
-    return judge
-
-
-WORLDS = {"digits": digits, "patches": patches, "mixture": mixture}
-
-
-def drawn(world: World, sampler: Sampler, grid: Grid, start: LinearDenoiser | None = None) -> Draw:
-    return lambda count, seed: generate(sampler, grid, world.shape, count, seed, BATCH, start=start)
+DEFAULT = Fitting()
+OURS = "fitted"
+#: Rows that the number of calls does not change, with their own.
+REFERENCES = {"free, no call": "0", f"flow, {FINE} calls": str(FINE), "exact draws": ""}
+#: (row, seed, column) of one number of calls.
+Scores = dict[str, np.ndarray]
 
 
 def of_table(world: World, table: Table) -> Draw:
@@ -150,80 +66,106 @@ def free(world: World) -> Draw:
     """K = 0: the Gaussian itself."""
     level = world.model.schedule.level(0.0)
 
-    def draw(count: int, seed: int) -> Tensor:
+    def draw(count: int, seed: int) -> torch.Tensor:
         return world.linear.start(SampleNoise(seed, range(count)).draw(torch.empty(count, *world.shape)), level)
 
     return draw
 
 
+def at(world: World, log_snrs: np.ndarray) -> Grid:
+    """Calls at these levels."""
+    schedule = world.model.schedule
+    first = 1.0 if log_snrs[0] <= schedule.log_snr_range[0] else float(schedule.time(log_snrs[0]))
+    return Grid((first, *np.atleast_1d(schedule.time(log_snrs[1:])).tolist(), 0.0))
+
+
 def flow(world: World) -> Draw:
     """The network's own flow in so many calls, from the Gaussian start."""
-    schedule = world.model.schedule
     ends = np.linspace(world.levels[0], world.levels[-1], FINE)
-    grid = Grid((*np.atleast_1d(schedule.time(ends)).tolist(), 0.0))
-    return drawn(world, DPMSolverPP(world.model, 3), grid, world.linear)
+    return drawn(world, DPMSolverPP(world.model, 3), at(world, ends), world.linear)
 
 
-def public(world: World, steps: int) -> Iterator[tuple[str, Sampler, Grid]]:
-    """Solvers and grids to choose from."""
-    schedule = world.model.schedule
-    solvers = {"DPM-Solver++ 3M": DPMSolverPP(world.model, 3), "DPM-Solver++ 2M": DPMSolverPP(world.model, 2)}
-    solvers |= {"UniPC 2": UniPC(world.model, 2), "UniPC 3": UniPC(world.model, 3)}
-    firsts = [float(schedule.time(end)) for end in ENDS] if steps > 1 else [1e-3]
-    for first in firsts:
-        grids = [even_log_snr(schedule, steps, first)]
-        if steps > 1:
-            grids += [karras(schedule, steps, first), karras(schedule, steps, first, 20.0)]
-        for grid in grids:
-            for name, solver in solvers.items():
-                yield name, solver, grid
+def recorded(world: World, place: Place, name: str) -> FlowPaths:
+    """Paths, made once."""
+    place.folder.mkdir(parents=True, exist_ok=True)
+    path = place.folder / f"{name}{'-published' if place.raw else ''}-paths.safetensors"
+    return record_paths(world.model, world.linear, world.shape, world.levels, seed=1, path=path, progress=False)
 
 
-def best_public(world: World, steps: int, tune: int) -> dict[str, Draw]:
-    """Per family, the solver and grid that the metric itself likes best."""
-    scores: dict[str, list[tuple[float, Draw]]] = {}
-    for name, solver, grid in public(world, steps):
-        draw = drawn(world, solver, grid)
-        scores.setdefault(name.split()[0], []).append((world.judge(draw(tune, OTHER)), draw))
-    return {f"{family}, best grid": min(tried, key=lambda pair: pair[0])[1] for family, tried in scores.items()}
-
-
-def fitted(world: World, paths: FlowPaths, steps: int, fitting: Fitting) -> Table:
+def fitted(world: World, paths: FlowPaths, steps: int, fitting: Fitting = DEFAULT) -> Table:
     return fit_table(world.model, paths, world.linear, steps, fitting=fitting)
 
 
-def rows(world: World, paths: FlowPaths, steps: int, tune: int) -> dict[str, Draw]:
-    """Samplers of so many calls."""
+def ours(world: World, paths: FlowPaths, steps: int) -> dict[str, Draw]:
+    """Tables of so many calls, and what examples choose where there is a study."""
     kinds = {
-        "fitted": Fitting(),
-        "fitted, scalar": Fitting(pooled=(math.inf,)),
-        "fitted, per coordinate": Fitting(pooled=(30.0,)),
-        "fitted, Zolotarev's grid": Fitting(trials=0),
+        OURS: DEFAULT,
+        "fitted, scalar": Fitting(pooled=(math.inf,), gain="common"),
     }
-    draws = {name: of_table(world, fitted(world, paths, steps, fitting)) for name, fitting in kinds.items()}
+    tables = {name: fitted(world, paths, steps, fitting) for name, fitting in kinds.items()}
+    tables["fitted, matched"] = matched(tables[OURS])
+    draws = {name: of_table(world, table) for name, table in tables.items()}
     draws["spectrum alone"] = of_table(world, spectrum_table(world.linear, steps))
-    return draws | (best_public(world, steps, tune) if tune else {})
+    if world.chosen is not None:
+        draws["chosen by examples"] = world.chosen(steps)
+    return draws
 
 
-def measured(world: World, draws: dict[str, Draw], count: int, seeds: int) -> dict[str, np.ndarray]:
-    return {name: np.array([world.judge(draw(count, seed)) for seed in range(seeds)]) for name, draw in draws.items()}
+def ablations(world: World, steps: int) -> dict[str, Draw]:
+    """All parts, and all but one."""
+    model, linear, lowest = world.model, world.linear, world.model.schedule.log_snr_range[0]
+    paths = record_paths(model, linear, world.shape, world.levels, seed=1, progress=False)
+    many = record_paths(model, linear, world.shape, world.levels, count=400, seed=1, progress=False)
+    noise = LinearDenoiser.exact(torch.zeros(world.shape), torch.eye(math.prod(world.shape)).double())
+    usual = np.linspace(lowest, world.end, len(world.levels))
+    own = record_paths(model, noise, world.shape, usual, seed=1, progress=False)
+    whole = fitted(world, paths, steps)
+    late = np.array([lowest, *whole.log_snrs[1:]])
+    tables = {
+        OURS: whole,
+        "matched to the data's variance": matched(whole),
+        "400 paths": fitted(world, many, steps),
+        "scalar weights, one gain": fitted(world, paths, steps, Fitting(pooled=(math.inf,), gain="common")),
+        "Zolotarev's grid without search": fitted(world, paths, steps, Fitting(trials=0)),
+        "no gain": fitted(world, paths, steps, Fitting(gain="none")),
+        "no Gaussian start, our other calls": fit_table(model, own, linear, log_snrs=late),
+        "no Gaussian start, even grid": fit_table(model, own, linear, log_snrs=np.linspace(lowest, world.end, steps)),
+    }
+    draws = {name: of_table(world, table) for name, table in tables.items()}
+    solver = DPMSolverPP(model, 3)
+    draws["Gaussian start, our grid, DPM-Solver++ 3M's weights"] = drawn(world, solver, at(world, whole.log_snrs), linear)
+    even = at(world, np.linspace(lowest, world.end, steps))
+    draws["nothing: even grid, DPM-Solver++ 3M's weights"] = drawn(world, solver, even)
+    return draws
 
 
-def references(world: World, fine: bool) -> dict[str, Draw]:
+def measured(world: World, draws: dict[str, Draw], count: int, seeds: int, known: Scores | None = None) -> Scores:
+    """Scores by row; seeds that are known already are not drawn again."""
+    found = {} if known is None else {name: [*known.get(name, ())][:seeds] for name in draws}
+    for name, draw in draws.items():
+        own = found.setdefault(name, [])
+        own += [np.array(world.judge(draw(count, seed))) for seed in range(len(own), seeds)]
+    return {name: np.stack(own) for name, own in found.items()}
+
+
+def references(world: World, fine: bool = True) -> dict[str, Draw]:
     """What the number of calls does not change."""
-    draws = {"free, no call": free(world)}
+    no_call, all_calls, exact = REFERENCES
+    draws = {no_call: free(world)}
     if fine:
-        draws["flow"] = flow(world)
-    return draws if world.exact is None else draws | {"exact draws": world.exact}
+        draws[all_calls] = flow(world)
+    return draws if world.exact is None else draws | {exact: world.exact}
 
 
-def quality(world: World, steps: int, draws: dict[str, Draw], count: int, seeds: int) -> str:
-    """Distances, and paired differences to "fitted"."""
-    values, lines = measured(world, draws, count, seeds), []
-    for name, own in values.items():
-        gap = "" if name == "fitted" or "fitted" not in values else f"{Estimate.of(own - values['fitted']):+.3f}"
-        lines.append([str(steps), name, f"{Estimate.of(own):.3f}", gap])
-    return markdown(["K", "sampler", "distance", "above fitted, paired"], lines)
+def quality(world: World, every: dict[int, Scores]) -> str:
+    """Scores by number of calls, and paired differences to "fitted" in the one that decides."""
+    lines = []
+    for steps, scores in every.items():
+        for name, values in scores.items():
+            cells = [f"{Estimate.of(own):.3f}" for own in values.T]
+            gap = "" if name == OURS or OURS not in scores else f"{Estimate.of(values[:, 0] - scores[OURS][:, 0]):+.3f}"
+            lines.append([REFERENCES.get(name, str(steps)), name, *cells, gap])
+    return markdown(["K", "sampler", *world.judge.columns, "the first above fitted, paired"], lines)
 
 
 def certificates(world: World, paths: FlowPaths, steps: list[int], count: int) -> str:
@@ -237,7 +179,7 @@ def certificates(world: World, paths: FlowPaths, steps: list[int], count: int) -
     lines = []
     for k in steps:
         begun = time.perf_counter()
-        table = fitted(world, paths, k, Fitting())
+        table = fitted(world, paths, k)
         seconds = time.perf_counter() - begun
         bound = Estimate(table.facts["certificate"], table.facts["certificate_stderr"])
         share = overhead(world, table)
@@ -270,31 +212,102 @@ def _seconds(work: Callable[[], None]) -> float:
     return time.process_time() - begun
 
 
-def parts(world: World, paths: FlowPaths, args: argparse.Namespace) -> Iterator[str]:
+@dataclasses.dataclass
+class Kept:
+    """Scores and choices of a data set: a later run adds what is missing, and pictures need no run.
+
+    Attributes:
+        asked: samples that are judged, and that public solvers are chosen by.
+        content: by number of calls.
+    """
+
+    path: Path
+    asked: list[int]
+    content: dict[str, dict]
+
+    @classmethod
+    def at(cls, place: Place, args: argparse.Namespace) -> Kept:
+        path = place.folder / f"{args.data}{'-published' if place.raw else ''}.json"
+        return cls(path, [args.count, args.tune], json.loads(path.read_text()) if path.exists() else {})
+
+    def known(self, steps: str) -> dict | None:
+        """Of the same numbers of samples."""
+        found = self.content.get(steps)
+        return found if found and found["asked"] == self.asked else None
+
+    def rows(self, steps: str) -> Scores:
+        """By row; nothing where nothing is known."""
+        found = self.known(steps)
+        return {name: np.array(values) for name, values in found["rows"].items()} if found else {}
+
+    def choices(self, steps: str) -> list[Choice] | None:
+        """What was chosen of public solvers."""
+        found = self.known(steps)
+        return [Choice(**choice) for choice in found["choices"]] if found else None
+
+    def keep(self, steps: str, scores: Scores, columns: list[str], choices: list[Choice]) -> None:
+        rows = {name: values.tolist() for name, values in scores.items()}
+        chosen = [dataclasses.asdict(choice) for choice in choices]
+        self.content[steps] = {"asked": self.asked, "columns": columns, "rows": rows, "choices": chosen}
+        write_text(self.path, json.dumps(self.content))
+
+
+def parts(world: World, place: Place, args: argparse.Namespace) -> Iterator[str]:
     """Tables, one after the other."""
-    fine = not args.without_flow
-    if fine:
+    if args.ablations:
+        rows = {0: references(world, fine=False)} | {steps: ablations(world, steps) for steps in args.steps}
+        yield quality(world, {steps: measured(world, draws, args.count, args.seeds) for steps, draws in rows.items()})
+        return
+    paths = recorded(world, place, args.data)
+    if args.certificates:
         yield certificates(world, paths, args.steps, args.count)
-    yield quality(world, 0, references(world, fine), args.count, args.seeds)
-    for steps in args.steps:
-        yield quality(world, steps, rows(world, paths, steps, args.tune), args.count, args.seeds)
+    kept = Kept.at(place, args)
+    yield quality(world, {steps: scored(world, paths, steps, kept, args) for steps in [0, *args.steps]})
 
 
-def main() -> None:
+def scored(world: World, paths: FlowPaths, steps: int, kept: Kept, args: argparse.Namespace) -> Scores:
+    """All rows of one number of calls."""
+    name, chosen = str(steps), kept.choices(str(steps))
+    if chosen is None:
+        chosen = best(Search(args.tune, args.coordinates).scores(world, steps)) if args.tune and steps else []
+    draws = ours(world, paths, steps) if steps else references(world, not args.without_flow)
+    draws |= {str(choice): choice.draw(world, steps) for choice in chosen}
+    scores = measured(world, draws, args.count, args.seeds, kept.rows(name))
+    kept.keep(name, scores, world.judge.columns, chosen)
+    return scores
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=WORLDS, default="digits")
+    parser.add_argument("--directory", type=Path, help="IDX files of MNIST, for mnist_unet")
+    parser.add_argument("--as-published", action="store_true", help="tables of the network as it is")
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 5])
     parser.add_argument("--count", type=int, default=1000, help="samples per seed")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tune", type=int, default=1000, help="samples that grids of public solvers are chosen on; 0 for none")
-    parser.add_argument("--without-flow", action="store_true", help="leave out what takes the fine flow of every sample")
+    parser.add_argument("--tune", type=int, default=1000, help="samples that public solvers are chosen by; 0 for none")
+    parser.add_argument("--coordinates", action="store_true", help="choose grid and first time before the solver")
+    parser.add_argument("--without-flow", action="store_true", help="leave out the fine flow")
+    parser.add_argument("--certificates", action="store_true", help="bounds of the distance to the flow, and times, first")
+    parser.add_argument("--ablations", action="store_true", help="what start, grid, weights and gain are worth")
+    parser.add_argument("--pictures", type=Path, help="folder of pictures, from scores that are in the workdir")
+    parser.add_argument("--workdir", type=Path, default=Path("results/few_calls"), help="keeps passes, paths and scores")
     parser.add_argument("--output", type=Path)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
     torch.set_num_threads(1)
-    world = WORLDS[args.data]()
-    paths = record_paths(world.model, world.linear, world.shape, world.levels, seed=1, progress=False)
+    place = Place(args.workdir, args.directory, args.as_published)
+    world = WORLDS[args.data](place)
+    if args.pictures:
+        from benchmarks.few_pictures import draw_all
+
+        draw_all(world, args.data, recorded(world, place, args.data), place.folder, args.pictures)
+        return
     text = ""
-    for part in parts(world, paths, args):
+    for part in parts(world, place, args):
         print(part, flush=True)
         text += part + "\n"
         if args.output:

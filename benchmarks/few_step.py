@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    config = importlib.import_module(f"configs.{args.config}").get_config()
+    config = importlib.import_module(f"score_sde_analytic.configs.{args.config}").get_config()
     config.covariance.bases = tuple({name.split("|")[0] for name in args.covariances} - {"beta_tilde", "residual"})
     config.covariance.statistics = tuple({name.split("|")[1] for name in args.covariances if "|" in name})
     config.data.split = (max(config.data.split[0], 1000), *config.data.split[1:])  # "pca" needs examples

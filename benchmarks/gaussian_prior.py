@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    config = importlib.import_module(f"configs.{arguments.config}").get_config()
+    config = importlib.import_module(f"score_sde_analytic.configs.{arguments.config}").get_config()
     with tempfile.TemporaryDirectory() as folder:
         experiment = Experiment(config, arguments.workdir or Path(folder), arguments.covariances)
         text = table(experiment, arguments.covariances, arguments.steps, arguments.draws)

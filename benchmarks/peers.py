@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("results/peers"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    experiment = Experiment(importlib.import_module(f"configs.{args.config}").get_config(), args.workdir)
+    experiment = Experiment(importlib.import_module(f"score_sde_analytic.configs.{args.config}").get_config(), args.workdir)
     settings = ComparisonSettings(
         solvers=tuple(args.solvers),
         calls=tuple(args.calls),

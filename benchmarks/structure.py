@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, help="keeps the measurements; continued when it exists")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    config = importlib.import_module(f"configs.{arguments.config}").get_config()
+    config = importlib.import_module(f"score_sde_analytic.configs.{arguments.config}").get_config()
     config.evaluate.decoder, config.evaluate.examples = "none", arguments.examples
     config.evaluate.variances, config.sample.variances = tuple(arguments.covariances), ()
     config.evaluate.predicted_steps = tuple(arguments.steps)

@@ -22,7 +22,7 @@ from score_sde_analytic.samplers.reverse_sde import AdaptiveSDE, ReverseSDE
 from score_sde_analytic.samplers.sa_solver import SASolver
 from score_sde_analytic.samplers.singlestep import DPMSolverSinglestep
 from score_sde_analytic.samplers.table import Table, TableSampler
-from score_sde_analytic.samplers.table_fit import Fitting, fit_table
+from score_sde_analytic.samplers.table_fit import Fitting, fit_table, matched
 from score_sde_analytic.samplers.table_reading import table_of
 from score_sde_analytic.samplers.table_rows import Rule
 
@@ -58,6 +58,7 @@ __all__ = [
     "fit_table",
     "gaussian_price",
     "generate",
+    "matched",
     "record_paths",
     "spectrum_table",
     "table_of",

@@ -115,7 +115,11 @@ def table(study: Reportable, steps: int, settings: Few, recorded: FlowPaths) -> 
 
 
 def plan(study: Reportable, steps: int, settings: Few, recorded: FlowPaths) -> SamplingPlan:
-    """A table's sampler on its grid."""
-    fitted = table(study, whole(1)("steps", steps), settings, recorded)
+    """Of the fitted table."""
+    return of_table(study, table(study, whole(1)("steps", steps), settings, recorded))
+
+
+def of_table(study: Reportable, fitted: Table) -> SamplingPlan:
+    """Its sampler on its grid."""
     sampler = TableSampler(study.model, fitted)
     return SamplingPlan(sampler, sampler.grid, study.shape, study.device, study.dtype, reason=str(fitted))

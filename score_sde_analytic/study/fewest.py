@@ -3,9 +3,10 @@
 Candidates share the times of the table, and the Gaussian of the data as their start:
 
     table         weights fitted to recorded paths of the flow: no noise, and no better than the network's own flow
+    matched       the same, with samples of the data's variance in all, where the flow has too little
     eta, kappa    the family between flow and chain: noise by the best covariance at hand, and extrapolation
 
-Nothing says beforehand which is best: with few calls it is the table, with more the family, whose noise makes up for what the
+Nothing says beforehand which is best: with few calls it is a table, with more the family, whose noise makes up for what the
 flow gets wrong. So samples of each are compared to examples by the sliced W2^2; kappa is chosen first, then eta. (The spread of
 recorded paths does not choose: on digits, steps that keep it have five times the Frechet distance of the best.)
 """
@@ -22,7 +23,7 @@ from score_sde_analytic.data.examples import Data, Examples, as_dataset
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.metrics import Reference, SlicedWasserstein
 from score_sde_analytic.models.free import LinearDenoiser
-from score_sde_analytic.samplers import AnalyticMultistep
+from score_sde_analytic.samplers import AnalyticMultistep, TableSampler, matched
 from score_sde_analytic.study import few
 from score_sde_analytic.study.few import Few
 from score_sde_analytic.study.plan import SamplingPlan
@@ -32,7 +33,7 @@ from score_sde_analytic.study.reportable import Reportable
 KAPPAS, ETAS = (0.9, 1.0, 0.75, 0.5), (0.7071, 0.0, 0.5, 0.866)
 #: Examples and samples that judge, and groups of them.
 JUDGED, GROUPS = 400, 10
-TABLE = "the table"
+TABLE, MATCHED = "the table", "the table with the data's variance"
 
 
 def of(
@@ -56,9 +57,10 @@ def of(
 
 def _chosen(study: Reportable, table: SamplingPlan, free: LinearDenoiser, examples: Examples) -> SamplingPlan:
     """The nearest to the examples."""
-    judge, plans, distances = _Judge.of(study, examples), {TABLE: table}, {}
+    fitted = cast(TableSampler, table.sampler).table
+    judge, plans = _Judge.of(study, examples), {TABLE: table, MATCHED: few.of_table(study, matched(fitted))}
     with study.model.metered() as cost:
-        distances[TABLE] = judge(table)
+        distances = {name: judge(plan) for name, plan in plans.items()}
         if table.grid.steps > 1:  # one call leaves no step to be shared
             for name, plan in _family(study, table, free, distances):
                 plans[name], distances[name] = plan, judge(plan)

@@ -23,7 +23,7 @@ README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 RECORDS = sorted((DOCS / "results").glob("*.md"))
-COMMAND = re.compile(r"\s*(\S*python (?:-m runners\.main|benchmarks/)|score-sde-analytic )")
+COMMAND = re.compile(r"\s*(\S*python (?:-m runners\.main|-m benchmarks\.|benchmarks/)|score-sde-analytic )")
 #: Value of the test images' pixels: one of 256 levels in [-1, 1].
 LEVEL = 77 / 255
 
@@ -156,15 +156,26 @@ def test_every_page_is_in_the_index() -> None:
     assert {page for page in PAGES if page.resolve() not in linked} == {DOCS / "index.md"}
 
 
+def benchmark(command: list[str]) -> Path | None:
+    """The file of the benchmark that a command runs."""
+    for word in command:
+        if word.startswith("benchmarks/"):
+            return ROOT / word
+        if word.startswith("benchmarks."):
+            module = ROOT / word.replace(".", "/")
+            return module / "__main__.py" if module.is_dir() else module.with_suffix(".py")
+    return None
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_commands(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Flags exist and take these values; names of covariances and grids are known."""
     monkeypatch.chdir(ROOT)
     for command in commands(page):
-        script = next((word for word in command if word.startswith("benchmarks/")), None)
+        script = benchmark(command)
         flags = [word for word in command if word.startswith("--")]
         if script is not None:
-            source = (ROOT / script).read_text()
+            source = script.read_text()
             assert all(f'"{flag.partition("=")[0]}"' in source for flag in flags), command
             continue
         config = main.parse(["score-sde-analytic", *flags]).config

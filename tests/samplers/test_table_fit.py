@@ -21,11 +21,14 @@ from score_sde_analytic.samplers import (
     fit_table,
     gaussian_price,
     generate,
+    matched,
     record_paths,
     spectrum_table,
 )
 from score_sde_analytic.samplers.flow_paths import exponential_weights, preserving
+from score_sde_analytic.samplers.gaussian_tables import transfer
 from score_sde_analytic.samplers.table_fit import Projected
+from score_sde_analytic.samplers.table_rows import applied
 
 SPECTRUM = np.geomspace(0.005, 2.0, 12)
 LEVELS = np.linspace(-6.0, 9.0, 32)
@@ -155,6 +158,36 @@ def test_on_gaussian_data_fitted_rows_are_those_of_the_spectrum(linear, gaussian
     price = gaussian_price(fitted, SPECTRUM)
     assert exact <= price * (1.0 + 1e-6)  # the least squares are the least
     assert price < 2.0 * exact + 1e-5
+
+
+def test_matched_samples_have_the_variance_of_the_data(linear):
+    """A network of data half as loud has a flow of a quarter of the variance; one number repairs it, whatever the paths."""
+    spectrum = 0.25 * SPECTRUM
+    quiet = LinearDenoiser(linear.basis, linear.mean, spectrum).score_model(LinearVP())
+    paths = record_paths(quiet, linear, (12,), LEVELS, count=40, progress=False)
+    table = fit_table(quiet, paths, linear, 4, fitting=Fitting(trials=0))
+    louder = matched(table)
+    assert table.facts["variance_share"] == pytest.approx(np.sum(transfer(table, spectrum) ** 2) / SPECTRUM.sum(), rel=1e-3)
+    assert np.sum(transfer(louder, spectrum) ** 2) == pytest.approx(SPECTRUM.sum(), rel=1e-3)
+    left = [np.sum((np.abs(transfer(either, spectrum)) - np.sqrt(SPECTRUM)) ** 2) for either in (table, louder)]
+    assert left[1] < 1e-3 * left[0]
+    with pytest.raises(InputError, match="was not fitted to paths"):
+        matched(spectrum_table(linear, 2))
+
+
+def test_the_certificate_of_matched_samples(mixed, mixed_paths):
+    """That of the held-out paths with louder ends."""
+    mixture, linear = mixed
+    model = mixture.score_model(LinearVP())
+    louder = matched(fit_table(model, mixed_paths, linear, 2, fitting=Fitting(trials=0)))
+    projected = Projected(mixed_paths, linear)
+    policy = projected.network(model, louder.log_snrs, 100, "cpu")
+    terms, state = [projected.z], louder.rows[0][0].ravel() * projected.z
+    for call, row in enumerate(louder.rows[1:]):
+        terms.append(policy(state, call))
+        state = applied(row.reshape(len(row), -1).squeeze(), np.stack(terms))
+    error = np.mean((state - projected.predictions[-1])[60:] ** 2)
+    assert louder.facts["certificate"] == pytest.approx(error, rel=1e-4)
 
 
 def test_rows_are_the_constrained_minimum():

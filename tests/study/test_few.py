@@ -95,17 +95,17 @@ def test_few_calls_beat_the_ancestral_chain(study, free, mixture):
     assert distances[0] < 0.05 * distances[1]
 
 
-def test_examples_choose_between_the_table_and_the_family(study, mixture):
+def test_examples_choose_between_tables_and_the_family(study, mixture):
     """The sentence names the nearest; the calls are as asked; equal seeds choose equally."""
     plans = [study.fewest(3, mixture.sample(300, seed=4), progress=False, count=20) for _ in range(2)]
     assert plans[0].calls == plans[1].calls == 3
     assert plans[0].reason == plans[1].reason
-    assert "nearest to the examples of 8 candidates" in plans[0].reason
-    assert "choosing took 9600 network evaluations" in plans[0].reason
+    assert "nearest to the examples of 9 candidates" in plans[0].reason
+    assert "choosing took 10800 network evaluations" in plans[0].reason
     assert torch.equal(plans[0](4), plans[1](4))
 
 
-def test_one_call_leaves_nothing_to_choose(study, mixture):
+def test_one_call_leaves_no_step_to_share(study, mixture):
     plan = study.fewest(1, mixture.sample(300, seed=4), progress=False, count=20)
     assert plan.calls == 1
-    assert "of 1 candidates" in plan.reason
+    assert "of 2 candidates" in plan.reason
