@@ -140,7 +140,7 @@ def line(steps: int, name: str, own: np.ndarray, default: np.ndarray) -> list[st
 def rows(kept: Kept, chosen: SamplingPlan, steps: int, args: argparse.Namespace) -> Iterator[list[str]]:
     """The default, then the best public solvers."""
     default = values(kept, chosen, args.count, args.seeds)
-    yield [str(steps), f"default: {chosen.reason.split(' is nearest')[0]}", f"{Estimate.of(default):.3f}", "", ""]
+    yield [str(steps), f"default: {chosen.reason.split(' is ')[0]}", f"{Estimate.of(default):.3f}", "", ""]
     for name, plan in list(tuned(kept, steps, args.tune).items())[: args.best]:
         yield line(steps, name, values(kept, plan, args.count, args.seeds), default)
 

@@ -22,13 +22,13 @@ from score_sde_analytic.models.free import LinearDenoiser
 from score_sde_analytic.study.plan import SamplingPlan
 
 #: (samples of each, candidates that go on) of every round.
-ROUNDS = ((100, 8), (300, 3), (2500, 0))
+ROUNDS = ((100, 6), (300, 2), (1000, 0))
 #: Most examples that judge.
 JUDGED = 3000
 #: Variances below this share of their mean count as this much: what no eye and no network sees shall not decide.
 FLOOR = 0.01
-#: The favourite wins unless another is nearer by so many standard errors of the difference: between equals it stays itself.
-BEYOND = 0.5
+#: The best of the favourites wins unless another is nearer by so many standard errors of the difference.
+BEYOND = 1.0
 
 
 def white(free: LinearDenoiser) -> Callable[[Float[Tensor, " batch *dims"]], Float64[Tensor, " batch d"]]:
@@ -71,7 +71,7 @@ class Judge:
         some = examples.take(np.arange(min(JUDGED, len(examples))))
         return cls(Reference(coordinates(some)), coordinates, shown, seed + 1_000_003)
 
-    def draw(self, plan: SamplingPlan, first: int, count: int) -> Tensor:
+    def draw(self, plan: SamplingPlan, first: int, count: int) -> Float64[Tensor, " {count} d"]:
         """Samples first .. first + count - 1, in the coordinates."""
         x = plan(count, self.seed, batch_size=100, first_index=first)
         return self.coordinates(x if self.shown is None else x.clamp(self.shown.lo, self.shown.hi))
@@ -86,12 +86,12 @@ class Race:
     """Candidates under way.
 
     Attributes:
-        favourite: the candidate that none but a clearly nearer one replaces; it takes part in every round.
+        favourites: those that none but a clearly nearer one replaces; the best of them takes part in every round.
     """
 
     judge: Judge
     plans: Mapping[str, SamplingPlan]
-    favourite: str
+    favourites: frozenset[str]
     samples: dict[str, Tensor] = field(default_factory=dict)
     distances: dict[str, Measured] = field(default_factory=dict)
 
@@ -101,7 +101,7 @@ class Race:
         for count, stay in rounds:
             left = self._ranked(left, count)
             if stay:
-                left = [*left[:stay], *([self.favourite] if self.favourite not in left[:stay] else [])]
+                left = list(dict.fromkeys([*left[:stay], self._favourite(left)]))
         return sorted(left, key=lambda name: name != self.winner(left))
 
     def _ranked(self, names: Sequence[str], count: int) -> list[str]:
@@ -114,6 +114,10 @@ class Race:
         return sorted(names, key=lambda name: self.distances[name].value)
 
     def winner(self, ranked: Sequence[str]) -> str:
-        """The nearest, unless the favourite is as near within the error of the difference."""
-        gap = difference(self.distances[ranked[0]], self.distances[self.favourite])
-        return ranked[0] if gap.value < -BEYOND * gap.stderr else self.favourite
+        """The nearest, unless a favourite is as near within the error of the difference."""
+        favourite = self._favourite(ranked)
+        gap = difference(self.distances[ranked[0]], self.distances[favourite])
+        return ranked[0] if gap.value < -BEYOND * gap.stderr else favourite
+
+    def _favourite(self, ranked: Sequence[str]) -> str:
+        return next(name for name in ranked if name in self.favourites)

@@ -161,10 +161,10 @@ def test_the_nearest_wins_and_the_favourite_when_none_is_nearer(study, mixture, 
     rough, fine = plan(2), plan(40)
     rounds = ((40, 0), (120, 0))
     for favourite in ("rough", "fine"):
-        race = Race(judge, {"rough": rough, "fine": fine}, favourite)
+        race = Race(judge, {"rough": rough, "fine": fine}, frozenset([favourite]))
         assert race.run(rounds) == ["fine", "rough"]
         assert torch.equal(race.samples["fine"], judge.draw(fine, 0, 120))  # rounds continue, they do not begin anew
-    assert Race(judge, {"other": fine, "same": fine}, "same").run(rounds)[0] == "same"
+    assert Race(judge, {"other": fine, "same": fine}, frozenset(["same"])).run(rounds)[0] == "same"
 
 
 def test_the_favourite_takes_part_in_every_round(study, free, mixture):
@@ -172,6 +172,6 @@ def test_the_favourite_takes_part_in_every_round(study, free, mixture):
     good = SamplingPlan(AnalyticMultistep(study.model, BetaTilde(), 0.0), times, (8,), start=free)
     poor = replace(good, grid=Grid((0.9, 0.0)))
     judge = Judge.of(as_dataset(mixture.sample(300, seed=5)), free, None, seed=0)
-    race = Race(judge, {"good": good, "poor": poor, "worse": poor}, "poor")
+    race = Race(judge, {"good": good, "poor": poor, "worse": poor}, frozenset(["poor"]))
     assert race.run(((20, 1), (60, 0))) == ["good", "poor"]
     assert [len(race.samples[name]) for name in race.plans] == [60, 60, 20]
