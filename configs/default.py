@@ -140,6 +140,9 @@ def get_config() -> ConfigDict:
     compare.count = 0  # samples per cell
     compare.batch_size = 500
     compare.seed = 0
+    compare.start = (
+        "prior"  # of all samples; "gaussian": of the data's Gaussian, and grids begin where something is to be known
+    )
     compare.search = ()  # log-SNRs of first times that are tried for every solver and K on the metric itself: the grid "best"
     compare.log_snr_max = 0.0  # log-SNR of the first time t_1 of all solvers and grids; 0 for the best of infinitely many steps
     compare.grid_variance = "residual"  # the variance for which "dp" is optimal

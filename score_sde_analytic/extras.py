@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Any
 
 from score_sde_analytic.errors import MissingExtraError
@@ -29,6 +30,15 @@ def versions(packages: Iterable[str] = NUMERICAL) -> dict[str, str]:
         with suppress(PackageNotFoundError):
             installed[package] = version(package)
     return installed
+
+
+def installed(module: str) -> bool:
+    """Whether a module can be imported.
+
+    >>> installed("math"), installed("no_such_module")
+    (True, False)
+    """
+    return find_spec(module) is not None
 
 
 def optional(module: str, *, extra: str, user: str, package: str = "") -> Any:

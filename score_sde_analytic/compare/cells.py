@@ -27,7 +27,7 @@ from score_sde_analytic.files import finite, load_arrays, read_json, save_arrays
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.metrics import Measured
-from score_sde_analytic.models.free import FreeModel
+from score_sde_analytic.models.free import FreeModel, LinearDenoiser
 from score_sde_analytic.process.noise import SampleNoise
 from score_sde_analytic.report import comparison
 from score_sde_analytic.samplers import Sampler
@@ -83,6 +83,8 @@ class Job:
         """The grid as tables name it."""
         if self.searched:
             return "best"
+        if self.solver.entry.own is not None:
+            return "own"
         return "interval" if self.grid is None else str(self.grid)
 
     @property
@@ -107,12 +109,14 @@ class Sampling:
     Attributes:
         seed, count, batch_size: of the samples.
         options: of the samplers.
+        start: a Gaussian that samples start from; None for the prior at t = 1.
     """
 
     seed: int
     count: int
     batch_size: int
     options: Options
+    start: LinearDenoiser | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ class Bench:
         declared: range of the data.
         fidelity: what samples are compared by.
         likelihoods: bits/dim of solvers that have any.
-        grid: (name, steps) -> times, from t = 1 to the first time of all solvers.
+        grid: (name, steps) -> times, from where all begin to the first time of all solvers.
         sampling: how samples are drawn.
         sheet: samples kept per cell.
         identity: plain data that decide every cell.
@@ -162,14 +166,15 @@ class Bench:
         base = job.content()
         path = self.folder / f"{job.stem}-failed.json"
         try:
-            sampler, grid, choice = self._chosen(job)
+            plan, choice = self._chosen(job)
             base |= {} if choice is None else {"choice": choice}
-            base |= {"steps": job.budget and grid.steps, "calls": cost(sampler, grid), "times": list(grid.times)}
-            path = self.folder / f"{job.stem}-{self.digest(sampler, grid)}.json"
+            steps = job.budget and plan.grid.steps
+            base |= {"steps": steps, "calls": cost(plan.sampler, plan.grid), "times": list(plan.grid.times)}
+            path = self.folder / f"{job.stem}-{self.digest(plan)}.json"
             kept = self._kept(path)
             if kept is not None:
                 return kept
-            content = base | self._measured(sampler, grid, job.solver.entry.bits, path)
+            content = base | self._measured(plan, job.solver.entry.bits, path)
         except FAILURES as error:
             failed = error
             content = _failure(error) | base
@@ -190,39 +195,49 @@ class Bench:
         except Exception:  # whatever a damaged picture makes its reader raise
             return None
 
-    def planned(self, job: Job) -> tuple[Sampler[Any], Grid]:
-        """The sampler and its grid, of as many steps as the budget lets it take."""
-        sampler, grid, _ = self._chosen(job)
-        return sampler, grid
+    def planned(self, job: Job) -> SamplingPlan:
+        """The sampler on its grid, of as many steps as the budget lets it take."""
+        return self._chosen(job)[0]
 
-    def _chosen(self, job: Job) -> tuple[Sampler[Any], Grid, dict[str, Any] | None]:
-        """(sampler, grid, how the grid was chosen if it was on the metric itself)."""
-        make = job.solver.entry.make
+    def plan(self, sampler: Sampler[Any], grid: Grid) -> SamplingPlan:
+        """A sampler on a grid, with the start of all."""
+        study = self.study
+        return SamplingPlan(sampler, grid, study.shape, torch.device(study.device), study.dtype, self.sampling.start)
+
+    def _chosen(self, job: Job) -> tuple[SamplingPlan, dict[str, Any] | None]:
+        """(sampler on its grid, how the grid was chosen if it was on the metric itself)."""
+        entry = job.solver.entry
         options = self.sampling.options
         if job.tolerance is not None:
-            return make(self.study, replace(options, tolerance=job.tolerance)), self.grid(INTERVAL, 2), None
-        sampler = make(self.study, options)
+            sampler = entry.make(self.study, replace(options, tolerance=job.tolerance))
+            return self.plan(sampler, self.grid(INTERVAL, 2)), None
+        if entry.own is not None:
+            return entry.own(self.study, job.budget, options), None  # type: ignore[arg-type]
+        sampler = entry.make(self.study, options)
         steps = steps_within(sampler, job.budget)  # type: ignore[arg-type]
         if job.searched and self.search is not None:
-            return sampler, *self.search.best(sampler, steps)
-        return sampler, self.grid(job.grid, steps), None  # type: ignore[arg-type]
+            grid, told = self.search.best(sampler, steps)
+            return self.plan(sampler, grid), told
+        return self.plan(sampler, self.grid(job.grid, steps)), None  # type: ignore[arg-type]
 
-    def digest(self, sampler: Sampler[Any], grid: Grid) -> str:
+    def digest(self, plan: SamplingPlan) -> str:
         """A short name of all that decides a cell."""
+        sampler, grid = plan.sampler, plan.grid
         own = {"sampler": sampler.config(), "covariances": sampler.fingerprints(grid), "times": grid.times}
+        own |= {} if plan.start is None else {"start": plan.start.config()}
         return digest(json.dumps(dict(self.identity) | own, sort_keys=True, default=str))[:12]
 
-    def _measured(self, sampler: Sampler[Any], grid: Grid, bits: Bits | None, path: Path) -> dict[str, Any]:
-        drawn = self._drawn(sampler, grid)
+    def _measured(self, plan: SamplingPlan, bits: Bits | None, path: Path) -> dict[str, Any]:
+        drawn = self._drawn(plan)
         return {
             "calls": drawn.calls,
             "vector_products": drawn.vector_products,
             "status": "ok",
-            "reason": None,
+            "reason": plan.reason or None,
             "seconds_per_sample": drawn.seconds,
             "ratio_to_bare": drawn.ratio,
             **self._valued(drawn.x, path),
-            **self._bits(sampler, grid, bits),
+            **self._bits(plan.sampler, plan.grid, bits),
         }
 
     def _valued(self, x: Tensor, path: Path) -> dict[str, Any]:
@@ -266,11 +281,10 @@ class Bench:
         write_json(path, KIND, content)
         return content
 
-    def _drawn(self, sampler: Sampler[Any], grid: Grid) -> Drawn:
+    def _drawn(self, plan: SamplingPlan) -> Drawn:
         study = self.study
         count = self.sampling.count
         device = torch.device(study.device)
-        plan = SamplingPlan(sampler, grid, study.shape, device, study.dtype)
         size = min(self.sampling.batch_size, count)
         like = torch.zeros(size, *study.shape, device=device, dtype=study.dtype)
         plan(1, self.sampling.seed, size)  # libraries load before the clock runs
@@ -279,7 +293,7 @@ class Bench:
             x, seconds = timed(lambda: plan(count, self.sampling.seed, size), device)
         calls = receipt.evaluations / count
         products = receipt.vector_products / count
-        _check_claim(sampler, grid, calls, products)
+        _check_claim(plan.sampler, plan.grid, calls, products)
         self._check_bounded(x)
         total = calls + products
         per_sample = seconds / count

@@ -42,9 +42,11 @@ from score_sde_analytic.interruption import noted
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.measure import EmpiricalStatistics
 from score_sde_analytic.models.compiled import compiled
+from score_sde_analytic.models.free import LinearDenoiser
 from score_sde_analytic.report import comparison, comparison_tables, page
 from score_sde_analytic.samplers import Ancestral, Sampler
 from score_sde_analytic.study import CovarianceName, Study
+from score_sde_analytic.study.free import GAUSSIAN
 from score_sde_analytic.study.names import AUTO
 from score_sde_analytic.study.plan import SamplingPlan
 
@@ -184,7 +186,12 @@ class Comparison:
         """The times of every grid."""
         settings = self.settings
         covariance = CovarianceName.parse(settings.grid_variance)
-        return SharedGrids(self.study, covariance, max(settings.calls), settings.log_snr_max)
+        return SharedGrids(self.study, covariance, max(settings.calls), settings.log_snr_max, self.start)
+
+    @property
+    def start(self) -> LinearDenoiser | None:
+        """What samples start from; None for the prior at t = 1."""
+        return self.examples.free if self.settings.start == GAUSSIAN else None
 
     def check(self) -> None:
         """Find names without a grid or a covariance before the work."""
@@ -203,6 +210,8 @@ class Comparison:
         settings = self.settings
         if name.entry.adaptive:
             return [Job(name, tolerance=value) for value in settings.tolerances]
+        if name.entry.own:
+            return [Job(name, budget=budget) for budget in settings.calls]
         own = () if name.entry.grid is None else (name.entry.grid,)
         grids = dict.fromkeys([*settings.grid_names, *own])
         jobs = [Job(name, grid, budget) for grid in grids for budget in settings.calls]
@@ -224,14 +233,7 @@ class Comparison:
     def likelihoods(self) -> Likelihoods:
         """Bits/dim of solvers that have any."""
         settings = self.settings
-        return Likelihoods(
-            self.study,
-            self.measured_on,
-            settings.bits,
-            settings.flow,
-            settings.evaluation,
-            self.bounds,
-        )
+        return Likelihoods(self.study, self.measured_on, settings.bits, settings.flow, settings.evaluation, self.bounds)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -252,7 +254,13 @@ class Comparison:
     def bench(self) -> Bench:
         """Where cells are measured."""
         settings = self.settings
-        options = replace(settings.options, statistics=lambda: self.statistics)
+        options = replace(
+            settings.options,
+            statistics=lambda: self.statistics,
+            free=self.examples.free,
+            examples=self.examples.validation,
+            folder=self.folder / "fewest",
+        )
         return Bench(
             study=self.study,
             data=self.examples.test,
@@ -260,7 +268,7 @@ class Comparison:
             fidelity=self.fidelity,
             likelihoods=self.likelihoods,
             grid=self.grids,
-            sampling=Sampling(settings.seed, settings.count, settings.batch_size, options),
+            sampling=Sampling(settings.seed, settings.count, settings.batch_size, options, self.start),
             sheet=settings.sheet,
             identity=self.identity,
             folder=self.folder / "cells",
@@ -282,14 +290,14 @@ class Comparison:
             draw=self._drawn,
             judge=self.fidelity.judge,
             lower=main.better == "lower",
-            identity=self.identity | {"metric": main.name},
+            identity=self.identity | {"metric": main.name} | ({} if self.start is None else {"start": self.start.config()}),
             folder=self.folder / "cells",
+            top=self.grids.top,
         )
 
     def _drawn(self, sampler: Sampler[Any], grid: Grid) -> Float[Tensor, " n *dims"]:
         settings = self.settings
-        plan = SamplingPlan(sampler, grid, self.study.shape, self.device, self.study.dtype)
-        return plan(settings.count, settings.seed, min(settings.batch_size, settings.count))
+        return self.bench.plan(sampler, grid)(settings.count, settings.seed, min(settings.batch_size, settings.count))
 
     def cells(self) -> list[dict[str, Any]]:
         """Every cell, measured or found where it was kept."""
@@ -309,7 +317,7 @@ class Comparison:
         """Let the compiler see every shape before a clock runs."""
         count = self.settings.count
         sampler = Ancestral(self.study.model, BetaTilde())
-        plan = SamplingPlan(sampler, self.grids(INTERVAL, 2), self.study.shape, self.device, self.study.dtype)
+        plan = self.bench.plan(sampler, self.grids(INTERVAL, 2))
         plan(count, batch_size=min(self.settings.batch_size, count))
 
     # --- what is told of them ---
@@ -378,10 +386,10 @@ class Comparison:
         if not settings.paths:
             return None
         first = {str(job.solver): job for job in reversed(self.jobs())}
-        planned: dict[str, Callable[[], tuple[Sampler[Any], Grid]]] = {
+        planned: dict[str, Callable[[], SamplingPlan]] = {
             str(name): partial(self.bench.planned, self._path_job(first[str(name)])) for name in settings.solver_names
         }
-        return paths.record(planned, self.examples.test, settings.seed, self.device, self.examples.exact)
+        return paths.record(planned, self.examples.test, settings.seed, self.examples.exact)
 
     def _path_job(self, job: Job) -> Job:
         return job if job.budget is None else replace(job, budget=self.settings.paths)

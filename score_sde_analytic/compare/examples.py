@@ -10,7 +10,7 @@ from operator import attrgetter
 from jaxtyping import Float
 from torch import Tensor
 
-from score_sde_analytic.models.free import FreeModel, LinearDenoiser
+from score_sde_analytic.models.free import LinearDenoiser
 from score_sde_analytic.models.mixture import GaussianMixture
 
 
@@ -38,7 +38,7 @@ class Examples:
         return tuple(self.test.shape[1:])
 
     @cached_property
-    def free(self) -> FreeModel:
+    def free(self) -> LinearDenoiser:
         """The best linear denoiser, what K = 0 knows: of the distribution where it is known, else of the training examples."""
         return LinearDenoiser.of(self.train) if self.exact is None else LinearDenoiser.exact(*self.exact.moments())
 

@@ -10,7 +10,8 @@ import numpy as np
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.grids.lattice import Lattice
-from score_sde_analytic.study import CovarianceName, GridName, Study
+from score_sde_analytic.models.free import LinearDenoiser
+from score_sde_analytic.study import CovarianceName, GridName, Study, few
 from score_sde_analytic.study.names import DP, GRIDS
 
 #: What tables say of a grid.
@@ -22,7 +23,8 @@ ABOUT = {
     "quadratic": "even in sqrt(t)",
     "best": "of even log-SNR and Karras, rho = 7 and 20, each with several first times, the best for the solver and K: chosen"
     " on the main metric itself, on the samples that are reported",
-    "interval": "the solver's own steps from t = 1 to the first time",
+    "interval": "the solver's own steps from where all begin to the first time",
+    "own": "the solver's own times, from its own start",
 }
 
 
@@ -35,12 +37,19 @@ class SharedGrids:
         covariance: for which "dp" is optimal.
         most: steps of the longest grid by dynamic programming.
         log_snr_max: of the first time; 0 for the one that is best for infinitely many steps.
+        start: a Gaussian that samples start from; None for the prior at t = 1.
     """
 
     study: Study
     covariance: CovarianceName
     most: int
     log_snr_max: float = 0.0
+    start: LinearDenoiser | None = None
+
+    @cached_property
+    def top(self) -> float:
+        """Where grids of all names but "dp" begin: that takes the best time for the Gaussian."""
+        return 1.0 if self.start is None else few.top_time(self.study, self.start)
 
     @cached_property
     def first(self) -> float:
@@ -61,12 +70,12 @@ class SharedGrids:
 
     def _make(self, name: GridName, steps: int) -> Grid:
         if steps == 1:
-            return Grid((1.0, 0.0))
+            return Grid((self.top, 0.0))
         if name == GridName(DP):
             return self._best(steps)
         if name.fixed:
-            return GRIDS[name.kind](self.study.schedule, steps, self.first)
-        return self.study.grid(steps, name, self.covariance)
+            return GRIDS[name.kind](self.study.schedule, steps, self.first, top=self.top)
+        return self.study.grid(steps, name, self.covariance, self.start)
 
     def _best(self, steps: int) -> Grid:
         if steps not in self._optimal:
@@ -83,7 +92,8 @@ class SharedGrids:
         only_there = np.where(np.arange(points) == 0, 0.0, np.inf)
         covariance = self.study.covariance(self.covariance)
         objective = f"transitions with {self.covariance}"
-        return lattice.optimal_grids(self.study.curve, covariance, only_there, self.most, objective)
+        tops = None if self.start is None else self.start.prior_price(lattice.levels.log_snr)[0]
+        return lattice.optimal_grids(self.study.curve, covariance, only_there, self.most, objective, top_cost=tops)
 
     @cached_property
     def _made(self) -> dict[tuple[GridName, int], Grid]:

@@ -15,10 +15,8 @@ from torch import Tensor
 from score_sde_analytic.compare.failures import FAILURES, reason
 from score_sde_analytic.errors import RunError
 from score_sde_analytic.files import finite
-from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.process.level import Level
-from score_sde_analytic.samplers import Sampler
 from score_sde_analytic.study.plan import SamplingPlan
 
 #: Samples whose paths are kept: points of the plane, and images.
@@ -77,16 +75,15 @@ def coordinates(data: Float[Tensor, " n *dims"]) -> tuple[int, int]:
 
 
 def record(
-    planned: Mapping[str, Callable[[], tuple[Sampler[Any], Grid]]],
+    planned: Mapping[str, Callable[[], SamplingPlan]],
     data: Float[Tensor, " n *dims"],
     seed: int = 0,
-    device: torch.device | str = "cpu",
     exact: GaussianMixture | None = None,
 ) -> dict[str, Any] | None:
     """Paths in two coordinates of the data, per solver; those that fail are named with their reason. None in one dimension.
 
     Args:
-        planned: solver -> its sampler and grid, when they are needed.
+        planned: solver -> its sampler on its grid, when they are needed.
         data: examples.
         exact: the data's distribution, if it is known: its density is kept too.
     """
@@ -100,9 +97,7 @@ def record(
     for name, plan in planned.items():
         trace = Trace(pair)
         try:
-            sampler, grid = plan()
-            draw = SamplingPlan(sampler, grid, tuple(data.shape[1:]), device, data.dtype)
-            draw(count, seed, batch_size=count, callback=trace)
+            plan()(count, seed, batch_size=count, callback=trace)
             solvers[name] = trace.content()
         except FAILURES as error:
             failed[name] = reason(error)

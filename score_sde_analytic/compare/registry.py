@@ -10,13 +10,16 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from score_sde_analytic.checks import unknown
 from score_sde_analytic.compare.likelihoods import Likelihoods
+from score_sde_analytic.data.examples import Data
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid, even
 from score_sde_analytic.measure import EmpiricalStatistics
+from score_sde_analytic.models.free import LinearDenoiser
 from score_sde_analytic.models.ode_solvers import Adaptive
 from score_sde_analytic.samplers import (
     DEIS,
@@ -38,9 +41,12 @@ from score_sde_analytic.samplers import (
     ReverseSDE,
     Sampler,
     SASolver,
+    TableSampler,
     UniPC,
+    spectrum_table,
 )
-from score_sde_analytic.study import CovarianceName, GridName, Study
+from score_sde_analytic.study import CovarianceName, GridName, Study, few
+from score_sde_analytic.study.plan import SamplingPlan
 
 Kind = Literal["analytic", "ode", "sde", "multistep", "corrector"]
 
@@ -54,15 +60,23 @@ class Options:
         tolerance: of an adaptive solver, relative and absolute.
         max_steps: of an adaptive solver; a run that needs more fails.
         statistics: measures those of DPM-Solver-v3 per coordinate; None for what the study's moments tell of them.
+        free: the Gaussian of the data, which the fewest calls begin with; None for the study's own.
+        examples: that the fewest calls are chosen by.
+        folder: keeps paths and tables of the fewest calls; None keeps nothing.
     """
 
     final: Literal["mean", "draw"] = "mean"
     tolerance: float = 1e-2
     max_steps: int = 1000
     statistics: Callable[[], EmpiricalStatistics] | None = field(default=None, compare=False)
+    free: LinearDenoiser | None = field(default=None, compare=False)
+    examples: Data | None = field(default=None, compare=False)
+    folder: Path | None = field(default=None, compare=False)
 
 
 Make = Callable[[Study, Options], Sampler[Any]]
+#: Of a solver with times and a start of its own: (study, K, options) -> all of it.
+Own = Callable[[Study, int, Options], SamplingPlan]
 #: What a cell keeps of the bits/dim of a sampler on its grid; None where it has none.
 Bits = Callable[[Likelihoods, Any, Grid], "dict[str, Any] | None"]
 
@@ -72,7 +86,8 @@ class Solver:
     """How a solver is made and how tables speak of it.
 
     Attributes:
-        make: (study, options) -> sampler.
+        make: (study, options) -> sampler, that takes any grid.
+        own: makes instead the sampler of K calls on times, and from a start, of its own.
         order: of convergence as the step goes to 0 (with noise: of the mean, weakly), as tables print it.
         deterministic: whether the start decides the sample.
         grid: a grid it is run on besides those of all; None for none.
@@ -88,6 +103,24 @@ class Solver:
     adaptive: bool = False
     grid: GridName | None = None
     bits: Bits | None = None
+    own: Own | None = None
+
+
+def _needs_calls(study: Study, options: Options) -> Sampler[Any]:
+    raise InputError("a solver with times of its own is made for a number of calls: ask its `own`")
+
+
+def _fewest(study: Study, calls: int, options: Options) -> SamplingPlan:
+    return study.fewest(calls, free=options.free, path=options.folder, progress=False)
+
+
+def _fewest_chosen(study: Study, calls: int, options: Options) -> SamplingPlan:
+    return study.fewest(calls, options.examples, free=options.free, path=options.folder, progress=False)
+
+
+def _spectrum_table(study: Study, calls: int, options: Options) -> SamplingPlan:
+    sampler = TableSampler(study.model, spectrum_table(few.gaussian(study, options.free), calls))
+    return SamplingPlan(sampler, sampler.grid, study.shape, study.device, study.dtype)
 
 
 def _of_model(make: Callable[..., Sampler[Any]], **settings: Any) -> Make:
@@ -151,6 +184,21 @@ SOLVERS: dict[str, Solver] = {
     "analytic_ddim": Solver("Analytic-DDIM", "analytic", "eta = 0, optimal scalar variance", _ancestral("residual", 0.0), "1"),
     "analytic_multistep": Solver(
         "analytic multistep", "multistep", "extrapolation and optimal scalar variance share the work", _multistep("residual")
+    ),
+    "spectrum_table": Solver(
+        "table of the spectrum",
+        "multistep",
+        "the best weights for Gaussian data; no call to fit",
+        _needs_calls,
+        own=_spectrum_table,
+    ),
+    "fewest": Solver("fewest calls", "multistep", "weights fitted to paths of the flow", _needs_calls, own=_fewest),
+    "fewest_chosen": Solver(
+        "fewest calls, chosen",
+        "multistep",
+        "such weights, or noise too where the examples of the study say so",
+        _needs_calls,
+        own=_fewest_chosen,
     ),
     "ode_euler": Solver("PF-ODE, Euler", "ode", "in log-SNR", _ode("euler"), "1", deterministic=True),
     "ode_midpoint": Solver("PF-ODE, midpoint", "ode", "in log-SNR, 2 calls a step", _ode("midpoint"), "2", deterministic=True),

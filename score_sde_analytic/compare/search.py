@@ -26,8 +26,8 @@ from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.process.schedule import Schedule
 from score_sde_analytic.samplers import Sampler
 
-#: Grids that are tried: (schedule, steps, first time) -> Grid.
-GRIDS: dict[str, Callable[[Schedule, int, float], Grid]] = {
+#: Grids that are tried: (schedule, steps, first time, top=time of the start) -> Grid.
+GRIDS: dict[str, Callable[..., Grid]] = {
     "even log-SNR": even_log_snr,
     "Karras, rho = 7": karras,
     "Karras, rho = 20": partial(karras, rho=20.0),
@@ -44,12 +44,13 @@ class Candidate:
     log_snr: float
     value: float | None = None
 
-    def grid(self, schedule: Schedule, steps: int) -> Grid:
-        """Its times."""
-        return Grid((1.0, 0.0)) if steps == 1 else GRIDS[self.name](schedule, steps, float(schedule.time(self.log_snr)))
+    def grid(self, schedule: Schedule, steps: int, top: float = 1.0) -> Grid:
+        """Its times, from `top`."""
+        first = float(schedule.time(self.log_snr))
+        return Grid((top, 0.0)) if steps == 1 else GRIDS[self.name](schedule, steps, first, top=top)
 
 
-def candidates(schedule: Schedule, steps: int, firsts: tuple[float, ...]) -> Iterator[Candidate]:
+def candidates(schedule: Schedule, steps: int, firsts: tuple[float, ...], top: float = 1.0) -> Iterator[Candidate]:
     """All that differ: one step has no times to choose, and two have but the first.
 
     >>> [candidate.name for candidate in candidates(model.schedule, 2, (3.0,))]
@@ -59,7 +60,7 @@ def candidates(schedule: Schedule, steps: int, firsts: tuple[float, ...]) -> Ite
     for log_snr in firsts:
         for name in GRIDS:
             candidate = Candidate(name, log_snr)
-            times = tuple(round(t, 12) for t in candidate.grid(schedule, steps).times)
+            times = tuple(round(t, 12) for t in candidate.grid(schedule, steps, top).times)
             if times not in seen:
                 seen.add(times)
                 yield candidate
@@ -76,6 +77,7 @@ class Search:
         lower: whether less of it is better.
         identity: plain data that decide the samples and their values.
         folder: that keeps what was tried.
+        top: the time where grids begin.
     """
 
     firsts: tuple[float, ...]
@@ -84,6 +86,7 @@ class Search:
     lower: bool
     identity: Mapping[str, Any]
     folder: Path
+    top: float = 1.0
 
     def best(self, sampler: Sampler[Any], steps: int) -> tuple[Grid, dict[str, Any]]:
         """(the best grid, how it was chosen as plain data).
@@ -98,12 +101,13 @@ class Search:
             raise RunError(f"{sampler.name} failed on all {len(tried)} grids of {steps} steps that were tried")
         value, chosen = (min if self.lower else max)(values, key=lambda pair: pair[0])
         told = {"grid": chosen.name, "first_log_snr": chosen.log_snr, "value": value, "tried": len(tried)}
-        return chosen.grid(schedule, steps), told
+        return chosen.grid(schedule, steps, self.top), told
 
     def _tried(self, sampler: Sampler[Any], steps: int) -> list[Candidate]:
-        grids = list(candidates(sampler.model.schedule, steps, self.firsts))
+        schedule = sampler.model.schedule
+        grids = list(candidates(schedule, steps, self.firsts, self.top))
         asked = [(candidate.name, candidate.log_snr) for candidate in grids]
-        marks = sampler.fingerprints(grids[0].grid(sampler.model.schedule, steps))
+        marks = sampler.fingerprints(grids[0].grid(schedule, steps, self.top))
         own = {"sampler": sampler.config(), "covariances": marks, "steps": steps, "grids": asked}
         path = self.folder / f"search-{digest(json.dumps(dict(self.identity) | own, sort_keys=True, default=str))[:12]}.json"
         kept = _kept(path)
@@ -114,7 +118,7 @@ class Search:
 
     def _valued(self, sampler: Sampler[Any], candidate: Candidate, steps: int) -> Candidate:
         try:
-            value = self.judge(self.draw(sampler, candidate.grid(sampler.model.schedule, steps)))
+            value = self.judge(self.draw(sampler, candidate.grid(sampler.model.schedule, steps, self.top)))
         except FAILURES:
             value = math.nan
         return Candidate(candidate.name, candidate.log_snr, finite(value))

@@ -14,6 +14,7 @@ from score_sde_analytic.compare.likelihoods import Evaluation, FlowLikelihood
 from score_sde_analytic.compare.registry import SOLVERS, Options, SolverName, solver_names
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.study import GridName
+from score_sde_analytic.study.free import GAUSSIAN
 from score_sde_analytic.study.names import COVARIANCE, GRID, choose
 
 #: What a budget stands for, field by field.
@@ -65,8 +66,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 
 
-#: How ancestral samples end.
+#: How ancestral samples end, and where all samples start.
 FINALS = ("mean", "draw")
+STARTS = ("prior", GAUSSIAN)
 
 
 def _usual_or_known(features: str) -> None:
@@ -94,6 +96,8 @@ class ComparisonSettings:
         count: samples per cell.
         batch_size, seed: of samples.
         final: ancestral samples end in the "mean" of the last step, as the papers', or in a "draw".
+        start: "prior" for N(0, prior_variance I) at t = 1, or "gaussian" for the Gaussian of the data, carried for no call to
+            where the largest variance begins to be known: all grids begin there. Solvers with a start of their own keep it.
         search: log-SNRs of first times: every solver is tried with each of them on each grid of `search.GRIDS`, and the best
             by the main metric itself is a cell on the grid "best"; () for none.
         log_snr_max: log-SNR of the first time t_1 of all solvers and grids; 0 for the best of infinitely many steps.
@@ -123,6 +127,7 @@ class ComparisonSettings:
     batch_size: Annotated[int, COUNT] = 500
     seed: Annotated[int, SEED] = 0
     final: Annotated[Literal["mean", "draw"], one_of(FINALS)] = "mean"
+    start: Annotated[Literal["prior", "gaussian"], one_of(STARTS)] = "prior"
     search: Annotated[tuple[float, ...], each(LOG_SNR)] = ()
     log_snr_max: Annotated[float, LOG_SNR] = 0.0
     grid_variance: Annotated[str, COVARIANCE] = "residual"

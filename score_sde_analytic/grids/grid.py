@@ -98,53 +98,59 @@ def _steps(steps: int) -> int:
     return whole(1)("steps", steps)
 
 
-def _first(first: float) -> float:
-    return number(above=0, below=1)("the first time t_1", first)
+def _span(first: float, top: float) -> tuple[float, float]:
+    """(top, first)."""
+    top = number(above=0, most=1)("the time where a grid begins", top)
+    return top, number(above=0, below=top)("the first time t_1", first)
 
 
-def _ends_in_data(times: Array, objective: str) -> Grid:
-    # With one step there is only the start, t = 1.
-    return Grid((*np.concatenate([[1.0], times[1:]]).tolist(), 0.0), objective)
+def _ends_in_data(times: Array, top: float, objective: str) -> Grid:
+    # With one step there is only the start.
+    return Grid((*np.concatenate([[top], times[1:]]).tolist(), 0.0), objective)
 
 
-def even(steps: int, first: float) -> Grid:
-    """Times even in t from 1 down to t_1 = `first`, then 0.
+def even(steps: int, first: float, top: float = 1.0) -> Grid:
+    """Times even in t from `top` down to t_1 = `first`, then 0.
 
     >>> even(3, 0.1).times
     (1.0, 0.55, 0.1, 0.0)
     """
-    return _ends_in_data(np.linspace(1.0, _first(first), _steps(steps)), "even in t")
+    begin, end = _span(first, top)
+    return _ends_in_data(np.linspace(begin, end, _steps(steps)), top, "even in t")
 
 
-def quadratic(steps: int, first: float) -> Grid:
-    """sqrt(t) even from 1 down to sqrt(first), then 0 (DDIM's quadratic grid, without its duplicates).
+def quadratic(steps: int, first: float, top: float = 1.0) -> Grid:
+    """sqrt(t) even from sqrt(top) down to sqrt(first), then 0 (DDIM's quadratic grid, without its duplicates).
 
     >>> quadratic(3, 0.01).times
     (1.0, 0.3025, 0.01, 0.0)
     """
-    return _ends_in_data(np.linspace(1.0, math.sqrt(_first(first)), _steps(steps)) ** 2, "even in sqrt(t)")
+    begin, end = np.sqrt(_span(first, top))
+    roots = np.linspace(begin, end, _steps(steps))
+    return _ends_in_data(roots**2, top, "even in sqrt(t)")
 
 
-def even_log_snr(schedule: Schedule, steps: int, first: float) -> Grid:
-    """Log-SNR even from t = 1 to that of t = `first`, then 0.
+def even_log_snr(schedule: Schedule, steps: int, first: float, top: float = 1.0) -> Grid:
+    """Log-SNR even from that of t = `top` to that of t = `first`, then 0.
 
     >>> even_log_snr(model.schedule, 3, 0.001).times
     (1.0, 0.3046, 0.001, 0.0)
     """
-    lam = np.linspace(schedule.log_snr(1.0), schedule.log_snr(_first(first)), _steps(steps))
-    return _ends_in_data(np.asarray(schedule.time(lam)), "even in log-SNR")
+    begin, end = (schedule.log_snr(t) for t in _span(first, top))
+    lam = np.linspace(begin, end, _steps(steps))
+    return _ends_in_data(np.asarray(schedule.time(lam)), top, "even in log-SNR")
 
 
-def karras(schedule: Schedule, steps: int, first: float, rho: float = 7.0) -> Grid:
-    """(sigma/alpha)^(1/rho) even from t = 1 down to t = `first`, then 0 (Karras et al., NeurIPS 2022, eq. 5).
+def karras(schedule: Schedule, steps: int, first: float, rho: float = 7.0, top: float = 1.0) -> Grid:
+    """(sigma/alpha)^(1/rho) even from t = `top` down to t = `first`, then 0 (Karras et al., NeurIPS 2022, eq. 5).
 
     >>> karras(model.schedule, 3, 0.001).times
     (1.0, 0.5921, 0.001, 0.0)
     """
     rho = number(above=0)("rho", rho)
-    ends = np.exp(-0.5 / rho * np.asarray(schedule.log_snr(np.array([1.0, _first(first)]))))
+    ends = np.exp(-0.5 / rho * np.asarray(schedule.log_snr(np.array(_span(first, top)))))
     ladder = np.linspace(ends[0], ends[1], _steps(steps))
-    return _ends_in_data(np.asarray(schedule.time(-2.0 * rho * np.log(ladder))), f"Karras, rho={rho:g}")
+    return _ends_in_data(np.asarray(schedule.time(-2.0 * rho * np.log(ladder))), top, f"Karras, rho={rho:g}")
 
 
 def ends_at_last(n: int) -> Float64[Array, " n"]:

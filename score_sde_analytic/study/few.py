@@ -2,6 +2,7 @@
 
 FOLDER/paths-*.safetensors      the paths, one file for all tables
 FOLDER/fewest_K-*.safetensors   a table of K calls
+FOLDER/choice_K-*.json          what examples chose, the table or another sampler of K calls (`fewest.py`)
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 from jaxtyping import Float64
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.checks import COUNT, flag, settle, whole
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import plain
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.models.free import LinearDenoiser
@@ -59,6 +61,23 @@ class Few:
         """In its folder."""
         return None if self.path is None else Path(self.path) / f"{name}.safetensors"
 
+    def choice(self, name: str) -> Path | None:
+        """Of a choice between the table and others."""
+        return None if self.path is None else Path(self.path) / f"choice_{name}.json"
+
+
+def gaussian(study: Reportable, given: LinearDenoiser | None = None) -> LinearDenoiser:
+    """The one that is given, or the study's own.
+
+    Raises:
+        InputError: a study without one, and none given.
+    """
+    if given is not None:
+        return given
+    if study.free is None:
+        raise InputError("this study holds no Gaussian of its data; give one, free=LinearDenoiser.of(examples)")
+    return cast(LinearDenoiser, study.free.free)  # as `study.free` makes it
+
 
 def top(study: Reportable, free: LinearDenoiser) -> float:
     """The log-SNR at which paths begin: where nothing is to be known yet, or below all levels at which the network is worse.
@@ -76,6 +95,11 @@ def top(study: Reportable, free: LinearDenoiser) -> float:
     better = np.append(np.flatnonzero(excess < -error), len(known))[0]
     worse = known[:better][excess[:better] > error[:better]]
     return float(max([blank, *worse]))
+
+
+def top_time(study: Reportable, free: LinearDenoiser) -> float:
+    """`top` as a time."""
+    return min(1.0, float(study.schedule.time(top(study, free))))
 
 
 def levels(study: Reportable, settings: Few) -> Float64[Array, " levels"]:

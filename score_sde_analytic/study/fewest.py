@@ -1,116 +1,125 @@
 """One answer to "how few calls": the sampler of so many network calls whose samples lie nearest to examples.
 
-Candidates share the times of the table, and the Gaussian of the data as their start:
+Candidates share the Gaussian of the data as their start, on the times of the table or even in log-SNR between the same ends:
 
     table         weights fitted to recorded paths of the flow: no noise, and no better than the network's own flow
     matched       the same, with samples of the data's variance in all, where the flow has too little
     eta, kappa    the family between flow and chain: noise by the best covariance at hand, and extrapolation
+    public        UniPC and SDE-DPM-Solver++ of third order, where the extra "images" is installed
 
-Nothing says beforehand which is best: with few calls it is a table, with more the family, whose noise makes up for what the
-flow gets wrong. So samples of each are compared to examples by the sliced W2^2; kappa is chosen first, then eta. (The spread of
-recorded paths does not choose: on digits, steps that keep it have five times the Frechet distance of the best.)
+Nothing says beforehand which is best: with few calls it is the table, with more one whose noise makes up for what the flow
+gets wrong. So samples of each are compared to examples (`race.py`). Where these cannot tell, the pass can: a calibrated network
+has a right flow, and takes the table; one that is not carries its errors along the flow to the sample, where noise forgets
+them, and takes the family at eta = 1. (The spread of recorded paths does not choose: on digits, steps that keep it have five
+times the Frechet distance of the best.)
+
+FOLDER/choice_K-*.json      what was chosen, and why
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 
 from score_sde_analytic.data.examples import Data, Examples, as_dataset
-from score_sde_analytic.errors import InputError
-from score_sde_analytic.metrics import Reference, SlicedWasserstein
-from score_sde_analytic.models.free import LinearDenoiser
-from score_sde_analytic.samplers import AnalyticMultistep, TableSampler, matched
+from score_sde_analytic.extras import installed
+from score_sde_analytic.files import plain, read_json, write_json
+from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.likelihood.evaluation import digest
+from score_sde_analytic.samplers import AnalyticMultistep, DPMSolverPP, Sampler, TableSampler, UniPC, matched
 from score_sde_analytic.study import few
 from score_sde_analytic.study.few import Few
 from score_sde_analytic.study.plan import SamplingPlan
+from score_sde_analytic.study.race import JUDGED, ROUNDS, Judge, Race
 from score_sde_analytic.study.reportable import Reportable
 
-#: Shares of the extrapolation and scales of the noise that are tried, the others at the first of these.
-KAPPAS, ETAS = (0.9, 1.0, 0.75, 0.5), (0.7071, 0.0, 0.5, 0.866)
-#: Examples and samples that judge, and groups of them.
-JUDGED, GROUPS = 400, 10
+#: Scales of the noise and shares of the extrapolation that are tried.
+ETAS, KAPPAS = (0.5, 0.7071, 0.866, 1.0), (1.0, 0.9, 0.75)
 TABLE, MATCHED = "the table", "the table with the data's variance"
+#: A network is miscalibrated where 1 - Lambda - R is beyond so many standard errors and beyond this share of the noise.
+ERRORS, SHARE = 3.0, 0.01
+KIND = "choice of a sampler"
+SHAPE = {"chosen": str, "reason": str}
 
 
-def of(
-    study: Reportable, steps: int, data: Data | None, free: LinearDenoiser | None, options: Mapping[str, Any]
-) -> SamplingPlan:
-    """The table, or what examples choose.
-
-    Raises:
-        InputError: a study without a free model, and none given.
-    """
-    known = free
-    if known is None:
-        if study.free is None:
-            raise InputError("this study holds no Gaussian of its data; give one, free=LinearDenoiser.of(examples)")
-        known = cast(LinearDenoiser, study.free.free)  # as `study.free` makes it
-    settings = Few(known, **options)
+def of(study: Reportable, steps: int, data: Data | None, settings: Few) -> SamplingPlan:
+    """The table, or what examples choose."""
     recorded = few.paths(study, settings)
     table = few.plan(study, steps, settings, recorded)
-    return table if data is None else _chosen(study, table, known, as_dataset(data, study.data_range))
+    return table if data is None else _chosen(study, table, settings, as_dataset(data, study.data_range))
 
 
-def _chosen(study: Reportable, table: SamplingPlan, free: LinearDenoiser, examples: Examples) -> SamplingPlan:
-    """The nearest to the examples."""
-    fitted = cast(TableSampler, table.sampler).table
-    judge, plans = _Judge.of(study, examples), {TABLE: table, MATCHED: few.of_table(study, matched(fitted))}
-    with study.model.metered() as cost:
-        distances = {name: judge(plan) for name, plan in plans.items()}
-        if table.grid.steps > 1:  # one call leaves no step to be shared
-            for name, plan in _family(study, table, free, distances):
-                plans[name], distances[name] = plan, judge(plan)
-    ranked = sorted(distances, key=lambda name: distances[name])
-    others = ", ".join(f"{name} {distances[name]:.2g}" for name in ranked[1:3])
-    reason = (
-        f"{ranked[0]} is nearest to the examples of {len(ranked)} candidates, sliced W2^2 over the variance"
-        f" {distances[ranked[0]]:.2g}{f' (then {others})' if others else ''}; choosing took {cost.evaluations} network"
-        f" evaluations. The table: {table.reason}"
-    )
-    return replace(plans[ranked[0]], reason=reason)
+def _chosen(study: Reportable, table: SamplingPlan, settings: Few, examples: Examples) -> SamplingPlan:
+    """Read where it was chosen before."""
+    plans = dict(candidates(study, table, settings))
+    judged = examples.take(np.arange(min(JUDGED, len(examples))))
+    marks = [[plain(plan.sampler.config()), plan.sampler.fingerprints(plan.grid), plan.grid.times] for plan in plans.values()]
+    known = digest(list(plans), plain(marks), plain(settings.free.config()), judged.double().sum().item(), ROUNDS, study.seed)
+    file = settings.choice(f"{table.grid.steps}-{known[:8]}")
+    made = None if file is None or not file.exists() else read_json(file, KIND, SHAPE)
+    if made is None:
+        made = _race(study, plans, settings, examples)
+        if file is not None:
+            write_json(file, KIND, made)
+    return replace(plans[made["chosen"]], reason=f"{made['reason']} The table: {table.reason}")
 
 
-def _family(
-    study: Reportable, table: SamplingPlan, free: LinearDenoiser, distances: Mapping[str, float]
-) -> Iterator[tuple[str, SamplingPlan]]:
-    """Members of the family between flow and chain: all kappas at the first eta, then the other etas at the best kappa."""
+def candidates(study: Reportable, table: SamplingPlan, settings: Few) -> Iterator[tuple[str, SamplingPlan]]:
+    """All that make as many calls as the table, by what they are called."""
+    yield TABLE, table
+    yield MATCHED, few.of_table(study, matched(cast(TableSampler, table.sampler).table))
+    if table.grid.steps == 1:  # one call leaves no step to be shared
+        return
+    levels = few.levels(study, settings)
+    even = np.linspace(levels[0], levels[-1], table.grid.steps)
+    grids = {"": table.grid, " on even times": Grid((*np.atleast_1d(study.schedule.time(even)).tolist(), 0.0))}
+    for where, grid in grids.items():
+        for name, sampler in _samplers(study, grid.steps):
+            yield name + where, replace(table, sampler=sampler, grid=grid, start=settings.free)
+
+
+def _samplers(study: Reportable, steps: int) -> Iterator[tuple[str, Sampler[Any]]]:
+    """That take any grid: the multistep flow, the family, and public ones that differ from it."""
     covariance = study.covariance("auto" if study.recorders else "")
-
-    def name(eta: float, kappa: float) -> str:
-        return f"eta = {eta:g} with kappa = {kappa:g}"
-
-    def member(eta: float, kappa: float) -> tuple[str, SamplingPlan]:
-        return name(eta, kappa), replace(table, sampler=AnalyticMultistep(study.model, covariance, eta, kappa), start=free)
-
-    for kappa in KAPPAS:
-        yield member(ETAS[0], kappa)
-    best = min(KAPPAS, key=lambda kappa: distances[name(ETAS[0], kappa)])
-    for eta in ETAS[1:]:
-        yield member(eta, best)
+    for eta, kappa in [(0.0, 1.0), *((eta, kappa) for eta in ETAS for kappa in KAPPAS)]:
+        yield f"eta = {eta:g} with kappa = {kappa:g}", AnalyticMultistep(study.model, covariance, eta, kappa)
+    if steps > 2 and installed("diffusers"):
+        yield "UniPC of order 3", UniPC(study.model, 3, "bh1")
+        yield "SDE-DPM-Solver++ of order 3", DPMSolverPP(study.model, 3, noisy=True)
 
 
-@dataclass(frozen=True, eq=False)
-class _Judge:
-    """Sliced W2^2 of samples to examples, over the variance of the data."""
+def _race(study: Reportable, plans: Mapping[str, SamplingPlan], settings: Few, examples: Examples) -> dict[str, str]:
+    """The winner, and the sentence that says so."""
+    calibrated = _calibrated(study, settings)
+    noisy = frozenset(name for name in plans if name.startswith("eta = 1 "))
+    favourites = frozenset([TABLE]) if calibrated or not noisy else noisy
+    race = Race(Judge.of(examples, settings.free, study.data_range, study.seed), plans, favourites)
+    with study.model.metered() as cost:
+        first, *others = race.run(ROUNDS)
+    told = {
+        name: f"{1000.0 * race.distances[name].value:.3g} ± {1000.0 * race.distances[name].stderr:.2g}" for name in race.plans
+    }
+    then = ", ".join(f"{name} {told[name]}" for name in others[:2])
+    why = "the network is calibrated" if calibrated else "the network is miscalibrated, which noise forgives"
+    nearest = f"is as near as any ({why})" if others and _further(race, first, others) else "is nearest"
+    reason = (
+        f"{first} {nearest} to the examples of {len(plans)} candidates: energy distance in white coordinates, in thousandths,"
+        f" {told[first]}{f' (then {then})' if then else ''}; choosing took {cost.evaluations} network evaluations."
+    )
+    return {"chosen": first, "reason": reason}
 
-    reference: Reference
-    metric: SlicedWasserstein
-    unit: float
-    limits: tuple[float, float] | None
-    seed: int
 
-    @classmethod
-    def of(cls, study: Reportable, examples: Examples) -> _Judge:
-        some = examples.take(np.arange(min(JUDGED, len(examples)))).flatten(1).double()
-        limits = None if study.data_range is None else (study.data_range.lo, study.data_range.hi)
-        # Samples from starts that nothing else draws.
-        return cls(Reference(some), SlicedWasserstein(groups=GROUPS), study.statistics.variance, limits, study.seed + 1_000_003)
+def _calibrated(study: Reportable, settings: Few) -> bool:
+    """At all levels of the paths."""
+    levels = few.levels(study, settings)
+    known = study.moments.log_snr
+    gap, size = study.moments.calibration()
+    wrong = (abs(size) > ERRORS) & (abs(gap) > SHARE) & (known >= levels[0]) & (known <= levels[-1])
+    return not wrong.any()
 
-    def __call__(self, plan: SamplingPlan) -> float:
-        x = plan(JUDGED, self.seed, batch_size=100).flatten(1).double().cpu()
-        shown = x if self.limits is None else x.clamp(*self.limits)
-        return self.metric(shown, self.reference).value / self.unit
+
+def _further(race: Race, first: str, others: list[str]) -> bool:
+    return race.distances[first].value > min(race.distances[name].value for name in others)

@@ -33,10 +33,10 @@ ALIASES = {"isotropic": "residual", "zero": "beta_tilde"}
 TWEEDIE, AUTO = "tweedie", "auto"
 UNCALIBRATED = "uncalibrated"
 
-#: Grids that the schedule alone decides: (schedule, steps, first time) -> Grid.
-GRIDS: dict[str, Callable[[Schedule, int, float], Grid]] = {
-    "even": lambda schedule, steps, first: even(steps, first),
-    "quadratic": lambda schedule, steps, first: quadratic(steps, first),
+#: Grids that the schedule alone decides: (schedule, steps, first time) -> Grid; they may begin below t = 1, at `top`.
+GRIDS: dict[str, Callable[..., Grid]] = {
+    "even": lambda schedule, *asked, **begun: even(*asked, **begun),
+    "quadratic": lambda schedule, *asked, **begun: quadratic(*asked, **begun),
     "log_snr": even_log_snr,
     "karras": karras,
 }

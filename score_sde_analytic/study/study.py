@@ -30,6 +30,7 @@ from score_sde_analytic.samplers import Ancestral
 from score_sde_analytic.study import fewest, storage
 from score_sde_analytic.study.budgets import steps_within
 from score_sde_analytic.study.covariances import covariance
+from score_sde_analytic.study.few import Few, gaussian
 from score_sde_analytic.study.free import named
 from score_sde_analytic.study.measured import Measured
 from score_sde_analytic.study.names import AUTO, DP, CovarianceName, GridName
@@ -328,14 +329,14 @@ class Study(Measured):
         Bits are those of `chain`: this is for samples, and has no likelihood. Its `reason` says what was chosen and why.
 
         Args:
-            data: examples by which the table and the family between flow and chain are judged; None takes the table.
+            data: examples by which the table, the family between flow and chain, and others are judged; None takes the table.
             free: mean, basis and spectrum of the data; None for those of `analyse`.
             options: of `few.Few`: path of a folder that keeps paths and tables, count and levels of paths, fitting, progress.
 
         >>> study.fewest(3, progress=False).sampler.name
         'fewest(K=3)'
         """
-        return fewest.of(self, steps, data, free, options)
+        return fewest.of(self, steps, data, Few(gaussian(self, free), **options))
 
     def sample(
         self, count: int, steps: int = 10, seed: int = 0, batch_size: int = 64, **names: Any

@@ -133,14 +133,14 @@ def test_cells_are_known_by_all_that_decides_them(comparison, tmp_path):
     job = Job(SolverName("analytic_ddpm"), LOG_SNR, 3)
     for changed in ({}, {}, {"seed": 1}, {"count": 31}, {"groups": 6}):
         bench = comparison(tmp_path, **changed).bench
-        names.append(bench.digest(*bench.planned(job)))
+        names.append(bench.digest(bench.planned(job)))
     assert names[0] == names[1]
     assert len(set(names)) == 4
     grid = bench.grid(LOG_SNR, 3)
     curve = NoiseCurve(np.array([-5.0, 5.0]), np.array([0.0, 1.0]))
     other = NoiseCurve(np.array([-5.0, 5.0]), np.array([0.0, 1.1]))
     samplers = [PredictorCorrector(Ancestral(bench.study.model, Isotropic(c))) for c in (curve, other)]
-    assert len({bench.digest(sampler, grid) for sampler in samplers}) == 2
+    assert len({bench.digest(bench.plan(sampler, grid)) for sampler in samplers}) == 2
 
 
 def test_grids_share_their_first_time(comparison, tmp_path):
@@ -182,6 +182,27 @@ def test_a_trace_is_the_way_from_the_prior_to_the_samples(planar, table):
     assert content["states"][-1] == x[:, [1, 0]].tolist()
     assert content["log_snr"][-1] is None
     assert len(content["states"]) == 5
+
+
+def test_a_gaussian_start_begins_every_grid_where_the_data_begin_to_be_known(comparison, tmp_path, examples):
+    """All solvers, one step too, a grid that is searched for, and dp at a time of its own; cells know their start."""
+    settings = {"solvers": ("ddim", "ode_dopri5"), "grids": ("log_snr", "dp"), "calls": (1, 3), "search": (2.0,)}
+    prior, started = (comparison(tmp_path, start=start, **settings) for start in ("prior", "gaussian"))
+    top = started.grids.top
+    assert top < 1.0
+    schedule = started.study.schedule
+    assert float(schedule.log_snr(top)) == pytest.approx(-math.log(examples.free.spectrum.max()) - 4.0, abs=0.01)
+    plans = {job: started.bench.planned(job) for job in started.jobs() if not job.searched}
+    assert all(plan.start is examples.free for plan in plans.values())
+    begun = {plan.grid.times[0] for job, plan in plans.items() if str(job.grid) != "dp" or job.budget == 1}
+    assert begun == {top}
+    assert plans[Job(SolverName("ddim"), GridName("dp"), 3)].grid.times[0] < 1.0
+    job = Job(SolverName("ddim"), LOG_SNR, 3)
+    assert prior.bench.planned(job).grid.times[0] == 1.0
+    grid = prior.bench.planned(job).grid
+    assert len({bench.digest(bench.plan(plans[job].sampler, grid)) for bench in (prior.bench, started.bench)}) == 2
+    searched = started.bench.cell(Job(SolverName("ddim"), budget=3, searched=True))
+    assert (searched["status"], searched["times"][0]) == ("ok", top)
 
 
 def test_no_paths_in_one_dimension_and_pixels_of_images():

@@ -9,6 +9,7 @@ from score_sde_analytic.compare import SOLVERS, Options, SolverName, covariances
 from score_sde_analytic.compare.registry import cost, steps_within
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde
 from score_sde_analytic.covariance.tweedie import Tweedie
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import even
 from score_sde_analytic.samplers import (
     AnalyticMultistep,
@@ -70,10 +71,26 @@ def test_samplers_know_the_covariances_of_their_steps(planar, table):
 
 def test_every_entry_makes_a_sampler_of_its_family(study):
     for entry in SOLVERS.values():
+        if entry.own is not None:
+            continue
         sampler = entry.make(study, Options(tolerance=0.1))
         assert (sampler.calls(even(3, 0.01)) is None) == entry.adaptive
         if entry.grid is not None:
             assert entry.grid.fixed
+
+
+@pytest.mark.parametrize("name", ["spectrum_table", "fewest"])
+def test_solvers_with_times_of_their_own(study, examples, tmp_path, name):
+    """K calls a sample, none to fit but for recorded paths, which are kept in the folder."""
+    own, options = SOLVERS[name].own, Options(free=examples.free, folder=tmp_path)
+    own(study, 3, options)
+    with study.model.metered() as receipt:
+        plan = own(study, 3, options)
+        assert receipt.calls == 0
+        plan(4)
+    assert receipt.evaluations == 4 * plan.calls == 12
+    with pytest.raises(InputError, match="times of its own"):
+        SOLVERS[name].make(study, options)
 
 
 def test_options_reach_their_samplers(study):

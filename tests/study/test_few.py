@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from score_sde_analytic.covariance.isotropic import BetaTilde
+from score_sde_analytic.data.examples import as_dataset
 from score_sde_analytic.errors import InputError
+from score_sde_analytic.grids import Grid
 from score_sde_analytic.measure import Budget
 from score_sde_analytic.models import GaussianMixture, LinearDenoiser
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.times import LogSNR
 from score_sde_analytic.process import LinearVP
-from score_sde_analytic.samplers import Table, TableSampler
-from score_sde_analytic.study import Knots, Search, Settings, analyse
+from score_sde_analytic.samplers import AnalyticMultistep, Table, TableSampler
+from score_sde_analytic.study import Knots, Search, Settings, analyse, fewest
 from score_sde_analytic.study.few import Few, levels, top
+from score_sde_analytic.study.plan import SamplingPlan
+from score_sde_analytic.study.race import Judge, Race
 
 SETTINGS = Settings(knots=Knots(count=16, most=0), search=Search(points=120, most=20))
 BUDGET = Budget(min_draws=200, max_draws=200)
@@ -95,17 +103,75 @@ def test_few_calls_beat_the_ancestral_chain(study, free, mixture):
     assert distances[0] < 0.05 * distances[1]
 
 
-def test_examples_choose_between_tables_and_the_family(study, mixture):
+#: Of a race in less time.
+ROUNDS = ((20, 5), (60, 2), (120, 0))
+
+
+@pytest.fixture
+def few_candidates(monkeypatch):
+    """One member of the family, the multistep flow, and the public ones, on each of two grids; besides the table.
+
+    Fewer samples, too: all of the rule, in less time.
+    """
+    monkeypatch.setattr(fewest, "ROUNDS", ROUNDS)
+    monkeypatch.setattr(fewest, "ETAS", (1.0,))
+    monkeypatch.setattr(fewest, "KAPPAS", (1.0,))
+
+
+def test_examples_choose(study, mixture, few_candidates):
     """The sentence names the nearest; the calls are as asked; equal seeds choose equally."""
     plans = [study.fewest(3, mixture.sample(300, seed=4), progress=False, count=20) for _ in range(2)]
     assert plans[0].calls == plans[1].calls == 3
     assert plans[0].reason == plans[1].reason
-    assert "nearest to the examples of 9 candidates" in plans[0].reason
-    assert "choosing took 10800 network evaluations" in plans[0].reason
+    assert "to the examples of 10 candidates" in plans[0].reason
+    (first, stay), (second, final), (last, _) = ROUNDS
+    told = int(re.search(r"choosing took (\d+) network", plans[0].reason)[1])
+    spent = 10 * first + stay * (second - first) + final * (last - second)
+    assert told - 3 * spent in (0, 3 * (last - second), 3 * (last - first))  # the table goes on in any case
     assert torch.equal(plans[0](4), plans[1](4))
 
 
-def test_one_call_leaves_no_step_to_share(study, mixture):
+def test_a_choice_is_kept(study, mixture, few_candidates, tmp_path):
+    examples = mixture.sample(300, seed=4)
+    first = study.fewest(2, examples, path=tmp_path, progress=False, count=20)
+    with study.model.metered() as cost:
+        again = study.fewest(2, examples, path=tmp_path, progress=False, count=20)
+    assert cost.calls == 0
+    assert again.reason == first.reason
+    assert torch.equal(again(3), first(3))
+    study.fewest(2, examples + 0.1, path=tmp_path, progress=False, count=20)
+    assert len(list(tmp_path.glob("choice_2-*"))) == 2  # other examples choose anew
+
+
+def test_one_call_leaves_nothing_to_choose(study, mixture):
     plan = study.fewest(1, mixture.sample(300, seed=4), progress=False, count=20)
     assert plan.calls == 1
     assert "of 2 candidates" in plan.reason
+
+
+def test_the_nearest_wins_and_the_favourite_when_none_is_nearer(study, mixture, free):
+    """The exact flow in many steps is nearer than in two, whichever is the favourite; against itself the favourite stays."""
+    examples = as_dataset(mixture.sample(600, seed=5))
+
+    def plan(steps):
+        times = [*np.linspace(0.97, 0.02, steps), 0.0]
+        return SamplingPlan(AnalyticMultistep(study.model, BetaTilde(), 0.0), Grid(tuple(times)), (8,), start=free)
+
+    judge = Judge.of(examples, free, None, seed=0)
+    rough, fine = plan(2), plan(40)
+    rounds = ((40, 0), (120, 0))
+    for favourite in ("rough", "fine"):
+        race = Race(judge, {"rough": rough, "fine": fine}, frozenset([favourite]))
+        assert race.run(rounds) == ["fine", "rough"]
+        assert torch.equal(race.samples["fine"], judge.draw(fine, 0, 120))  # rounds continue, they do not begin anew
+    assert Race(judge, {"other": fine, "same": fine}, frozenset(["same"])).run(rounds)[0] == "same"
+
+
+def test_the_favourite_takes_part_in_every_round(study, free, mixture):
+    times = Grid((*np.linspace(0.97, 0.02, 20), 0.0))
+    good = SamplingPlan(AnalyticMultistep(study.model, BetaTilde(), 0.0), times, (8,), start=free)
+    poor = replace(good, grid=Grid((0.9, 0.0)))
+    judge = Judge.of(as_dataset(mixture.sample(300, seed=5)), free, None, seed=0)
+    race = Race(judge, {"good": good, "poor": poor, "worse": poor}, frozenset(["poor"]))
+    assert race.run(((20, 1), (60, 0))) == ["good", "poor"]
+    assert [len(race.samples[name]) for name in race.plans] == [60, 60, 20]
