@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import foreign
-from score_sde_analytic.data import PCA
 from score_sde_analytic.grids import Grid
 from score_sde_analytic.measure.recalibration import recalibrate
-from score_sde_analytic.metrics import KID, ClassifierFeatures, Coefficients, Frechet, Precision, Recall, Reference, evaluate
+from score_sde_analytic.metrics import KID, ClassifierFeatures, Frechet, Precision, Recall, Reference, evaluate
 from score_sde_analytic.models import LinearDenoiser, ScoreModel
 from score_sde_analytic.process import SampleNoise, Schedule
 from score_sde_analytic.report.tables import markdown
