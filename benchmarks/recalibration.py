@@ -80,7 +80,7 @@ def main() -> None:
 
     spaces = {
         "classifier": ClassifierFeatures.load(foreign.CLASSIFIERS[name]),
-        "64 components": Coefficients(PCA.of(fitted, 64)),
+        "64 components": Leading(fitted),
     }
     references = {space: Reference.of(judged, features) for space, features in spaces.items()}
     flows = {
