@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import foreign
+from benchmarks.few_worlds import Leading
 from score_sde_analytic.grids import Grid
 from score_sde_analytic.measure.recalibration import recalibrate
 from score_sde_analytic.metrics import KID, ClassifierFeatures, Frechet, Precision, Recall, Reference, evaluate
