@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from score_sde_analytic.runners.experiment import Experiment
 
-from benchmarks.few_calls import OTHER, WORLDS, World
+from benchmarks.few_public import OTHER
+from benchmarks.few_worlds import WORLDS, World
 from score_sde_analytic.files import plain, read_json, write_json, write_text
 from score_sde_analytic.grids import Grid, even_log_snr, karras
 from score_sde_analytic.likelihood.evaluation import digest

@@ -71,7 +71,7 @@ class Experiment:
         better, found = recalibrate(
             self.network,
             self.splits.validation,
-            LinearDenoiser.of(self._train),
+            LinearDenoiser.of(self.splits.train) if self.splits.exact is None else None,
             "mean" if how == "mean" else "linear",
             draws=self.config.network.recalibration_draws,
             data_range=self.splits.data_range,
@@ -79,7 +79,10 @@ class Experiment:
             path=self.workdir / "recalibration.safetensors",
             device=self.device,
         )
-        return None if how == "auto" and not found.stack.changes.any() else (better, found)
+        if how == "auto" and not found.stack.changes.any():
+            print(f"Recalibration: {found}; the network is left as it is.")
+            return None
+        return better, found
 
     @cached_property
     def test(self) -> Tensor:

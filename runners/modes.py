@@ -20,7 +20,7 @@ def check(experiment: Experiment) -> list[Path]:
     for x in parts.values():
         experiment.splits.data_range.check(x)
     sizes = ", ".join(f"{len(x)} {name}" for name, x in parts.items())
-    print(f"The config is right: {sizes} examples; model {experiment.model.fingerprint()}")
+    print(f"The config is right: {sizes} examples; model {experiment.network.fingerprint()}")
     return []
 
 

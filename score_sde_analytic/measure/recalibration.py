@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
+from torch.utils.data import Subset
 
 from score_sde_analytic.arrays import Array, wide
 from score_sde_analytic.checks import one_of, whole
-from score_sde_analytic.data.examples import Data
+from score_sde_analytic.data.examples import Data, as_dataset
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.declared import require_arrays
 from score_sde_analytic.errors import InputError
@@ -125,7 +126,6 @@ class Recalibration:
     """What least squares found at every level.
 
     Attributes:
-        model: the network stacked so; None from sums alone.
         stack: the shares.
         network, stacked, linear: mean square errors of x_0, per dimension, on examples that were not fitted, with errors.
         gain: of stacked over network, with the error of the difference.
@@ -307,7 +307,8 @@ def recalibrate(
 
     Args:
         data: examples that the network was not trained on.
-        free: W; None fits it to `data`. Better one of training data, where they are at hand.
+        free: W, of other examples, such as training data; None fits it to every second one of `data` and measures on the rest: a
+            W that has seen the examples would seem better than it is.
         kind: "linear" stacks with W by label, "mean" with the mean of the data alone.
         log_snr: levels, ascending; None for 24 from t = 1 to log-SNR 6. Beyond the last one the network has its last shares.
         path: file that keeps the pass; an interrupted one goes on.
@@ -321,13 +322,19 @@ def recalibrate(
     """
     one_of(("mean", "linear"))("kind", kind)
     draws = whole(32)("draws", draws)
-    examples = LinearDenoiser.of(data) if free is None else free
-    used = examples if kind == "linear" else examples.mean_alone()
+    examples = as_dataset(data, data_range)
+    if free is None:
+        half = np.arange(len(examples)) % 2 == 0
+        seen, examples = (as_dataset(Subset(examples, np.flatnonzero(part).tolist())) for part in (half, ~half))
+    if len(examples) < FOLDS:
+        raise InputError(f"{len(examples)} examples to measure on are too few for a recalibration; give at least {FOLDS}")
+    linear = LinearDenoiser.of(seen) if free is None else free
+    used = linear if kind == "linear" else linear.mean_alone()
     low, high = model.schedule.log_snr_range
     knots = np.linspace(low, min(high, 6.0), 24) if log_snr is None else log_snr
     cross, budget = CrossMoments(used), Budget(tolerance=0.0, min_draws=draws, max_draws=draws)
     moments = estimate(
-        model, data, knots, budget, data_range=data_range, seed=seed, path=path, observers={"cross": cross},
+        model, examples, knots, budget, data_range=data_range, seed=seed, path=path, observers={"cross": cross},
         device=device, progress=progress,
     )  # fmt: skip
     found = Recalibration.fit(moments.log_snr, cross.sums[moments.order], pooled=kind == "mean")

@@ -28,7 +28,7 @@ from score_sde_analytic.checks import each, number, whole
 from score_sde_analytic.data import bases
 from score_sde_analytic.data.basis import Basis, array_digest
 from score_sde_analytic.data.examples import Data, as_dataset, batches
-from score_sde_analytic.errors import InputError
+from score_sde_analytic.errors import InputError, UnsupportedError
 from score_sde_analytic.extras import optional
 from score_sde_analytic.files import load_arrays, save_arrays
 from score_sde_analytic.models.free import DATA, NOISE, FreeModel, LinearDenoiser
@@ -190,6 +190,17 @@ class MixtureDenoiser(FreeModel):
         power = np.exp(np.atleast_1d(as_array(log_snr)))[:, None] * self.linear.spectrum.ravel()[self._others.numpy()]
         mixed = [self.mixture.residual(_preserving(float(lam)))[0] for lam in np.atleast_1d(as_array(log_snr))]
         return ((power / (1.0 + power)).sum(1) + rank * np.array(mixed)) / dim
+
+    def prior_price(self, log_snr: ArrayLike) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
+        """Not known in closed form, and hours of draws away.
+
+        Raises:
+            UnsupportedError: always.
+        """
+        raise UnsupportedError(
+            "what a mixture costs as a prior is known of examples alone: judge it on some that it was not fitted to,"
+            " prior=Judged.on(examples, mixture, schedule)"
+        )
 
     def config(self) -> dict[str, Any]:
         places = array_digest(np.array(self.leading))

@@ -135,7 +135,7 @@ class Table:
             paths, fit = self.facts["path_evaluations"], self.facts["fit_evaluations"]
             near = Estimate(self.facts["certificate"], self.facts["certificate_stderr"])
             said.append(f"network evaluations spent on paths {paths:.0f}, on the fit {fit:.0f}")
-            said.append(f"mean square distance to the flow per dimension at most {near:.2g}")
+            said.append(f"mean square distance to the recorded paths per dimension {near:.2g}")
         return "; ".join(said)
 
     def save(self, path: str | Path) -> None:

@@ -86,8 +86,12 @@ def analyse(
     settings, seed = settings or Settings(), whole(0)("seed", seed)
     named = covariance_names((settings.covariance, *record))
     examples = as_dataset(data, data_range)
-    recorded = recorders(named, examples if train is None else as_dataset(train, data_range), settings.structure)
+    others = None if train is None else as_dataset(train, data_range)
+    if others is not None and data_range is not None:
+        data_range.check(others.take(np.arange(min(len(others), free.MOST))))
+    recorded = recorders(named, examples if others is None else others, settings.structure)
     statistics = DataStatistics.of(examples, data_range) if statistics is None else statistics
+    known = free.fitted(examples, others, model.schedule)
     moments = estimate(
         model,
         examples,
@@ -102,7 +106,6 @@ def analyse(
         progress=progress,
     )
     dtype = examples.first.dtype
-    known = free.fitted(examples, None if train is None else as_dataset(train, data_range), model.schedule)
     study = Study(model, moments, statistics, data_range, examples.shape, recorded, settings, seed, device, dtype, free=known)
     for remark in study.remarks:
         warnings.warn(remark, stacklevel=2)

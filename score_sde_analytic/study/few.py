@@ -40,7 +40,7 @@ class Few:
         free: mean, basis and spectrum of the data.
         path: folder that keeps paths and tables; None keeps nothing.
         count: of paths.
-        levels: network calls of each.
+        levels: network calls of each; paths of fewer than 16 are farther from the flow than tables are from them.
         batch_size: paths per network call.
         fitting: of tables.
         progress: whether to show a bar.
@@ -49,7 +49,7 @@ class Few:
     free: LinearDenoiser
     path: str | Path | None = None
     count: Annotated[int, COUNT] = 100
-    levels: Annotated[int, whole(4, 10_000)] = 32
+    levels: Annotated[int, whole(16, 10_000)] = 32
     batch_size: Annotated[int, COUNT] = 50
     fitting: Fitting = field(default_factory=Fitting)
     progress: Annotated[bool, flag()] = True

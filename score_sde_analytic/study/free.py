@@ -17,12 +17,15 @@ from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, save_arrays
 from score_sde_analytic.models.free import FreeModel, LinearDenoiser
 from score_sde_analytic.models.judged import Judged
+from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.schedule import Schedule
 
 FILE = "free.safetensors"
 KIND = "free model of a study"
 #: What a prior or a start is called.
 GAUSSIAN = "gaussian"
+#: A noise level.
+ANY = Level(0.5, 0.6, 0.8, -0.575)
 #: Most examples that it is fitted to and judged on.
 MOST = 10_000
 #: Shares of the data that are judged by a fit to the others.
@@ -51,13 +54,15 @@ def _some(examples: Examples) -> Examples:
     return examples if len(examples) <= MOST else as_dataset(Subset(examples, range(MOST)))
 
 
-def named(prior: FreeModel | str | None, own: Judged | None) -> FreeModel | None:
+def named(prior: FreeModel | str | None, own: Judged | None, shape: tuple[int, ...]) -> FreeModel | None:
     """The free model that is meant: itself, or a study's own by its name.
 
     Raises:
-        InputError: another name, or a study that has none.
+        InputError: another name, a study that has none, or a model of examples of another shape.
     """
     if not isinstance(prior, str):
+        if prior is not None:
+            prior.x_0(torch.zeros(1, *shape), ANY)  # refuses another shape
         return prior
     if prior != GAUSSIAN:
         raise InputError(f"the prior {prior!r} is unknown; choose {GAUSSIAN!r}, None, or give a free model of the data")

@@ -130,7 +130,7 @@ class Study(Measured):
 
     def _search(self, prior: FreeModel | str | None) -> GridSearch:
         """Grids of chains with a prior."""
-        known = named(prior, self.free)
+        known = named(prior, self.free, self.shape)
         if known not in self._searches:
             self._searches[known] = replace(self.search, prior=known, made={})
         return self._searches[known]

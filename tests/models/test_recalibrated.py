@@ -173,3 +173,18 @@ def test_networks_of_others_are_repaired():
         x_t = level.diffuse(held_out, eps)
         errors = [float((m.predict(x_t, level).x_0 - held_out).square().mean()) for m in (model, better)]
         assert errors[1] < most * errors[0]
+
+
+def test_w_is_not_judged_by_the_examples_that_it_was_fitted_to():
+    """Forty examples of 64 coordinates: a W of these very examples knows them by heart, and would displace a right network."""
+    data = GaussianMixture([0.5, 0.5], [[-0.5] * 64, [0.5] * 64], np.geomspace(1.0, 0.05, 64))
+    model = data.score_model(SCHEDULE)
+    better, _ = recalibrate(model, data.sample(40, seed=1), draws=200, log_snr=np.array([0.0, 2.0, 4.0]), progress=False)
+    x_0 = data.sample(500, seed=2)
+    for log_snr in (0.0, 2.0, 4.0):
+        level = SCHEDULE.level_at(log_snr)
+        x_t = level.diffuse(x_0, torch.randn(x_0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3)))
+        own, stacked = (float((m.predict(x_t, level).x_0 - x_0).square().mean()) for m in (model, better))
+        assert stacked < 1.03 * own
+    with pytest.raises(InputError, match="too few for a recalibration"):
+        recalibrate(model, data.sample(12, seed=1), progress=False)
