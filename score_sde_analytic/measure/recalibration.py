@@ -307,8 +307,8 @@ def recalibrate(
 
     Args:
         data: examples that the network was not trained on.
-        free: W, of other examples, such as training data; None fits it to every second one of `data` and measures on the rest: a
-            W that has seen the examples would seem better than it is.
+        free: W, of other examples, such as training data; None fits it to every second one of `data` and measures on the rest,
+            for a W that has seen the examples would seem better than it is.
         kind: "linear" stacks with W by label, "mean" with the mean of the data alone.
         log_snr: levels, ascending; None for 24 from t = 1 to log-SNR 6. Beyond the last one the network has its last shares.
         path: file that keeps the pass; an interrupted one goes on.
