@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from score_sde_analytic.checks import COUNT, COUNT_OR_NONE, LOG_SNR, each, flag, number, one_of, settle, whole
@@ -79,14 +79,6 @@ class Search:
 
     def __post_init__(self) -> None:
         settle(self)
-
-    def of_a_fold(self, steps: int) -> Search:
-        """What is searched without a fold of the examples: only what is asked for, a few steps on half the levels.
-
-        Costs are flat around their optimum: half a spacing off they are higher by its square.
-        """
-        fine = not 0 < 8 * steps <= self.points
-        return replace(self, most=1, points=self.points if fine else self.points // 2)
 
 
 @dataclass(frozen=True)

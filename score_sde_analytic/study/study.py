@@ -193,24 +193,24 @@ class Study(Measured):
         resolved = self.resolve(covariance)
 
         def choice(moments: Moments, fold: int) -> Chain:
-            return self.without(fold, moments, steps).chain(steps, grid, resolved, prior)
+            return self.without(fold, moments).chain(steps, grid, resolved, prior)
 
         return Chain(times, self.covariance(resolved), self.decoder(times.times[-2]), choice, self._search(prior).prior)
 
-    def without(self, fold: int, moments: Moments, steps: int = 0) -> Study:
+    def without(self, fold: int, moments: Moments) -> Study:
         """The study that the moments without a fold of the examples would have led to.
 
         Its covariances diagonal in a basis are fitted to the other folds, and priced by this one.
         """
-        search = self.settings.search.of_a_fold(steps)
-        if (fold, search.points) not in self._parts:
+        if fold not in self._parts:
+            search = replace(self.settings.search, most=1)  # what is asked for, and not more
             part = replace(self, moments=moments, kept=Kept(), settings=replace(self.settings, search=search))
             vars(part)["structures"] = self.structures.without(fold)
-            self._parts[fold, search.points] = part
-        return self._parts[fold, search.points]
+            self._parts[fold] = part
+        return self._parts[fold]
 
     @cached_property
-    def _parts(self) -> dict[tuple[int, int], Study]:
+    def _parts(self) -> dict[int, Study]:
         return {}
 
     def continuous(
