@@ -1,6 +1,6 @@
 """The default for so many calls, `study.fewest(K, examples)`, against the best public solvers, each at its best grid.
 
-    python benchmarks/default_choice.py [--data digits] [--steps 1 2 3 5 10] [--count 1000] [--seeds 3] [--output FILE.md]
+    python -m benchmarks.default_choice [--data digits] [--steps 1 2 3 5 10] [--count 1000] [--seeds 3] [--output FILE.md]
 
 Worlds and metrics are those of `few_calls.py`. Grid and first time of every public solver are chosen on the metric itself,
 on `--tune` samples of another seed, among even log-SNR with four first times and Karras's with two; the `--best` of them are
@@ -23,7 +23,7 @@ import torch
 from score_sde_analytic.runners.experiment import Experiment
 
 from benchmarks.few_public import OTHER
-from benchmarks.few_worlds import WORLDS, World
+from benchmarks.few_worlds import WORLDS, Place, World
 from score_sde_analytic.files import plain, read_json, write_json, write_text
 from score_sde_analytic.grids import Grid, even_log_snr, karras
 from score_sde_analytic.likelihood.evaluation import digest
@@ -64,7 +64,7 @@ class Kept:
 
     def _value(self, plan: SamplingPlan, count: int, seed: int) -> float:
         x = generate(plan.sampler, plan.grid, plan.shape, count, seed, BATCH, start=plan.start)
-        return self.world.judge(x)
+        return self.world.judge.first(x)
 
 
 def solvers(world: World) -> dict[str, Sampler[Any]]:
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    kept = Kept(args.data, WORLDS[args.data](), args.workdir / args.data / "values")
+    kept = Kept(args.data, WORLDS[args.data](Place(args.workdir)), args.workdir / args.data / "values")
     if args.public:
         for steps in args.steps:
             for name, plan in list(tuned(kept, steps, args.tune).items())[: args.best]:
