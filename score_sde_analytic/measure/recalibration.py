@@ -333,9 +333,7 @@ def recalibrate(
     low, high = model.schedule.log_snr_range
     knots = np.linspace(low, min(high, 6.0), 24) if log_snr is None else log_snr
     cross, budget = CrossMoments(used), Budget(tolerance=0.0, min_draws=draws, max_draws=draws)
-    moments = estimate(
-        model, examples, knots, budget, data_range=data_range, seed=seed, path=path, observers={"cross": cross},
-        device=device, progress=progress,
-    )  # fmt: skip
+    settings = {"data_range": data_range, "seed": seed, "path": path, "device": device, "progress": progress}
+    moments = estimate(model, examples, knots, budget, observers={"cross": cross}, **settings)  # type: ignore[arg-type]
     found = Recalibration.fit(moments.log_snr, cross.sums[moments.order], pooled=kind == "mean")
     return Recalibrated(model, used, found.stack), found

@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ from score_sde_analytic.process.noise import LevelNoise
 from score_sde_analytic.process.schedule import Schedule
 
 KIND = "linear denoiser"
+#: Of a linear denoiser in a file, besides those of its basis.
+ARRAYS = {"mean": "float64 ...", "spectrum": "float64 ..."}
 #: The levels of no noise and of no signal.
 DATA, NOISE = Level(0.0, 1.0, 0.0, math.inf), Level(1.0, 0.0, 1.0, -math.inf)
 #: Of the integral of R over log-SNR: its length, below which R is nothing, and its points.
@@ -298,8 +301,7 @@ class LinearDenoiser(FreeModel):
 
     def save(self, path: str | Path) -> None:
         """Write it, with its basis, as one file."""
-        arrays = {"mean": self.mean.numpy(), "spectrum": self.spectrum}
-        save_arrays(path, arrays | bases.to_arrays(self.basis), {"kind": KIND, "basis": self.basis.config()})
+        save_arrays(path, self.arrays(), {"kind": KIND, "basis": self.basis.config()})
 
     @classmethod
     def load(cls, path: str | Path, basis: Basis | None = None) -> LinearDenoiser:
@@ -313,6 +315,22 @@ class LinearDenoiser(FreeModel):
             InputError: it is damaged, or of another basis.
         """
         cure = "delete it and fit it again"
-        arrays, metadata = load_arrays(path, KIND, {"mean": "float64 ...", "spectrum": "float64 ..."}, {"basis": dict}, cure)
-        basis = bases.from_config(metadata["basis"], arrays, basis)
+        arrays, metadata = load_arrays(path, KIND, ARRAYS, {"basis": dict}, cure)
+        return cls.of_arrays(arrays, metadata["basis"], basis)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a file holds of it, besides the config of its basis."""
+        return {"mean": self.mean.numpy(), "spectrum": self.spectrum} | bases.to_arrays(self.basis)
+
+    @classmethod
+    def of_arrays(
+        cls, arrays: Mapping[str, np.ndarray], config: Mapping[str, Any], basis: Basis | None = None
+    ) -> LinearDenoiser:
+        """The one whose `arrays` a file holds.
+
+        Args:
+            config: of its basis.
+            basis: the basis itself, needed for one that is not built in.
+        """
+        basis = bases.from_config(config, arrays, basis)
         return cls(basis, torch.as_tensor(arrays["mean"]), arrays["spectrum"])

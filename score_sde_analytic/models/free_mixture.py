@@ -25,13 +25,12 @@ from torch import Tensor
 
 from score_sde_analytic.arrays import Array, as_array, wide
 from score_sde_analytic.checks import each, number, whole
-from score_sde_analytic.data import bases
 from score_sde_analytic.data.basis import Basis, array_digest
 from score_sde_analytic.data.examples import Data, as_dataset, batches
 from score_sde_analytic.errors import InputError, UnsupportedError
 from score_sde_analytic.extras import optional
 from score_sde_analytic.files import load_arrays, save_arrays
-from score_sde_analytic.models.free import DATA, NOISE, FreeModel, LinearDenoiser
+from score_sde_analytic.models.free import ARRAYS, DATA, NOISE, FreeModel, LinearDenoiser
 from score_sde_analytic.models.identity import digest_of
 from score_sde_analytic.models.mixture import GaussianMixture, preserving_level
 from score_sde_analytic.process.gaussian import expand
@@ -40,9 +39,7 @@ from score_sde_analytic.process.level import Level
 KIND = "mixture denoiser"
 #: What the mixture's own arrays are called by in a file, which has those of its basis too.
 OF_MIXTURE = "mixture_"
-ARRAYS = {
-    "mean": "float64 ...",
-    "spectrum": "float64 ...",
+PARTS = {
     "leading": "int64 r",
     f"{OF_MIXTURE}weights": "float64 k",
     f"{OF_MIXTURE}means": "float64 k r",
@@ -210,8 +207,9 @@ class MixtureDenoiser(FreeModel):
         """Write it, with its basis, as one file."""
         tensors = {name: tensor.numpy() for name, tensor in self.mixture.state_dict().items()}
         arrays = {f"{OF_MIXTURE}{name}": array for name, array in tensors.items()} | {"leading": np.array(self.leading)}
-        linear = {"mean": self.linear.mean.numpy(), "spectrum": self.linear.spectrum} | bases.to_arrays(self.linear.basis)
-        save_arrays(path, arrays | linear, {"kind": KIND, "basis": self.linear.basis.config(), "steps": self.steps})
+        save_arrays(
+            path, arrays | self.linear.arrays(), {"kind": KIND, "basis": self.linear.basis.config(), "steps": self.steps}
+        )
 
     @classmethod
     def load(cls, path: str | Path, basis: Basis | None = None) -> MixtureDenoiser:
@@ -225,9 +223,8 @@ class MixtureDenoiser(FreeModel):
             InputError: it is damaged, or of another basis.
         """
         cure = "delete it and fit it again"
-        arrays, metadata = load_arrays(path, KIND, ARRAYS, {"basis": dict, "steps": range(1, 1 << 31)}, cure)
-        basis = bases.from_config(metadata["basis"], arrays, basis)
-        linear = LinearDenoiser(basis, torch.as_tensor(arrays["mean"]), arrays["spectrum"])
+        arrays, metadata = load_arrays(path, KIND, ARRAYS | PARTS, {"basis": dict, "steps": range(1, 1 << 31)}, cure)
+        linear = LinearDenoiser.of_arrays(arrays, metadata["basis"], basis)
         state = {name: torch.as_tensor(arrays[f"{OF_MIXTURE}{name}"]) for name in ("weights", "means", "eigenvalues", "basis")}
         mixture = GaussianMixture(state["weights"], state["means"], 1.0)
         mixture.load_state_dict(state)

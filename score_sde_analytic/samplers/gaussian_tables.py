@@ -63,12 +63,17 @@ def gaussian_price(table: Table, spectrum: ArrayLike) -> float:
         spectrum: the data's variances in the table's basis, in an example's shape where weights are per coefficient. Their
             mean is the table's, or 0.
 
+    Raises:
+        InputError: a negative variance, or another number of them than the table has coefficients.
+
     >>> gaussian_price(Table([0.0], [[1.0], [0.0, 1.0]]), [1.0, 0.01])
     0.0932
     """
     c = numbers("spectrum", spectrum)
     if not np.all(c >= 0.0):
         raise InputError("variances are not negative; clip what rounding left below zero")
+    if any(row.ndim > 1 and row.shape[1:] != c.shape for row in table.rows):
+        raise InputError(f"this table is of coefficients {table.rows[-1].shape[1:]}, the spectrum {c.shape}; give one of each")
     return float(np.sum((np.abs(transfer(table, c)) - np.sqrt(c)) ** 2))
 
 

@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch.utils.data import Subset
 
-from score_sde_analytic.data import bases
 from score_sde_analytic.data.examples import Data, Examples, as_dataset
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, save_arrays
-from score_sde_analytic.models.free import FreeModel, LinearDenoiser
+from score_sde_analytic.models.free import ARRAYS, FreeModel, LinearDenoiser
 from score_sde_analytic.models.judged import Judged
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.schedule import Schedule
@@ -30,7 +29,7 @@ ANY = Level(0.5, 0.6, 0.8, -0.575)
 MOST = 10_000
 #: Shares of the data that are judged by a fit to the others.
 FOLDS = 5
-ARRAYS = {"mean": "float64 ...", "spectrum": "float64 ...", "log_snr": "float64 m", "nats": "float64 m", "stderr": "float64 m"}
+PRICE = {"log_snr": "float64 m", "nats": "float64 m", "stderr": "float64 m"}
 
 
 def fitted(examples: Examples, train: Data | None, schedule: Schedule) -> Judged | None:
@@ -80,10 +79,8 @@ def save(judged: Judged, path: str | Path) -> None:
     linear = judged.free
     if not isinstance(linear, LinearDenoiser):
         raise InputError(f"a study keeps a LinearDenoiser as its free model, not {type(linear).__name__}; pass it as the prior")
-    arrays = {"mean": linear.mean.numpy(), "spectrum": linear.spectrum}
     price = {"log_snr": judged.log_snr, "nats": judged.nats, "stderr": judged.stderr}
-    basis = bases.to_arrays(linear.basis)
-    save_arrays(path, arrays | price | basis, {"kind": KIND, "basis": linear.basis.config()})
+    save_arrays(path, linear.arrays() | price, {"kind": KIND, "basis": linear.basis.config()})
 
 
 def load(path: str | Path) -> Judged:
@@ -93,7 +90,6 @@ def load(path: str | Path) -> Judged:
         MissingFileError: no such file.
         InputError: it is damaged.
     """
-    arrays, metadata = load_arrays(path, KIND, ARRAYS, {"basis": dict}, "delete it and save the study again")
-    basis = bases.from_config(metadata["basis"], arrays)
-    linear = LinearDenoiser(basis, torch.as_tensor(arrays["mean"]), arrays["spectrum"])
+    arrays, metadata = load_arrays(path, KIND, ARRAYS | PRICE, {"basis": dict}, "delete it and save the study again")
+    linear = LinearDenoiser.of_arrays(arrays, metadata["basis"])
     return Judged(linear, arrays["log_snr"], arrays["nats"], arrays["stderr"])

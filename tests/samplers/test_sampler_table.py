@@ -9,7 +9,7 @@ import torch
 
 from schedules import SCHEDULES
 from score_sde_analytic.covariance.isotropic import BetaTilde
-from score_sde_analytic.data.transforms import DCT
+from score_sde_analytic.data.transforms import DCT, PCA
 from score_sde_analytic.errors import InputError, UnsupportedError
 from score_sde_analytic.grids.grid import Grid, even_log_snr
 from score_sde_analytic.models.free import LinearDenoiser
@@ -255,3 +255,10 @@ def test_a_table_of_another_network_is_refused(linear, planar):
 def test_parts_that_do_not_fit(log_snrs, rows, message):
     with pytest.raises(InputError, match=message):
         Table(log_snrs, rows)
+
+
+@pytest.mark.parametrize("spectrum", [[1.0], [1.0, 2.0, 3.0], np.ones((2, 4))])
+def test_a_price_is_of_as_many_coefficients_as_the_table_has(spectrum):
+    table = spectrum_table(LinearDenoiser(PCA(np.eye(4)), torch.zeros(4), np.array([2.0, 1.0, 0.5, 0.1])), 3)
+    with pytest.raises(InputError, match="of coefficients"):
+        gaussian_price(table, spectrum)
