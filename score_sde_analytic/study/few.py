@@ -22,7 +22,7 @@ from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import plain
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.models.free import LinearDenoiser
-from score_sde_analytic.samplers import Fitting, FlowPaths, Table, TableSampler, fit_table, record_paths
+from score_sde_analytic.samplers import Fitting, FlowPaths, Table, TableSampler, fit_table, matched, record_paths
 from score_sde_analytic.study.plan import SamplingPlan
 from score_sde_analytic.study.reportable import Reportable
 
@@ -30,6 +30,8 @@ from score_sde_analytic.study.reportable import Reportable
 ABOVE = 4.0
 #: Standard errors by which a network is worse than the linear denoiser.
 BEYOND = 3.0
+#: Network calls of a table: its rows are so many, and each is as long as its number.
+CALLS = whole(1, 1000)
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,9 @@ def table(study: Reportable, steps: int, settings: Few, recorded: FlowPaths) -> 
     return made
 
 
-def plan(study: Reportable, steps: int, settings: Few, recorded: FlowPaths) -> SamplingPlan:
-    """Of the fitted table."""
-    return of_table(study, table(study, whole(1)("steps", steps), settings, recorded))
+def plan(study: Reportable, fitted: Table) -> SamplingPlan:
+    """Of the table, with samples of the data's variance: a network's own flow has less of it, and few steps less again."""
+    return of_table(study, matched(fitted))
 
 
 def of_table(study: Reportable, fitted: Table) -> SamplingPlan:
