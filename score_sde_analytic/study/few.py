@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 from jaxtyping import Float64
@@ -68,13 +69,29 @@ class Few:
         return None if self.path is None else Path(self.path) / f"choice_{name}.json"
 
 
+def settings(study: Reportable, given: LinearDenoiser | None, options: Mapping[str, Any]) -> Few:
+    """What a study's tables are fitted to.
+
+    Raises:
+        InputError: options that `Few` does not take, a Gaussian that is none or of other data, or none at all.
+    """
+    try:
+        return Few(gaussian(study, given), **options)
+    except TypeError as error:
+        known = ", ".join(each.name for each in dataclasses.fields(Few) if each.name != "free")
+        raise InputError(f"the fewest calls do not take these options ({error}); known are {known}") from error
+
+
 def gaussian(study: Reportable, given: LinearDenoiser | None = None) -> LinearDenoiser:
     """The one that is given, or the study's own.
 
     Raises:
-        InputError: a study without one, and none given.
+        InputError: a study without one, and none given; or one that is not linear, or of other data.
     """
     if given is not None:
+        if not isinstance(given, LinearDenoiser) or given.spectrum.shape != study.shape:
+            shape = getattr(getattr(given, "spectrum", None), "shape", type(given).__name__)
+            raise InputError(f"free must be LinearDenoiser.of examples of shape {study.shape}, got {shape}")
         return given
     if study.free is None:
         raise InputError("this study holds no Gaussian of its data; give one, free=LinearDenoiser.of(examples)")
@@ -106,8 +123,14 @@ def top_time(study: Reportable, free: LinearDenoiser) -> float:
 
 def levels(study: Reportable, settings: Few) -> Float64[Array, " levels"]:
     """Log-SNRs of the paths: even, down to the first time that is best for infinitely many steps."""
+    first = top(study, settings.free)
     last = min(float(study.schedule.log_snr(study.first()[0])), float(study.moments.log_snr[-1]))
-    return np.linspace(top(study, settings.free), last, settings.levels)
+    if not first < last:
+        raise InputError(
+            f"below log-SNR {first:.1f} this network knows less than a covariance, and samples end at {last:.1f}: no call of it"
+            " is worth making; check its wiring (times, predicts, coordinates, the data's range), or repair it (`recalibrate`)"
+        )
+    return np.linspace(first, last, settings.levels)
 
 
 def paths(study: Reportable, settings: Few) -> FlowPaths:

@@ -23,8 +23,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from score_sde_analytic.data.examples import Data, Examples, as_dataset
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.extras import installed
 from score_sde_analytic.files import plain, read_json, write_json
 from score_sde_analytic.grids.grid import Grid
@@ -40,6 +42,8 @@ from score_sde_analytic.study.reportable import Reportable
 #: Scales of the noise and shares of the extrapolation that are tried.
 ETAS, KAPPAS = (0.5, 0.7071, 0.866, 1.0), (1.0, 0.9, 0.75)
 TABLE, UNMATCHED = "the table", "the table as fitted"
+#: Examples that tell samplers apart at all.
+LEAST = 32
 #: A network is miscalibrated where 1 - Lambda - R is beyond so many standard errors and beyond this share of the noise.
 ERRORS, SHARE = 3.0, 0.01
 KIND = "choice of a sampler"
@@ -49,8 +53,25 @@ SHAPE = {"chosen": str, "reason": str}
 def of(study: Reportable, steps: int, data: Data | None, settings: Few) -> SamplingPlan:
     """The table, or what examples choose."""
     steps = few.CALLS("steps", steps)
+    examples = None if data is None else _judging(study, data)
     fitted = few.table(study, steps, settings, few.paths(study, settings))
-    return few.plan(study, fitted) if data is None else _chosen(study, fitted, settings, as_dataset(data, study.data_range))
+    return few.plan(study, fitted) if examples is None else _chosen(study, fitted, settings, examples)
+
+
+def _judging(study: Reportable, data: Data) -> Examples:
+    """Examples that can judge, before anything is spent on them.
+
+    Raises:
+        InputError: they are of another shape, fewer than 32, or not finite.
+    """
+    examples = as_dataset(data, study.data_range)
+    if examples.shape != study.shape or len(examples) < LEAST:
+        raise InputError(
+            f"samplers are judged by {LEAST} or more examples of shape {study.shape}, got {len(examples)} of {examples.shape}"
+        )
+    if not torch.isfinite(examples.take(np.arange(min(JUDGED, len(examples))))).all():
+        raise InputError("the examples that are to choose a sampler hold NaN or inf")
+    return examples
 
 
 def _chosen(study: Reportable, fitted: Table, settings: Few, examples: Examples) -> SamplingPlan:

@@ -192,3 +192,31 @@ def test_white_coordinates_do_not_overrule_plain_ones():
     assert not race.allowed("shifted")
     assert race.allowed("blurred")
     assert race.winner(["blurred", "shifted"]) == "blurred"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"steps": 10**6}, "steps must be a whole number"),
+        ({"steps": 2, "paths": 9}, "do not take these options .* known are path, count"),
+        ({"steps": 2, "free": "gaussian"}, r"free must be LinearDenoiser\.of examples of shape \(8,\), got str"),
+        ({"steps": 2, "free": LinearDenoiser.exact(torch.zeros(3), torch.eye(3).double())}, r"of shape \(8,\), got \(3,\)"),
+        ({"steps": 2, "data": torch.zeros(40, 3)}, r"32 or more examples of shape \(8,\), got 40 of \(3,\)"),
+        ({"steps": 2, "data": torch.zeros(1, 8)}, "got 1 of"),
+        ({"steps": 2, "data": torch.full((40, 8), torch.nan)}, "NaN"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_network_is_asked(study, options, said):
+    with study.model.metered() as cost, pytest.raises(InputError, match=said):
+        study.fewest(**options, progress=False)
+    assert cost.calls == 0
+
+
+def test_a_network_that_never_beats_a_covariance_is_refused(mixture, free):
+    """The exact score of N(0, I): right for no coefficient of these data."""
+    white = LinearDenoiser.exact(torch.zeros(8), torch.eye(8).double()).score_model(LinearVP())
+    budget = Budget(min_draws=64, max_draws=64)
+    with pytest.warns(UserWarning, match="knows less than a covariance"):
+        hopeless = analyse(white, mixture.sample(600), settings=SETTINGS, budget=budget, progress=False)
+    with pytest.raises(InputError, match="no call of it is worth making"):
+        hopeless.fewest(2, free=free, progress=False)
