@@ -182,6 +182,7 @@ def get_config() -> ConfigDict:
     head.checkpoint_seconds = 60.0
 
     config.train = train = ConfigDict()
+    train.predicts = "v"  # with levels uniform in log-SNR, or "velocity" of a rectified flow, uniform in t
     train.steps = 8000
     train.batch_size = 64
     train.learning_rate = 1e-3
@@ -190,7 +191,7 @@ def get_config() -> ConfigDict:
     train.classes = 0  # of the data's labels that the network is given; 0 for none
     train.drop_labels = 0.1  # how often a label is withheld (label number train.classes)
     train.mirror = False  # left to right, half of the images
-    train.log_snr = (-7.0, 9.0)  # training noise levels, uniform in log-SNR
+    train.log_snr = (-7.0, 9.0)  # lowest and highest training noise level
     train.checkpoint_seconds = 60.0
     train.unet = ConfigDict(
         {

@@ -13,7 +13,7 @@ from score_sde_analytic.models.training import Checkpoint, train
 
 from . import build
 
-RECIPE = ("steps", "batch_size", "learning_rate", "warmup", "ema", "classes", "drop_labels", "mirror")
+RECIPE = ("predicts", "steps", "batch_size", "learning_rate", "warmup", "ema", "classes", "drop_labels", "mirror")
 
 
 def recipe(config: ConfigDict) -> NetworkRecipe:

@@ -1,4 +1,4 @@
-"""A UNet2DModel fitted to images by the v-prediction loss, log-SNR uniform; its exponential average is kept.
+"""A UNet2DModel fitted to images by the loss of v, log-SNR uniform, or of a flow's velocity; its average is kept.
 
 loss = E ||v - v_hat||^2 / d = E (1 + exp(-lam)) ||eps - eps_hat||^2 / d,   v = alpha eps - sigma x_0
 """
@@ -7,21 +7,88 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from score_sde_analytic.checks import COUNT, LOG_SNR, each, flag, number, settle, whole
+from score_sde_analytic.checks import COUNT, LOG_SNR, each, flag, number, one_of, settle, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.networks import build_unet
 from score_sde_analytic.models.training import LEARNING_RATE, descend, learning_rate
 from score_sde_analytic.process.noise import stream_seed
 
-#: Labels fed to the network: 50 (10 - log-SNR), in the 0..1000 range that sinusoidal embeddings expect.
-SCALE, SHIFT = -50.0, -10.0
+#: Labels fed to the network: 50 (10 - log-SNR), in the 0..1000 range that sinusoidal embeddings expect; of a flow, 1000 t.
+SCALE, SHIFT, RANGE = -50.0, -10.0, 1000.0
+
+
+class V:
+    """v = alpha eps - sigma x_0 of x_t with alpha^2 + sigma^2 = 1, at log-SNRs uniform between two."""
+
+    fed: ClassVar = {"predicts": "v", "coordinates": "vp"}
+
+    @staticmethod
+    def scales(log_snr: Float[Tensor, " *n"]) -> tuple[Float[Tensor, " *n"], Float[Tensor, " *n"]]:
+        """(alpha, sigma)."""
+        return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
+
+    @staticmethod
+    def target(alpha: Tensor, sigma: Tensor, x_0: Float[Tensor, "*n"], eps: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """What is predicted."""
+        return alpha * eps - sigma * x_0
+
+    @staticmethod
+    def label(log_snr: Float[Tensor, " *n"]) -> Float[Tensor, " *n"]:
+        """What the network is fed for time."""
+        return SCALE * (log_snr + SHIFT)
+
+    @staticmethod
+    def times(low: float, high: float) -> dict[str, Any]:
+        """`label` as `ScoreModel` is told, confined to the levels it was trained on."""
+        return {"name": "log_snr", "scale": SCALE, "shift": SHIFT, "lo": low, "hi": high}
+
+    @staticmethod
+    def spread(low: float, high: float, share: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """The log-SNRs at shares of the range."""
+        return low + (high - low) * share
+
+
+class Velocity:
+    """u = eps - x_0 = dx_t/dt of x_t = (1 - t) x_0 + t eps, at uniform t (Liu et al., 2023; Lipman et al., 2023)."""
+
+    fed: ClassVar = {"predicts": "velocity", "coordinates": "interpolant"}
+
+    @staticmethod
+    def scales(log_snr: Float[Tensor, " *n"]) -> tuple[Float[Tensor, " *n"], Float[Tensor, " *n"]]:
+        """(1 - t, t)."""
+        return torch.sigmoid(0.5 * log_snr), torch.sigmoid(-0.5 * log_snr)
+
+    @staticmethod
+    def target(alpha: Tensor, sigma: Tensor, x_0: Float[Tensor, "*n"], eps: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """What is predicted."""
+        return eps - x_0
+
+    @staticmethod
+    def label(log_snr: Float[Tensor, " *n"]) -> Float[Tensor, " *n"]:
+        """What the network is fed for time."""
+        return RANGE * torch.sigmoid(-0.5 * log_snr)
+
+    @staticmethod
+    def times(low: float, high: float) -> dict[str, Any]:
+        """`label` as `ScoreModel` is told."""
+        return {"name": "interpolant", "scale": RANGE}
+
+    @staticmethod
+    def spread(low: float, high: float, share: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """The log-SNRs at shares of the range of t."""
+        ends = torch.sigmoid(-0.5 * torch.tensor([high, low]))
+        return -2.0 * torch.logit(ends[0] + (ends[1] - ends[0]) * share)
+
+
+#: What a network is trained to predict.
+LEARNED: dict[str, type[V] | type[Velocity]] = {"v": V, "velocity": Velocity}
 
 
 @dataclass(frozen=True)
@@ -30,7 +97,8 @@ class NetworkRecipe:
 
     Attributes:
         unet: settings of diffusers' UNet2DModel.
-        log_snr: lowest and highest noise level, uniform in log-SNR between.
+        predicts: "v", or "velocity" of a rectified flow.
+        log_snr: lowest and highest noise level.
         ema: decay of the average that is kept.
         classes: of the labels it is given, 0 .. classes - 1; label `classes` says that there is none. 0: it takes no labels.
         drop_labels: how often the label is withheld.
@@ -39,6 +107,7 @@ class NetworkRecipe:
 
     unet: Mapping[str, Any]
     log_snr: Annotated[tuple[float, float], each(LOG_SNR, 2, 2)]
+    predicts: Annotated[str, one_of(LEARNED)] = "v"
     steps: Annotated[int, COUNT] = 8000
     batch_size: Annotated[int, COUNT] = 64
     learning_rate: Annotated[float, LEARNING_RATE] = 1e-3
@@ -61,9 +130,8 @@ class NetworkRecipe:
     @property
     def wiring(self) -> dict[str, Any]:
         """How `ScoreModel` feeds and reads the network; labels stay within the levels it was trained on."""
-        low, high = self.log_snr
-        times = {"name": "log_snr", "scale": SCALE, "shift": SHIFT, "lo": low, "hi": high}
-        return {"predicts": "v", "coordinates": "vp", "times": times}
+        learned = LEARNED[self.predicts]
+        return learned.fed | {"times": learned.times(*self.log_snr)}
 
 
 def loss(
@@ -72,12 +140,13 @@ def loss(
     log_snr: Float[Tensor, " batch"],
     eps: Float[Tensor, " batch *dims"],
     labels: Int64[Tensor, " batch"] | None = None,
+    predicts: str = "v",
 ) -> Float[Tensor, ""]:
-    """Mean squared error of v at variance-preserving noise levels, given class labels where the network takes them."""
-    lam = log_snr.view(-1, *(1,) * (x_0.ndim - 1))
-    alpha, sigma = torch.sigmoid(lam).sqrt(), torch.sigmoid(-lam).sqrt()
-    v_hat = net(alpha * x_0 + sigma * eps, SCALE * (log_snr + SHIFT), class_labels=labels).sample
-    return (v_hat - (alpha * eps - sigma * x_0)).square().mean()
+    """Mean squared error at these noise levels, given class labels where the network takes them."""
+    learned = LEARNED[predicts]
+    alpha, sigma = learned.scales(log_snr.view(-1, *(1,) * (x_0.ndim - 1)))
+    found = net(alpha * x_0 + sigma * eps, learned.label(log_snr), class_labels=labels).sample
+    return (found - learned.target(alpha, sigma, x_0, eps)).square().mean()
 
 
 def _require_classes(classes: int, labels: Tensor | None) -> None:
@@ -133,7 +202,7 @@ class NetworkTrainer:
         recipe = self.recipe
         batch = self._batch(recipe.batch_size)
         rate = learning_rate(self.step, recipe.steps, recipe.learning_rate, recipe.warmup)
-        value = descend(self.net, self.optimiser, loss(self.net, *batch), rate)
+        value = descend(self.net, self.optimiser, loss(self.net, *batch, recipe.predicts), rate)
         self.ema.update_parameters(self.net)
         self.step += 1
         return {"loss": value}
@@ -142,8 +211,8 @@ class NetworkTrainer:
         """(x_0, log-SNR, eps, labels) of a batch; stratified: one noise level in each of `size` cells."""
         drawn = torch.randint(len(self.data), (size,))
         x_0 = self.data[drawn.to(self.device)]
-        low, high = self.recipe.log_snr
-        log_snr = low + (high - low) * (torch.rand(size) + torch.arange(size)) / size
+        share = (torch.rand(size) + torch.arange(size)) / size
+        log_snr = LEARNED[self.recipe.predicts].spread(*self.recipe.log_snr, share)
         eps = torch.randn(x_0.shape).to(self.device)
         if self.recipe.mirror:
             x_0 = torch.where((torch.rand(size, 1, 1, 1) < 0.5).to(self.device), x_0.flip(-1), x_0)
