@@ -31,7 +31,8 @@ from score_sde_analytic.checks import COUNT, LOG_SNR, each, number, one_of, sett
 from score_sde_analytic.covariance.head_networks import HEADS, SN, Head, RangeHead, identity_of
 from score_sde_analytic.covariance.heads import range_excess
 from score_sde_analytic.errors import InputError
-from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.receipt import Receipt
 from score_sde_analytic.models.training import LEARNING_RATE, WEIGHT_DECAY, descend, learning_rate
 from score_sde_analytic.process.gaussian import diagonal_kl, expand, square_error

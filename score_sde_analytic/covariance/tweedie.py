@@ -38,7 +38,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from score_sde_analytic.arrays import float64_place, wide
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.errors import InputError, RunError
-from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.process.gaussian import expand
 from score_sde_analytic.process.kernel import Kernel
 from score_sde_analytic.process.level import Level

@@ -11,18 +11,18 @@ import math
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, replace
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from score_sde_analytic.arrays import onto
 from score_sde_analytic.checks import each, number
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.models.identity import digest_of
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.receipt import Receipt, charge, metered, show, watched
 from score_sde_analytic.models.times import Continuous, Number, Times
 from score_sde_analytic.process.gaussian import axpy, expand
@@ -39,76 +39,6 @@ REFUSALS = {
     "index out of range": "the network knows no such index: set times=ZeroBased(N) or OneBased(N) as in its training",
     "same dtype": "the network mixes precisions: cast the float32 time labels to the weights' dtype inside it",
 }
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One network output seen as eps, x_0, v or score; all views describe the same number.
-
-    >>> prediction = model(torch.ones(1, 2), 0.5)
-    >>> torch.allclose(prediction.level.diffuse(prediction.x_0, prediction.eps), prediction.x_t)
-    True
-
-    Attributes:
-        x_t: the network's input.
-        level: its noise level.
-        value: what is known, in the units of `kind`.
-        kind: "eps" or "x_0".
-        extra: what else the network returned (features, or a learned variance), or None.
-    """
-
-    x_t: Float[Tensor, " batch *dims"]
-    level: Level
-    value: Float[Tensor, " batch *dims"]
-    kind: Literal["eps", "x_0"]
-    extra: Shaped[Tensor, " batch ..."] | None = None
-
-    @property
-    def _wide(self) -> tuple[Tensor, Tensor]:
-        """(x_t, value) in float32 or better: quotients by small numbers leave half precision's range."""
-        return onto(self.x_t, self.x_t.device), onto(self.value, self.x_t.device)
-
-    @cached_property
-    def x_0(self) -> Float[Tensor, " batch *dims"]:
-        """E[x_0 | x_t] as the network believes it."""
-        if self.kind == "x_0":
-            return self.value.to(self.x_t)
-        x_t, value = self._wide
-        return (axpy(x_t, value, -self.level.sigma) / expand(self.level.alpha, x_t)).to(self.x_t)
-
-    @cached_property
-    def eps(self) -> Float[Tensor, " batch *dims"]:
-        """E[eps | x_t]."""
-        if self.kind == "eps":
-            return self.value.to(self.x_t)
-        x_t, value = self._wide
-        return (axpy(x_t, value, -self.level.alpha) / expand(self.level.sigma, x_t)).to(self.x_t)
-
-    @property
-    def score(self) -> Float[Tensor, " batch *dims"]:
-        """grad log q(x_t) = -eps / sigma."""
-        return self.eps / expand(-self.level.sigma, self.x_t)
-
-    @property
-    def v(self) -> Float[Tensor, " batch *dims"]:
-        """alpha eps - sigma x_0 (Salimans & Ho, ICLR 2022)."""
-        return expand(self.level.alpha, self.x_t) * self.eps - expand(self.level.sigma, self.x_t) * self.x_0
-
-    def combine(self, a: Number, b: Number) -> Float[Tensor, " batch *dims"]:
-        """a x_t + b x_0, in two passes over the data: its coefficients on eps are worked out in float64."""
-        if self.kind == "eps":
-            b = b / self.level.alpha
-            a, b = a + b, -b * self.level.sigma
-        x_t, value = self._wide
-        return axpy(x_t * expand(a, x_t), value, b).to(self.x_t)
-
-    def clamp(self, lo: float, hi: float) -> Prediction:
-        """The prediction with x_0 confined to [lo, hi]; every view follows.
-
-        >>> model(torch.ones(1, 2), 0.5).clamp(-0.1, 0.1).x_0
-        tensor([[0.1, 0.1]])
-        """
-        return Prediction(self.x_t, self.level, self.x_0.clamp(lo, hi), "x_0", self.extra)
 
 
 class ScoreModel:

@@ -26,7 +26,8 @@ from score_sde_analytic.data.basis import Basis, array_digest
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, plain, require_match, save_arrays
 from score_sde_analytic.models.free import LinearDenoiser
-from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.receipt import charge, show
 from score_sde_analytic.process.level import Level
 

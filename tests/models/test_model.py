@@ -9,7 +9,8 @@ from torch import nn
 
 from schedules import SCHEDULES
 from score_sde_analytic.models.identity import digest_of
-from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.times import Continuous, LogSNR, OneBased, Sigma, ZeroBased
 from score_sde_analytic.process.schedule import LinearVP, Tabulated
 
