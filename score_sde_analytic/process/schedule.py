@@ -108,6 +108,11 @@ class Schedule(ABC):
         """(lowest, highest) finite log-SNR: at t = 1 and in the limit t -> 0+."""
         return self.log_snr(1.0), np.inf
 
+    @property
+    def ends_in_noise(self) -> bool:
+        """Whether alpha = 0 at t = 1: log-SNR -inf, zero terminal SNR."""
+        return self.log_snr_range[0] == -np.inf
+
     def drift(self, t: Scalars) -> Scalars:
         """f(t) of dx = f(t) x dt + g(t) dw, for t > 0."""
         return like(self._log_alpha_rate(self._positive(t)), t)
