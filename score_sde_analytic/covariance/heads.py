@@ -31,7 +31,7 @@ from torch import Tensor
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.covariance.head_networks import Head, RangeHead, ResidualHead, log_snrs
 from score_sde_analytic.errors import InputError
-from score_sde_analytic.models.model import Prediction
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.process.gaussian import diagonal_kl, expand, square_error
 from score_sde_analytic.process.kernel import Kernel
 from score_sde_analytic.process.level import Level

@@ -137,7 +137,7 @@ def even_log_snr(schedule: Schedule, steps: int, first: float, top: float = 1.0)
     (1.0, 0.3046, 0.001, 0.0)
     """
     begin, end = (schedule.log_snr(t) for t in _span(first, top))
-    lam = np.linspace(begin, end, _steps(steps))
+    lam = np.linspace(max(begin, schedule.finite_range[0]), end, _steps(steps))
     return _ends_in_data(np.asarray(schedule.time(lam)), top, "even in log-SNR")
 
 
@@ -148,7 +148,8 @@ def karras(schedule: Schedule, steps: int, first: float, rho: float = 7.0, top: 
     (1.0, 0.5921, 0.001, 0.0)
     """
     rho = number(above=0)("rho", rho)
-    ends = np.exp(-0.5 / rho * np.asarray(schedule.log_snr(np.array(_span(first, top)))))
+    log_snr = np.asarray(schedule.log_snr(np.array(_span(first, top))))
+    ends = np.exp(-0.5 / rho * np.maximum(log_snr, schedule.finite_range[0]))
     ladder = np.linspace(ends[0], ends[1], _steps(steps))
     return _ends_in_data(np.asarray(schedule.time(-2.0 * rho * np.log(ladder))), top, f"Karras, rho={rho:g}")
 

@@ -30,7 +30,8 @@ from score_sde_analytic.declared import require_arrays
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.models.free import LinearDenoiser
-from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.recalibrated import IDENTITY, Recalibrated, Stack
 from score_sde_analytic.uncertainty import Estimate
 
@@ -330,7 +331,7 @@ def recalibrate(
         raise InputError(f"{len(examples)} examples to measure on are too few for a recalibration; give at least {FOLDS}")
     linear = LinearDenoiser.of(seen) if free is None else free
     used = linear if kind == "linear" else linear.mean_alone()
-    low, high = model.schedule.log_snr_range
+    low, high = model.schedule.finite_range
     knots = np.linspace(low, min(high, 6.0), 24) if log_snr is None else log_snr
     cross, budget = CrossMoments(used), Budget(tolerance=0.0, min_draws=draws, max_draws=draws)
     settings = {"data_range": data_range, "seed": seed, "path": path, "device": device, "progress": progress}

@@ -25,8 +25,10 @@ from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.basis import Basis, array_digest
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, plain, require_match, save_arrays
+from score_sde_analytic.models.clamps import confined
 from score_sde_analytic.models.free import LinearDenoiser
-from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.receipt import charge, show
 from score_sde_analytic.process.level import Level
 
@@ -104,7 +106,7 @@ class Recalibrated(ScoreModel):
 
     def __init__(self, model: ScoreModel, free: LinearDenoiser, stack: Stack) -> None:
         wiring = (model.schedule, model.predicts, model.times, model.coordinates, model.clamp)
-        super().__init__(model.net, *wiring)
+        super().__init__(model.net, *wiring, sigma_data=model.sigma_data, dtype=model.dtype)
         labels = free.basis.labels(tuple(free.mean.shape))
         if stack.shares.shape[2] != labels.max() + 1:
             raise InputError(f"the shares are of {stack.shares.shape[2]} labels, the basis has {labels.max() + 1}")
@@ -119,8 +121,8 @@ class Recalibrated(ScoreModel):
             given = self.model.predict(x_t, level)
         charge(self, **vars(cost))
         prediction = self._mixed(given)
-        if self.clamp is not None and prediction is not given:
-            prediction = prediction.clamp(*self.clamp)
+        if prediction is not given:
+            prediction = confined(prediction, self.clamp)
         show(self, prediction)
         return prediction
 

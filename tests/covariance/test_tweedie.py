@@ -14,7 +14,8 @@ from score_sde_analytic.grids.grid import even_log_snr
 from score_sde_analytic.likelihood.chain import Chain
 from score_sde_analytic.likelihood.evaluation import bits_per_dim
 from score_sde_analytic.models.mixture import GaussianMixture
-from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.receipt import Receipt
 from score_sde_analytic.process.kernel import kernels, reverse_kernel
 from score_sde_analytic.process.level import Level
@@ -96,8 +97,8 @@ def test_matrix_is_the_posterior_covariance(schedule, pair):
         torch.testing.assert_close(vectors @ torch.diag_embed(values) @ vectors.mT, exact, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("predicts", ["eps", "x_0", "v", "score"])
-@pytest.mark.parametrize("coordinates", ["schedule", "vp", "ve"])
+@pytest.mark.parametrize("predicts", ["eps", "x_0", "v", "velocity", "score", "edm"])
+@pytest.mark.parametrize("coordinates", ["schedule", "vp", "ve", "edm"])
 def test_products_are_of_eps_whatever_the_network_predicts(predicts, coordinates):
     model = ScoreModel(Asymmetric(4), LINEAR, predicts, coordinates=coordinates)
     level, x_t, v = LINEAR.level(0.3), draw(3, 4, seed=5), draw(3, 4, seed=6)
