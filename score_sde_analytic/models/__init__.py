@@ -1,6 +1,7 @@
 """Networks as score models, mixtures with exact scores, and the probability flow of either."""
 
 from score_sde_analytic.models.clamps import DynamicThreshold
+from score_sde_analytic.models.diffusers_folder import Training, from_diffusers, load_diffusers, training_of
 from score_sde_analytic.models.free import FreeModel, LinearDenoiser
 from score_sde_analytic.models.free_mixture import MixtureDenoiser
 from score_sde_analytic.models.judged import Judged
@@ -34,8 +35,12 @@ __all__ = [
     "ScoreModel",
     "Sigma",
     "Stack",
+    "Training",
     "WithFeatures",
     "ZeroBased",
+    "from_diffusers",
+    "load_diffusers",
     "load_unet",
     "save_unet",
+    "training_of",
 ]
