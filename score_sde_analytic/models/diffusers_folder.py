@@ -102,8 +102,8 @@ def training_of(config: Mapping[str, Any]) -> Training:
             raise UnsupportedError(
                 f"{name} with prediction_type {known['prediction_type']!r}; only 'epsilon', EDM's own, is known"
             )
-        schedule, sigma_data = VE(known["sigma_min"], known["sigma_max"]), float(known["sigma_data"])
-        return Training(schedule, "edm", LogSNR(scale=-0.125), "edm", sigma_data=sigma_data)
+        exploding, sigma_data = VE(known["sigma_min"], known["sigma_max"]), float(known["sigma_data"])
+        return Training(exploding, "edm", LogSNR(scale=-0.125), "edm", sigma_data=sigma_data)
     if name not in TABLES:
         raise UnsupportedError(
             f"a scheduler {name or 'without _class_name'} is not one of a table of betas, a flow or EDM: distilled and other"
