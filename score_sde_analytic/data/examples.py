@@ -6,7 +6,7 @@ Tensors, arrays, data sets and loaders of tensors, arrays, pictures, tuples that
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, default_collate
 
+from score_sde_analytic.data.loading import Ahead
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
 
@@ -35,7 +36,8 @@ class Examples(Dataset[Tensor]):
     (2, (1, 2, 2), tensor([1.]))
 
     Args:
-        data: see `Data`. Of a loader the data set behind it is read, in its own order.
+        data: see `Data`. Of a loader the data set behind it is read, in its own order, by as many workers as the loader has and
+            into pinned memory where it says so.
         data_range: where its levels are declared, integers 0 .. levels - 1 become values in [lo, hi].
         key: of the example in a dictionary; "" for the usual one, such as "image" or "x".
 
@@ -47,6 +49,7 @@ class Examples(Dataset[Tensor]):
         self._key = key
         self._levels = data_range if data_range is not None and data_range.levels is not None else None
         self._items: Any = _indexed(self._of_mapping(data) if isinstance(data, Mapping) else data)
+        self._pinned = isinstance(data, DataLoader) and data.pin_memory and torch.cuda.is_available()
         self._read: dict[int, int] = {}  # index -> checksum
         self._kind: tuple[int, str] | None = None  # of an example that was read
         if len(self) == 0:
@@ -77,7 +80,13 @@ class Examples(Dataset[Tensor]):
         """
         if isinstance(self._items, Tensor):
             return self._encoded(self._items[torch.as_tensor(indices)].cpu())
-        return torch.stack([self._alike(int(i), self[int(i)]) for i in indices])
+        rows = torch.stack([self._alike(int(i), self[int(i)]) for i in indices])
+        return rows.pin_memory() if self._pinned else rows
+
+    def expect(self, indices: Iterable[int]) -> None:
+        """The order in which examples will be asked for: a loader's workers read ahead of it."""
+        if isinstance(self._items, Ahead):
+            self._items.expect(indices)
 
     def _example(self, item: Any) -> Tensor:
         """The x_0 of an item."""
@@ -136,7 +145,7 @@ def _indexed(data: Any) -> Any:
         usual = type(data.batch_sampler) in (BatchSampler, type(None)) and data.collate_fn is default_collate
         if not usual or not isinstance(data.sampler, SequentialSampler | RandomSampler):
             raise InputError("a loader's own collate_fn or sampler would be ignored: pass a Dataset that does what they do")
-        data = data.dataset
+        data = Ahead.of(data)
     scalar = isinstance(data, Tensor) and data.ndim == 0
     if scalar or isinstance(data, str) or not isinstance(data, Sized) or not hasattr(data, "__getitem__"):
         raise InputError(
@@ -169,5 +178,6 @@ def batches(data: Any, indices: Sequence[int] | NDArray[np.int64], batch_size: i
     [2, 2, 1]
     """
     examples = as_dataset(data)
+    examples.expect(indices)
     for start in range(0, len(indices), batch_size):
         yield examples.take(indices[start : start + batch_size])
