@@ -92,7 +92,7 @@ def _analyse(data: Pictures, **options: Any) -> None:
 
 def _known(task: Callable[..., None], data: Pictures, part: Callable[[Pictures], Any]) -> None:
     """A task with the statistics given: they come from the first examples, standing for a file that was kept."""
-    some = DataStatistics.of(part(data), RANGE, max_eigen=0)
+    some = DataStatistics.of(part(data), RANGE, max_eigen=0, batch_bytes=1 << 20)
     data.read = 0
     task(data, statistics=some)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 import score_sde_analytic
 from score_sde_analytic.data import sources as datasets
 from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.data.splits import split
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.likelihood import Diffused, Direct, Entry, ExactTrace, Hutchinson, Uniform
@@ -100,7 +101,7 @@ def data_range(config: ConfigDict) -> DataRange:
 
 def _images(load: Callable[[ConfigDict], np.ndarray], config: ConfigDict) -> Splits:
     declared = data_range(config)
-    train, validation, test = datasets.split(declared.encode(load(config)), config.data.split, config.data.split_seed)
+    train, validation, test = split(declared.encode(load(config)), config.data.split, config.data.split_seed)
     return Splits(train, validation, test, declared)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from score_sde_analytic.data import sources as datasets
+from score_sde_analytic.data.splits import split
 from score_sde_analytic.errors import MissingFileError
 from score_sde_analytic.metrics.classifier import save_classifier
 from score_sde_analytic.metrics.classifier_training import ClassifierRecipe, accuracy, fit_classifier
@@ -48,7 +49,7 @@ def labels(config: ConfigDict) -> list[Tensor]:
         ValueError: the data set has no labels.
     """
     found = choose(LABELS, config.data.name, "data set with labels")(config)
-    return datasets.split(torch.from_numpy(found), config.data.split, config.data.split_seed)
+    return split(torch.from_numpy(found), config.data.split, config.data.split_seed)
 
 
 def run(config: ConfigDict, workdir: Path) -> list[Path]:

@@ -60,7 +60,12 @@ class Examples(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Shaped[Tensor, "*dims"]:
         example = self._encoded(self._example(self._items[index]))
-        return example if isinstance(self._items, Tensor) else self._unchanged(int(index), example)
+        return example if self.in_memory else self._unchanged(int(index), example)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether they are held, so that reading them again costs nothing."""
+        return isinstance(self._items, Tensor)
 
     @cached_property
     def first(self) -> Shaped[Tensor, "*dims"]:
@@ -78,7 +83,7 @@ class Examples(Dataset[Tensor]):
         Raises:
             InputError: they differ in shape or kind, or one is not what it was when it was read before.
         """
-        if isinstance(self._items, Tensor):
+        if self.in_memory:
             return self._encoded(self._items[torch.as_tensor(indices)].cpu())
         rows = torch.stack([self._alike(int(i), self[int(i)]) for i in indices])
         return rows.pin_memory() if self._pinned else rows
