@@ -98,15 +98,15 @@ class Form:
     def _of_pillow(self, picture: Any) -> np.ndarray:
         deep = picture.mode.startswith("I") or picture.mode == "F"
         if deep:
-            values = np.array(picture)
-            return planes(values if picture.mode == "F" else _sixteen_bits(values))
+            values = np.array(picture)[None]
+            return values if picture.mode == "F" else _sixteen_bits(values)
         clear = picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
         channels = self.channels or (1 if picture.mode in GREY else 3)
         if clear and channels < 4:
             above = picture.convert("RGBA")
             picture = pillow().new("RGBA", above.size, "white")
             picture.alpha_composite(above)
-        return planes(np.array(picture.convert(MODES[channels])))
+        return _pixels(picture.convert(MODES[channels]))
 
     def _resized(self, x: np.ndarray) -> np.ndarray:
         """The middle of a picture at the size that is asked for."""
@@ -117,7 +117,7 @@ class Form:
         x = x[:, top : top + cut[0], left : left + cut[1]]
         method = getattr(pillow().Resampling, self.resample.upper())
         if x.dtype == np.uint8 and len(x) in MODES:
-            return planes(np.array(_as_pillow(x).resize((width, height), method)))
+            return _pixels(_as_pillow(x).resize((width, height), method))
         channels = [pillow().fromarray(np.ascontiguousarray(channel, dtype=np.float32)) for channel in x]
         values = np.stack([np.array(channel.resize((width, height), method)) for channel in channels])
         if x.dtype.kind == "f":
@@ -134,12 +134,17 @@ class Form:
         return self._of_pillow(_as_pillow(x))
 
 
+def _pixels(picture: Any) -> np.ndarray:
+    x = np.array(picture)
+    return x[None] if x.ndim == 2 else np.ascontiguousarray(x.transpose(2, 0, 1))
+
+
 def _as_pillow(x: np.ndarray) -> Any:
     return pillow().fromarray(np.ascontiguousarray(x[0] if len(x) == 1 else x.transpose(1, 2, 0)))
 
 
 def planes(x: Shaped[np.ndarray, " ..."]) -> Shaped[np.ndarray, "channels height width"]:
-    """A picture's array with its channels first: grey, or channels last where these are 1, 3 or 4 and the first are not.
+    """A picture's array with its channels first: it has none, or 1 or 3 of them first, or 1, 3 or 4 last.
 
     >>> planes(np.zeros((5, 6, 3))).shape, planes(np.zeros((3, 5, 6))).shape, planes(np.zeros((5, 6))).shape
     ((3, 5, 6), (3, 5, 6), (1, 5, 6))
@@ -151,8 +156,8 @@ def planes(x: Shaped[np.ndarray, " ..."]) -> Shaped[np.ndarray, "channels height
         return x[None]
     if x.ndim != 3:
         raise InputError(f"an array of shape {x.shape} is no picture; give (height, width) or (channels, height, width)")
-    last = x.shape[2] in MODES and x.shape[0] not in MODES
-    return np.ascontiguousarray(x.transpose(2, 0, 1)) if last else x
+    first = x.shape[0] in (1, 3) or x.shape[2] not in MODES
+    return x if first else np.ascontiguousarray(x.transpose(2, 0, 1))
 
 
 def _sixteen_bits(values: np.ndarray) -> np.ndarray:
