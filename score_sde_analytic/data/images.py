@@ -90,8 +90,8 @@ class Images(Dataset[Any]):
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes 0, 1, .. where labels are names, such as folders; else none."""
-        return tuple(self._places)
+        """Names of the classes 0, 1, .. where labels are names, such as folders, or the source has them; else none."""
+        return tuple(self._places) or self.source.classes(self.label)
 
     @cached_property
     def _places(self) -> dict[Any, int]:

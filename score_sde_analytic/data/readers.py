@@ -45,6 +45,10 @@ class Source(ABC):
     def column(self, name: str) -> Sequence[Any]:
         """All of a column."""
 
+    def classes(self, name: str) -> tuple[str, ...]:
+        """What the numbers of a column stand for, where the source says so."""
+        return ()
+
 
 @dataclass(frozen=True)
 class Files(Source):
@@ -152,6 +156,10 @@ class Table(Source):
         if hasattr(self.rows, "column_names"):  # does not decode the pictures
             return list(self.rows[name])
         return [self.rows[i][name] for i in range(len(self))]
+
+    def classes(self, name: str) -> tuple[str, ...]:
+        feature = (getattr(self.rows, "features", None) or {}).get(name)
+        return tuple(getattr(feature, "names", None) or ())
 
 
 @dataclass(frozen=True)
