@@ -48,6 +48,10 @@ def labels(config: ConfigDict) -> list[Tensor]:
     Raises:
         ValueError: the data set has no labels.
     """
+    if config.data.source:
+        pictures = build.pictures(config)
+        classes = torch.tensor(pictures.labels)
+        return split(classes, config.data.split, config.data.split_seed, build.groups(config, pictures))
     found = choose(LABELS, config.data.name, "data set with labels")(config)
     return split(torch.from_numpy(found), config.data.split, config.data.split_seed)
 
@@ -56,13 +60,13 @@ def run(config: ConfigDict, workdir: Path) -> list[Path]:
     """Train and write WORKDIR/classifier; returns what was written."""
     device, truth = build.device(config), labels(config)
     splits = build.splits(config)
-    images = [part.to(device) for part in (splits.train, splits.validation, splits.test)]
+    images = [splits.held(name).to(device) for name in ("train", "validation", "test")]
     truth = [part.to(device) for part in truth]
     recipe = ClassifierRecipe(**build.without(config.classifier))
     facts = {
         "seed": config.seed,
         "classifier": config.classifier.to_dict(),
-        "data": build.without(config.data, "directory"),
+        "data": build.data_identity(config),
     }
     checkpoint = Checkpoint(workdir / "classifier_state.safetensors", facts)
     net = fit_classifier(recipe, images[0], truth[0], config.seed, checkpoint)

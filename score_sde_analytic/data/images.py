@@ -88,6 +88,15 @@ class Images(Dataset[Any]):
             raise InputError(f"the pictures have no column {name!r}; their columns: {', '.join(self.columns) or 'none'}")
         return list(self.source.column(name))
 
+    @property
+    def labels(self) -> list[Any]:
+        """Of all pictures, none of which is read.
+
+        Raises:
+            InputError: they have none.
+        """
+        return [self._class(scalar(label)) for label in self.column(self.label or LABELS[0])]
+
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes 0, 1, .. where labels are names, such as folders, or the source has them; else none."""

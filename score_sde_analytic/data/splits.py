@@ -11,10 +11,19 @@ from jaxtyping import Int64, Shaped
 from torch import Tensor
 from torch.utils.data import Subset
 
-from score_sde_analytic.checks import each, number, whole
+from score_sde_analytic.checks import Check, each, number, scalar, whole
 from score_sde_analytic.errors import InputError
 
 Indices = Int64[np.ndarray, " _"]
+
+
+def _size(value: Any) -> float:
+    share = isinstance(scalar(value), float) and scalar(value) < 1
+    return number(0, 1).read(value) if share else whole(0).read(value)
+
+
+#: Of a part.
+SIZE: Check[float] = Check("a number of examples, or a share of them below 1", _size)
 
 
 @overload
@@ -50,7 +59,8 @@ def part_indices(total: int, sizes: Sequence[float], seed: int, groups: Sequence
     >>> [sorted(part.tolist()) for part in part_indices(6, (4, 2), seed=0, groups="aabbcc")]
     [[0, 1, 4, 5], [2, 3]]
     """
-    counts, seed = _counts(total, sizes), whole(0)("seed", seed)
+    counts = [int(size * total + 1e-9) if 0 < size < 1 else int(size) for size in each(SIZE)("sizes", sizes)]
+    seed = whole(0)("seed", seed)
     if sum(counts) > total:
         raise InputError(f"the split {tuple(sizes)} needs {sum(counts)} examples, the data set has {total}")
     rng = np.random.default_rng(seed)
@@ -59,14 +69,6 @@ def part_indices(total: int, sizes: Sequence[float], seed: int, groups: Sequence
     if len(groups) != total:
         raise InputError(f"there are {len(groups)} groups for {total} examples; give the group of every example")
     return _whole_groups(groups, counts, rng)
-
-
-def _counts(total: int, sizes: Sequence[float]) -> tuple[int, ...]:
-    """Numbers of examples."""
-    if len(sizes) and all(isinstance(size, float) and size < 1 for size in sizes):
-        shares = each(number(0, 1))("sizes", sizes)
-        return tuple(int(share * total + 1e-9) for share in shares)
-    return each(whole(0))("sizes", sizes)
 
 
 def _whole_groups(groups: Sequence[Hashable], counts: Sequence[int], rng: np.random.Generator) -> list[Indices]:

@@ -243,7 +243,7 @@ def test_groups_stay_together(seed):
         ((5, 2), None, "needs 7 examples, the data set has 6"),
         ((3, 3), "aabb", "4 groups for 6 examples"),
         ((1, 1), "aaabbb", "no group fits into a part of 1"),
-        ((0.5, 2), None, "whole number"),
+        ((2.5, 2), None, "share of them below 1"),
     ],
 )
 def test_impossible_parts_are_refused(sizes, groups, message):
