@@ -16,7 +16,6 @@ Interpolated: the transitions of the variational bound of a chain of N steps, th
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -146,17 +145,15 @@ def draw(
 
 def _call(model: ScoreModel, x_t: Tensor, level: Level, signs: Tensor | None) -> tuple[Prediction, Tensor | None]:
     """(unclamped prediction, probed diagonal of I - sigma J)."""
-    unclamped = copy.copy(model)
-    unclamped.clamp = None
     with torch.set_grad_enabled(signs is not None):
         x = x_t.detach().requires_grad_(signs is not None)
-        found = unclamped.predict(x, level)
+        found = model.unclamped().predict(x, level)
         diagonal = None
         if signs is not None:
             (pulled,) = torch.autograd.grad(found.eps, x, signs)
             diagonal = 1.0 - expand(level.sigma, x_t).double() * (signs * pulled).double()  # type: ignore[union-attr]
     extra = None if found.extra is None else found.extra.detach()
-    return Prediction(x_t.detach(), level, found.value.detach(), found.kind, extra), diagonal
+    return replace(found, x_t=x_t.detach(), value=found.value.detach(), extra=extra), diagonal
 
 
 def score(

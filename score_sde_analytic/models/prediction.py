@@ -5,7 +5,7 @@ x_t = alpha x_0 + sigma eps,   score = -eps / sigma,   v = alpha eps - sigma x_0
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -13,6 +13,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from score_sde_analytic.arrays import onto
+from score_sde_analytic.models.conditions import NONE, Conditions
 from score_sde_analytic.models.times import Number
 from score_sde_analytic.process.gaussian import axpy, expand
 from score_sde_analytic.process.level import Level
@@ -31,7 +32,9 @@ class Prediction:
         level: its noise level.
         value: what is known, in the units of `kind`.
         kind: "eps" or "x_0".
-        extra: what else the network returned (features, or a learned variance), or None.
+        extra: the features that the network returned, or None.
+        learned_range: the v that it returned of a learned variance, or None.
+        conditions: on which it was said.
     """
 
     x_t: Float[Tensor, " batch *dims"]
@@ -39,6 +42,8 @@ class Prediction:
     value: Float[Tensor, " batch *dims"]
     kind: Literal["eps", "x_0"]
     extra: Shaped[Tensor, " batch ..."] | None = None
+    learned_range: Float[Tensor, " batch *dims"] | None = None
+    conditions: Conditions = NONE
 
     @property
     def _wide(self) -> tuple[Tensor, Tensor]:
@@ -85,4 +90,4 @@ class Prediction:
         >>> model(torch.ones(1, 2), 0.5).clamp(-0.1, 0.1).x_0
         tensor([[0.1, 0.1]])
         """
-        return Prediction(self.x_t, self.level, self.x_0.clamp(lo, hi), "x_0", self.extra)
+        return replace(self, value=self.x_0.clamp(lo, hi), kind="x_0")

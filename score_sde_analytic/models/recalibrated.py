@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
@@ -28,7 +28,7 @@ from score_sde_analytic.files import load_arrays, plain, require_match, save_arr
 from score_sde_analytic.models.free import LinearDenoiser
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
-from score_sde_analytic.models.receipt import charge, show
+from score_sde_analytic.models.receipt import charge
 from score_sde_analytic.process.level import Level
 
 KIND = "recalibration"
@@ -105,7 +105,8 @@ class Recalibrated(ScoreModel):
 
     def __init__(self, model: ScoreModel, free: LinearDenoiser, stack: Stack) -> None:
         wiring = (model.schedule, model.predicts, model.times, model.coordinates, model.clamp)
-        super().__init__(model.net, *wiring)
+        super().__init__(model.net, *wiring, conditions=model.takes)
+        self.bound = model.bound
         labels = free.basis.labels(tuple(free.mean.shape))
         if stack.shares.shape[2] != labels.max() + 1:
             raise InputError(f"the shares are of {stack.shares.shape[2]} labels, the basis has {labels.max() + 1}")
@@ -115,15 +116,11 @@ class Recalibrated(ScoreModel):
         self._curve_of = labels
         self._shares = lru_cache(maxsize=256)(self._shares_at)
 
-    def predict(self, x_t: Float[Tensor, " batch *dims"], level: Level) -> Prediction:
+    def _predicted(self, x_t: Tensor, level: Level) -> Prediction:
         with self.model.metered() as cost:
-            given = self.model.predict(x_t, level)
+            given = self.model.on(self.bound).predict(x_t, level)
         charge(self, **vars(cost))
-        prediction = self._mixed(given)
-        if self.clamp is not None and prediction is not given:
-            prediction = prediction.clamp(*self.clamp)
-        show(self, prediction)
-        return prediction
+        return self._mixed(given)
 
     def _mixed(self, given: Prediction) -> Prediction:
         shares = self._of(given.level)
