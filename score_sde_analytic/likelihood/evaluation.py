@@ -21,6 +21,7 @@ from tqdm import tqdm
 from score_sde_analytic.arrays import Array, onto
 from score_sde_analytic.checks import each, settle, whole
 from score_sde_analytic.data.examples import Data, Examples, as_dataset
+from score_sde_analytic.data.portions import batch_by_bytes
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.errors import InputError, RunError
@@ -49,10 +50,10 @@ def bits_per_dim(
     draws: int = 1,
     seed: int = 0,
     batch_size: int = 256,
+    statistics: DataStatistics | None = None,
     device: torch.device | str = "cpu",
     path: str | Path | None = None,
     shard: tuple[int, int] = (0, 1),
-    save_seconds: float = 30.0,
     progress: bool = True,
 ) -> Bound | dict[str, Bound]:
     """-log2 p(x_0) / d of every example, or an upper bound on it, by one method or several.
@@ -63,12 +64,12 @@ def bits_per_dim(
             in several of them costs one network call, with the same noise.
         data_range: range and levels of the data; without levels the values are those of a density (`Bound.nats`).
         draws: independent repetitions per example, averaged.
-        batch_size: most samples per network call.
+        batch_size: most samples per network call; fewer of large ones (`data.portions`).
+        statistics: of these data, where they were measured before: then the data are not read as a whole to know them again.
         path: where results are kept, and found again; a folder when there are several methods. An interrupted evaluation
             continues from here to the identical result.
         shard: (i, n) evaluates the i-th of n parts of the data set, i = 0 .. n - 1, kept in a file of its own;
             `Bound.merge` puts the parts together.
-        save_seconds: how often unfinished results are written.
 
     Returns:
         A `Bound`, or one per name.
@@ -83,15 +84,17 @@ def bits_per_dim(
     """
     single = isinstance(method, Method)
     methods = {"": method} if isinstance(method, Method) else dict(method)
-    examples = _Examples(as_dataset(data, data_range), data_range, draws, seed, batch_size, torch.device(device))
+    dataset = as_dataset(data, data_range)
+    rows = batch_by_bytes(dataset.first.numel(), whole(1)("batch_size", batch_size))
+    examples = _Examples(dataset, data_range, draws, seed, rows, torch.device(device))
     _require(methods, shard)
     files = dict.fromkeys(methods) if path is None else _files(Path(path), methods, single, shard)
     for one in methods.values():
         one.check(model, data_range)
-    ledgers = _ledgers(model, examples, methods, files)
+    ledgers = _ledgers(model, examples, methods, files, examples.digest(statistics, progress))
     unit = math.lcm(*(one.block or 1 for one in methods.values()))  # shards hold the same examples for all methods
     for group in _groups(ledgers):
-        _Pass(model, examples, group).run(_part(len(examples), unit, shard), save_seconds, progress)
+        _Pass(model, examples, group).run(_part(len(examples), unit, shard), progress)
     results = {name: ledger.result() for name, ledger in ledgers.items()}
     return results[""] if single else results
 
@@ -146,6 +149,17 @@ class _Examples:
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def digest(self, known: DataStatistics | None, progress: bool) -> str:
+        """Of the data, from their statistics where those are given."""
+        if known is None:
+            known = DataStatistics.of(self.dataset, self.data_range, max_eigen=0, progress=progress)
+        if known.count != len(self):
+            raise InputError(
+                f"the statistics are of {known.count or 'a distribution, not of'} examples, the data have {len(self)}; pass"
+                " DataStatistics.of these data, or none"
+            )
+        return known.digest
 
     def identity(self, digest: str, model: dict[str, Any] | None) -> dict[str, Any]:
         """Plain data that decide the result of any method."""
@@ -244,16 +258,16 @@ class _Ledger:
 
 
 def _ledgers(
-    model: ScoreModel, examples: _Examples, methods: Mapping[str, Method], files: Mapping[str, Path | None]
+    model: ScoreModel, examples: _Examples, methods: Mapping[str, Method], files: Mapping[str, Path | None], data: str
 ) -> dict[str, _Ledger]:
     """A ledger per method, each sure of its file."""
-    statistics = DataStatistics.of(examples.dataset, examples.data_range, max_eigen=0)
     kept = any(file is not None for file in files.values())
-    shared = examples.identity(statistics.digest, _identity(model, kept))
+    shared = examples.identity(data, _identity(model, kept))
+    dim = examples.dataset.first.numel()
     ledgers = {}
     for name, method in methods.items():
         identity = plain(shared | {"method": method.config(model)})
-        ledgers[name] = _Ledger.open(method, files[name], identity, statistics.mean.numel(), len(examples))
+        ledgers[name] = _Ledger.open(method, files[name], identity, dim, len(examples))
     for ledger in ledgers.values():
         ledger.reserve()
     return ledgers
@@ -280,13 +294,13 @@ class _Pass:
         """Any of them: class and block are the same."""
         return next(iter(self.ledgers.values())).method
 
-    def run(self, shard: range, save_seconds: float, progress: bool) -> None:
+    def run(self, shard: range, progress: bool) -> None:
         """Finish the shard, block by block; what is finished is on disk, whatever happens."""
         size = self.method.block or self.examples.rows
         title = type(self.method).__name__ + (f" x {len(self.ledgers)}" if len(self.ledgers) > 1 else "")
         with (
             tqdm(total=len(shard), desc=title, unit=" examples", unit_scale=True, disable=not progress, leave=False) as bar,
-            save_points(self._save, self._kept, save_seconds) as point,
+            save_points(self._save, self._kept) as point,
         ):
             try:
                 for start in range(shard.start, shard.stop, size):

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from score_sde_analytic.arrays import Array, numbers, onto, wide
 from score_sde_analytic.checks import COUNT, number, settle, whole
 from score_sde_analytic.data.examples import Data, Examples, as_dataset
+from score_sde_analytic.data.portions import batch_by_bytes
 from score_sde_analytic.data.ranges import DataRange, check_examples
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.declared import reading
@@ -28,6 +29,7 @@ from score_sde_analytic.files import load_arrays, plain
 from score_sde_analytic.interruption import save_points
 from score_sde_analytic.measure.knots import knots_in_doubt
 from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, Moments, decoder_scale
+from score_sde_analytic.measure.visits import known, visited
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.receipt import Receipt
@@ -121,7 +123,8 @@ def estimate(
         data: examples x_0, or tuples that begin with one; map-style.
         log_snr: knots, within the schedule's range.
         budget: draws per knot.
-        statistics: of the data; measured here when absent. A closed-form distribution (count 0) gains a control variate.
+        statistics: of the data; measured here when absent, of large data only on the examples that the pass may draw. A
+            closed-form distribution (count 0) gains a control variate.
         data_range: declared range and levels; checked, and the decoder of the reconstruction table.
         path: where progress and the result are kept; an existing file is resumed, or returned when finished.
         save_seconds: how often progress is written.
@@ -139,16 +142,15 @@ def estimate(
     if len(knots) == 0 or np.any(np.diff(knots) <= 0):
         raise InputError("need at least one knot, all different")
     dataset = as_dataset(data, data_range)
-    if statistics is None:
-        statistics = DataStatistics.of(dataset, data_range)
+    seed = whole(0)("seed", seed)
+    statistics, drawn = known(dataset, statistics, budget.max_draws, seed, data_range, progress)
     statistics.require_spread()
     identity = {
         "model": plain(model.fingerprint()),
         "data": statistics.digest,
-        # A closed form says nothing of the examples drawn from it.
-        "examples": "" if statistics.count else DataStatistics.of(dataset, data_range, max_eigen=0).digest,
+        "examples": drawn,
         "data_variance": statistics.variance,
-        "seed": whole(0)("seed", seed),
+        "seed": seed,
         "groups": budget.groups,
         "decoder": None if data_range is None else [data_range.lo, data_range.hi, data_range.levels],
         "knots": knots.tolist(),
@@ -303,11 +305,9 @@ class _Pass:
         return [m for m in self.active if not finished[m]]
 
     def _visits(self, size: int) -> tuple[NDArray[np.int64], Tensor]:
-        """Indices and examples of this round: consecutive places in an endless chain of seeded permutations."""
-        total = len(self.dataset)
+        """Indices and examples of this round, at consecutive places."""
         places = self.settings["batch_size"] * self.round + np.arange(size)
-        epochs = {e: np.random.default_rng([self.identity["seed"], e]).permutation(total) for e in np.unique(places // total)}
-        index = np.array([epochs[p // total][p % total] for p in places])
+        index = visited(len(self.dataset), places, self.identity["seed"])
         x_0 = self.dataset.take(index)
         check_examples(x_0) if self.data_range is None else self.data_range.check(x_0)
         return index, onto(x_0, self.device)
@@ -320,7 +320,9 @@ class _Pass:
         eps = torch.randn(x_0.shape, generator=generator, dtype=dtype).to(x_0)
         with self.model.metered() as cost:
             prediction = self.model.predict(level.diffuse(x_0, eps), level)
-        values = self._values(x_0, eps, prediction.eps).cpu().numpy()
+        rows = batch_by_bytes(x_0[0].numel())  # that are summed at once
+        parts = zip(*(x.split(rows) for x in (x_0, eps, prediction.eps)), strict=True)
+        values = torch.cat([self._values(*part) for part in parts]).cpu().numpy()
         self.cost.add(**vars(cost))
         for observer in self.observers.values():
             observer.record(m, index, eps, prediction)
