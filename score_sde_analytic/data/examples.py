@@ -89,19 +89,23 @@ class Examples(Dataset[Any]):
             self._require_unchanged(index, example, *conditions.values())
         return example, conditions
 
-    @cached_property
+    @property
     def first(self) -> Shaped[Tensor, "*dims"]:
         """The first example."""
-        return self._read_item(0)[0]
+        return self._first_item[0]
 
     @cached_property
+    def _first_item(self) -> tuple[Tensor, dict[str, Tensor]]:
+        return self._read_item(0)
+
+    @property
     def conditions(self) -> tuple[str, ...]:
         """Names of what its examples are conditioned on.
 
         >>> Examples(torch.zeros(3, 2), conditions={"class_labels": [0, 1, 1]}).conditions
         ('class_labels',)
         """
-        return tuple(self._read_item(0)[1])
+        return tuple(self._first_item[1])
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -129,7 +133,8 @@ class Examples(Dataset[Any]):
             return Batch(self._encoded(self._items[places].cpu()), conditions)
         read = [self._read_item(int(i)) for i in indices]
         x_0 = torch.stack([self._alike("example", i, x) for i, (x, _) in zip(indices, read, strict=True)])
-        named = {name: [conditions.get(name) for _, conditions in read] for name in self.conditions}
+        names = dict.fromkeys(name for _, conditions in read for name in conditions)
+        named = {name: [conditions.get(name) for _, conditions in read] for name in names}
         return Batch(x_0, {name: self._stacked(name, indices, values) for name, values in named.items()})
 
     def divided(self, name: str) -> dict[int, Examples]:
@@ -144,7 +149,8 @@ class Examples(Dataset[Any]):
         """
         if name not in self.conditions:
             raise InputError(f"the data have no condition {name!r} but {', '.join(self.conditions) or 'none'}")
-        of = torch.cat([self.batch(part).conditions[name] for part in np.array_split(np.arange(len(self)), -(-len(self) // 1024))])
+        parts = np.array_split(np.arange(len(self)), -(-len(self) // 1024))
+        of = torch.cat([self.batch(part).conditions[name] for part in parts])
         if of.ndim != 1 or of.is_floating_point():
             raise InputError(f"the condition {name} is {of.dtype} {tuple(of.shape[1:])} per example, not a class")
         return {int(k): Examples(Subset(self, torch.nonzero(of == k)[:, 0].tolist())) for k in of.unique()}
@@ -217,7 +223,9 @@ class Examples(Dataset[Any]):
         known, first = self._kinds.setdefault(what, (int(index), kind))
         if kind != first:
             of = "" if what == "example" else f"the condition {what} of "
-            raise InputError(f"{of}example {index} is {kind}, example {known} {first}; crop, resize or convert them to one kind")
+            raise InputError(
+                f"{of}example {index} is {kind}, example {known} {first}; crop, resize or convert them to one kind"
+            )
         return value
 
 

@@ -67,7 +67,7 @@ def _rows(name: str, column: Any, count: int) -> Tensor:
     if not isinstance(array, Tensor) or array.ndim == 0 or len(array) != count:
         given = f"{tuple(array.shape)}" if hasattr(array, "shape") else type(column).__name__
         raise InputError(
-            f"the condition {name} is {given} for {count} examples; name a key or a position in the items, or give a row for each"
+            f"the condition {name} is {given} for {count} examples; name a key or a position in the items, or give rows"
         )
     return array
 
