@@ -16,6 +16,7 @@ from typing import Annotated, Any, overload
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from score_sde_analytic.arrays import Array, onto
@@ -168,9 +169,9 @@ class _Examples:
         settings = {"data": digest, "examples": len(self), "range": limits}
         return settings | {"seed": self.seed, "draws": self.draws, "model": model}
 
-    def repetitions(self, indices: Sequence[int], progress: Progress) -> Iterator[Batch]:
+    def repetitions(self, x_0: Tensor, indices: Sequence[int], progress: Progress) -> Iterator[Batch]:
         """The same examples once per draw."""
-        x_0 = onto(self.dataset.take(indices), self.device)
+        x_0 = onto(x_0, self.device)
         for r in range(self.draws):
             yield Batch(x_0, indices, r, self.seed, self.data_range, self.rows, progress.part(r, self.draws))
 
@@ -328,8 +329,10 @@ class _Pass:
         if lacking:
             methods = {name: ledger.method for name, ledger in lacking.items()}
             indices = self._indices(lacking, block)
-            repetitions = self.examples.repetitions(indices, progress)
-            draws = [type(self.method).together(methods, self.model, batch) for batch in repetitions]
+            x_0, conditions = self.examples.dataset.batch(indices)
+            model = self.model.for_batch(conditions)
+            repetitions = self.examples.repetitions(x_0, indices, progress)
+            draws = [type(self.method).together(methods, model, batch) for batch in repetitions]
             for name, ledger in lacking.items():
                 ledger.store(indices, [terms[name] for terms in draws])
         progress.reached(1.0)

@@ -269,9 +269,9 @@ class _Pass:
         """Run to the end, yielding the number of draws after each batch."""
         while self.active:
             size = min(self.settings["batch_size"], self.settings["max_draws"] - self.settings["batch_size"] * self.round)
-            index, x_0 = self._visits(size)
+            index, x_0, model = self._visits(size)
             while self.knot < len(self.active):
-                self._draw(self.active[self.knot], index, x_0)
+                self._draw(self.active[self.knot], index, x_0, model)
                 self.knot += 1
                 self.advanced = True
                 yield size
@@ -304,22 +304,22 @@ class _Pass:
         finished = (enough & precise) | (drawn >= self.settings["max_draws"])
         return [m for m in self.active if not finished[m]]
 
-    def _visits(self, size: int) -> tuple[NDArray[np.int64], Tensor]:
-        """Indices and examples of this round, at consecutive places."""
+    def _visits(self, size: int) -> tuple[NDArray[np.int64], Tensor, ScoreModel]:
+        """Indices and examples of this round, at consecutive places, and the model on their conditions."""
         places = self.settings["batch_size"] * self.round + np.arange(size)
         index = visited(len(self.dataset), places, self.identity["seed"])
-        x_0 = self.dataset.take(index)
+        x_0, conditions = self.dataset.batch(index)
         check_examples(x_0) if self.data_range is None else self.data_range.check(x_0)
-        return index, onto(x_0, self.device)
+        return index, onto(x_0, self.device), self.model.for_batch(conditions)
 
     @torch.no_grad()
-    def _draw(self, m: int, index: NDArray[np.int64], x_0: Tensor) -> None:
+    def _draw(self, m: int, index: NDArray[np.int64], x_0: Tensor, model: ScoreModel) -> None:
         level = self.levels[m]
         generator = torch.Generator().manual_seed(stream_seed(self.identity["seed"], self.round, m))
         dtype = torch.float64 if x_0.dtype == torch.float64 else torch.float32
         eps = torch.randn(x_0.shape, generator=generator, dtype=dtype).to(x_0)
         with self.model.metered() as cost:
-            prediction = self.model.predict(level.diffuse(x_0, eps), level)
+            prediction = model.predict(level.diffuse(x_0, eps), level)
         rows = batch_by_bytes(x_0[0].numel())  # that are summed at once
         parts = zip(*(x.split(rows) for x in (x_0, eps, prediction.eps)), strict=True)
         values = torch.cat([self._values(*part) for part in parts]).cpu().numpy()

@@ -6,7 +6,7 @@ Classes, embeddings and images alike; what the network does with them is its own
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,6 +103,22 @@ class Conditions:
 
 #: Of a network that is given nothing.
 NONE = Conditions()
+#: Of samples: by name, one row per sample, or what gives them for samples by their indices.
+OfSamples = Mapping[str, Any] | Callable[[range], Mapping[str, Any]]
+
+
+def of_samples(given: OfSamples | None, indices: range) -> Conditions:
+    """Those of all the samples of some indices.
+
+    >>> of_samples(lambda indices: {"label": torch.tensor(indices) % 2}, range(3, 6)).rows
+    {'label': tensor([1, 0, 1])}
+
+    Raises:
+        InputError: not one row per sample.
+    """
+    conditions = Conditions.of(given(indices) if callable(given) else given or {})
+    conditions.arguments(len(indices))
+    return conditions
 
 
 def _tensor(name: str, value: Any) -> Tensor | Constant:

@@ -121,10 +121,18 @@ class ScoreModel:
         >>> classes.given(component=torch.tensor([0, 2]))(torch.zeros(2, 2), 0.5).eps.shape
         torch.Size([2, 2])
         """
-        for name in conditions:
+        return self.conditioned(Conditions.of(conditions)) if conditions else self
+
+    def conditioned(self, conditions: Conditions) -> Self:
+        """The view on some more conditions, in place of those of the same names.
+
+        Raises:
+            InputError: one that the model does not take.
+        """
+        for name in conditions.names:
             if self.takes is not None and name not in self.takes:
                 raise InputError(f"the model takes no condition {name!r} but {', '.join(self.takes) or 'none'}")
-        return self.on(self.bound.replaced(Conditions.of(conditions)))
+        return self.on(self.bound.replaced(conditions))
 
     def for_batch(self, conditions: Mapping[str, Shaped[Tensor, " batch ..."]]) -> Self:
         """The view for a batch of data: of its conditions, those that the model takes and that are not fixed for all examples.

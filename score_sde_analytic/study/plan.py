@@ -43,7 +43,7 @@ class SamplingPlan:
         """Network calls per sample; None where the solver decides as it goes."""
         return self.sampler.calls(self.grid)
 
-    def __call__(self, count: int, seed: int = 0, batch_size: int = 64, **options: Any) -> Float[Tensor, " {count} *dims"]:
-        """`count` samples; options are those of `generate`."""
+    def __call__(self, count: int | range, seed: int = 0, batch_size: int = 64, **options: Any) -> Float[Tensor, " n *dims"]:
+        """`count` samples, or those of some indices; options are those of `generate`, such as conditions."""
         settings = {"device": self.device, "dtype": self.dtype, "start": self.start} | options
         return generate(self.sampler, self.grid, self.shape, count, seed, batch_size, **settings)
