@@ -135,14 +135,17 @@ class ScoreModel:
         return self.on(self.bound.replaced(conditions))
 
     def for_batch(self, conditions: Mapping[str, Shaped[Tensor, " batch ..."]]) -> Self:
-        """The view for a batch of data: of its conditions, those that the model takes and that are not fixed for all examples.
+        """The view for a batch of data, on those of its conditions that are `wanted`.
 
         >>> model.for_batch({"label": torch.tensor([0, 2])}) is model  # which takes none
         True
         """
-        wanted = (name for name in conditions if self.takes is None or name in self.takes)
-        rows = {name: conditions[name] for name in wanted if name not in self.bound.constants}
-        return self.given(**rows) if rows else self
+        return self.given(**{name: conditions[name] for name in self.wanted(conditions)})
+
+    def wanted(self, names: Iterable[str]) -> list[str]:
+        """Of the conditions of data, those that it takes and that are not fixed for all examples."""
+        taken = (name for name in names if self.takes is None or name in self.takes)
+        return [name for name in taken if name not in self.bound.constants]
 
     def rows(self, part: slice) -> Self:
         """The view for some examples of the batch that this one is for."""

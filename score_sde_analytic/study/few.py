@@ -111,13 +111,17 @@ def levels(study: Reportable, settings: Few) -> Float64[Array, " levels"]:
 def paths(study: Reportable, settings: Few) -> FlowPaths:
     """Recorded, continued, or read."""
     at = levels(study, settings)
-    asked = digest(plain(settings.free.config()), at.tolist(), settings.count, settings.batch_size, study.seed)[:8]
+    given = {name: rows.tolist() for name, rows in study.conditions.items()}
+    asked = digest(plain(settings.free.config()), at.tolist(), settings.count, settings.batch_size, study.seed, *given.items())[
+        :8
+    ]
     return record_paths(
         study.model,
         settings.free,
         study.shape,
         at,
         count=settings.count,
+        conditions=study.of_samples,
         seed=study.seed,
         batch_size=settings.batch_size,
         path=settings.file(f"paths-{asked}"),
@@ -146,4 +150,5 @@ def plan(study: Reportable, steps: int, settings: Few, recorded: FlowPaths) -> S
 def of_table(study: Reportable, fitted: Table) -> SamplingPlan:
     """Its sampler on its grid."""
     sampler = TableSampler(study.model, fitted)
-    return SamplingPlan(sampler, sampler.grid, study.shape, study.device, study.dtype, reason=str(fitted))
+    how = {"reason": str(fitted), "conditions": study.of_samples}
+    return SamplingPlan(sampler, sampler.grid, study.shape, study.device, study.dtype, **how)  # type: ignore[arg-type]
