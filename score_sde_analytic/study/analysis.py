@@ -115,8 +115,8 @@ def analyse(
         progress=progress,
     )
     dtype = examples.first.dtype
-    kept = {"free": known, "conditions": of_examples(model, examples, seed)}
-    study = Study(model, moments, statistics, data_range, examples.shape, recorded, settings, seed, device, dtype, **kept)
+    study = Study(model, moments, statistics, data_range, examples.shape, recorded, settings, seed, device, dtype, free=known)
+    study = replace(study, conditions=of_examples(model, examples, seed))
     for remark in study.remarks:
         warnings.warn(remark, stacklevel=2)
     return study

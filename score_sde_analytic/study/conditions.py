@@ -17,7 +17,8 @@ MOST, BYTES = 1000, 32 << 20
 def of_examples(model: ScoreModel, examples: Examples, seed: int) -> Rows:
     """Those that the model is given of some examples, in a seeded order: data may be sorted by class.
 
-    >>> of_examples(mixture.conditional(model.schedule), Examples(data, conditions={"component": [1] * 400}), 0)["component"].shape
+    >>> examples = Examples(data, conditions={"component": [1] * 400})
+    >>> of_examples(mixture.conditional(model.schedule), examples, seed=0)["component"].shape
     torch.Size([400])
     """
     wanted = model.wanted(examples.conditions)

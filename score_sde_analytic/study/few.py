@@ -22,6 +22,7 @@ from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import plain
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.models.free import LinearDenoiser
+from score_sde_analytic.models.identity import weights_digest
 from score_sde_analytic.samplers import Fitting, FlowPaths, Table, TableSampler, fit_table, record_paths
 from score_sde_analytic.study.plan import SamplingPlan
 from score_sde_analytic.study.reportable import Reportable
@@ -111,10 +112,8 @@ def levels(study: Reportable, settings: Few) -> Float64[Array, " levels"]:
 def paths(study: Reportable, settings: Few) -> FlowPaths:
     """Recorded, continued, or read."""
     at = levels(study, settings)
-    given = {name: rows.tolist() for name, rows in study.conditions.items()}
-    asked = digest(plain(settings.free.config()), at.tolist(), settings.count, settings.batch_size, study.seed, *given.items())[
-        :8
-    ]
+    given = [weights_digest(study.conditions)] if study.conditions else []
+    asked = digest(plain(settings.free.config()), at.tolist(), settings.count, settings.batch_size, study.seed, *given)[:8]
     return record_paths(
         study.model,
         settings.free,
