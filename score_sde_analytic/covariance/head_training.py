@@ -31,6 +31,7 @@ from score_sde_analytic.covariance.head_networks import HEADS, SN, Head, RangeHe
 from score_sde_analytic.covariance.heads import range_excess
 from score_sde_analytic.data.examples import Rows
 from score_sde_analytic.errors import InputError
+from score_sde_analytic.models.clamps import confined
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.receipt import Receipt
@@ -147,8 +148,7 @@ def draw(
     signs = (torch.randint(2, x_0.shape, generator=generator) * 2 - 1).to(x_0)
     level = model.schedule.level(model.schedule.time(log_snr))
     raw, diagonal = _call(model, level.diffuse(x_0, eps), level, signs if probe else None)
-    prediction = raw if model.clamp is None else raw.clamp(*model.clamp)
-    return Draw(prediction, x_0, eps, step, diagonal)
+    return Draw(confined(raw, model.clamp), x_0, eps, step, diagonal)
 
 
 def _call(model: ScoreModel, x_t: Tensor, level: Level, signs: Tensor | None) -> tuple[Prediction, Tensor | None]:

@@ -1,5 +1,6 @@
 """Networks as score models, mixtures with exact scores, and the probability flow of either."""
 
+from score_sde_analytic.models.clamps import DynamicThreshold
 from score_sde_analytic.models.free import FreeModel, LinearDenoiser
 from score_sde_analytic.models.free_mixture import MixtureDenoiser
 from score_sde_analytic.models.judged import Judged
@@ -10,14 +11,17 @@ from score_sde_analytic.models.ode_solvers import Adaptive, Fixed
 from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.recalibrated import Recalibrated, Stack
 from score_sde_analytic.models.receipt import Receipt
-from score_sde_analytic.models.times import Continuous, LogSNR, OneBased, Sigma, ZeroBased
+from score_sde_analytic.models.times import Continuous, DescendingIndex, Interpolant, LogSNR, OneBased, Sigma, ZeroBased
 
 __all__ = [
     "Adaptive",
     "Continuous",
+    "DescendingIndex",
+    "DynamicThreshold",
     "Fixed",
     "FreeModel",
     "GaussianMixture",
+    "Interpolant",
     "Judged",
     "LearnedRange",
     "LinearDenoiser",

@@ -219,6 +219,8 @@ class GaussianMixture(nn.Module):
         >>> torch.allclose(mixture.score_model(model.schedule).predict(x_t, level).score.double(), mixture.score(x_t, level))
         True
         """
+        if schedule.ends_in_noise:
+            return ScoreModel(_V(self), schedule, predicts="v", times=LogSNR(), coordinates="vp", conditions=())
         return ScoreModel(self, schedule, predicts="eps", times=LogSNR(), coordinates="vp", conditions=())
 
     def conditional(self, schedule: Schedule) -> ScoreModel:
@@ -242,6 +244,20 @@ class _Conditional(nn.Module):
 
     def forward(self, x: Tensor, log_snr: Tensor, component: Tensor) -> Tensor:
         return self.mixture(x, log_snr, component)
+
+
+class _V(nn.Module):
+    """The mixture as a network that predicts v, which says x_0 at alpha = 0, too."""
+
+    def __init__(self, mixture: GaussianMixture) -> None:
+        super().__init__()
+        self.mixture = mixture
+
+    def forward(self, x: Float[Tensor, "n d"], log_snr: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
+        level = preserving_level(log_snr)
+        score, x_0 = self.mixture.score(x, level), self.mixture.posterior_mean(x, level)
+        alpha, sigma = (s[:, None] if isinstance(s, Tensor) else s for s in (level.alpha, level.sigma))
+        return (-alpha * sigma * score - sigma * x_0).to(x)
 
 
 def preserving_level(log_snr: Float[Tensor, " n"]) -> Level:
