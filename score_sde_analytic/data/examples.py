@@ -28,7 +28,8 @@ Data = Tensor | np.ndarray | Dataset[Any] | DataLoader[Any]
 KEYS = ("image", "images", "img", "pixel_values", "x", "x_0", "data", "input", "inputs")
 
 
-#: What each example is conditioned on, by the name of the network's argument.
+#: What an example, and some examples row by row, are conditioned on, by the names of the network's arguments.
+Item = Mapping[str, Shaped[Tensor, " ..."]]
 Rows = Mapping[str, Shaped[Tensor, " batch ..."]]
 
 
@@ -76,7 +77,7 @@ class Examples(Dataset[Any]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def __getitem__(self, index: int) -> Shaped[Tensor, "*dims"] | tuple[Shaped[Tensor, "*dims"], Rows]:
+    def __getitem__(self, index: int) -> Shaped[Tensor, "*dims"] | tuple[Shaped[Tensor, "*dims"], Item]:
         """x_0; with its conditions where it has some, so that subsets and loaders keep them."""
         example, conditions = self._read_item(int(index))
         return (example, conditions) if conditions else example

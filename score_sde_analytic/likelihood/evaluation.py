@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,11 @@ from score_sde_analytic.interruption import save_points
 from score_sde_analytic.likelihood.bound import BITS, Bound
 from score_sde_analytic.likelihood.method import Batch, Method, Progress, Terms
 from score_sde_analytic.models.model import ScoreModel
+
+GUIDED = (
+    "the model is {}: these are the bits of a model that is pushed off the data, above those of the conditional one by"
+    " `measure.guidance_price`, and say nothing of the network's likelihood; measure the model inside for that"
+)
 
 
 @overload
@@ -75,6 +81,9 @@ def bits_per_dim(
     Returns:
         A `Bound`, or one per name.
 
+    Warns:
+        of a guided model, whose bits are not those of its network.
+
     Raises:
         InputError: no method, bad settings, empty data, data off their declared range or levels, a method that does not fit
             them, or a file of another evaluation at `path`.
@@ -92,6 +101,8 @@ def bits_per_dim(
     files = dict.fromkeys(methods) if path is None else _files(Path(path), methods, single, shard)
     for one in methods.values():
         one.check(model, data_range)
+    if model.guidance:
+        warnings.warn(GUIDED.format(model.guidance), stacklevel=2)
     ledgers = _ledgers(model, examples, methods, files, examples.digest(statistics, progress))
     unit = math.lcm(*(one.block or 1 for one in methods.values()))  # shards hold the same examples for all methods
     for group in _groups(ledgers):

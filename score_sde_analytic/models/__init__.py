@@ -1,8 +1,10 @@
 """Networks as score models, mixtures with exact scores, and the probability flow of either."""
 
 from score_sde_analytic.models.clamps import DynamicThreshold
+from score_sde_analytic.models.conditions import Conditions, Constant
 from score_sde_analytic.models.free import FreeModel, LinearDenoiser
 from score_sde_analytic.models.free_mixture import MixtureDenoiser
+from score_sde_analytic.models.guided import ClassifierGuided, Guided
 from score_sde_analytic.models.judged import Judged
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import ScoreModel
@@ -15,12 +17,16 @@ from score_sde_analytic.models.times import Continuous, DescendingIndex, Interpo
 
 __all__ = [
     "Adaptive",
+    "ClassifierGuided",
+    "Conditions",
+    "Constant",
     "Continuous",
     "DescendingIndex",
     "DynamicThreshold",
     "Fixed",
     "FreeModel",
     "GaussianMixture",
+    "Guided",
     "Interpolant",
     "Judged",
     "LearnedRange",

@@ -21,6 +21,10 @@ class Around(ScoreModel):
         self.model = model
 
     @property
+    def guidance(self) -> str:
+        return self.model.guidance
+
+    @property
     def inner(self) -> ScoreModel:
         """The other model on the conditions of this one."""
         return self.model.on(self.bound)

@@ -6,7 +6,7 @@ Classes, embeddings and images alike; what the network does with them is its own
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,6 +76,12 @@ class Conditions:
         rows = {name: value for name, value in self.rows.items() if name not in by.constants}
         constants = {name: value for name, value in self.constants.items() if name not in by.rows}
         return Conditions({**rows, **by.rows}, {**constants, **by.constants})
+
+    def only(self, names: Iterable[str]) -> Conditions:
+        """Some of them."""
+        kept = set(names)
+        rows, constants = ({name: v for name, v in own.items() if name in kept} for own in (self.rows, self.constants))
+        return Conditions(rows, constants)
 
     def part(self, rows: slice) -> Conditions:
         """Of some examples of the batch."""

@@ -35,6 +35,11 @@ class Views:
         self.bound = NONE
         self.viewed: Self | None = None
 
+    @property
+    def guidance(self) -> str:
+        """In words, what pushes its predictions off those of the data; empty where nothing does."""
+        return ""
+
     def given(self, **conditions: Any) -> Self:
         """The model on some conditions: a view of it, of the same fingerprint, whose costs its receipts count.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -19,6 +19,7 @@ from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.measure.draws import Recorder
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.models.conditions import OfSamples
+from score_sde_analytic.models.guided import Guided
 from score_sde_analytic.models.judged import Judged
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.schedule import Schedule
@@ -102,6 +103,21 @@ class Record:
         if CovarianceName.known(name):
             raise InputError(f"the name {name!r} means a covariance already; choose another")
         return replace(self, own={**self.own, name: covariance})
+
+    def guided(self, scale: float, null: Mapping[str, Any], interval: tuple[float, float] | None = None) -> Self:
+        """The same study, whose samples and measured bits are those of the guided model: `models.Guided` says how.
+
+        Its curves, grids and variances stay those of the conditional model, which are the best at every scale; its predicted
+        bits are that model's too.
+
+        >>> from score_sde_analytic import Budget, analyse
+        >>> from score_sde_analytic.data import Examples
+        >>> classes = Examples(data, conditions={"component": mixture.labelled(400)[1]})
+        >>> conditional = analyse(mixture.conditional(model.schedule), classes, budget=Budget(max_draws=300), progress=False)
+        >>> conditional.guided(2.0, null={"component": 3}).sample(3, steps=5, conditions={"component": 1}).shape
+        torch.Size([3, 2])
+        """
+        return replace(self, model=Guided(self.model, scale, null, interval))
 
     def with_heads(self, folder: str | Path | Callable[[str], str | Path]) -> Self:
         """The same study, with the trained heads of a folder among its covariances.
