@@ -175,7 +175,7 @@ class Examples(Dataset[Any]):
             raise InputError(
                 f"the condition {name} is {type(value).__name__}; give numbers, arrays or pictures: words must be embedded"
             )
-        if value.is_floating_point():
+        if value.is_floating_point() or (value.dtype == torch.bool and value.ndim > rows):  # numbers, masks
             return value.cpu()
         picture = value.dtype == torch.uint8 and value.ndim - rows == 3
         return self._encoded(value.cpu()) if picture else value.cpu().long()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -139,6 +140,7 @@ class _Sums:
         self._range = data_range
         self._shape = examples.shape
         self._sha = hashlib.sha256(f"{examples.shape}{examples.first.dtype}".encode())
+        self._conditions: dict[str, Any] = {}  # their digests, by name and kind
         dim = examples.first.numel()
         self._count = 0
         self._shift = torch.zeros(dim, dtype=torch.float64)
@@ -152,9 +154,10 @@ class _Sums:
         """Add a batch."""
         self._check(x)
         self._sha.update(x.contiguous().flatten().view(torch.uint8).numpy().data)
-        for name, rows in sorted(conditions.items()):
-            self._sha.update(f"{name} {rows.dtype} {tuple(rows.shape[1:])}".encode())
-            self._sha.update(rows.contiguous().flatten().view(torch.uint8).numpy().data)
+        for name, rows in conditions.items():
+            kind = f"{name} {rows.dtype} {tuple(rows.shape[1:])}"
+            sha = self._conditions.setdefault(kind, hashlib.sha256())
+            sha.update(rows.contiguous().flatten().view(torch.uint8).numpy().data)
         if self._bins is not None and self._range is not None:
             self._bins += np.bincount(self._range.index(x).flatten().numpy(), minlength=len(self._bins))
         flat = x.flatten(1).to(torch.float64, copy=True)
@@ -176,4 +179,6 @@ class _Sums:
             eigenvalues = torch.linalg.eigvalsh(covariance).clamp_min(0.0).numpy()
         histogram = None if self._bins is None else self._bins / self._bins.sum()
         mean = (self._shift + offset).reshape(self._shape)
+        for kind, sha in sorted(self._conditions.items()):
+            self._sha.update(f"{kind} {sha.hexdigest()}".encode())
         return DataStatistics(self._count, mean, variance, eigenvalues, self._sha.hexdigest()[:16], histogram)
