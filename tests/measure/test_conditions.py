@@ -136,7 +136,7 @@ def test_grids_are_those_of_the_conditional_curve(both):
 
 def lattice_cost(grid, curve):
     """Of a grid's transitions under the closed form, nats per dimension."""
-    lam = VP.log_snr(np.array(grid.times[:-1]))[::-1]
+    lam = VP.log_snr(np.array(grid.times[:-1]))
     return float(0.5 * np.log1p(np.asarray(curve.residual(lam[:-1])) * np.expm1(np.diff(lam))).sum())
 
 
