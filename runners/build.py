@@ -30,9 +30,9 @@ from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.networks import LearnedRange, WithFeatures, load_unet
 from score_sde_analytic.models.ode_solvers import FIXED, Adaptive, Fixed
-from score_sde_analytic.models.times import Continuous, LogSNR, OneBased, Sigma, Times, ZeroBased
+from score_sde_analytic.models.times import Continuous, DescendingIndex, Interpolant, LogSNR, OneBased, Sigma, Times, ZeroBased
 from score_sde_analytic.process.decoder import Decoder
-from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, Schedule, SubVP, Tabulated
+from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, RectifiedFlow, Schedule, Sigmas, SubVP, Tabulated
 from score_sde_analytic.study.names import choose, construct
 from score_sde_analytic.study.settings import Knots, Search, Settings, Structure
 
@@ -43,14 +43,23 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "cosine_vp": CosineVP,
     "sub_vp": SubVP,
     "ve": VE,
+    "rectified_flow": RectifiedFlow,
     "ddpm_linear": Tabulated.linear,
+    "ddpm_scaled_linear": Tabulated.scaled_linear,
     "ddpm_cosine": Tabulated.cosine,
+    "ddpm_sigmoid": Tabulated.sigmoid,
+    "ddpm_laplace": Tabulated.laplace,
+    "betas": Tabulated,
+    "alpha_bar": Tabulated.of_alpha_bar,
+    "sigmas": Sigmas,
 }
 
 TIMES: dict[str, Callable[..., Times]] = {
     "continuous": Continuous,
     "zero_based": ZeroBased,
     "one_based": OneBased,
+    "descending_index": DescendingIndex,
+    "interpolant": Interpolant,
     "sigma": Sigma,
     "log_snr": LogSNR,
 }

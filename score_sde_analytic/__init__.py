@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from score_sde_analytic.likelihood import Chain, ContinuousTime, Flow, bits_per_dim
     from score_sde_analytic.measure import Budget
     from score_sde_analytic.models import Continuous, GaussianMixture, LogSNR, OneBased, ScoreModel, Sigma, ZeroBased
-    from score_sde_analytic.process import VE, CosineVP, LinearVP, SubVP, Tabulated
+    from score_sde_analytic.process import VE, CosineVP, LinearVP, RectifiedFlow, SubVP, Tabulated
     from score_sde_analytic.samplers import Ancestral, generate
     from score_sde_analytic.study import Settings, Study, analyse
     from score_sde_analytic.uncertainty import Estimate
@@ -60,6 +60,7 @@ HOMES = {
         "VE",
         "CosineVP",
         "LinearVP",
+        "RectifiedFlow",
         "SubVP",
         "Tabulated",
     ),
@@ -91,6 +92,7 @@ __all__ = [
     "LinearVP",
     "LogSNR",
     "OneBased",
+    "RectifiedFlow",
     "ScoreModel",
     "Settings",
     "Sigma",

@@ -17,7 +17,7 @@ from score_sde_analytic.arrays import Array
 from score_sde_analytic.errors import InputError, UnsupportedError
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.held_out import Correction
-from score_sde_analytic.models.model import Prediction
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.process.kernel import Kernel
 from score_sde_analytic.process.level import Level
 

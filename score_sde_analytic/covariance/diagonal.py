@@ -32,7 +32,7 @@ from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.held_out import Correction
 from score_sde_analytic.measure.spectrum import LevelTable, Spectrum
 from score_sde_analytic.measure.statistics import Statistic, checked
-from score_sde_analytic.models.model import Prediction
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.process.gaussian import diagonal_kl
 from score_sde_analytic.process.kernel import Kernel
 from score_sde_analytic.process.level import Level

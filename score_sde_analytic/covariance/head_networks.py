@@ -24,7 +24,8 @@ from score_sde_analytic.declared import reading
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.files import differences, read_bytes, read_json, write_bytes, write_json
 from score_sde_analytic.models.identity import digest_of
-from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.times import LogSNR, Sigma
 from score_sde_analytic.process.gaussian import expand
 

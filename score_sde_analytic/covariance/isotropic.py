@@ -23,7 +23,7 @@ from score_sde_analytic.arrays import Array
 from score_sde_analytic.checks import number, settle
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.measure.curve import NoiseCurve
-from score_sde_analytic.models.model import Prediction
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.process.gaussian import axpy, mean_square, normal_kl, step_kl
 from score_sde_analytic.process.kernel import Kernel, reverse_kernel
 from score_sde_analytic.process.level import Level

@@ -38,7 +38,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from score_sde_analytic.arrays import float64_place, wide
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.errors import InputError, RunError
-from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.process.gaussian import expand
 from score_sde_analytic.process.kernel import Kernel
 from score_sde_analytic.process.level import Level
@@ -69,7 +70,7 @@ class Linearised:
         with torch.inference_mode(False), torch.enable_grad():
             self._x = prediction.x_t.detach().clone().requires_grad_()
             with sdpa_kernel(SDPBackend.MATH) if two_sided else nullcontext():
-                again = model.predict(self._x, prediction.level)
+                again = model.on(prediction.conditions).predict(self._x, prediction.level)
             self._kind = again.kind
             self._value = again.value
             if two_sided:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.checks import whole
-from score_sde_analytic.data.examples import Data, Examples, as_dataset, batches
+from score_sde_analytic.data.examples import Data, Examples, Rows, as_dataset
 from score_sde_analytic.data.portions import BATCH, BATCH_BYTES, batch_by_bytes
 from score_sde_analytic.data.ranges import DataRange, check_examples
 from score_sde_analytic.errors import InputError
@@ -123,10 +124,12 @@ def _measured(
     progress: bool,
 ) -> DataStatistics:
     sums = _Sums(examples, data_range, max_eigen)
+    examples.expect(indices)
     with tqdm(total=len(indices), desc="data", unit="example", disable=not progress, leave=False, delay=1.0) as bar:
-        for x in batches(examples, indices, rows):
-            sums.add(x)
-            bar.update(len(x))
+        for start in range(0, len(indices), rows):
+            batch = examples.batch(indices[start : start + rows])
+            sums.add(batch.x_0, batch.conditions)
+            bar.update(len(batch.x_0))
     return sums.result()
 
 
@@ -138,6 +141,7 @@ class _Sums:
         self._range = data_range
         self._shape = examples.shape
         self._sha = hashlib.sha256(f"{examples.shape}{examples.first.dtype}".encode())
+        self._conditions: dict[str, Any] = {}  # their digests, by name and kind
         dim = examples.first.numel()
         self._count = 0
         self._shift = torch.zeros(dim, dtype=torch.float64)
@@ -147,10 +151,14 @@ class _Sums:
         levels = None if data_range is None else data_range.levels
         self._bins = None if levels is None else np.zeros(levels)
 
-    def add(self, x: Shaped[Tensor, " batch *dims"]) -> None:
+    def add(self, x: Shaped[Tensor, " batch *dims"], conditions: Rows) -> None:
         """Add a batch."""
         self._check(x)
         self._sha.update(x.contiguous().flatten().view(torch.uint8).numpy().data)
+        for name, rows in conditions.items():
+            kind = f"{name} {rows.dtype} {tuple(rows.shape[1:])}"
+            sha = self._conditions.setdefault(kind, hashlib.sha256())
+            sha.update(rows.contiguous().flatten().view(torch.uint8).numpy().data)
         if self._bins is not None and self._range is not None:
             self._bins += np.bincount(self._range.index(x).flatten().numpy(), minlength=len(self._bins))
         flat = x.flatten(1).to(torch.float64, copy=True)
@@ -172,4 +180,6 @@ class _Sums:
             eigenvalues = torch.linalg.eigvalsh(covariance).clamp_min(0.0).numpy()
         histogram = None if self._bins is None else self._bins / self._bins.sum()
         mean = (self._shift + offset).reshape(self._shape)
+        for kind, sha in sorted(self._conditions.items()):
+            self._sha.update(f"{kind} {sha.hexdigest()}".encode())
         return DataStatistics(self._count, mean, variance, eigenvalues, self._sha.hexdigest()[:16], histogram)

@@ -33,7 +33,8 @@ from score_sde_analytic.likelihood.prior import check_top, prior_nats, settings_
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.models.free import FreeModel
-from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.process.decoder import Decoder, GaussianDecoder, as_decoder
 from score_sde_analytic.process.kernel import Kernel, kernels, reverse_kernel
 from score_sde_analytic.process.level import Level

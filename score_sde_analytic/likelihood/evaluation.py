@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Annotated, Any, overload
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from score_sde_analytic.arrays import Array, onto
@@ -30,6 +32,11 @@ from score_sde_analytic.interruption import save_points
 from score_sde_analytic.likelihood.bound import BITS, Bound
 from score_sde_analytic.likelihood.method import Batch, Method, Progress, Terms
 from score_sde_analytic.models.model import ScoreModel
+
+GUIDED = (
+    "the model is {}: these are the bits of a model that is pushed off the data, above those of the conditional one by"
+    " `measure.guidance_price`, and say nothing of the network's likelihood; measure the model inside for that"
+)
 
 
 @overload
@@ -74,6 +81,9 @@ def bits_per_dim(
     Returns:
         A `Bound`, or one per name.
 
+    Warns:
+        of a guided model, whose bits are not those of its network.
+
     Raises:
         InputError: no method, bad settings, empty data, data off their declared range or levels, a method that does not fit
             them, or a file of another evaluation at `path`.
@@ -91,6 +101,8 @@ def bits_per_dim(
     files = dict.fromkeys(methods) if path is None else _files(Path(path), methods, single, shard)
     for one in methods.values():
         one.check(model, data_range)
+    if model.guidance:
+        warnings.warn(GUIDED.format(model.guidance), stacklevel=2)
     ledgers = _ledgers(model, examples, methods, files, examples.digest(statistics, progress))
     unit = math.lcm(*(one.block or 1 for one in methods.values()))  # shards hold the same examples for all methods
     for group in _groups(ledgers):
@@ -168,9 +180,9 @@ class _Examples:
         settings = {"data": digest, "examples": len(self), "range": limits}
         return settings | {"seed": self.seed, "draws": self.draws, "model": model}
 
-    def repetitions(self, indices: Sequence[int], progress: Progress) -> Iterator[Batch]:
+    def repetitions(self, x_0: Tensor, indices: Sequence[int], progress: Progress) -> Iterator[Batch]:
         """The same examples once per draw."""
-        x_0 = onto(self.dataset.take(indices), self.device)
+        x_0 = onto(x_0, self.device)
         for r in range(self.draws):
             yield Batch(x_0, indices, r, self.seed, self.data_range, self.rows, progress.part(r, self.draws))
 
@@ -329,8 +341,10 @@ class _Pass:
         if lacking:
             methods = {name: ledger.method for name, ledger in lacking.items()}
             indices = self._indices(lacking, block)
-            repetitions = self.examples.repetitions(indices, progress)
-            draws = [type(self.method).together(methods, self.model, batch) for batch in repetitions]
+            x_0, conditions = self.examples.dataset.batch(indices)
+            model = self.model.for_batch(conditions)
+            repetitions = self.examples.repetitions(x_0, indices, progress)
+            draws = [type(self.method).together(methods, model, batch) for batch in repetitions]
             for name, ledger in lacking.items():
                 ledger.store(indices, [terms[name] for terms in draws])
         progress.reached(1.0)

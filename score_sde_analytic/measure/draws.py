@@ -20,7 +20,7 @@ from score_sde_analytic.data.basis import Basis, Pixel, PixelChannel
 from score_sde_analytic.declared import require_arrays
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.statistics import Statistic, checked
-from score_sde_analytic.models.model import Prediction
+from score_sde_analytic.models.prediction import Prediction
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ from score_sde_analytic.interruption import save_points
 from score_sde_analytic.measure.knots import knots_in_doubt
 from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, Moments, decoder_scale
 from score_sde_analytic.measure.visits import known, visited
-from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.receipt import Receipt
 from score_sde_analytic.process.decoder import decoder_nats
 from score_sde_analytic.process.gaussian import mean_square
@@ -268,10 +269,10 @@ class _Pass:
         """Run to the end, yielding the number of draws after each batch."""
         self.dataset.expect(self._planned())
         while self.active:
-            index, x_0 = self._visits()
+            index, x_0, model = self._visits()
             size = len(index)
             while self.knot < len(self.active):
-                self._draw(self.active[self.knot], index, x_0)
+                self._draw(self.active[self.knot], index, x_0, model)
                 self.knot += 1
                 self.advanced = True
                 yield size
@@ -316,13 +317,13 @@ class _Pass:
         rounds = -(-self.settings["max_draws"] // self.settings["batch_size"])
         return (int(i) for number in range(self.round, rounds if self.active else 0) for i in self._index(number))
 
-    def _visits(self) -> tuple[NDArray[np.int64], Tensor]:
-        """Indices and examples of this round, at consecutive places."""
+    def _visits(self) -> tuple[NDArray[np.int64], Tensor, ScoreModel]:
+        """Indices and examples of this round, at consecutive places, and the model on their conditions."""
         index = self._index(self.round)
-        x_0 = self.dataset.take(index)
+        x_0, conditions = self.dataset.batch(index)
         for part in self._parts(x_0):
             check_examples(part) if self.data_range is None else self.data_range.check(part)
-        return index, onto(x_0, self.device)
+        return index, onto(x_0, self.device), self.model.for_batch(conditions)
 
     @staticmethod
     def _parts(x: Tensor) -> tuple[Tensor, ...]:
@@ -330,13 +331,13 @@ class _Pass:
         return x.split(batch_by_bytes(x[0].numel(), batch_bytes=STATE_BYTES))
 
     @torch.no_grad()
-    def _draw(self, m: int, index: NDArray[np.int64], x_0: Tensor) -> None:
+    def _draw(self, m: int, index: NDArray[np.int64], x_0: Tensor, model: ScoreModel) -> None:
         level = self.levels[m]
         generator = torch.Generator().manual_seed(stream_seed(self.identity["seed"], self.round, m))
         dtype = torch.float64 if x_0.dtype == torch.float64 else torch.float32
         eps = torch.randn(x_0.shape, generator=generator, dtype=dtype).to(x_0)
         with self.model.metered() as cost:
-            prediction = self.model.predict(level.diffuse(x_0, eps), level)
+            prediction = model.predict(level.diffuse(x_0, eps), level)
         parts = zip(*map(self._parts, (x_0, eps, prediction.eps)), strict=True)
         values = torch.cat([self._values(*part) for part in parts]).cpu().numpy()
         self.cost.add(**vars(cost))

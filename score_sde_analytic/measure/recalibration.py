@@ -30,7 +30,8 @@ from score_sde_analytic.declared import require_arrays
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.models.free import LinearDenoiser
-from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.recalibrated import IDENTITY, Recalibrated, Stack
 from score_sde_analytic.uncertainty import Estimate
 

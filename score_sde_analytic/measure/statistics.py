@@ -18,7 +18,7 @@ from torch.nn.functional import avg_pool2d, pad
 from score_sde_analytic.checks import settle, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import differences
-from score_sde_analytic.models.model import Prediction
+from score_sde_analytic.models.prediction import Prediction
 
 #: Added to energies before their logarithm, in squared data units.
 FLOOR = 1e-8

@@ -1,22 +1,33 @@
 """Networks as score models, mixtures with exact scores, and the probability flow of either."""
 
+from score_sde_analytic.models.clamps import DynamicThreshold
+from score_sde_analytic.models.conditions import Conditions, Constant
 from score_sde_analytic.models.free import FreeModel, LinearDenoiser
 from score_sde_analytic.models.free_mixture import MixtureDenoiser
+from score_sde_analytic.models.guided import ClassifierGuided, Guided
 from score_sde_analytic.models.judged import Judged
 from score_sde_analytic.models.mixture import GaussianMixture
-from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.networks import LearnedRange, WithFeatures, load_unet, save_unet
 from score_sde_analytic.models.ode_solvers import Adaptive, Fixed
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.recalibrated import Recalibrated, Stack
 from score_sde_analytic.models.receipt import Receipt
-from score_sde_analytic.models.times import Continuous, LogSNR, OneBased, Sigma, ZeroBased
+from score_sde_analytic.models.times import Continuous, DescendingIndex, Interpolant, LogSNR, OneBased, Sigma, ZeroBased
 
 __all__ = [
     "Adaptive",
+    "ClassifierGuided",
+    "Conditions",
+    "Constant",
     "Continuous",
+    "DescendingIndex",
+    "DynamicThreshold",
     "Fixed",
     "FreeModel",
     "GaussianMixture",
+    "Guided",
+    "Interpolant",
     "Judged",
     "LearnedRange",
     "LinearDenoiser",

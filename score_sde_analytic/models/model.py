@@ -1,117 +1,61 @@
 """Score models: any pretrained network as a source of `Prediction`s, consistent views of one network output.
 
-    x_t = alpha x_0 + sigma eps,   score = -eps / sigma,   v = alpha eps - sigma x_0
+    x_t = alpha x_0 + sigma eps,   score = -eps / sigma,   v = alpha eps - sigma x_0,   velocity = eps - x_0
 
-Knowing x_t, each of eps, x_0, v and score determines the others, so a network that outputs one of them answers for all.
+Knowing x_t, each of eps, x_0, v, velocity and score determines the others: a network that outputs one of them answers for all.
+EDM's raw networks F give x_0 = c^2 alpha x_t / N^2 + c sigma F / N, N^2 = sigma^2 + c^2 alpha^2, c = sigma_data.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, replace
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from score_sde_analytic.arrays import onto
-from score_sde_analytic.checks import each, number
+from score_sde_analytic.checks import number
 from score_sde_analytic.errors import InputError, RunError
+from score_sde_analytic.models.clamps import Clamp, checked_clamp, config_of, confined
+from score_sde_analytic.models.conditions import WAYS, refuse_bound_rows
 from score_sde_analytic.models.identity import digest_of
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.receipt import Receipt, charge, metered, show, watched
 from score_sde_analytic.models.times import Continuous, Number, Times
+from score_sde_analytic.models.views import Views
 from score_sde_analytic.process.gaussian import axpy, expand
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.schedule import Schedule
 
-Quantity = Literal["eps", "x_0", "v", "score"]
-Coordinates = Literal["schedule", "vp", "ve"]
+Quantity = Literal["eps", "x_0", "v", "velocity", "score", "edm"]
+Coordinates = Literal["schedule", "vp", "ve", "interpolant", "edm"]
 #: Layers whose output depends on the mode of the network.
 RANDOM_WHEN_TRAINING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
+#: Precisions that torch.autocast runs float32 weights in.
+HALF = (torch.float16, torch.bfloat16)
+#: What torch says where a table of embeddings is asked for fractions.
+LOOKS_UP = "scalar types: Long, Int"
 #: What a network says of time labels that it cannot take -> what to do.
 REFUSALS = {
-    "scalar types: Long, Int": "the network looks its time up in a table: set times=ZeroBased(N, integer=True)",
+    LOOKS_UP: "the network looks its time up in a table: set times=ZeroBased(N, integer=True)",
     "index out of range": "the network knows no such index: set times=ZeroBased(N) or OneBased(N) as in its training",
     "same dtype": "the network mixes precisions: cast the float32 time labels to the weights' dtype inside it",
+    "unexpected keyword argument": "the network takes no such condition: name those that it takes, ScoreModel(conditions=...)",
+    "class_embedding needs": "the network takes no classes: say so, ScoreModel(conditions=())",
+    "required positional argument": f"the network needs a condition: {WAYS.format('name')}",
+    "required keyword-only argument": f"the network needs a condition: {WAYS.format('name')}",
+    "class_labels should be": f"the network needs classes: {WAYS.format('class_labels')}",
 }
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """One network output seen as eps, x_0, v or score; all views describe the same number.
-
-    >>> prediction = model(torch.ones(1, 2), 0.5)
-    >>> torch.allclose(prediction.level.diffuse(prediction.x_0, prediction.eps), prediction.x_t)
-    True
-
-    Attributes:
-        x_t: the network's input.
-        level: its noise level.
-        value: what is known, in the units of `kind`.
-        kind: "eps" or "x_0".
-        extra: what else the network returned (features, or a learned variance), or None.
-    """
-
-    x_t: Float[Tensor, " batch *dims"]
-    level: Level
-    value: Float[Tensor, " batch *dims"]
-    kind: Literal["eps", "x_0"]
-    extra: Shaped[Tensor, " batch ..."] | None = None
-
-    @property
-    def _wide(self) -> tuple[Tensor, Tensor]:
-        """(x_t, value) in float32 or better: quotients by small numbers leave half precision's range."""
-        return onto(self.x_t, self.x_t.device), onto(self.value, self.x_t.device)
-
-    @cached_property
-    def x_0(self) -> Float[Tensor, " batch *dims"]:
-        """E[x_0 | x_t] as the network believes it."""
-        if self.kind == "x_0":
-            return self.value.to(self.x_t)
-        x_t, value = self._wide
-        return (axpy(x_t, value, -self.level.sigma) / expand(self.level.alpha, x_t)).to(self.x_t)
-
-    @cached_property
-    def eps(self) -> Float[Tensor, " batch *dims"]:
-        """E[eps | x_t]."""
-        if self.kind == "eps":
-            return self.value.to(self.x_t)
-        x_t, value = self._wide
-        return (axpy(x_t, value, -self.level.alpha) / expand(self.level.sigma, x_t)).to(self.x_t)
-
-    @property
-    def score(self) -> Float[Tensor, " batch *dims"]:
-        """grad log q(x_t) = -eps / sigma."""
-        return self.eps / expand(-self.level.sigma, self.x_t)
-
-    @property
-    def v(self) -> Float[Tensor, " batch *dims"]:
-        """alpha eps - sigma x_0 (Salimans & Ho, ICLR 2022)."""
-        return expand(self.level.alpha, self.x_t) * self.eps - expand(self.level.sigma, self.x_t) * self.x_0
-
-    def combine(self, a: Number, b: Number) -> Float[Tensor, " batch *dims"]:
-        """a x_t + b x_0, in two passes over the data: its coefficients on eps are worked out in float64."""
-        if self.kind == "eps":
-            b = b / self.level.alpha
-            a, b = a + b, -b * self.level.sigma
-        x_t, value = self._wide
-        return axpy(x_t * expand(a, x_t), value, b).to(self.x_t)
-
-    def clamp(self, lo: float, hi: float) -> Prediction:
-        """The prediction with x_0 confined to [lo, hi]; every view follows.
-
-        >>> model(torch.ones(1, 2), 0.5).clamp(-0.1, 0.1).x_0
-        tensor([[0.1, 0.1]])
-        """
-        return Prediction(self.x_t, self.level, self.x_0.clamp(lo, hi), "x_0", self.extra)
-
-
-class ScoreModel:
+class ScoreModel(Views):
     """A network and the schedule it is used with: `model(x_t, t) -> Prediction`.
 
     >>> linear = ScoreModel(lambda x, labels: x, model.schedule, predicts="eps")
@@ -119,15 +63,26 @@ class ScoreModel:
     True
 
     Args:
-        net: called as `net(x, labels)` (bind conditions beforehand, as with functools.partial); returns a tensor, or an
-            object with `.sample` as diffusers' networks do, whose `.extra`, if it has one, predictions carry along.
+        net: called as `net(x, labels, **conditions)`; returns a tensor, or an object with `.sample` as diffusers' networks do,
+            whose `.extra` and `.learned_range`, if it has them, predictions carry along.
         schedule: the forward process of x_t. It may differ from the one the network was trained with if `times` and
             `coordinates` speak the network's language (a network fed log-SNR in "vp" coordinates serves every schedule).
-        predicts: what the network outputs: "eps", "x_0", "v" or "score".
-        times: what it is fed for time: `Continuous`, `ZeroBased`, `OneBased`, `Sigma` or `LogSNR`.
-        coordinates: the scaling of its input: "schedule" feeds x_t; "vp" divides by sqrt(alpha^2 + sigma^2); "ve" by alpha.
-        clamp: None, or (lo, hi) of the data: x_0 is confined to it in every prediction.
+        predicts: what the network outputs: "eps", "x_0", "v", "score", "velocity" (eps - x_0; where it is data minus noise,
+            negate it) or "edm" (the raw F of Karras et al., 2022; objects that return the denoised image predict "x_0").
+        times: what it is fed for time: `Continuous`, `ZeroBased`, `OneBased`, `DescendingIndex`, `Interpolant`, `Sigma` or
+            `LogSNR`. Indices are rounded, with a warning, where the network turns out to look them up in a table.
+        coordinates: the scaling of its input: "schedule" feeds x_t; "vp" divides by sqrt(alpha^2 + sigma^2); "ve" by alpha;
+            "interpolant" by alpha + sigma; "edm" by sqrt(sigma^2 + sigma_data^2 alpha^2).
+        clamp: None, (lo, hi) of the data, or a `DynamicThreshold`: x_0 is confined by it in every prediction.
         fingerprint: identity of a network without a state dict; saved results refer to it.
+        sigma_data: c of "edm".
+        dtype: what the network is fed, and runs in (float32 weights by autocast); the state keeps its own. None for that of
+            its weights.
+        conditions: names of all keyword arguments that the network needs, () for none; None passes on what is given.
+
+    Raises:
+        InputError: a schedule that ends in pure noise, where a network of eps or score, or one fed x_t / alpha, has nothing to
+            go by; or rows of a batch that functools.partial has bound to the network.
     """
 
     def __init__(
@@ -137,32 +92,41 @@ class ScoreModel:
         predicts: Quantity = "eps",
         times: Times | None = None,
         coordinates: Coordinates = "schedule",
-        clamp: tuple[float, float] | None = None,
+        clamp: Clamp | None = None,
         fingerprint: str | None = None,
+        sigma_data: float = 0.5,
+        dtype: torch.dtype | None = None,
+        conditions: Iterable[str] | None = None,
     ) -> None:
         if predicts not in get_args(Quantity):
             raise InputError(f"predicts must be one of {get_args(Quantity)}, got {predicts!r}")
         if coordinates not in get_args(Coordinates):
             raise InputError(f"coordinates must be one of {get_args(Coordinates)}, got {coordinates!r}")
-        if clamp is not None:
-            lo, hi = clamp = each(number(), 2, 2)("clamp", clamp)  # type: ignore[assignment]
-            if not lo < hi:
-                raise InputError(f"clamp needs lo < hi, got {clamp}")
+        if schedule.ends_in_noise:
+            _check_noise(predicts, coordinates)
         if isinstance(net, nn.Module) and any(m.training and isinstance(m, RANDOM_WHEN_TRAINING) for m in net.modules()):
             warnings.warn("the network is in training mode, its predictions are random or drift; call net.eval()", stacklevel=2)
+        refuse_bound_rows(net)
         self.net = net
         self.schedule = schedule
         self.predicts = predicts
         self.times: Times = Continuous() if times is None else times
         self.coordinates = coordinates
-        self.clamp = clamp
+        super().__init__(conditions)
+        self.clamp = checked_clamp(clamp)
+        self.sigma_data = number(above=0)("sigma_data", sigma_data)
+        self.dtype = _checked_dtype(dtype, net)
         self._fingerprint = fingerprint
+        self._found: dict[str, Times] = {}  # shared by all copies of the model
 
-    def __call__(self, x_t: Float[Tensor, " batch *dims"], t: float | Float[Tensor, " ..."]) -> Prediction:
+    def __call__(self, x_t: Float[Tensor, " batch *dims"], t: float | Float[Tensor, " ..."], **conditions: Any) -> Prediction:
         """Predict at time t: a number, or a tensor of shape () or (batch,).
 
         >>> model(torch.zeros(3, 2), torch.tensor([0.1, 0.5, 0.9])).eps.shape
         torch.Size([3, 2])
+
+        Args:
+            conditions: as of `given`.
 
         Raises:
             InputError: t outside the schedule, t = 0 (the data need no prediction), or neither one time nor one per example.
@@ -172,9 +136,9 @@ class ScoreModel:
         if isinstance(t, Tensor) and not (t > 0).all():
             raise InputError("t = 0 is the data itself (and NaN no time): pass times in (0, 1]")
         t = t if isinstance(t, Tensor) else number()("t", t)
-        return self.predict(x_t, self.schedule.level(t))
+        return self.predict(x_t, self.schedule.level(t), **conditions)
 
-    def predict(self, x_t: Float[Tensor, " batch *dims"], level: Level) -> Prediction:
+    def predict(self, x_t: Float[Tensor, " batch *dims"], level: Level, **conditions: Any) -> Prediction:
         """`__call__` with the scalars of the noise level at hand, as samplers have them.
 
         >>> model.predict(torch.zeros(3, 2), model.schedule.level(0.0))
@@ -184,19 +148,23 @@ class ScoreModel:
         """
         if not isinstance(level.sigma, Tensor) and level.sigma == 0.0:
             raise InputError("t = 0 is the data itself: there is nothing to predict")
+        if conditions:
+            return self.given(**conditions).predict(x_t, level)
+        prediction = replace(self._predicted(x_t, level), conditions=self.bound)
+        show(self, prediction)
+        return prediction
+
+    def _predicted(self, x_t: Tensor, level: Level) -> Prediction:
+        """What the network says, on the receipts."""
         norm = self._norm(level)
         state = onto(x_t, x_t.device)
-        x = state if isinstance(norm, float) and norm == 1.0 else state / expand(norm, state)
+        x = state if _is_one(norm) else state / expand(norm, state)
         charge(self, calls=1, evaluations=len(x_t))
         answer = self._answer(x, level)
         out = self._checked(getattr(answer, "sample", answer), state)
         prediction = self._read(out, x, x_t, level, norm)
-        if (extra := getattr(answer, "extra", None)) is not None:
-            prediction = replace(prediction, extra=extra)
-        if self.clamp is not None:
-            prediction = prediction.clamp(*self.clamp)
-        show(self, prediction)
-        return prediction
+        extra, learned = (getattr(answer, name, None) for name in ("extra", "learned_range"))
+        return confined(replace(prediction, extra=extra, learned_range=learned), self.clamp)
 
     def metered(self) -> AbstractContextManager[Receipt]:
         """A receipt of the network calls made inside a block, in this thread.
@@ -228,38 +196,73 @@ class ScoreModel:
         charge(self, vector_products=vector_products)
 
     def _answer(self, x: Tensor, level: Level) -> Any:
-        """What the network returns, fed in the dtype and on the device of its parameters."""
-        like = next(self.net.parameters(), None) if isinstance(self.net, nn.Module) else None
-        fed = x if like is None or not like.is_floating_point() else x.to(like)
+        """What the network returns, fed in its dtype and on its device."""
+        like = _weight(self.net)
+        fed = x if like is None else x.to(like)
+        casting: Any = nullcontext()
+        if self.dtype is not None:
+            fed = fed.to(self.dtype)
+            if like is not None and like.dtype != self.dtype:
+                casting = torch.autocast(like.device.type, self.dtype)
+        with casting:
+            return self._asked(fed, level)
+
+    def _asked(self, fed: Tensor, level: Level) -> Any:
+        """The network's answer, by whole indices if it accepts nothing else."""
         labels = self._labels(level, fed)
+        conditions = self.arguments(fed)
         try:
-            return self.net(fed, labels)
-        except (RuntimeError, IndexError) as error:
+            return self.net(fed, labels, **conditions)
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            if LOOKS_UP in str(error) and self._round_labels():
+                return self._asked(fed, level)
             cause = next((cause for mark, cause in REFUSALS.items() if mark in str(error)), None)
             if cause is None:
                 raise
             given = f"{self.times} feeds it {labels.dtype}, {labels.min():g} to {labels.max():g}"
+            given += "".join(f", {name} {value.dtype} {tuple(value.shape)}" for name, value in conditions.items())
             raise RunError(f"{cause}; {given}. It said: {error}") from error
 
+    def _round_labels(self) -> bool:
+        """Feed whole indices from now on; whether there are any, and they were not fed before."""
+        rounded = getattr(self.times, "rounded", None)
+        if rounded is None or self._found:
+            return False
+        self._found["times"] = rounded()
+        warnings.warn(
+            f"the network looks its time up in a table: it is fed whole indices, as by times={self._found['times']}",
+            stacklevel=2,
+        )
+        return True
+
     def _read(self, out: Tensor, x: Tensor, x_t: Tensor, level: Level, norm: Number) -> Prediction:
-        if self.predicts == "eps" or self.predicts == "x_0":  # the same numbers in any coordinates
+        if self.predicts == "eps" or self.predicts == "x_0" or self.predicts == "velocity":  # the same in any coordinates
             return Prediction(x_t, level, out, self.predicts)
-        alpha = level.alpha / norm
-        sigma = level.sigma / norm
         if self.predicts == "score":
-            return Prediction(x_t, level, out * expand(-sigma, x), "eps")
-        power = alpha**2 + sigma**2  # 1 in "vp" coordinates
-        return Prediction(x_t, level, axpy(x * expand(sigma / power, x), out, alpha / power), "eps")
+            return Prediction(x_t, level, out * expand(-level.sigma / norm, x), "eps")
+        if self.predicts == "v":  # the network's is v / norm
+            return Prediction(x_t, level, out if _is_one(norm) else out * expand(norm, out), "v")
+        alpha, sigma, c = level.alpha, level.sigma, self.sigma_data
+        scale = self._edm_norm(level)
+        state = onto(x_t, x_t.device)
+        v = axpy(state * expand(alpha * sigma * (1.0 - c**2) / scale**2, state), out, -c * (alpha**2 + sigma**2) / scale)
+        return Prediction(x_t, level, v, "v")
 
     def _norm(self, level: Level) -> Number:
         if self.coordinates == "schedule":
             return 1.0
         if self.coordinates == "ve":
             return level.alpha
-        return level.norm
+        if self.coordinates == "interpolant":
+            return level.alpha + level.sigma
+        return self._edm_norm(level) if self.coordinates == "edm" else level.norm
+
+    def _edm_norm(self, level: Level) -> Number:
+        """Of an input of unit variance where the data's is sigma_data^2."""
+        return (level.sigma**2 + (self.sigma_data * level.alpha) ** 2) ** 0.5
 
     def _labels(self, level: Level, x: Tensor) -> Tensor:
-        label = self.times.label(level)
+        label = self._found.get("times", self.times).label(level)
         if isinstance(label, int):
             return torch.full((len(x),), label, dtype=torch.long, device=x.device)
         # Half precision cannot tell neighbouring labels apart.
@@ -291,7 +294,11 @@ class ScoreModel:
 
     def with_network(self, net: Callable[..., Any], fingerprint: str) -> ScoreModel:
         """The same model around another form of its network, as a compiled one, known by the fingerprint given."""
-        return ScoreModel(net, self.schedule, self.predicts, self.times, self.coordinates, self.clamp, fingerprint)
+        other = copy.copy(self)
+        other.net = net
+        other.viewed = None
+        other._fingerprint = fingerprint
+        return other
 
     def fingerprint(self) -> dict[str, Any]:
         """Plain data that identifies the model: network weights, schedule and how the two are wired.
@@ -310,5 +317,46 @@ class ScoreModel:
             "predicts": self.predicts,
             "times": {"name": type(self.times).__name__} | {k: str(v) for k, v in asdict(self.times).items()},  # type: ignore[call-overload]
             "coordinates": self.coordinates,
-            "clamp": None if self.clamp is None else list(self.clamp),
-        }
+            "clamp": None if self.clamp is None else config_of(self.clamp),
+        } | self._extras()
+
+    def _extras(self) -> dict[str, Any]:
+        """What identifies a model beyond what every one has."""
+        said: dict[str, Any] = {"sigma_data": self.sigma_data} if "edm" in (self.predicts, self.coordinates) else {}
+        said |= {} if self.dtype is None else {"dtype": str(self.dtype)}
+        return said | ({"conditions": self.bound.fingerprint()} if self.bound.constants else {})
+
+
+def _is_one(norm: Number) -> bool:
+    return isinstance(norm, float) and norm == 1.0
+
+
+def _weight(net: Any) -> Tensor | None:
+    """A weight of the network, of whose kind its input is to be."""
+    like = next(net.parameters(), None) if isinstance(net, nn.Module) else None
+    return None if like is None or not like.is_floating_point() else like
+
+
+def _checked_dtype(dtype: torch.dtype | None, net: Any) -> torch.dtype | None:
+    if dtype is None:
+        return None
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise InputError(f"dtype must be None or a floating-point dtype such as torch.bfloat16, got {dtype!r}")
+    like = _weight(net)
+    if like is not None and like.dtype != dtype and (like.dtype != torch.float32 or dtype not in HALF):
+        raise InputError(
+            f"weights of {like.dtype} do not run in {dtype} by themselves, float32 ones do in half precision: use net.to"
+        )
+    return dtype
+
+
+def _check_noise(predicts: Quantity, coordinates: Coordinates) -> None:
+    """Refuse what needs a division by alpha = 0."""
+    way_out = "use a schedule that ends above it (CosineVP(log_snr_min=-12), or betas below 1)"
+    if predicts in ("eps", "score"):
+        raise InputError(
+            f"this schedule ends in pure noise, alpha = 0, of which a network of {predicts} says nothing about x_0; {way_out},"
+            " or a network that predicts x_0, v, velocity or EDM's F"
+        )
+    if coordinates == "ve":
+        raise InputError(f"this schedule ends in pure noise, alpha = 0, where x_t / alpha is infinite; {way_out}")

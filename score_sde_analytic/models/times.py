@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Protocol
 
 import torch
@@ -72,6 +72,10 @@ class ZeroBased:
     def __post_init__(self) -> None:
         settle(self)
 
+    def rounded(self) -> ZeroBased:
+        """The same in whole indices."""
+        return replace(self, integer=True)
+
     def label(self, level: Level) -> Number | Int64[Tensor, ""] | Int64[Tensor, " batch"]:
         # The network saw nothing below its first index; times before it share that label.
         index = _whole_where_rounded(level.t * self.steps) - 1.0
@@ -93,6 +97,49 @@ class OneBased(ZeroBased):
     """
 
     first: ClassVar[int] = 1
+
+
+@dataclass(frozen=True)
+class DescendingIndex:
+    """Whole index round((1 - t) (steps - 1)), 0 for the noisiest: score SDE's discrete VE networks.
+
+    >>> DescendingIndex(1000).label(model.schedule.level(0.25)), DescendingIndex(1000).label(model.schedule.level(1.0))
+    (749, 0)
+    """
+
+    steps: Annotated[int, whole(1)]
+
+    def __post_init__(self) -> None:
+        settle(self)
+
+    def label(self, level: Level) -> int | Int64[Tensor, ""] | Int64[Tensor, " batch"]:
+        index = (1.0 - level.t) * (self.steps - 1)
+        return index.round().long() if isinstance(index, Tensor) else round(index)
+
+
+@dataclass(frozen=True)
+class Interpolant:
+    """scale * sigma / (alpha + sigma), the share of noise: t itself of a rectified flow, whatever the schedule.
+
+    Scale 1000 for Stable Diffusion 3, 1 for Flux. Networks that count from the noise to the data are fed what is left.
+
+    >>> level = Level(0.5, 0.75, 0.25, 2.197)
+    >>> Interpolant(1000.0).label(level), Interpolant(from_noise=True).label(level)
+    (250.0, 0.75)
+
+    Args:
+        from_noise: 1 minus it.
+    """
+
+    scale: Annotated[float, number()] = 1.0
+    from_noise: Annotated[bool, flag()] = False
+
+    def __post_init__(self) -> None:
+        settle(self)
+
+    def label(self, level: Level) -> Number:
+        share = level.alpha if self.from_noise else level.sigma
+        return self.scale * (share / (level.alpha + level.sigma))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,16 @@ from score_sde_analytic.process.decoder import CategoricalDecoder, Decoder, Gaus
 from score_sde_analytic.process.kernel import Kernel, kernels, reverse_kernel
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import BatchNoise, LevelNoise, SampleNoise
-from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, Schedule, SubVP, Tabulated
+from score_sde_analytic.process.schedule import (
+    VE,
+    CosineVP,
+    LinearVP,
+    RectifiedFlow,
+    Schedule,
+    Sigmas,
+    SubVP,
+    Tabulated,
+)
 
 __all__ = [
     "VE",
@@ -18,8 +27,10 @@ __all__ = [
     "LevelNoise",
     "LinearVP",
     "NoDecoder",
+    "RectifiedFlow",
     "SampleNoise",
     "Schedule",
+    "Sigmas",
     "SubVP",
     "Tabulated",
     "kernels",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +28,8 @@ class Level:
 
     @property
     def ratio(self) -> Any:
-        """sigma / alpha, the noise level in variance-exploding coordinates."""
-        return self.sigma / self.alpha
+        """sigma / alpha, the noise level in variance-exploding coordinates; inf in pure noise."""
+        return math.inf if isinstance(self.alpha, float) and self.alpha == 0.0 else self.sigma / self.alpha
 
     @property
     def norm(self) -> Any:

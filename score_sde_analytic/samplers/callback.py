@@ -26,7 +26,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.arrays import as_array
-from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import Noise
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
-from score_sde_analytic.models.model import Prediction
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.process.kernel import Kernel, kernels
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.samplers.base import Step

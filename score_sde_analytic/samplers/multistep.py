@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.checks import flag, one_of, settle, whole
-from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.process.noise import Noise
 from score_sde_analytic.samplers.base import Step
 from score_sde_analytic.samplers.scheduled import Scheduled, diffusers

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from score_sde_analytic.extras import optional
 from score_sde_analytic.grids.grid import Grid
-from score_sde_analytic.models.model import Prediction
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.process.noise import Noise
 from score_sde_analytic.samplers.base import Sampler, Step, intervals
 

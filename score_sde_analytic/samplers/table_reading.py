@@ -18,7 +18,8 @@ from score_sde_analytic.arrays import Array
 from score_sde_analytic.errors import UnsupportedError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.free import LinearDenoiser
-from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.times import LogSNR
 from score_sde_analytic.samplers.base import Sampler
 from score_sde_analytic.samplers.table import Table

@@ -22,6 +22,7 @@ from score_sde_analytic.measure.knots import irregular
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.schedule import Schedule
 from score_sde_analytic.study import free
+from score_sde_analytic.study.conditions import of_examples
 from score_sde_analytic.study.names import AUTO, CovarianceName, covariance_names
 from score_sde_analytic.study.settings import Knots, Settings
 from score_sde_analytic.study.structures import moments_file, recorders
@@ -116,6 +117,7 @@ def analyse(
     )
     dtype = examples.first.dtype
     study = Study(model, moments, statistics, data_range, examples.shape, recorded, settings, seed, device, dtype, free=known)
+    study = replace(study, conditions=of_examples(model, examples, seed))
     for remark in study.remarks:
         warnings.warn(remark, stacklevel=2)
     return study

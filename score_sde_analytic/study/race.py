@@ -73,7 +73,7 @@ class Judge:
 
     def draw(self, plan: SamplingPlan, first: int, count: int) -> Float64[Tensor, " {count} d"]:
         """Samples first .. first + count - 1, in the coordinates."""
-        x = plan(count, self.seed, batch_size=100, first_index=first)
+        x = plan(range(first, first + count), self.seed, batch_size=100)
         return self.coordinates(x if self.shown is None else x.clamp(self.shown.lo, self.shown.hi))
 
     def __call__(self, samples: Float64[Tensor, " n d"]) -> Measured:

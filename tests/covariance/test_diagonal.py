@@ -26,7 +26,8 @@ from score_sde_analytic.measure.held_out import Choice, HeldOut, price
 from score_sde_analytic.measure.spectrum import Spectrum
 from score_sde_analytic.measure.statistics import Energy, GradientEnergy, MeanLevel
 from score_sde_analytic.models.mixture import GaussianMixture
-from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.process.decoder import GaussianDecoder
 from score_sde_analytic.process.kernel import kernels, reverse_kernel
 from score_sde_analytic.process.schedule import LinearVP

@@ -25,8 +25,9 @@ from score_sde_analytic.grids.grid import even_log_snr
 from score_sde_analytic.likelihood import Chain, bits_per_dim
 from score_sde_analytic.models.identity import digest_of
 from score_sde_analytic.models.mixture import GaussianMixture
-from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.networks import LearnedRange, WithFeatures
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.times import LogSNR
 from score_sde_analytic.process.kernel import reverse_kernel
 from score_sde_analytic.process.schedule import VE, LinearVP

@@ -9,7 +9,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic, IsotropicStep
 from score_sde_analytic.measure.curve import NoiseCurve
-from score_sde_analytic.models.model import Prediction
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.process.kernel import kernels, reverse_kernel
 from score_sde_analytic.process.schedule import LinearVP
 

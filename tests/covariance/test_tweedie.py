@@ -14,7 +14,8 @@ from score_sde_analytic.grids.grid import even_log_snr
 from score_sde_analytic.likelihood.chain import Chain
 from score_sde_analytic.likelihood.evaluation import bits_per_dim
 from score_sde_analytic.models.mixture import GaussianMixture
-from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.receipt import Receipt
 from score_sde_analytic.process.kernel import kernels, reverse_kernel
 from score_sde_analytic.process.level import Level

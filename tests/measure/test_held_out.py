@@ -22,7 +22,7 @@ from score_sde_analytic.measure.held_out import GROUPS, STEPS, Choice, HeldOut, 
 from score_sde_analytic.measure.spectrum import Spectrum
 from score_sde_analytic.measure.statistics import Energy, GradientEnergy, HighFrequency, Statistic
 from score_sde_analytic.models.mixture import GaussianMixture
-from score_sde_analytic.models.model import Prediction
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.process.decoder import NoDecoder
 from score_sde_analytic.process.kernel import reverse_kernel
 from score_sde_analytic.process.schedule import LinearVP

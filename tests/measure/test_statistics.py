@@ -17,7 +17,8 @@ from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.held_out import HeldOut
 from score_sde_analytic.measure.spectrum import Spectrum
 from score_sde_analytic.measure.statistics import FLOOR, Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic, checked
-from score_sde_analytic.models.model import Prediction, ScoreModel
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.process.decoder import GaussianDecoder
 from score_sde_analytic.process.schedule import LinearVP
 from score_sde_analytic.samplers import Ancestral, generate

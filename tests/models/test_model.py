@@ -1,6 +1,8 @@
 """Score models: every wiring of a network gives the same prediction; labels, clamp, dtypes, errors, fingerprints."""
 
+import copy
 import math
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -9,11 +11,13 @@ from torch import nn
 
 from schedules import SCHEDULES
 from score_sde_analytic.models.identity import digest_of
-from score_sde_analytic.models.model import Prediction, ScoreModel
-from score_sde_analytic.models.times import Continuous, LogSNR, OneBased, Sigma, ZeroBased
+from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.prediction import Prediction
+from score_sde_analytic.models.times import Continuous, DescendingIndex, Interpolant, LogSNR, OneBased, Sigma, ZeroBased
 from score_sde_analytic.process.schedule import LinearVP, Tabulated
 
 MEAN, VARIANCE = 0.4, 0.25
+SIGMA_DATA = 0.5
 T = [1e-4, 0.2, 0.75, 1.0]
 
 
@@ -22,7 +26,14 @@ def views(x_t, level):
     alpha, sigma = level.alpha, level.sigma
     score = -(x_t - alpha * MEAN) / (alpha**2 * VARIANCE + sigma**2)
     eps, x_0 = -sigma * score, (x_t + sigma**2 * score) / alpha
-    return {"eps": eps, "x_0": x_0, "v": alpha * eps - sigma * x_0, "score": score}
+    return {"eps": eps, "x_0": x_0, "v": alpha * eps - sigma * x_0, "score": score, "velocity": eps - x_0}
+
+
+def raw(x_t, level):
+    """EDM's F of D = c_skip x + c_out F in the variance-exploding x = x_t / alpha (Karras et al., 2022, table 1)."""
+    s, x = level.sigma / level.alpha, x_t / level.alpha
+    c_skip, c_out = SIGMA_DATA**2 / (s**2 + SIGMA_DATA**2), s * SIGMA_DATA / (s**2 + SIGMA_DATA**2) ** 0.5
+    return (views(x_t, level)["x_0"] - c_skip * x) / c_out
 
 
 def network(predicts, coordinates, schedule):
@@ -31,14 +42,21 @@ def network(predicts, coordinates, schedule):
     def net(x, labels):
         t = labels.double()
         alpha, sigma = (f(t).reshape(-1, *(1,) * (x.ndim - 1)) for f in (schedule.alpha, schedule.sigma))
-        norm = {"schedule": torch.ones_like(alpha), "ve": alpha, "vp": (alpha**2 + sigma**2).sqrt()}[coordinates]
-        return views(x.double(), SimpleNamespace(alpha=alpha / norm, sigma=sigma / norm))[predicts].to(x)
+        norm = {
+            "schedule": torch.ones_like(alpha),
+            "ve": alpha,
+            "vp": (alpha**2 + sigma**2).sqrt(),
+            "interpolant": alpha + sigma,
+            "edm": (sigma**2 + SIGMA_DATA**2 * alpha**2).sqrt(),
+        }[coordinates]
+        level = SimpleNamespace(alpha=alpha / norm, sigma=sigma / norm)
+        return (raw(x.double(), level) if predicts == "edm" else views(x.double(), level)[predicts]).to(x)
 
     return net
 
 
-@pytest.mark.parametrize("coordinates", ["schedule", "vp", "ve"])
-@pytest.mark.parametrize("predicts", ["eps", "x_0", "v", "score"])
+@pytest.mark.parametrize("coordinates", ["schedule", "vp", "ve", "interpolant", "edm"])
+@pytest.mark.parametrize("predicts", ["eps", "x_0", "v", "score", "velocity", "edm"])
 @pytest.mark.parametrize("t", T)
 def test_all_wirings_agree(schedule, predicts, coordinates, t):
     model = ScoreModel(network(predicts, coordinates, schedule), schedule, predicts, coordinates=coordinates)
@@ -53,8 +71,8 @@ def test_all_wirings_agree(schedule, predicts, coordinates, t):
         )
 
 
-@pytest.mark.parametrize("coordinates", ["schedule", "vp", "ve"])
-@pytest.mark.parametrize("predicts", ["eps", "x_0", "v", "score"])
+@pytest.mark.parametrize("coordinates", ["schedule", "vp", "ve", "interpolant", "edm"])
+@pytest.mark.parametrize("predicts", ["eps", "x_0", "v", "score", "velocity", "edm"])
 @pytest.mark.parametrize("shape", [(3, 2), (3, 1, 2, 2)])
 def test_per_sample_times_equal_scalar_times(schedule, predicts, coordinates, shape):
     model = ScoreModel(network(predicts, coordinates, schedule), schedule, predicts, coordinates=coordinates)
@@ -63,7 +81,7 @@ def test_per_sample_times_equal_scalar_times(schedule, predicts, coordinates, sh
     for i in range(3):
         row = model(x[i : i + 1], float(t[i]))
         scalar = model(x[i : i + 1], t[i])
-        for name in ("eps", "x_0", "v", "score"):
+        for name in ("eps", "x_0", "v", "score", "velocity"):
             torch.testing.assert_close(getattr(batch, name)[i : i + 1], getattr(row, name), rtol=1e-9, atol=1e-9)
             torch.testing.assert_close(getattr(scalar, name), getattr(row, name), rtol=0, atol=0)
 
@@ -106,6 +124,12 @@ LABELS = [
     (OneBased(1000), 0.0004, 1.0),
     (OneBased(100, scale=1.0), 1.0, 1.0),
     (OneBased(1000, integer=True), 1.0, 1000),
+    (OneBased(100).rounded(), 0.254, 25),
+    (DescendingIndex(1000), 0.25, 749),
+    (DescendingIndex(1000), 1.0, 0),
+    (DescendingIndex(1000), 1e-9, 999),
+    (Interpolant(), 0.25, TABLE.sigma(0.25) / (TABLE.sigma(0.25) + TABLE.alpha(0.25))),
+    (Interpolant(1000.0, from_noise=True), 0.25, 1000 * TABLE.alpha(0.25) / (TABLE.sigma(0.25) + TABLE.alpha(0.25))),
     (Sigma(), 0.25, TABLE.sigma(0.25) / TABLE.alpha(0.25)),
     (LogSNR(), 0.25, TABLE.log_snr(0.25)),
     (LogSNR(scale=-0.125), 0.25, math.log(TABLE.sigma(0.25) / TABLE.alpha(0.25)) / 4),
@@ -128,12 +152,13 @@ def test_labels(times, t, expected):
     model(torch.zeros(2, 3), torch.tensor([t, t], dtype=torch.float64))
     for labels in seen:
         assert labels.shape == (2,)
-        assert labels.dtype == (torch.long if getattr(times, "integer", False) else torch.float32)
+        whole = getattr(times, "integer", isinstance(times, DescendingIndex))
+        assert labels.dtype == (torch.long if whole else torch.float32)
         assert labels.tolist() == pytest.approx([expected] * 2, rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-@pytest.mark.parametrize("predicts", ["eps", "x_0", "v", "score"])
+@pytest.mark.parametrize("predicts", ["eps", "x_0", "v", "score", "velocity", "edm"])
 @pytest.mark.parametrize("t", [0.4, torch.tensor([0.4, 0.7])])
 def test_dtype_of_the_state_is_kept(schedule, dtype, predicts, t):
     """Half precision in, the same out, at its own accuracy; labels never below float32."""
@@ -147,11 +172,78 @@ def test_dtype_of_the_state_is_kept(schedule, dtype, predicts, t):
     x = torch.tensor([[0.5, -0.3], [0.1, 0.9]], dtype=dtype) * (20 if schedule is SCHEDULES["ve"] else 1)
     prediction = ScoreModel(net, schedule, predicts, coordinates="vp")(x, t)
     reference = ScoreModel(exact, schedule, predicts, coordinates="vp")(x.double(), t)
-    for name in ("eps", "x_0", "v", "score"):
+    for name in ("eps", "x_0", "v", "score", "velocity"):
         value, true = getattr(prediction, name), getattr(reference, name)
         assert value.dtype == dtype
         assert (value.double() - true).abs().max() < 40 * torch.finfo(dtype).eps * max(1.0, float(x.abs().max()))
     assert labels_seen == [torch.float64 if dtype == torch.float64 else torch.float32]
+
+
+def embedding(steps: int) -> nn.Module:
+    """A network that looks its time up in a table."""
+    torch.manual_seed(0)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(steps, 2)
+
+        def forward(self, x, labels):
+            return x + self.table(labels)
+
+    return Net()
+
+
+def test_a_network_with_a_table_of_times_is_fed_whole_indices():
+    x, t = torch.randn(3, 2), torch.tensor([0.1004, 0.5, 1.0], dtype=torch.float64)
+    net = embedding(1000)
+    expected = ScoreModel(net, LinearVP(), times=ZeroBased(1000, integer=True))(x, t).eps
+    model = ScoreModel(net, LinearVP(), times=ZeroBased(1000))
+    before = model.fingerprint()
+    with pytest.warns(UserWarning, match="whole indices") as told:
+        found = model(x, t).eps
+    assert torch.equal(found, expected)
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # said once
+        with model.metered() as cost:
+            assert torch.equal(copy.copy(model)(x, t).eps, expected)
+            assert torch.equal(model(x, t).eps, expected)
+    assert cost.calls == 1
+    assert model.fingerprint() == before
+
+
+@pytest.mark.parametrize(("times", "match"), [(Continuous(), "times=ZeroBased"), (ZeroBased(2000), "no such index")])
+def test_times_that_are_no_indices_of_the_table_are_named(times, match):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(RuntimeError, match=match):
+            ScoreModel(embedding(1000), LinearVP(), times=times)(torch.zeros(1, 2), 0.9)
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_a_network_in_half_precision_leaves_the_state_alone(weights):
+    torch.manual_seed(0)
+    net, seen = nn.Linear(4, 4).to(weights), []
+    net.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    x = torch.randn(3, 4)
+    prediction = ScoreModel(lambda x, labels: net(x), LinearVP(), fingerprint="bare", dtype=weights)(x, 0.5)
+    module = nn.Sequential(net)
+    module.forward = lambda x, labels: net(x)
+    wired = ScoreModel(module, LinearVP(), dtype=torch.bfloat16)(x, 0.5)
+    assert torch.equal(wired.eps, net.bfloat16()(x.bfloat16()).float())
+    assert seen[1] == torch.bfloat16
+    for made in (prediction, wired):
+        assert made.x_t is x
+        assert made.x_0.dtype == torch.float32
+        torch.testing.assert_close(made.level.diffuse(made.x_0, made.eps), x)
+
+
+def test_the_precision_of_a_network_is_part_of_its_identity():
+    net = linear(0)
+    assert ScoreModel(net, LinearVP(), dtype=torch.bfloat16).fingerprint() != ScoreModel(net, LinearVP()).fingerprint()
+    with pytest.raises(ValueError, match="by themselves"):
+        ScoreModel(linear(0).double(), LinearVP(), dtype=torch.bfloat16)
 
 
 def test_objects_with_a_sample_are_read():
@@ -225,7 +317,9 @@ def test_wrong_number_of_times_is_refused(coordinates):
     ("options", "match"),
     [
         ({"predicts": "noise"}, "predicts"),
-        ({"coordinates": "edm"}, "coordinates"),
+        ({"coordinates": "polar"}, "coordinates"),
+        ({"sigma_data": 0.0}, "sigma_data"),
+        ({"dtype": torch.int8}, "dtype"),
         ({"clamp": (1.0, -1.0)}, "lo < hi"),
         ({"clamp": (math.nan, 1.0)}, "finite"),
     ],

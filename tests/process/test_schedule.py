@@ -191,7 +191,8 @@ def test_log_snr_outside_is_refused(schedule):
         (lambda: Tabulated([]), "non-empty"),
         (lambda: Tabulated([[0.1]]), "1-d"),
         (lambda: Tabulated([0.0, 0.1]), "between 0 and 1"),
-        (lambda: Tabulated([0.1, 1.0]), "between 0 and 1"),
+        (lambda: Tabulated([0.1, 1.0, 0.1]), "between 0 and 1"),
+        (lambda: Tabulated([1.0]), "between 0 and 1"),
         (lambda: Tabulated([0.1, math.nan]), "finite"),
     ],
 )
