@@ -13,9 +13,18 @@ def get_config() -> ConfigDict:
     config.data = data = ConfigDict()
     data.name = "digits"  # "digits", "patches", "emoji", "mixture", "mnist" or "fashion_mnist"
     data.directory = config_dict.placeholder(str)  # folder of the IDX files ("mnist")
+    # Pictures of one's own instead: a folder of pictures (sub-folders are labels) or of IDX files, a file .npz, .npy or
+    # .parquet, or a folder that `datasets` saved; begin with configs/images.py.
+    data.source = ""
+    data.column = ""  # of the pictures, where there are several
+    data.label = ""  # column of the labels; "" for the usual one where there is one
+    data.groups = ""  # column whose equal values stay in one part of the split, such as the person of a picture
+    data.size = 0  # side in pixels: the middle square is cut out and resized; 0 leaves pictures as they are
+    data.channels = 0  # 1 for grey, 3 for colour; 0 leaves them
+    data.resample = "bicubic"  # Pillow's filter
     data.lo, data.hi = -1.0, 1.0
     data.levels = 17  # grey levels; 0 for continuous data
-    data.split = (1200, 300, 297)  # train, validation, test
+    data.split = (1200, 300, 297)  # train, validation, test: numbers of examples, or shares below 1
     data.split_seed = 0
     data.patch_size = 16  # of "patches"
     data.variants = 6  # of "emoji": images of one base in the training part; there data.split counts bases
@@ -23,8 +32,18 @@ def get_config() -> ConfigDict:
     config.schedule = ConfigDict({"name": "linear_vp", "beta_min": 0.1, "beta_max": 20.0})
 
     config.network = network = ConfigDict()
-    network.path = "digits_unet"  # a directory, or the name of a network shipped with the package
-    network.clamp = True  # confine predicted x_0 to the data range
+    # Empty for the one that --mode=train left in the workdir; a network shipped with the package; a folder of save_unet's;
+    # "diffusers:FOLDER"; "MODULE:FUNCTION" or "file.py:FUNCTION", which makes it; "torchscript:FILE".
+    network.source = "digits_unet"
+    network.weights = ""  # a checkpoint for the network that a function makes
+    # How it is fed and read, where the source does not say or says it wrongly; --mode=inspect finds out.
+    network.predicts = ""  # "eps", "x_0", "v", "velocity", "score" or "edm"
+    network.times = ConfigDict({"name": ""})  # "zero_based" with steps, "continuous", "interpolant", "sigma", "log_snr", ...
+    network.coordinates = ""  # of its input: "schedule", "vp", "ve", "interpolant" or "edm"
+    network.sigma_data = 0.0  # of "edm"; 0 for what the source says, or 0.5
+    network.conditions = ""  # its argument that labels of the data go to, as "class_labels"; empty for none
+    network.dtype = ""  # "float16" or "bfloat16": precision of the network, whatever the data's
+    network.clamp = "data"  # confine predicted x_0 to the range of the data, "trained": as the source says, or "none"
     # Stack the network's x_0 with what is free: "linear" with the best linear denoiser, by coefficient, "mean" with the mean of
     # the data, "auto" as "linear" where that gains anything on examples that were not fitted; "off" leaves it as it is.
     network.recalibrate = "off"

@@ -74,6 +74,10 @@ MODES: dict[str, Mode] = {
         "modes.estimate",
     ),
     "check": OnNetwork("read and check the config, the data and the network, and stop before any work", "modes.check"),
+    "inspect": Mode(
+        "what a network is, and how it is fed and read: tries what is usual on a few examples, writes a config that fits",
+        "wiring.run",
+    ),
     "grid": OnNetwork(
         "where to put the steps: every grid's predicted bits/dim for each K, step budgets, pictures", "grids.run"
     ),

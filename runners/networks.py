@@ -1,7 +1,7 @@
 """The network of a config, from wherever it lies, fed and read as its source says or as config.network does.
 
-config.network.source: empty for the one that --mode=train left in WORKDIR; the name of a shipped network; a folder that save_unet
-wrote; "diffusers:FOLDER", a pipeline's or network's; "MODULE:FUNCTION", which makes a network, or a whole ScoreModel;
+config.network.source: empty for the one that --mode=train left in WORKDIR; the name of a shipped network; a folder that
+save_unet wrote; "diffusers:FOLDER", a pipeline's or network's; "MODULE:FUNCTION", which makes a network, or a whole ScoreModel;
 "torchscript:FILE".
 """
 
@@ -18,8 +18,7 @@ from torch import nn
 
 import score_sde_analytic
 from score_sde_analytic.errors import InputError
-from score_sde_analytic.models.building import network_from, torchscript
-from score_sde_analytic.models.checkpoints import load_weights
+from score_sde_analytic.models.building import load_torchscript, network_from
 from score_sde_analytic.models.diffusers_folder import load_diffusers
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.networks import LearnedRange, WithFeatures, load_unet
@@ -33,8 +32,11 @@ from score_sde_analytic.models.times import (
     Times,
     ZeroBased,
 )
+from score_sde_analytic.models.weights import load_weights
 from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, RectifiedFlow, Schedule, Sigmas, SubVP, Tabulated
 from score_sde_analytic.study.names import construct
+
+from .datasets import is_mixture, mixture
 
 ASSETS = Path(score_sde_analytic.__file__).parent / "assets"
 #: The name of the schedule that a network was trained with.
@@ -112,7 +114,7 @@ def find(config: ConfigDict, workdir: Path) -> Found | ScoreModel:
         return _ours(directory(config, workdir))
     if kind == "diffusers":
         return _diffusers(rest)
-    made = torchscript(rest) if kind == "torchscript" else network_from(config.network.source)
+    made = load_torchscript(rest) if kind == "torchscript" else network_from(config.network.source)
     if isinstance(made, ScoreModel):
         return made
     if config.network.weights:
@@ -127,6 +129,12 @@ def schedule(config: ConfigDict, found: Found) -> Schedule:
     if found.schedule is None:
         raise InputError(f"{config.network.source} does not say its schedule: set schedule.name; --mode=inspect tries several")
     return found.schedule
+
+
+def check_schedule(config: ConfigDict) -> None:
+    """Refuse a schedule that cannot be, before any network is read."""
+    if config.schedule.name != TRAINED:
+        construct(SCHEDULES, config.schedule.to_dict(), "schedule")
 
 
 def wiring(config: ConfigDict, found: Found) -> dict[str, Any]:
@@ -155,7 +163,9 @@ def wiring(config: ConfigDict, found: Found) -> dict[str, Any]:
 
 
 def model(config: ConfigDict, workdir: Path, target: torch.device) -> ScoreModel:
-    """The pretrained network under its schedule."""
+    """The pretrained network (or the mixture's exact score) under its schedule."""
+    if is_mixture(config):
+        return mixture(config).to(target).score_model(construct(SCHEDULES, config.schedule.to_dict(), "schedule"))
     found = find(config, workdir)
     if isinstance(found, ScoreModel):
         return found
@@ -167,3 +177,14 @@ def model(config: ConfigDict, workdir: Path, target: torch.device) -> ScoreModel
             " something that speaks of the noise itself"
         )
     return ScoreModel(found.net.to(target), process, **settings)
+
+
+def head_directory(config: ConfigDict, workdir: Path, kind: str) -> Path:
+    """Where the head of this kind is: config.head.path, else WORKDIR/heads, else among those shipped with the network."""
+    if config.head.path:
+        return Path(config.head.path)
+    own = workdir / "heads"
+    if is_mixture(config) or not config.network.source or (own / f"{kind}.json").is_file():
+        return own
+    shipped = ASSETS / config.network.source.replace("_unet", "_heads")
+    return shipped if (shipped / f"{kind}.json").is_file() else own

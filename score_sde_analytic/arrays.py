@@ -39,6 +39,15 @@ def like(value: ArrayLike, reference: Any) -> Any:
     return float(value) if np.ndim(reference) == 0 else np.asarray(value, dtype=np.float64)  # type: ignore[arg-type]
 
 
+def slices(count: int, size: int) -> list[slice]:
+    """Neighbouring parts of at most `size` rows.
+
+    >>> slices(5, 3)
+    [slice(0, 3, None), slice(3, 5, None)]
+    """
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
 @cache
 def has_float64(device: str) -> bool:
     """Whether a kind of device, such as "mps", has float64.

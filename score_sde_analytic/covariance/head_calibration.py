@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from score_sde_analytic.arrays import slices
 from score_sde_analytic.covariance.head_networks import Head, RangeHead, hats
 from score_sde_analytic.covariance.head_training import Draw, Recipe, chain_nats, draw, score, step_kernels
 from score_sde_analytic.covariance.heads import Interpolated, LearnedDiagonal
+from score_sde_analytic.data.examples import Rows
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.gaussian import diagonal_kl, expand, square_error
@@ -24,14 +26,21 @@ RIDGE = 1e-8
 
 
 def held_out_draws(
-    model: ScoreModel, data: Float[Tensor, " n *dims"], recipe: Recipe, draws: int = 8, batch_size: int = 100, seed: int = 0
+    model: ScoreModel,
+    data: Float[Tensor, " n *dims"],
+    recipe: Recipe,
+    draws: int = 8,
+    batch_size: int = 100,
+    seed: int = 0,
+    conditions: Rows | None = None,
 ) -> Iterator[Draw]:
     """`draws` noisy states of every example, batch by batch."""
     recipe = recipe.within(model.schedule)
     generator = torch.Generator().manual_seed(stream_seed(seed, 0))
     for _ in range(draws):
-        for x_0 in data.split(batch_size):
-            yield draw(model, x_0, recipe, generator, probe=False)
+        for part in slices(len(data), batch_size):
+            rows = {name: values[part] for name, values in (conditions or {}).items()}
+            yield draw(model, data[part], recipe, generator, probe=False, conditions=rows)
 
 
 @torch.no_grad()

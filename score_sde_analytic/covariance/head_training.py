@@ -16,7 +16,6 @@ Interpolated: the transitions of the variational bound of a chain of N steps, th
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 from score_sde_analytic.checks import COUNT, LOG_SNR, each, number, one_of, settle
 from score_sde_analytic.covariance.head_networks import HEADS, SN, Head, RangeHead, identity_of
 from score_sde_analytic.covariance.heads import range_excess
+from score_sde_analytic.data.examples import Rows
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.clamps import confined
 from score_sde_analytic.models.model import ScoreModel
@@ -121,16 +121,23 @@ def draw(
     generator: torch.Generator,
     size: int | None = None,
     probe: bool = True,
+    conditions: Rows | None = None,
 ) -> Draw:
     """One network call (and a backward pass where `probe`) on x_0, or on `size` examples drawn from it.
 
     Noise levels are stratified over the batch; random numbers come from the CPU generator in a fixed order.
 
+    Args:
+        conditions: of x_0, row by row.
+
     >>> draw(model, data, Recipe(), torch.Generator().manual_seed(0), size=8).square.shape
     torch.Size([8, 2])
     """
     if size is not None:
-        x_0 = x_0[torch.randint(len(x_0), (size,), generator=generator).to(x_0.device)]
+        chosen = torch.randint(len(x_0), (size,), generator=generator)
+        x_0 = x_0[chosen.to(x_0.device)]
+        conditions = {name: rows[chosen.to(rows.device)] for name, rows in (conditions or {}).items()}
+    model = model.for_batch(conditions or {})
     n = len(x_0)
     device = x_0.device
     place = (torch.rand(n, generator=generator, dtype=torch.float64) + torch.randperm(n, generator=generator)) / n
@@ -146,17 +153,15 @@ def draw(
 
 def _call(model: ScoreModel, x_t: Tensor, level: Level, signs: Tensor | None) -> tuple[Prediction, Tensor | None]:
     """(unclamped prediction, probed diagonal of I - sigma J)."""
-    unclamped = copy.copy(model)
-    unclamped.clamp = None
     with torch.set_grad_enabled(signs is not None):
         x = x_t.detach().requires_grad_(signs is not None)
-        found = unclamped.predict(x, level)
+        found = model.unclamped().predict(x, level)
         diagonal = None
         if signs is not None:
             (pulled,) = torch.autograd.grad(found.eps, x, signs)
             diagonal = 1.0 - expand(level.sigma, x_t).double() * (signs * pulled).double()  # type: ignore[union-attr]
     extra = None if found.extra is None else found.extra.detach()
-    return Prediction(x_t.detach(), level, found.value.detach(), found.kind, extra), diagonal
+    return replace(found, x_t=x_t.detach(), value=found.value.detach(), extra=extra), diagonal
 
 
 def score(
@@ -245,14 +250,22 @@ class HeadTrainer:
         heads: by name.
         model: frozen; it should not record gradients of its weights.
         data: x_0 of the training split.
+        conditions: of these examples, row by row.
     """
 
     def __init__(
-        self, heads: Mapping[str, Head], model: ScoreModel, data: Float[Tensor, " n *dims"], recipe: Recipe, seed: int = 0
+        self,
+        heads: Mapping[str, Head],
+        model: ScoreModel,
+        data: Float[Tensor, " n *dims"],
+        recipe: Recipe,
+        seed: int = 0,
+        conditions: Rows | None = None,
     ) -> None:
         self.heads = dict(heads)
         self.model = model
         self.data = data
+        self.conditions = conditions
         self.seed = seed
         self.recipe = recipe.within(model.schedule)
         self.optimisers = {
@@ -272,7 +285,7 @@ class HeadTrainer:
         generator = torch.Generator().manual_seed(stream_seed(self.seed, self.step + 1))
         probe = any(head.kind == "ocm" for head in self.heads.values())
         with self.model.metered() as cost:
-            batch = draw(self.model, self.data, recipe, generator, recipe.batch_size, probe)
+            batch = draw(self.model, self.data, recipe, generator, recipe.batch_size, probe, self.conditions)
         rate = learning_rate(self.step, recipe.steps, recipe.learning_rate, recipe.warmup)
         values = {name: self._descend(name, batch, rate) for name in self.heads}
         self.step += 1

@@ -107,10 +107,10 @@ class Interpolated(Covariance):
         """v of every coordinate."""
         if self.head is not None:
             return self.head.calibrated(prediction)
-        extra = prediction.extra
-        if extra is None or extra.shape != prediction.x_t.shape:
+        learned = prediction.learned_range
+        if learned is None or learned.shape != prediction.x_t.shape:
             raise InputError("the model gives no learned variance: build the ScoreModel with LearnedRange(net), or pass a head")
-        return extra.double()
+        return learned.double()
 
     @torch.no_grad()
     def excess(self, kernel: Kernel, prediction: Prediction) -> Float64[Tensor, " batch *dims"]:

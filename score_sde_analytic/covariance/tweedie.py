@@ -69,7 +69,7 @@ class Linearised:
         with torch.inference_mode(False), torch.enable_grad():
             self._x = prediction.x_t.detach().clone().requires_grad_()
             with sdpa_kernel(SDPBackend.MATH) if two_sided else nullcontext():
-                again = model.predict(self._x, prediction.level)
+                again = model.on(prediction.conditions).predict(self._x, prediction.level)
             self._prediction = again
             self._value = again.value
             if two_sided:

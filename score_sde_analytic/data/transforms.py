@@ -21,6 +21,7 @@ from torch import Tensor
 
 from score_sde_analytic.data.basis import BuiltIn
 from score_sde_analytic.data.examples import Data, as_dataset, batches
+from score_sde_analytic.data.portions import batch_by_bytes
 from score_sde_analytic.data.ranges import check_examples
 from score_sde_analytic.errors import InputError
 
@@ -281,7 +282,7 @@ class _Rows:
         self.mean: Tensor = total / self.count
 
     def _batches(self) -> Iterator[Tensor]:
-        for x in batches(self._dataset, range(len(self._dataset)), 1024):
+        for x in batches(self._dataset, range(len(self._dataset)), batch_by_bytes(self._dataset.first.numel())):
             check_examples(x)
             yield self._rows(x.cpu().double())
 

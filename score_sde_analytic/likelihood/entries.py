@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from score_sde_analytic.arrays import wide
+from score_sde_analytic.arrays import slices, wide
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood.method import Batch
@@ -69,7 +69,8 @@ class Gate:
 
     def x_0_hat(self, x_t: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
         """The network's prediction at t_min."""
-        return torch.cat([self.model.predict(x, self.level).x_0 for x in x_t.split(self.batch.rows)])
+        parts = slices(len(x_t), self.batch.rows)
+        return torch.cat([self.model.rows(part).predict(x_t[part], self.level).x_0 for part in parts])
 
     def hold_score(
         self, x_0: Float64[Tensor, " batch *dims"]

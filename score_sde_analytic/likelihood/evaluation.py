@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,13 @@ from typing import Annotated, Any, overload
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from score_sde_analytic.arrays import Array, onto
 from score_sde_analytic.checks import each, settle, whole
 from score_sde_analytic.data.examples import Data, Examples, as_dataset
+from score_sde_analytic.data.portions import STATE_BYTES, batch_by_bytes
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.errors import InputError, RunError
@@ -29,6 +32,11 @@ from score_sde_analytic.interruption import save_points
 from score_sde_analytic.likelihood.bound import BITS, Bound
 from score_sde_analytic.likelihood.method import Batch, Method, Progress, Terms
 from score_sde_analytic.models.model import ScoreModel
+
+GUIDED = (
+    "the model is {}: these are the bits of a model that is pushed off the data, above those of the conditional one by"
+    " `measure.guidance_price`, and say nothing of the network's likelihood; measure the model inside for that"
+)
 
 
 @overload
@@ -49,10 +57,10 @@ def bits_per_dim(
     draws: int = 1,
     seed: int = 0,
     batch_size: int = 256,
+    statistics: DataStatistics | None = None,
     device: torch.device | str = "cpu",
     path: str | Path | None = None,
     shard: tuple[int, int] = (0, 1),
-    save_seconds: float = 30.0,
     progress: bool = True,
 ) -> Bound | dict[str, Bound]:
     """-log2 p(x_0) / d of every example, or an upper bound on it, by one method or several.
@@ -63,15 +71,18 @@ def bits_per_dim(
             in several of them costs one network call, with the same noise.
         data_range: range and levels of the data; without levels the values are those of a density (`Bound.nats`).
         draws: independent repetitions per example, averaged.
-        batch_size: most samples per network call.
+        batch_size: most samples per network call; fewer of large ones (`data.portions`).
+        statistics: of these data, where they were measured before: then the data are not read as a whole to know them again.
         path: where results are kept, and found again; a folder when there are several methods. An interrupted evaluation
             continues from here to the identical result.
         shard: (i, n) evaluates the i-th of n parts of the data set, i = 0 .. n - 1, kept in a file of its own;
             `Bound.merge` puts the parts together.
-        save_seconds: how often unfinished results are written.
 
     Returns:
         A `Bound`, or one per name.
+
+    Warns:
+        of a guided model, whose bits are not those of its network.
 
     Raises:
         InputError: no method, bad settings, empty data, data off their declared range or levels, a method that does not fit
@@ -83,15 +94,19 @@ def bits_per_dim(
     """
     single = isinstance(method, Method)
     methods = {"": method} if isinstance(method, Method) else dict(method)
-    examples = _Examples(as_dataset(data, data_range), data_range, draws, seed, batch_size, torch.device(device))
+    dataset = as_dataset(data, data_range)
+    rows = batch_by_bytes(dataset.first.numel(), whole(1)("batch_size", batch_size), STATE_BYTES)
+    examples = _Examples(dataset, data_range, draws, seed, rows, torch.device(device))
     _require(methods, shard)
     files = dict.fromkeys(methods) if path is None else _files(Path(path), methods, single, shard)
     for one in methods.values():
         one.check(model, data_range)
-    ledgers = _ledgers(model, examples, methods, files)
+    if model.guidance:
+        warnings.warn(GUIDED.format(model.guidance), stacklevel=2)
+    ledgers = _ledgers(model, examples, methods, files, examples.digest(statistics, progress))
     unit = math.lcm(*(one.block or 1 for one in methods.values()))  # shards hold the same examples for all methods
     for group in _groups(ledgers):
-        _Pass(model, examples, group).run(_part(len(examples), unit, shard), save_seconds, progress)
+        _Pass(model, examples, group).run(_part(len(examples), unit, shard), progress)
     results = {name: ledger.result() for name, ledger in ledgers.items()}
     return results[""] if single else results
 
@@ -147,6 +162,17 @@ class _Examples:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def digest(self, known: DataStatistics | None, progress: bool) -> str:
+        """Of the data, from their statistics where those are given."""
+        if known is None:
+            known = DataStatistics.of(self.dataset, self.data_range, max_eigen=0, progress=progress)
+        if known.count != len(self):
+            raise InputError(
+                f"the statistics are of {known.count or 'a distribution, not of'} examples, the data have {len(self)}; pass"
+                " DataStatistics.of these data, or none"
+            )
+        return known.digest
+
     def identity(self, digest: str, model: dict[str, Any] | None) -> dict[str, Any]:
         """Plain data that decide the result of any method."""
         declared = self.data_range
@@ -154,9 +180,9 @@ class _Examples:
         settings = {"data": digest, "examples": len(self), "range": limits}
         return settings | {"seed": self.seed, "draws": self.draws, "model": model}
 
-    def repetitions(self, indices: Sequence[int], progress: Progress) -> Iterator[Batch]:
+    def repetitions(self, x_0: Tensor, indices: Sequence[int], progress: Progress) -> Iterator[Batch]:
         """The same examples once per draw."""
-        x_0 = onto(self.dataset.take(indices), self.device)
+        x_0 = onto(x_0, self.device)
         for r in range(self.draws):
             yield Batch(x_0, indices, r, self.seed, self.data_range, self.rows, progress.part(r, self.draws))
 
@@ -244,16 +270,16 @@ class _Ledger:
 
 
 def _ledgers(
-    model: ScoreModel, examples: _Examples, methods: Mapping[str, Method], files: Mapping[str, Path | None]
+    model: ScoreModel, examples: _Examples, methods: Mapping[str, Method], files: Mapping[str, Path | None], data: str
 ) -> dict[str, _Ledger]:
     """A ledger per method, each sure of its file."""
-    statistics = DataStatistics.of(examples.dataset, examples.data_range, max_eigen=0)
     kept = any(file is not None for file in files.values())
-    shared = examples.identity(statistics.digest, _identity(model, kept))
+    shared = examples.identity(data, _identity(model, kept))
+    dim = examples.dataset.first.numel()
     ledgers = {}
     for name, method in methods.items():
         identity = plain(shared | {"method": method.config(model)})
-        ledgers[name] = _Ledger.open(method, files[name], identity, statistics.mean.numel(), len(examples))
+        ledgers[name] = _Ledger.open(method, files[name], identity, dim, len(examples))
     for ledger in ledgers.values():
         ledger.reserve()
     return ledgers
@@ -280,17 +306,18 @@ class _Pass:
         """Any of them: class and block are the same."""
         return next(iter(self.ledgers.values())).method
 
-    def run(self, shard: range, save_seconds: float, progress: bool) -> None:
+    def run(self, shard: range, progress: bool) -> None:
         """Finish the shard, block by block; what is finished is on disk, whatever happens."""
         size = self.method.block or self.examples.rows
         title = type(self.method).__name__ + (f" x {len(self.ledgers)}" if len(self.ledgers) > 1 else "")
         with (
             tqdm(total=len(shard), desc=title, unit=" examples", unit_scale=True, disable=not progress, leave=False) as bar,
-            save_points(self._save, self._kept, save_seconds) as point,
+            save_points(self._save, self._kept) as point,
         ):
+            blocks = [range(start, min(start + size, shard.stop)) for start in range(shard.start, shard.stop, size)]
+            self.examples.dataset.expect(i for block in blocks for i in self._indices(self._lacking(block), block))
             try:
-                for start in range(shard.start, shard.stop, size):
-                    block = range(start, min(start + size, shard.stop))
+                for block in blocks:
                     self._measure(block, Progress(lambda position: _move(bar, position), bar.n, len(block)))
                     point()
             except Exception:
@@ -310,20 +337,25 @@ class _Pass:
 
     def _measure(self, block: range, progress: Progress) -> None:
         """Finish a block for every method that still lacks some of it."""
-        lacking = {name: ledger for name, ledger in self.ledgers.items() if not ledger.done[block].all()}
+        lacking = self._lacking(block)
         if lacking:
             methods = {name: ledger.method for name, ledger in lacking.items()}
             indices = self._indices(lacking, block)
-            repetitions = self.examples.repetitions(indices, progress)
-            draws = [type(self.method).together(methods, self.model, batch) for batch in repetitions]
+            x_0, conditions = self.examples.dataset.batch(indices)
+            model = self.model.for_batch(conditions)
+            repetitions = self.examples.repetitions(x_0, indices, progress)
+            draws = [type(self.method).together(methods, model, batch) for batch in repetitions]
             for name, ledger in lacking.items():
                 ledger.store(indices, [terms[name] for terms in draws])
         progress.reached(1.0)
 
+    def _lacking(self, block: range) -> dict[str, _Ledger]:
+        return {name: ledger for name, ledger in self.ledgers.items() if not ledger.done[block].all()}
+
     def _indices(self, lacking: Mapping[str, _Ledger], block: range) -> Sequence[int]:
         """The examples of a block that some method still needs; all of them where they share something."""
-        if self.method.block is not None:
-            return block
+        if not lacking or self.method.block is not None:
+            return block if lacking else []
         return [i for i in block if not all(ledger.done[i] for ledger in lacking.values())]
 
 

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from score_sde_analytic.arrays import float64_place, wide
+from score_sde_analytic.arrays import float64_place, slices, wide
 from score_sde_analytic.checks import number, settle, whole
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
@@ -194,8 +194,9 @@ class _Path:
 
     def eps(self, x_t: Tensor) -> Tensor:
         """eps_hat at t_min, (batch, *dims) float64."""
-        rows = x_t.split(self.rows)
-        return torch.cat([wide(self.model.predict(x.to(self.dtype), self.level).eps) for x in rows])
+        x = x_t.to(self.dtype)
+        parts = slices(len(x), self.rows)
+        return torch.cat([wide(self.model.rows(part).predict(x[part], self.level).eps) for part in parts])
 
     def carry(self, x: Tensor, span: tuple[float, float]) -> Tensor:
         """x at the end of a span."""

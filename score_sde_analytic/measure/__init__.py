@@ -1,9 +1,11 @@
 """What one Monte Carlo pass finds: moments, curves, and residuals in a basis."""
 
+from score_sde_analytic.measure.by_class import estimate_by
 from score_sde_analytic.measure.curve import NoiseCurve, residual_cap
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
 from score_sde_analytic.measure.empirical import EmpiricalStatistics
 from score_sde_analytic.measure.estimation import Budget, estimate
+from score_sde_analytic.measure.guidance import guidance_price, mutual_information
 from score_sde_analytic.measure.held_out import Choice, HeldOut
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.recalibration import Recalibration, recalibrate
@@ -33,6 +35,9 @@ __all__ = [
     "Wiring",
     "WiringCost",
     "estimate",
+    "estimate_by",
+    "guidance_price",
+    "mutual_information",
     "recalibrate",
     "residual_cap",
     "wiring_costs",

@@ -29,9 +29,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm import tqdm
 
-from score_sde_analytic.arrays import Array, numbers, wide
+from score_sde_analytic.arrays import Array, numbers, slices, wide
 from score_sde_analytic.checks import number, whole
-from score_sde_analytic.data.examples import Data, as_dataset, batches
+from score_sde_analytic.data.examples import Data, as_dataset
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, save_arrays
 from score_sde_analytic.measure.moments import Moments
@@ -121,9 +121,9 @@ class EmpiricalStatistics:
         """
         knots = numbers("the knots", log_snr)
         draws, span = whole(2)("draws", draws), number(above=0, most=1)("span", span)
-        blocks = list(_blocks(data, draws, seed, whole(1)("batch_size", batch_size), torch.device(device)))
+        blocks = list(_blocks(model, data, draws, seed, whole(1)("batch_size", batch_size), torch.device(device)))
         with torch.no_grad():
-            sums = [_moments(model, lam, span, blocks) for lam in tqdm(knots, desc="statistics", disable=not progress)]
+            sums = [_moments(lam, span, blocks) for lam in tqdm(knots, desc="statistics", disable=not progress)]
         return cls(knots, *_regressed(knots, np.stack(sums)))
 
     def save(self, path: str | Path) -> None:
@@ -144,25 +144,28 @@ class EmpiricalStatistics:
         return cls(*(arrays[name] for name in names))
 
 
-def _blocks(data: Data, draws: int, seed: int, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """(x_0, eps) of all draws: examples in a seeded order, again from its beginning where they are too few."""
+def _blocks(
+    model: ScoreModel, data: Data, draws: int, seed: int, size: int, device: torch.device
+) -> Iterator[tuple[ScoreModel, Tensor, Tensor]]:
+    """(model, x_0, eps) of all draws: examples in a seeded order, again from its beginning where they are too few."""
     examples = as_dataset(data)
     order = np.random.default_rng(stream_seed(seed, 11)).permutation(len(examples))
     chosen = np.resize(order, draws)
-    for first, x_0 in zip(range(0, draws, size), batches(examples, chosen, size), strict=True):
-        noise = SampleNoise(stream_seed(seed, 12), range(first, first + len(x_0)), device)
-        yield x_0.to(device), noise.draw(x_0.to(device)).clone()
+    for part in slices(draws, size):
+        x_0, conditions = examples.batch(chosen[part])
+        noise = SampleNoise(stream_seed(seed, 12), range(part.start, part.stop), device)
+        yield model.for_batch(conditions), x_0.to(device), noise.draw(x_0.to(device)).clone()
 
 
-def _moments(model: ScoreModel, log_snr: float, span: float, blocks: list[tuple[Tensor, Tensor]]) -> Array:
+def _moments(log_snr: float, span: float, blocks: list[tuple[ScoreModel, Tensor, Tensor]]) -> Array:
     """Means of eps eps_hat, eps^2, and of the variables eps_hat, eps_hat., x / sigma and their products, (2 + 3 + 6, *dims)."""
     total: Any = 0.0
-    for x_0, eps in blocks:
+    for model, x_0, eps in blocks:
         variables = _variables(model, log_snr, span, x_0, eps)
         noise = wide(eps)
         pairs = [variables[i] * variables[j] for i in range(3) for j in range(i, 3)]
         total = total + torch.stack([part.sum(0) for part in (noise * variables[0], noise.square(), *variables, *pairs)])
-    return np.asarray((total / sum(len(x_0) for x_0, _ in blocks)).cpu().numpy())
+    return np.asarray((total / sum(len(x_0) for _, x_0, _ in blocks)).cpu().numpy())
 
 
 def _variables(model: ScoreModel, log_snr: float, span: float, x_0: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:

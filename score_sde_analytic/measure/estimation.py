@@ -20,6 +20,7 @@ from tqdm import tqdm
 from score_sde_analytic.arrays import Array, numbers, onto, wide
 from score_sde_analytic.checks import COUNT, number, settle, whole
 from score_sde_analytic.data.examples import Data, Examples, as_dataset
+from score_sde_analytic.data.portions import STATE_BYTES, batch_by_bytes
 from score_sde_analytic.data.ranges import DataRange, check_examples
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.declared import reading
@@ -28,6 +29,7 @@ from score_sde_analytic.files import load_arrays, plain
 from score_sde_analytic.interruption import save_points
 from score_sde_analytic.measure.knots import knots_in_doubt
 from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, Moments, decoder_scale
+from score_sde_analytic.measure.visits import known, visited
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.receipt import Receipt
@@ -123,7 +125,8 @@ def estimate(
         data: examples x_0, or tuples that begin with one; map-style.
         log_snr: knots, within the schedule's range.
         budget: draws per knot.
-        statistics: of the data; measured here when absent. A closed-form distribution (count 0) gains a control variate.
+        statistics: of the data; measured here when absent, of large data only on the examples that the pass may draw. A
+            closed-form distribution (count 0) gains a control variate.
         data_range: declared range and levels; checked, and the decoder of the reconstruction table.
         path: where progress and the result are kept; an existing file is resumed, or returned when finished.
         save_seconds: how often progress is written.
@@ -141,16 +144,15 @@ def estimate(
     if len(knots) == 0 or np.any(np.diff(knots) <= 0):
         raise InputError("need at least one knot, all different")
     dataset = as_dataset(data, data_range)
-    if statistics is None:
-        statistics = DataStatistics.of(dataset, data_range)
+    seed = whole(0)("seed", seed)
+    statistics, drawn = known(dataset, statistics, budget.max_draws, seed, data_range, progress)
     statistics.require_spread()
     identity = {
         "model": plain(model.fingerprint()),
         "data": statistics.digest,
-        # A closed form says nothing of the examples drawn from it.
-        "examples": "" if statistics.count else DataStatistics.of(dataset, data_range, max_eigen=0).digest,
+        "examples": drawn,
         "data_variance": statistics.variance,
-        "seed": whole(0)("seed", seed),
+        "seed": seed,
         "groups": budget.groups,
         "decoder": None if data_range is None else [data_range.lo, data_range.hi, data_range.levels],
         "knots": knots.tolist(),
@@ -267,11 +269,12 @@ class _Pass:
 
     def advance(self) -> Iterator[int]:
         """Run to the end, yielding the number of draws after each batch."""
+        self.dataset.expect(self._planned())
         while self.active:
-            size = min(self.settings["batch_size"], self.settings["max_draws"] - self.settings["batch_size"] * self.round)
-            index, x_0 = self._visits(size)
+            index, x_0, model = self._visits()
+            size = len(index)
             while self.knot < len(self.active):
-                self._draw(self.active[self.knot], index, x_0)
+                self._draw(self.active[self.knot], index, x_0, model)
                 self.knot += 1
                 self.advanced = True
                 yield size
@@ -293,6 +296,7 @@ class _Pass:
             setattr(self, name, np.concatenate([sums, np.zeros_like(np.take(sums, [0] * len(gaps), axis))], axis))
         self.round = 0
         self.active = list(range(before, len(self.knots)))
+        self.dataset.expect(self._planned())
 
     def _unfinished(self) -> list[int]:
         drawn = self.counts.sum(0)
@@ -304,25 +308,40 @@ class _Pass:
         finished = (enough & precise) | (drawn >= self.settings["max_draws"])
         return [m for m in self.active if not finished[m]]
 
-    def _visits(self, size: int) -> tuple[NDArray[np.int64], Tensor]:
-        """Indices and examples of this round: consecutive places in an endless chain of seeded permutations."""
-        total = len(self.dataset)
-        places = self.settings["batch_size"] * self.round + np.arange(size)
-        epochs = {e: np.random.default_rng([self.identity["seed"], e]).permutation(total) for e in np.unique(places // total)}
-        index = np.array([epochs[p // total][p % total] for p in places])
-        x_0 = self.dataset.take(index)
-        check_examples(x_0) if self.data_range is None else self.data_range.check(x_0)
-        return index, onto(x_0, self.device)
+    def _index(self, number: int) -> NDArray[np.int64]:
+        """The examples of a round."""
+        first, most = self.settings["batch_size"] * number, self.settings["max_draws"]
+        places = np.arange(first, min(first + self.settings["batch_size"], most))
+        return visited(len(self.dataset), places, self.identity["seed"])
+
+    def _planned(self) -> Iterator[int]:
+        """All that may be visited from this round on, in order."""
+        rounds = -(-self.settings["max_draws"] // self.settings["batch_size"])
+        return (int(i) for number in range(self.round, rounds if self.active else 0) for i in self._index(number))
+
+    def _visits(self) -> tuple[NDArray[np.int64], Tensor, ScoreModel]:
+        """Indices and examples of this round, at consecutive places, and the model on their conditions."""
+        index = self._index(self.round)
+        x_0, conditions = self.dataset.batch(index)
+        for part in self._parts(x_0):
+            check_examples(part) if self.data_range is None else self.data_range.check(part)
+        return index, onto(x_0, self.device), self.model.for_batch(conditions)
+
+    @staticmethod
+    def _parts(x: Tensor) -> tuple[Tensor, ...]:
+        """Rows that are looked at together, in float64."""
+        return x.split(batch_by_bytes(x[0].numel(), batch_bytes=STATE_BYTES))
 
     @torch.no_grad()
-    def _draw(self, m: int, index: NDArray[np.int64], x_0: Tensor) -> None:
+    def _draw(self, m: int, index: NDArray[np.int64], x_0: Tensor, model: ScoreModel) -> None:
         level = self.levels[m]
         generator = torch.Generator().manual_seed(stream_seed(self.identity["seed"], self.round, m))
         dtype = torch.float64 if x_0.dtype == torch.float64 else torch.float32
         eps = torch.randn(x_0.shape, generator=generator, dtype=dtype).to(x_0)
         with self.model.metered() as cost:
-            prediction = self.model.predict(level.diffuse(x_0, eps), level)
-        values = self._values(x_0, eps, prediction.eps).cpu().numpy()
+            prediction = model.predict(level.diffuse(x_0, eps), level)
+        parts = zip(*map(self._parts, (x_0, eps, prediction.eps)), strict=True)
+        values = torch.cat([self._values(*part) for part in parts]).cpu().numpy()
         self.cost.add(**vars(cost))
         for observer in self.observers.values():
             observer.record(m, index, eps, prediction)

@@ -1,9 +1,13 @@
 """Networks as score models, mixtures with exact scores, and the probability flow of either."""
 
+from score_sde_analytic.models.building import load_torchscript, network_from
+from score_sde_analytic.models.checkpoints import checkpoint_parts, read_state_dict
 from score_sde_analytic.models.clamps import DynamicThreshold
+from score_sde_analytic.models.conditions import Conditions, Constant
 from score_sde_analytic.models.diffusers_folder import Training, from_diffusers, load_diffusers, training_of
 from score_sde_analytic.models.free import FreeModel, LinearDenoiser
 from score_sde_analytic.models.free_mixture import MixtureDenoiser
+from score_sde_analytic.models.guided import ClassifierGuided, Guided
 from score_sde_analytic.models.judged import Judged
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import ScoreModel
@@ -13,15 +17,20 @@ from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.recalibrated import Recalibrated, Stack
 from score_sde_analytic.models.receipt import Receipt
 from score_sde_analytic.models.times import Continuous, DescendingIndex, Interpolant, LogSNR, OneBased, Sigma, ZeroBased
+from score_sde_analytic.models.weights import load_weights
 
 __all__ = [
     "Adaptive",
+    "ClassifierGuided",
+    "Conditions",
+    "Constant",
     "Continuous",
     "DescendingIndex",
     "DynamicThreshold",
     "Fixed",
     "FreeModel",
     "GaussianMixture",
+    "Guided",
     "Interpolant",
     "Judged",
     "LearnedRange",
@@ -38,9 +47,14 @@ __all__ = [
     "Training",
     "WithFeatures",
     "ZeroBased",
+    "checkpoint_parts",
     "from_diffusers",
     "load_diffusers",
+    "load_torchscript",
     "load_unet",
+    "load_weights",
+    "network_from",
+    "read_state_dict",
     "save_unet",
     "training_of",
 ]

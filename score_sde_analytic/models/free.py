@@ -78,7 +78,7 @@ class FreeModel(ABC):
         """Its denoiser as a `ScoreModel` like any other: what no network call knows."""
         named = json.dumps(plain(self.config()), sort_keys=True)
         digest = hashlib.sha256(named.encode()).hexdigest()[:16]
-        return ScoreModel(_Network(self), schedule, "x_0", LogSNR(), coordinates="vp", fingerprint=digest)
+        return ScoreModel(_Network(self), schedule, "x_0", LogSNR(), "vp", fingerprint=digest, conditions=())
 
     def prior_nats(
         self, x_0: Float[Tensor, " batch *dims"], level: Level, eps: Float[Tensor, " batch *dims"]

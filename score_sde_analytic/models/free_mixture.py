@@ -27,6 +27,7 @@ from score_sde_analytic.arrays import Array, as_array, wide
 from score_sde_analytic.checks import each, number, whole
 from score_sde_analytic.data.basis import Basis, array_digest
 from score_sde_analytic.data.examples import Data, as_dataset, batches
+from score_sde_analytic.data.portions import batch_by_bytes
 from score_sde_analytic.errors import InputError, UnsupportedError
 from score_sde_analytic.extras import optional
 from score_sde_analytic.files import load_arrays, save_arrays
@@ -245,7 +246,7 @@ def _preserving(log_snr: float) -> Level:
 
 def _batches(data: Data) -> Iterator[Tensor]:
     examples = as_dataset(data)
-    return batches(examples, range(len(examples)), 1024)
+    return batches(examples, range(len(examples)), batch_by_bytes(examples.first.numel()))
 
 
 def _coefficients(linear: LinearDenoiser, x_0: Tensor) -> Array:

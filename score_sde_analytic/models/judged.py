@@ -22,6 +22,7 @@ from torch import Tensor
 from score_sde_analytic.arrays import Array, as_array
 from score_sde_analytic.checks import whole
 from score_sde_analytic.data.examples import Data, as_dataset, batches
+from score_sde_analytic.data.portions import batch_by_bytes
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.free import FreeModel
 from score_sde_analytic.process.level import PURE_NOISE, Level
@@ -73,9 +74,10 @@ class Judged(FreeModel):
         low, high = schedule.log_snr_range
         log_snr = np.linspace(max(low, -20.0), min(high, 20.0), whole(4)("knots", knots))
         rows = []
-        for start in range(0, len(examples), batch_size):
-            indices = range(start, min(start + batch_size, len(examples)))
-            (x_0,) = batches(examples, indices, batch_size)
+        size = batch_by_bytes(examples.first.numel(), batch_size)
+        for start in range(0, len(examples), size):
+            indices = range(start, min(start + size, len(examples)))
+            (x_0,) = batches(examples, indices, size)
             noise = LevelNoise(seed, [(i,) for i in indices])
             rows.append(free.prior_table(x_0.double(), log_snr, noise))
         nats = np.concatenate(rows)

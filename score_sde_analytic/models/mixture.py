@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
@@ -77,11 +77,28 @@ class GaussianMixture(nn.Module):
         >>> mixture.sample(3, seed=1).shape
         torch.Size([3, 2])
         """
+        return self.labelled(count, seed)[0]
+
+    def labelled(self, count: int, seed: int = 0) -> tuple[Float64[Tensor, "{count} d"], Int64[Tensor, " {count}"]]:
+        """(exact draws of x_0, the component that each is of).
+
+        >>> mixture.labelled(3, seed=1)[1]
+        tensor([0, 0, 0])
+        """
         count = whole(1)("count", count)
         generator = torch.Generator().manual_seed(whole(0)("seed", seed))
         k = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         z = torch.randn(count, self.dim, dtype=torch.float64, generator=generator) * self.eigenvalues[k].sqrt()
-        return self.means[k] + torch.einsum("nij,nj->ni", self.basis[k], z)
+        return self.means[k] + torch.einsum("nij,nj->ni", self.basis[k], z), k
+
+    def component(self, k: int) -> GaussianMixture:
+        """One component alone: a Gaussian.
+
+        >>> mixture.component(1).means
+        tensor([[1.0000, 0.5000]], dtype=torch.float64)
+        """
+        covariance = self.basis[k] @ torch.diag(self.eigenvalues[k]) @ self.basis[k].mT
+        return GaussianMixture([1.0], self.means[k][None], covariance[None])
 
     def _coordinates(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor, Tensor]:
         """(x_t - alpha m_k in component k's eigenbasis (n, k, d), its variances (k, d), log responsibilities (n, k)).
@@ -136,8 +153,18 @@ class GaussianMixture(nn.Module):
 
     def score(self, x_t: Float[Tensor, "n d"], level: Level) -> Float[Tensor, "n d"]:
         """grad log q(x_t) = (alpha E[x_0 | x_t] - x_t) / sigma^2."""
+        return self.score_given(x_t, level)
+
+    def score_given(
+        self, x_t: Float[Tensor, "n d"], level: Level, component: Int64[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n d"]:
+        """The score of each point's own component; of all of them where it is beyond the last, or not given."""
         y, variances, log_joint = self._coordinates(x_t, level)
-        return -torch.einsum("nk,nkj,kij->ni", log_joint.softmax(-1), y / variances, self.basis)
+        share = log_joint.softmax(-1)
+        if component is not None:
+            known = nn.functional.one_hot(component, len(self.weights) + 1)[:, :-1].to(share)
+            share = torch.where(component[:, None] < len(self.weights), known, share)
+        return -torch.einsum("nk,nkj,kij->ni", share, y / variances, self.basis)
 
     def residual(self, level: Level, count: int = 4096, seed: int = 0) -> tuple[float, float]:
         """(R, its standard error): E tr Cov(eps | x_t) / d at this level, by Monte Carlo over x_t of the exact posterior.
@@ -177,11 +204,13 @@ class GaussianMixture(nn.Module):
         variance = float(covariance.trace()) / self.dim
         return DataStatistics(0, mean, variance, torch.linalg.eigvalsh(covariance).clamp_min(0).numpy(), digest_of(self))
 
-    def forward(self, x: Float[Tensor, "n d"], log_snr: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
+    def forward(
+        self, x: Float[Tensor, "n d"], log_snr: Float[Tensor, " n"], component: Int64[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n d"]:
         """eps of a variance-preserving x_t, one log-SNR per sample: the mixture as a network that predicts eps."""
         level = preserving_level(log_snr)
         sigma = level.sigma[:, None] if isinstance(level.sigma, Tensor) else level.sigma
-        return (-sigma * self.score(x, level)).to(x)
+        return (-sigma * self.score_given(x, level, component)).to(x)
 
     def score_model(self, schedule: Schedule) -> ScoreModel:
         """The exact score as a `ScoreModel` under any schedule.
@@ -191,8 +220,30 @@ class GaussianMixture(nn.Module):
         True
         """
         if schedule.ends_in_noise:
-            return ScoreModel(_V(self), schedule, predicts="v", times=LogSNR(), coordinates="vp")
-        return ScoreModel(self, schedule, predicts="eps", times=LogSNR(), coordinates="vp")
+            return ScoreModel(_V(self), schedule, predicts="v", times=LogSNR(), coordinates="vp", conditions=())
+        return ScoreModel(self, schedule, predicts="eps", times=LogSNR(), coordinates="vp", conditions=())
+
+    def conditional(self, schedule: Schedule) -> ScoreModel:
+        """The exact score given the condition `component`, (n,) whole numbers; as many as there are stands for "not known".
+
+        >>> classes, x_t = mixture.conditional(model.schedule), torch.zeros(2, 2)
+        >>> torch.allclose(classes(x_t, 0.5, component=3).eps, model(x_t, 0.5).eps)
+        True
+        >>> torch.allclose(classes(x_t, 0.5, component=1).eps, mixture.component(1).score_model(model.schedule)(x_t, 0.5).eps)
+        True
+        """
+        return ScoreModel(_Conditional(self), schedule, times=LogSNR(), coordinates="vp", conditions=("component",))
+
+
+class _Conditional(nn.Module):
+    """A mixture as a network that is told the component."""
+
+    def __init__(self, mixture: GaussianMixture) -> None:
+        super().__init__()
+        self.mixture = mixture
+
+    def forward(self, x: Tensor, log_snr: Tensor, component: Tensor) -> Tensor:
+        return self.mixture(x, log_snr, component)
 
 
 class _V(nn.Module):

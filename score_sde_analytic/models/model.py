@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any, Literal, get_args
@@ -24,10 +24,12 @@ from score_sde_analytic.arrays import onto
 from score_sde_analytic.checks import number
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.models.clamps import Clamp, checked_clamp, config_of, confined
+from score_sde_analytic.models.conditions import WAYS, refuse_bound_rows
 from score_sde_analytic.models.identity import digest_of
 from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.receipt import Receipt, charge, metered, show, watched
 from score_sde_analytic.models.times import Continuous, Number, Times
+from score_sde_analytic.models.views import Views
 from score_sde_analytic.process.gaussian import axpy, expand
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.schedule import Schedule
@@ -45,10 +47,15 @@ REFUSALS = {
     LOOKS_UP: "the network looks its time up in a table: set times=ZeroBased(N, integer=True)",
     "index out of range": "the network knows no such index: set times=ZeroBased(N) or OneBased(N) as in its training",
     "same dtype": "the network mixes precisions: cast the float32 time labels to the weights' dtype inside it",
+    "unexpected keyword argument": "the network takes no such condition: name those that it takes, ScoreModel(conditions=...)",
+    "class_embedding needs": "the network takes no classes: say so, ScoreModel(conditions=())",
+    "required positional argument": f"the network needs a condition: {WAYS.format('name')}",
+    "required keyword-only argument": f"the network needs a condition: {WAYS.format('name')}",
+    "class_labels should be": f"the network needs classes: {WAYS.format('class_labels')}",
 }
 
 
-class ScoreModel:
+class ScoreModel(Views):
     """A network and the schedule it is used with: `model(x_t, t) -> Prediction`.
 
     >>> linear = ScoreModel(lambda x, labels: x, model.schedule, predicts="eps")
@@ -56,8 +63,8 @@ class ScoreModel:
     True
 
     Args:
-        net: called as `net(x, labels)` (bind conditions beforehand, as with functools.partial); returns a tensor, or an
-            object with `.sample` as diffusers' networks do, whose `.extra`, if it has one, predictions carry along.
+        net: called as `net(x, labels, **conditions)`; returns a tensor, or an object with `.sample` as diffusers' networks do,
+            whose `.extra` and `.learned_range`, if it has them, predictions carry along.
         schedule: the forward process of x_t. It may differ from the one the network was trained with if `times` and
             `coordinates` speak the network's language (a network fed log-SNR in "vp" coordinates serves every schedule).
         predicts: what the network outputs: "eps", "x_0", "v", "score", "velocity" (eps - x_0; where it is data minus noise,
@@ -71,10 +78,11 @@ class ScoreModel:
         sigma_data: c of "edm".
         dtype: what the network is fed, and runs in (float32 weights by autocast); the state keeps its own. None for that of
             its weights.
+        conditions: names of all keyword arguments that the network needs, () for none; None passes on what is given.
 
     Raises:
         InputError: a schedule that ends in pure noise, where a network of eps or score, or one fed x_t / alpha, has nothing to
-            go by.
+            go by; or rows of a batch that functools.partial has bound to the network.
     """
 
     def __init__(
@@ -88,6 +96,7 @@ class ScoreModel:
         fingerprint: str | None = None,
         sigma_data: float = 0.5,
         dtype: torch.dtype | None = None,
+        conditions: Iterable[str] | None = None,
     ) -> None:
         if predicts not in get_args(Quantity):
             raise InputError(f"predicts must be one of {get_args(Quantity)}, got {predicts!r}")
@@ -97,22 +106,27 @@ class ScoreModel:
             _check_noise(predicts, coordinates)
         if isinstance(net, nn.Module) and any(m.training and isinstance(m, RANDOM_WHEN_TRAINING) for m in net.modules()):
             warnings.warn("the network is in training mode, its predictions are random or drift; call net.eval()", stacklevel=2)
+        refuse_bound_rows(net)
         self.net = net
         self.schedule = schedule
         self.predicts = predicts
         self.times: Times = Continuous() if times is None else times
         self.coordinates = coordinates
+        super().__init__(conditions)
         self.clamp = checked_clamp(clamp)
         self.sigma_data = number(above=0)("sigma_data", sigma_data)
         self.dtype = _checked_dtype(dtype, net)
         self._fingerprint = fingerprint
         self._found: dict[str, Times] = {}  # shared by all copies of the model
 
-    def __call__(self, x_t: Float[Tensor, " batch *dims"], t: float | Float[Tensor, " ..."]) -> Prediction:
+    def __call__(self, x_t: Float[Tensor, " batch *dims"], t: float | Float[Tensor, " ..."], **conditions: Any) -> Prediction:
         """Predict at time t: a number, or a tensor of shape () or (batch,).
 
         >>> model(torch.zeros(3, 2), torch.tensor([0.1, 0.5, 0.9])).eps.shape
         torch.Size([3, 2])
+
+        Args:
+            conditions: as of `given`.
 
         Raises:
             InputError: t outside the schedule, t = 0 (the data need no prediction), or neither one time nor one per example.
@@ -122,9 +136,9 @@ class ScoreModel:
         if isinstance(t, Tensor) and not (t > 0).all():
             raise InputError("t = 0 is the data itself (and NaN no time): pass times in (0, 1]")
         t = t if isinstance(t, Tensor) else number()("t", t)
-        return self.predict(x_t, self.schedule.level(t))
+        return self.predict(x_t, self.schedule.level(t), **conditions)
 
-    def predict(self, x_t: Float[Tensor, " batch *dims"], level: Level) -> Prediction:
+    def predict(self, x_t: Float[Tensor, " batch *dims"], level: Level, **conditions: Any) -> Prediction:
         """`__call__` with the scalars of the noise level at hand, as samplers have them.
 
         >>> model.predict(torch.zeros(3, 2), model.schedule.level(0.0))
@@ -134,6 +148,14 @@ class ScoreModel:
         """
         if not isinstance(level.sigma, Tensor) and level.sigma == 0.0:
             raise InputError("t = 0 is the data itself: there is nothing to predict")
+        if conditions:
+            return self.given(**conditions).predict(x_t, level)
+        prediction = replace(self._predicted(x_t, level), conditions=self.bound)
+        show(self, prediction)
+        return prediction
+
+    def _predicted(self, x_t: Tensor, level: Level) -> Prediction:
+        """What the network says, on the receipts."""
         norm = self._norm(level)
         state = onto(x_t, x_t.device)
         x = state if _is_one(norm) else state / expand(norm, state)
@@ -141,11 +163,8 @@ class ScoreModel:
         answer = self._answer(x, level)
         out = self._checked(getattr(answer, "sample", answer), state)
         prediction = self._read(out, x, x_t, level, norm)
-        if (extra := getattr(answer, "extra", None)) is not None:
-            prediction = replace(prediction, extra=extra)
-        prediction = confined(prediction, self.clamp)
-        show(self, prediction)
-        return prediction
+        extra, learned = (getattr(answer, name, None) for name in ("extra", "learned_range"))
+        return confined(replace(prediction, extra=extra, learned_range=learned), self.clamp)
 
     def metered(self) -> AbstractContextManager[Receipt]:
         """A receipt of the network calls made inside a block, in this thread.
@@ -191,15 +210,17 @@ class ScoreModel:
     def _asked(self, fed: Tensor, level: Level) -> Any:
         """The network's answer, by whole indices if it accepts nothing else."""
         labels = self._labels(level, fed)
+        conditions = self.arguments(fed)
         try:
-            return self.net(fed, labels)
-        except (RuntimeError, IndexError) as error:
+            return self.net(fed, labels, **conditions)
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
             if LOOKS_UP in str(error) and self._round_labels():
                 return self._asked(fed, level)
             cause = next((cause for mark, cause in REFUSALS.items() if mark in str(error)), None)
             if cause is None:
                 raise
             given = f"{self.times} feeds it {labels.dtype}, {labels.min():g} to {labels.max():g}"
+            given += "".join(f", {name} {value.dtype} {tuple(value.shape)}" for name, value in conditions.items())
             raise RunError(f"{cause}; {given}. It said: {error}") from error
 
     def _round_labels(self) -> bool:
@@ -275,6 +296,7 @@ class ScoreModel:
         """The same model around another form of its network, as a compiled one, known by the fingerprint given."""
         other = copy.copy(self)
         other.net = net
+        other.viewed = None
         other._fingerprint = fingerprint
         return other
 
@@ -300,8 +322,9 @@ class ScoreModel:
 
     def _extras(self) -> dict[str, Any]:
         """What identifies a model beyond what every one has."""
-        said = {"sigma_data": self.sigma_data} if "edm" in (self.predicts, self.coordinates) else {}
-        return said if self.dtype is None else said | {"dtype": str(self.dtype)}
+        said: dict[str, Any] = {"sigma_data": self.sigma_data} if "edm" in (self.predicts, self.coordinates) else {}
+        said |= {} if self.dtype is None else {"dtype": str(self.dtype)}
+        return said | ({"conditions": self.bound.fingerprint()} if self.bound.constants else {})
 
 
 def _is_one(norm: Number) -> bool:

@@ -48,7 +48,7 @@ FED_AND_READ = {
     "times": {"name": str, str: (str, float)},
 }
 RESTORE = "restore it or run --mode=train"
-WHOLE = "; check network.path, or run --mode=train to make a network"
+WHOLE = "; check network.source, or run --mode=train to make a network"
 LACKING = {
     WIRING: ": a folder of diffusers does not say how its network is fed; load it with UNet2DModel.from_pretrained and give"
     " ScoreModel(net, schedule, predicts=, times=), or write it with save_unet(net, folder, wiring)"
@@ -126,11 +126,13 @@ class Output:
 
     Attributes:
         sample: the prediction.
-        extra: features, or a learned variance.
+        extra: features, or None.
+        learned_range: v of a learned variance, or None.
     """
 
     sample: Float[Tensor, " batch *dims"]
-    extra: Shaped[Tensor, " batch ..."]
+    extra: Shaped[Tensor, " batch ..."] | None = None
+    learned_range: Float[Tensor, " batch *dims"] | None = None
 
 
 class WithFeatures(Wrapper):
@@ -151,7 +153,7 @@ class WithFeatures(Wrapper):
         self.layer = layer
         self._captured: dict[int, Tensor | None] = {}  # one entry per thread inside `forward`
         try:
-            module = net.get_submodule(layer)
+            module = unwrapped(net).get_submodule(layer)
         except AttributeError as error:
             raise InputError(
                 f"the network has no layer {layer!r}; name its last layer, as in WithFeatures(net, 'out')"
@@ -162,32 +164,33 @@ class WithFeatures(Wrapper):
         if (thread := threading.get_ident()) in self._captured:  # else the network was called without this wrapper
             self._captured[thread] = inputs[0]
 
-    def forward(self, x: Float[Tensor, " batch *dims"], labels: Shaped[Tensor, " batch"]) -> Output:
+    def forward(self, x: Float[Tensor, " batch *dims"], labels: Shaped[Tensor, " batch"], **conditions: Any) -> Output:
         """Raises RuntimeError where the network did not call the layer."""
         thread = threading.get_ident()
         self._captured[thread] = None
         try:
-            out = self.wrapped(x, labels)
+            out = self.wrapped(x, labels, **conditions)
         finally:
             features = self._captured.pop(thread)
         if features is None:
             raise RunError(f"the network did not call its layer {self.layer!r}: there are no features to return")
-        return Output(getattr(out, "sample", out), features)
+        return Output(getattr(out, "sample", out), features, getattr(out, "learned_range", None))
 
 
 class LearnedRange(Wrapper):
-    """A network of 2C output channels, mean and variance: `Output(sample=mean, extra=v)` (Nichol & Dhariwal, 2021)."""
+    """A network of 2C channels, mean and variance: `Output(sample=mean, learned_range=v)` (Nichol & Dhariwal, 2021)."""
 
-    def forward(self, x: Float[Tensor, " batch *dims"], labels: Shaped[Tensor, " batch"]) -> Output:
+    def forward(self, x: Float[Tensor, " batch *dims"], labels: Shaped[Tensor, " batch"], **conditions: Any) -> Output:
         """Raises RuntimeError unless the network returns twice its input's channels."""
-        out = self.wrapped(x, labels)
-        out = getattr(out, "sample", out)
+        answer = self.wrapped(x, labels, **conditions)
+        out = getattr(answer, "sample", answer)
         if out.shape[1] != 2 * x.shape[1] or out.shape[2:] != x.shape[2:]:
             raise RunError(
                 f"the network returned shape {tuple(out.shape)} for input {tuple(x.shape)}, not twice its channels: it has no"
                 " learned variance; use it without LearnedRange"
             )
-        return Output(*out.chunk(2, 1))
+        mean, v = out.chunk(2, 1)
+        return Output(mean, getattr(answer, "extra", None), v)
 
 
 def _unet_class() -> Any:

@@ -13,7 +13,7 @@ What came is kept as it came: through eps, a v would lose x_0 where alpha is sma
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from score_sde_analytic.arrays import onto
 from score_sde_analytic.errors import InputError
+from score_sde_analytic.models.conditions import NONE, Conditions
 from score_sde_analytic.models.times import Number
 from score_sde_analytic.process.gaussian import axpy, expand
 from score_sde_analytic.process.level import Level
@@ -48,7 +49,9 @@ class Prediction:
         level: its noise level.
         value: what is known, in the units of `kind`.
         kind: "eps", "x_0", "v" or "velocity".
-        extra: what else the network returned (features, or a learned variance), or None.
+        extra: the features that the network returned, or None.
+        learned_range: the v that it returned of a learned variance, or None.
+        conditions: on which it was said.
     """
 
     x_t: Float[Tensor, " batch *dims"]
@@ -56,6 +59,8 @@ class Prediction:
     value: Float[Tensor, " batch *dims"]
     kind: Kind
     extra: Shaped[Tensor, " batch ..."] | None = None
+    learned_range: Float[Tensor, " batch *dims"] | None = None
+    conditions: Conditions = NONE
 
     @property
     def _wide(self) -> tuple[Tensor, Tensor]:
@@ -156,4 +161,4 @@ class Prediction:
         >>> model(torch.ones(1, 2), 0.5).clamp(-0.1, 0.1).x_0
         tensor([[0.1, 0.1]])
         """
-        return Prediction(self.x_t, self.level, self.x_0.clamp(lo, hi), "x_0", self.extra)
+        return replace(self, value=self.x_0.clamp(lo, hi), kind="x_0")

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from score_sde_analytic.arrays import wide
+from score_sde_analytic.arrays import slices, wide
 from score_sde_analytic.errors import RunError, UnsupportedError
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.ode_solvers import Adaptive, Fixed, integrate
@@ -169,8 +169,11 @@ def velocity(
     model: ScoreModel, c: Coefficients, u: Float64[Tensor, " batch *dims"], dtype: torch.dtype, rows: int
 ) -> Float64[Tensor, " batch *dims"]:
     """du/ds, in network calls of at most `rows` samples of the given dtype."""
-    parts = [c.drift * part + c.gain * _said(model, c, part, dtype) for part in u.split(rows)]
-    return torch.cat(parts)
+
+    def of(part: slice) -> Tensor:
+        return c.drift * u[part] + c.gain * _said(model.rows(part), c, u[part], dtype)
+
+    return torch.cat([of(part) for part in slices(len(u), rows)])
 
 
 def _said(model: ScoreModel, c: Coefficients, u: Tensor, dtype: torch.dtype) -> Tensor:
@@ -240,8 +243,8 @@ def eps_and_divergence(
     Raises:
         RunError: a gradient is not finite.
     """
-    slices = [slice(start, start + rows) for start in range(0, len(x_t), rows)]
-    blocks = [_eps_and_divergence(model, level, x_t, part, probes, dtype, quantity) for part in slices]
+    parts = slices(len(x_t), rows)
+    blocks = [_eps_and_divergence(model.rows(part), level, x_t, part, probes, dtype, quantity) for part in parts]
     values, divergences = zip(*blocks, strict=True)
     return torch.cat(values), torch.cat(divergences)
 

@@ -18,18 +18,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.data.basis import Basis, array_digest
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, plain, require_match, save_arrays
+from score_sde_analytic.models.around import Around
 from score_sde_analytic.models.clamps import confined
 from score_sde_analytic.models.free import LinearDenoiser
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
-from score_sde_analytic.models.receipt import charge, show
+from score_sde_analytic.models.receipt import charge
 from score_sde_analytic.process.level import Level
 
 KIND = "recalibration"
@@ -84,7 +85,7 @@ class Stack:
         return hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
-class Recalibrated(ScoreModel):
+class Recalibrated(Around):
     """A model whose x_0 is p x_0_hat + q W(x_t) + r: a ScoreModel like any other, one network call per prediction.
 
     Args:
@@ -105,26 +106,21 @@ class Recalibrated(ScoreModel):
     """
 
     def __init__(self, model: ScoreModel, free: LinearDenoiser, stack: Stack) -> None:
-        wiring = (model.schedule, model.predicts, model.times, model.coordinates, model.clamp)
-        super().__init__(model.net, *wiring, sigma_data=model.sigma_data, dtype=model.dtype)
+        super().__init__(model)
         labels = free.basis.labels(tuple(free.mean.shape))
         if stack.shares.shape[2] != labels.max() + 1:
             raise InputError(f"the shares are of {stack.shares.shape[2]} labels, the basis has {labels.max() + 1}")
-        self.model = model
         self.free = free
         self.stack = stack
         self._curve_of = labels
         self._shares = lru_cache(maxsize=256)(self._shares_at)
 
-    def predict(self, x_t: Float[Tensor, " batch *dims"], level: Level) -> Prediction:
+    def _predicted(self, x_t: Tensor, level: Level) -> Prediction:
         with self.model.metered() as cost:
-            given = self.model.predict(x_t, level)
+            given = self.inner.predict(x_t, level)
         charge(self, **vars(cost))
         prediction = self._mixed(given)
-        if prediction is not given:
-            prediction = confined(prediction, self.clamp)
-        show(self, prediction)
-        return prediction
+        return prediction if prediction is given else confined(prediction, self.clamp)
 
     def _mixed(self, given: Prediction) -> Prediction:
         shares = self._of(given.level)
@@ -152,11 +148,8 @@ class Recalibrated(ScoreModel):
     def _placed(self, shares: Array) -> Tensor:
         return torch.from_numpy(shares[:, self._curve_of])
 
-    def with_network(self, net: Any, fingerprint: str) -> ScoreModel:
-        return Recalibrated(self.model.with_network(net, fingerprint), self.free, self.stack)
-
     def fingerprint(self) -> dict[str, Any]:
-        return self.model.fingerprint() | {"recalibrated": self.stack.config(), "free": self.free.config()}
+        return self.inner.fingerprint() | {"recalibrated": self.stack.config(), "free": self.free.config()}
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write the denoiser and the shares into a folder; returns the files."""

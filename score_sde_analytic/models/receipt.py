@@ -64,8 +64,15 @@ class _Listeners(Generic[T]):
             self._open.reset(token)
 
     def of(self, source: object) -> list[T]:
-        """Those that listen to this very object, the outermost first."""
-        return [listener for heard, listener in self._open.get() if heard is source]
+        """Those that listen to this very object, or to one that it is a view of, the outermost first."""
+        sources = [source, *_viewed(source)]
+        return [listener for heard, listener in self._open.get() if any(heard is one for one in sources)]
+
+
+def _viewed(source: object) -> Iterator[object]:
+    """What an object is a view of, and what that is a view of in turn."""
+    while (source := getattr(source, "viewed", None)) is not None:
+        yield source
 
 
 _RECEIPTS: _Listeners[Receipt] = _Listeners("open receipts")

@@ -23,6 +23,7 @@ from score_sde_analytic.arrays import Array
 from score_sde_analytic.checks import number, one_of
 from score_sde_analytic.data.basis import Basis
 from score_sde_analytic.data.examples import Data, Examples, as_dataset, batches
+from score_sde_analytic.data.portions import batch_by_bytes
 from score_sde_analytic.data.ranges import check_examples
 from score_sde_analytic.data.transforms import DCT, PCA, ColourDCT
 from score_sde_analytic.errors import InputError
@@ -94,7 +95,7 @@ class _Fit:
         )
 
     def _rows(self, indices: Indices) -> Iterator[Tensor]:
-        for x in batches(self._examples, indices, 1024):
+        for x in batches(self._examples, indices, batch_by_bytes(self._examples.first.numel())):
             check_examples(x)
             yield x.double()
 

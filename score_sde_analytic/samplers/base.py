@@ -8,21 +8,23 @@ unless the sampler says otherwise.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass, fields, is_dataclass
 from itertools import pairwise
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from score_sde_analytic.arrays import onto
+from score_sde_analytic.arrays import onto, slices
 from score_sde_analytic.checks import each, whole
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.models.conditions import OfSamples, of_samples
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.process.gaussian import axpy
@@ -81,6 +83,19 @@ class Sampler(ABC, Generic[S]):
         {'name': 'ProbabilityFlow', 'solver': 'euler', 'variable': 'log_snr', 'per_sample': True}
         """
         return _plain(self)
+
+    def with_model(self, model: ScoreModel) -> Self:
+        """The same rule for a view of its model, such as that for one batch.
+
+        >>> from score_sde_analytic.samplers import Heun
+        >>> Heun(model).with_model(model.unclamped()).name
+        'Heun()'
+        """
+        if model is self.model:
+            return self
+        other = copy.copy(self)
+        object.__setattr__(other, "model", model)  # of a frozen sampler as well
+        return other
 
     @abstractmethod
     def calls(self, grid: Grid) -> int | None:
@@ -231,16 +246,16 @@ def generate(
     sampler: Sampler[S],
     grid: Grid,
     shape: Sequence[int],
-    count: int,
+    count: int | range,
     seed: int = 0,
     batch_size: int = 64,
-    first_index: int = 0,
+    conditions: OfSamples | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     progress: bool = False,
     callback: Callback | None = None,
     start: Start | None = None,
-) -> Float[Tensor, " {count} *shape"]:
+) -> Float[Tensor, " n *shape"]:
     """`count` samples of the given shape, each a function of (seed, its index) whatever the batch size.
 
     >>> from score_sde_analytic import covariance, grids, samplers
@@ -250,7 +265,9 @@ def generate(
     1 0.340
 
     Args:
-        first_index: index of the first sample; continue a set by starting where it ended.
+        count: how many, or their indices: range(8, 12) goes on where a set of 8 ended.
+        conditions: what samples are conditioned on, by the names of the network's arguments: a row per sample or a number for
+            all, or what gives these for a range of indices.
         progress: show a progress bar over steps and batches.
         callback: called after each step of each batch with a dictionary of k-diffusion's "x", "i", "sigma", "sigma_hat" and
             "denoised", and of "x_s", "t", "s" and "indices" (`callback.py` says what they are); what it raises ends the run.
@@ -258,11 +275,12 @@ def generate(
             with, the prior at t = 1 for all but tables.
 
     Raises:
-        InputError: count or batch_size not positive, or a grid that does not begin at t = 1 without a start.
+        InputError: count or batch_size not positive, a grid that does not begin at t = 1 without a start, or conditions of
+            another number of samples.
         RunError: samples are not finite.
     """
-    count, batch_size = whole(1)("count", count), whole(1)("batch_size", batch_size)
-    seed, first_index = whole(0)("seed", seed), whole(0)("first_index", first_index)
+    indices = _indices(count)
+    seed, batch_size = whole(0)("seed", seed), whole(1)("batch_size", batch_size)
     shape = each(whole(1))("shape", shape)
     if not dtype.is_floating_point:
         raise InputError(f"samples are floating-point, got {dtype}; round them to levels afterwards (DataRange.index)")
@@ -273,14 +291,31 @@ def generate(
             " model of the data as the start, or use carry()"
         )
     plan = sampler.plan(grid)
+    model_of = _models(sampler.model, conditions, indices)
     samples = []
-    with tqdm(total=count, desc=f"sample K={grid.steps}", unit="sample", disable=not progress, leave=False) as bar:
-        for drawn in range(0, count, batch_size):
-            size = min(batch_size, count - drawn)
-            first = first_index + drawn
-            noise = SampleNoise(seed, range(first, first + size), device)
-            like = torch.empty(size, *shape, device=device, dtype=dtype)
+    with tqdm(total=len(indices), desc=f"sample K={grid.steps}", unit="sample", disable=not progress, leave=False) as bar:
+        for part in slices(len(indices), batch_size):
+            some = indices[part]
+            noise = SampleNoise(seed, some, device)
+            like = torch.empty(len(some), *shape, device=device, dtype=dtype)
             x = prior_sample(sampler.model.schedule, noise, like, start, grid.times[0])
-            samples.append(carry(sampler, plan, x, noise, callback=callback, first_index=first))
-            bar.update(size)
+            batch = sampler.with_model(model_of(part))
+            samples.append(carry(batch, plan, x, noise, callback=callback, first_index=some[0]))
+            bar.update(len(some))
     return torch.cat(samples)
+
+
+def _indices(count: int | range) -> range:
+    if not isinstance(count, range):
+        return range(whole(1)("count", count))
+    if not len(count) or count.step != 1 or count[0] < 0:
+        raise InputError(f"need the indices of at least one sample, one after the other from 0 on, got {count}")
+    return count
+
+
+def _models(model: ScoreModel, conditions: OfSamples | None, indices: range) -> Callable[[slice], ScoreModel]:
+    """The model for some of the samples."""
+    if callable(conditions):
+        given = conditions
+        return lambda part: model.conditioned(of_samples(given, indices[part]))
+    return model.conditioned(of_samples(conditions, indices)).rows if conditions else model.rows

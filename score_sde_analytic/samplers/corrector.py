@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -179,6 +179,9 @@ class PredictorCorrector(Sampler[S]):
     @property
     def model(self) -> ScoreModel:  # type: ignore[override]
         return self.predictor.model
+
+    def with_model(self, model: ScoreModel) -> Self:
+        return replace(self, predictor=self.predictor.with_model(model))
 
     def calls(self, grid: Grid) -> int | None:
         calls = self.predictor.calls(grid)

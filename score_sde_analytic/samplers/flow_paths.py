@@ -10,7 +10,7 @@ extrapolates by a parabola through the last three predictions (third order).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,23 @@ from scipy.special import expit
 from torch import Tensor
 from tqdm import tqdm
 
-from score_sde_analytic.arrays import Array, numbers
+from score_sde_analytic.arrays import Array, numbers, slices
 from score_sde_analytic.checks import SEED, each, whole
+from score_sde_analytic.data.examples import Rows
 from score_sde_analytic.declared import require_arrays
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, plain, require_match, save_arrays
 from score_sde_analytic.interruption import save_points
+from score_sde_analytic.models.conditions import OfSamples, of_samples
 from score_sde_analytic.models.free import FreeModel
+from score_sde_analytic.models.identity import weights_digest
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.receipt import Receipt
 from score_sde_analytic.process.noise import SampleNoise
 
 KIND = "flow paths"
+#: Before the name of a condition in a file.
+CONDITION = "condition."
 AGAIN = "delete it and record the paths again"
 #: Second key of the noise of paths, so that no sample is drawn from the start of a path.
 PATHS = 1
@@ -90,6 +95,7 @@ class FlowPaths:
         predictions: (T, n, *shape), x0_hat; the last are the paths' ends.
         identity: plain data: of the model, the start, the noise and the levels.
         cost: network calls spent.
+        conditions: on which the network made its predictions, (n, ..) each.
     """
 
     log_snrs: Array
@@ -98,6 +104,7 @@ class FlowPaths:
     predictions: Tensor
     identity: Mapping[str, Any]
     cost: Receipt
+    conditions: Rows = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -125,6 +132,7 @@ def record_paths(
     log_snrs: ArrayLike,
     *,
     count: int = 100,
+    conditions: OfSamples | None = None,
     seed: int = 0,
     batch_size: int = 50,
     path: str | Path | None = None,
@@ -139,6 +147,7 @@ def record_paths(
             network knows no more than it.
         shape: of one example.
         log_snrs: of the T calls, ascending, within the schedule's range; `useful_log_snrs` gives some.
+        conditions: of the paths, as `generate` takes them.
         batch_size: paths per network call.
         path: where progress and the result are kept; an existing file is resumed, or returned when finished.
 
@@ -163,14 +172,26 @@ def record_paths(
         "shape": list(each(whole(1))("shape", shape)),
         "log_snrs": levels.tolist(),
     }
-    return _Recording(model, start, identity, device).finish(None if path is None else Path(path), save_seconds, progress)
+    rows = of_samples(conditions, range(count)).arguments(count) if conditions else {}
+    if rows:
+        identity["conditions"] = weights_digest(rows)[:16]
+    recording = _Recording(model.for_batch(rows), start, identity, device, rows)
+    return recording.finish(None if path is None else Path(path), save_seconds, progress)
 
 
 class _Recording:
     """Predictions so far; `done` counts calls of batches, the levels of one batch after the other."""
 
-    def __init__(self, model: ScoreModel, start: FreeModel, identity: Mapping[str, Any], device: torch.device | str) -> None:
+    def __init__(
+        self,
+        model: ScoreModel,
+        start: FreeModel,
+        identity: Mapping[str, Any],
+        device: torch.device | str,
+        conditions: Rows,
+    ) -> None:
         self.model = model
+        self.conditions = conditions
         self.identity = identity
         self.device = device
         self.levels = [model.schedule.level_at(log_snr) for log_snr in identity["log_snrs"]]
@@ -192,7 +213,8 @@ class _Recording:
                 bar.update()
                 point()
         self._save(path)
-        return FlowPaths(np.array(self.identity["log_snrs"]), self.z, self.first, self.predictions, self.identity, self.cost)
+        levels = np.array(self.identity["log_snrs"])
+        return FlowPaths(levels, self.z, self.first, self.predictions, self.identity, self.cost, self.conditions)
 
     def _kept(self, path: Path | None) -> str:
         return f"{self.cost.evaluations} network evaluations of flow paths are {'lost' if path is None else f'in {path}'}"
@@ -201,7 +223,7 @@ class _Recording:
     def _advance(self) -> Iterator[None]:
         """Call by call; what is known already is gone through again, for the state that it leads to."""
         at = 0
-        for rows in torch.arange(self.identity["count"]).split(self.identity["batch_size"]):
+        for rows in slices(self.identity["count"], self.identity["batch_size"]):
             x = self.first[rows].double()
             for level in range(len(self.levels)):
                 if level:
@@ -211,14 +233,15 @@ class _Recording:
                     yield
                 at += 1
 
-    def _call(self, x: Tensor, rows: Tensor, level: int) -> None:
+    def _call(self, x: Tensor, rows: slice, level: int) -> None:
         with self.model.metered() as cost:
-            prediction = self.model.predict((x * self.levels[level].norm).to(self.device), self.levels[level])
+            x_t = (x * self.levels[level].norm).to(self.device)
+            prediction = self.model.rows(rows).predict(x_t, self.levels[level])
         self.predictions[level, rows] = prediction.x_0.cpu()
         self.cost.add(**vars(cost))
         self.done += 1
 
-    def _carried(self, x: Tensor, rows: Tensor, level: int) -> Tensor:
+    def _carried(self, x: Tensor, rows: slice, level: int) -> Tensor:
         """The state at a level, from the one before it and the predictions there and further back."""
         known = range(max(0, level - BEHIND), level)
         log_snrs = self.identity["log_snrs"]
@@ -229,6 +252,7 @@ class _Recording:
         if path is None:
             return
         arrays = {"z": self.z.numpy(), "first": self.first.numpy(), "predictions": self.predictions.numpy()}
+        arrays |= {CONDITION + name: np.array(rows.cpu()) for name, rows in self.conditions.items()}
         metadata = {"kind": KIND, "identity": self.identity, "done": self.done, "cost": vars(self.cost)}
         save_arrays(path, arrays, metadata)
 
@@ -256,4 +280,6 @@ def _read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 def _made(arrays: Mapping[str, np.ndarray], identity: Mapping[str, Any], cost: Receipt) -> FlowPaths:
     z, first, predictions = (torch.from_numpy(arrays[name].copy()) for name in ("z", "first", "predictions"))
-    return FlowPaths(np.array(identity["log_snrs"]), z, first, predictions, identity, cost)
+    given = {name.removeprefix(CONDITION): a for name, a in arrays.items() if name.startswith(CONDITION)}
+    conditions = {name: torch.from_numpy(rows.copy()) for name, rows in given.items()}
+    return FlowPaths(np.array(identity["log_snrs"]), z, first, predictions, identity, cost, conditions)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from score_sde_analytic.arrays import slices
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
@@ -78,12 +79,12 @@ class ProbabilityFlow(Sampler[Step]):
         if step.last:
             return self.model.predict(x_t, step.t).x_0, state
         rows = 1 if isinstance(self.solver, Adaptive) and self.per_sample else len(x_t)
-        return torch.cat([self._solve(part, step) for part in x_t.split(rows)]), state
+        return torch.cat([self._solve(self.model.rows(p), x_t[p], step) for p in slices(len(x_t), rows)]), state
 
-    def _solve(self, x_t: Tensor, step: Step) -> Tensor:
-        clock = clock_of(self.variable, self.model.schedule)
+    def _solve(self, model: ScoreModel, x_t: Tensor, step: Step) -> Tensor:
+        clock = clock_of(self.variable, model.schedule)
         span = clock.value(step.t), clock.value(step.s)
         solver = self.solver if isinstance(self.solver, Adaptive) else Fixed(1, self.solver)
         # From the prior down, the field is of order one over a tenth of the interval.
         first_step = 0.1 * abs(span[1] - span[0])
-        return transport(self.model, clock, x_t.double(), span, solver, first_step, x_t.dtype, len(x_t)).to(x_t.dtype)
+        return transport(model, clock, x_t.double(), span, solver, first_step, x_t.dtype, len(x_t)).to(x_t.dtype)

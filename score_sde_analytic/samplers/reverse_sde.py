@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from score_sde_analytic.arrays import slices
 from score_sde_analytic.checks import number, one_of, settle
 from score_sde_analytic.errors import InputError, RunError, UnsupportedError
 from score_sde_analytic.extras import optional
@@ -101,20 +102,22 @@ class ReverseSDE(Sampler[Step]):
         if step.last:
             return self.model.predict(x_t, step.t).x_0, state
         if self.adaptive is None:
-            return self._solve(x_t, step, partial(_Increments, noise)), state
+            return self._solve(self.model, x_t, step, partial(_Increments, noise)), state
         # Four draws whatever the dimension and precision of x: 200 bits and more.
         entropy = noise.draw(torch.empty(len(x_t), 4, dtype=torch.float64, device=x_t.device))
         seeds = [stream_seed(*row) for row in entropy.cpu().view(torch.int64).tolist()]
         rows = 1 if self.per_sample else len(x_t)
-        blocks = [slice(i, i + rows) for i in range(0, len(x_t), rows)]
-        return torch.cat([self._solve(x_t[block], step, partial(_Paths, seeds[block])) for block in blocks]), state
+        solved = [
+            self._solve(self.model.rows(part), x_t[part], step, partial(_Paths, seeds[part])) for part in slices(len(x_t), rows)
+        ]
+        return torch.cat(solved), state
 
-    def _solve(self, x_t: Tensor, step: Step, motion: Motion) -> Tensor:
+    def _solve(self, model: ScoreModel, x_t: Tensor, step: Step, motion: Motion) -> Tensor:
         clock = CLOCKS[self.variable]
         start, end = clock.value(step.t), clock.value(step.s)
         first, last = (clock.at(self.model.schedule, s) for s in (start, end))
         length = abs(end - start)
-        sde = _SDE(self.model, clock, start, math.copysign(1.0, end - start), x_t)
+        sde = _SDE(model, clock, start, math.copysign(1.0, end - start), x_t)
         y = (x_t.double() / first.scale).reshape(len(x_t), -1)
         ts = torch.tensor([0.0, length], dtype=torch.float64, device=y.device)
         try:

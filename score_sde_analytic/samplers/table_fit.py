@@ -28,7 +28,7 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from score_sde_analytic.arrays import Array, numbers
+from score_sde_analytic.arrays import Array, numbers, slices
 from score_sde_analytic.checks import each, number, settle, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import plain, require_match
@@ -148,8 +148,9 @@ class Projected:
 
         def answers(x: Array, call: int) -> Iterator[Tensor]:
             level = levels[call]
-            for part in self.back(x, preserving(level.log_snr)[0]).float().split(batch_size):
-                yield model.predict((part * level.norm).to(device), level).x_0.cpu()
+            states = self.back(x, preserving(level.log_snr)[0]).float() * level.norm
+            for part in slices(len(states), batch_size):
+                yield model.rows(part).predict(states[part].to(device), level).x_0.cpu()
 
         @torch.no_grad()
         def policy(x: Array, call: int) -> Array:
@@ -206,7 +207,7 @@ def fit_table(
     at = choice.grid(whole(1)("steps", steps)) if log_snrs is None else numbers("log_snrs", np.atleast_1d(log_snrs))
     rule = choice.rule(at)
     with model.metered() as cost:
-        policy = projected.network(model, at, fitting.batch_size, device)
+        policy = projected.network(model.for_batch(paths.conditions), at, fitting.batch_size, device)
         fitted = fitted_rows(policy, projected.z, projected.targets(at), rule, choice.fit)
     judge = slice(choice.count, None)
     share = variance_share(fitted.ends[choice.fit], projected.z[choice.fit], linear.spectrum.ravel())

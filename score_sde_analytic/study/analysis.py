@@ -13,7 +13,8 @@ from jaxtyping import Float64
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.checks import whole
-from score_sde_analytic.data.examples import Data, as_dataset
+from score_sde_analytic.data.examples import Data, Examples, as_dataset, batches
+from score_sde_analytic.data.portions import batch_by_bytes, portion
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.measure.estimation import Budget, estimate
@@ -21,6 +22,7 @@ from score_sde_analytic.measure.knots import irregular
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.schedule import Schedule
 from score_sde_analytic.study import free
+from score_sde_analytic.study.conditions import of_examples
 from score_sde_analytic.study.names import AUTO, CovarianceName, covariance_names
 from score_sde_analytic.study.settings import Knots, Settings
 from score_sde_analytic.study.structures import moments_file, recorders
@@ -41,6 +43,12 @@ def knots(schedule: Schedule, settings: Knots) -> Float64[Array, " m"]:
     place[1:-1] += 0.5 * irregular(np.arange(1, settings.count - 1)) - 0.25
     even = np.linspace(max(settings.low, low), min(settings.high, high), settings.count)
     return np.interp(place, np.arange(settings.count), even)
+
+
+def _check(examples: Examples, data_range: DataRange) -> None:
+    """Refuse examples off their range; the first ones tell, where there are many."""
+    for x_0 in batches(examples, range(min(len(examples), free.MOST)), batch_by_bytes(examples.first.numel())):
+        data_range.check(x_0)
 
 
 def analyse(
@@ -87,11 +95,13 @@ def analyse(
     named = covariance_names((settings.covariance, *record))
     examples = as_dataset(data, data_range)
     others = None if train is None else as_dataset(train, data_range)
+    some = examples if others is None else others
+    some = some if some.in_memory else portion(some)
     if others is not None and data_range is not None:
-        data_range.check(others.take(np.arange(min(len(others), free.MOST))))
-    recorded = recorders(named, examples if others is None else others, settings.structure)
-    statistics = DataStatistics.of(examples, data_range) if statistics is None else statistics
-    known = free.fitted(examples, others, model.schedule)
+        _check(some, data_range)
+    recorded = recorders(named, some, settings.structure)
+    statistics = DataStatistics.of(examples, data_range, progress=progress) if statistics is None else statistics
+    known = free.fitted(some, None, model.schedule) if others is None else free.fitted(examples, some, model.schedule)
     moments = estimate(
         model,
         examples,
@@ -107,6 +117,7 @@ def analyse(
     )
     dtype = examples.first.dtype
     study = Study(model, moments, statistics, data_range, examples.shape, recorded, settings, seed, device, dtype, free=known)
+    study = replace(study, conditions=of_examples(model, examples, seed))
     for remark in study.remarks:
         warnings.warn(remark, stacklevel=2)
     return study

@@ -23,6 +23,7 @@ from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import plain
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.models.free import LinearDenoiser
+from score_sde_analytic.models.identity import weights_digest
 from score_sde_analytic.samplers import Fitting, FlowPaths, Table, TableSampler, fit_table, matched, record_paths
 from score_sde_analytic.study.plan import SamplingPlan
 from score_sde_analytic.study.reportable import Reportable
@@ -136,13 +137,15 @@ def levels(study: Reportable, settings: Few) -> Float64[Array, " levels"]:
 def paths(study: Reportable, settings: Few) -> FlowPaths:
     """Recorded, continued, or read."""
     at = levels(study, settings)
-    asked = digest(plain(settings.free.config()), at.tolist(), settings.count, settings.batch_size, study.seed)[:8]
+    given = [weights_digest(study.conditions)] if study.conditions else []
+    asked = digest(plain(settings.free.config()), at.tolist(), settings.count, settings.batch_size, study.seed, *given)[:8]
     return record_paths(
         study.model,
         settings.free,
         study.shape,
         at,
         count=settings.count,
+        conditions=study.of_samples,
         seed=study.seed,
         batch_size=settings.batch_size,
         path=settings.file(f"paths-{asked}"),
@@ -171,4 +174,5 @@ def plan(study: Reportable, fitted: Table) -> SamplingPlan:
 def of_table(study: Reportable, fitted: Table) -> SamplingPlan:
     """Its sampler on its grid."""
     sampler = TableSampler(study.model, fitted)
-    return SamplingPlan(sampler, sampler.grid, study.shape, study.device, study.dtype, reason=str(fitted))
+    how = {"reason": str(fitted), "conditions": study.of_samples}
+    return SamplingPlan(sampler, sampler.grid, study.shape, study.device, study.dtype, **how)  # type: ignore[arg-type]

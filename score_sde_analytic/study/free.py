@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import Subset
 
-from score_sde_analytic.data.examples import Data, Examples, as_dataset
+from score_sde_analytic.data.examples import Data, Examples
+from score_sde_analytic.data.portions import portion
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, save_arrays
 from score_sde_analytic.models.free import ARRAYS, FreeModel, LinearDenoiser
@@ -25,8 +26,9 @@ KIND = "free model of a study"
 GAUSSIAN = "gaussian"
 #: A noise level.
 ANY = Level(0.5, 0.6, 0.8, -0.575)
-#: Most examples that it is fitted to and judged on.
+#: Most examples that it is fitted to and judged on, and most bytes of them in float64.
 MOST = 10_000
+MOST_BYTES = 256 << 20
 #: Shares of the data that are judged by a fit to the others.
 FOLDS = 5
 PRICE = {"log_snr": "float64 m", "nats": "float64 m", "stderr": "float64 m"}
@@ -38,7 +40,8 @@ def fitted(examples: Examples, train: Data | None, schedule: Schedule) -> Judged
     >>> fitted(Examples(test_set), data, model.schedule).free.spectrum.round(1)
     array([1. , 0.3])
     """
-    data, others = _some(examples), _some(examples if train is None else as_dataset(train))
+    data = portion(examples, MOST, MOST_BYTES)
+    others = data if train is None else portion(train, MOST, MOST_BYTES)
     if min(len(data), len(others)) < 2 * FOLDS:
         return None
     if train is not None:
@@ -47,10 +50,6 @@ def fitted(examples: Examples, train: Data | None, schedule: Schedule) -> Judged
     parts = [[Subset(data, np.flatnonzero(part).tolist()) for part in (fold == k, fold != k)] for k in range(FOLDS)]
     judged = [Judged.on(own, LinearDenoiser.of(rest), schedule) for own, rest in parts]
     return Judged.pooled(LinearDenoiser.of(data), judged)
-
-
-def _some(examples: Examples) -> Examples:
-    return examples if len(examples) <= MOST else as_dataset(Subset(examples, range(MOST)))
 
 
 def named(prior: FreeModel | str | None, own: Judged | None, shape: tuple[int, ...]) -> FreeModel | None:

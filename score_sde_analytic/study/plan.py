@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.models.conditions import OfSamples
 from score_sde_analytic.models.free import FreeModel
 from score_sde_analytic.samplers import Sampler, generate
 
@@ -24,6 +25,7 @@ class SamplingPlan:
         shape: of one sample.
         device, dtype: of samples.
         start: a free model of the data that they start from; None for the prior at t = 1.
+        conditions: of samples, as `generate` takes them.
         reason: why this sampler, in words, and what it took to know; empty where it was asked for by name.
 
     >>> study.sampler(steps=10)(count=3).shape
@@ -37,13 +39,14 @@ class SamplingPlan:
     dtype: torch.dtype = torch.float32
     start: FreeModel | None = None
     reason: str = ""
+    conditions: OfSamples | None = None
 
     @property
     def calls(self) -> int | None:
         """Network calls per sample; None where the solver decides as it goes."""
         return self.sampler.calls(self.grid)
 
-    def __call__(self, count: int, seed: int = 0, batch_size: int = 64, **options: Any) -> Float[Tensor, " {count} *dims"]:
-        """`count` samples; options are those of `generate`."""
-        settings = {"device": self.device, "dtype": self.dtype, "start": self.start} | options
+    def __call__(self, count: int | range, seed: int = 0, batch_size: int = 64, **options: Any) -> Float[Tensor, " n *dims"]:
+        """`count` samples, or those of some indices; options are those of `generate`, such as conditions."""
+        settings = {"device": self.device, "dtype": self.dtype, "start": self.start, "conditions": self.conditions} | options
         return generate(self.sampler, self.grid, self.shape, count, seed, batch_size, **settings)

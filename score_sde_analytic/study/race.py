@@ -92,7 +92,7 @@ class Judge:
 
     def draw(self, plan: SamplingPlan, first: int, count: int) -> Float64[Tensor, " {count} d"]:
         """Coefficients of samples first .. first + count - 1."""
-        x = plan(count, self.seed, batch_size=100, first_index=first)
+        x = plan(range(first, first + count), self.seed, batch_size=100)
         return _coefficients(self.free, x if self.shown is None else x.clamp(self.shown.lo, self.shown.hi))
 
     def __call__(self, y: Float64[Tensor, " n d"]) -> Distance:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.covariance.diagonal import Diagonal
+from score_sde_analytic.data.examples import Rows
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.statistics import DataStatistics
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.measure.draws import Recorder
 from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.models.conditions import OfSamples
+from score_sde_analytic.models.guided import Guided
 from score_sde_analytic.models.judged import Judged
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.schedule import Schedule
+from score_sde_analytic.study.conditions import in_turn
 from score_sde_analytic.study.names import CovarianceName
 from score_sde_analytic.study.settings import Settings
 
@@ -55,6 +61,7 @@ class Record:
         own: covariances that were written elsewhere, by name (`with_covariance`).
         kept: what earlier work on it left (`load`).
         free: a Gaussian of the training data, judged on those of the pass: the prior and the start "gaussian".
+        conditions: of some examples of the pass, row by row, which samples take in turn.
     """
 
     model: ScoreModel
@@ -71,8 +78,51 @@ class Record:
     own: Mapping[str, Covariance] = field(default_factory=dict, repr=False)
     kept: Kept = field(default_factory=Kept, repr=False)
     free: Judged | None = field(default=None, repr=False)
+    conditions: Rows = field(default_factory=dict, repr=False)
 
     @property
     def schedule(self) -> Schedule:
         """The model's noise schedule."""
         return self.model.schedule
+
+    @property
+    def of_samples(self) -> OfSamples | None:
+        """What samples are conditioned on unless they are told otherwise."""
+        return in_turn(self.conditions)
+
+    def with_covariance(self, name: str, covariance: Covariance) -> Self:
+        """The same study, with a covariance of one's own that grids, chains, bits and samples may ask for by this name.
+
+        >>> from score_sde_analytic.covariance import BetaTilde
+        >>> study.with_covariance("mine", BetaTilde()).sampler(5, covariance="mine").calls
+        5
+
+        Raises:
+            InputError: the name means another covariance already.
+        """
+        if CovarianceName.known(name):
+            raise InputError(f"the name {name!r} means a covariance already; choose another")
+        return replace(self, own={**self.own, name: covariance})
+
+    def guided(self, scale: float, null: Mapping[str, Any], interval: tuple[float, float] | None = None) -> Self:
+        """The same study, whose samples and measured bits are those of the guided model: `models.Guided` says how.
+
+        Its curves, grids and variances stay those of the conditional model, which are the best at every scale; its predicted
+        bits are that model's too.
+
+        >>> from score_sde_analytic import Budget, analyse
+        >>> from score_sde_analytic.data import Examples
+        >>> classes = Examples(data, conditions={"component": mixture.labelled(400)[1]})
+        >>> conditional = analyse(mixture.conditional(model.schedule), classes, budget=Budget(max_draws=300), progress=False)
+        >>> conditional.guided(2.0, null={"component": 3}).sample(3, steps=5, conditions={"component": 1}).shape
+        torch.Size([3, 2])
+        """
+        return replace(self, model=Guided(self.model, scale, null, interval))
+
+    def with_heads(self, folder: str | Path | Callable[[str], str | Path]) -> Self:
+        """The same study, with the trained heads of a folder among its covariances.
+
+        Args:
+            folder: one for all kinds, or the folder as a function of the kind.
+        """
+        return replace(self, heads=folder if callable(folder) else lambda kind: folder)

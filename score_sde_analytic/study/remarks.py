@@ -25,7 +25,18 @@ def remarks(record: Measured, search: GridSearch, structures: Structures) -> tup
     >>> remarks(study, study.search, study.structures)[0][:60]
     "R from 'residual' is outside (0, 1) at log-SNR 7.4, 7.7, 8.1"
     """
-    return (*search.curve.remarks, *_linear(record), *_between(record), *_first(search), *_bins(structures))
+    return (*_guided(record), *search.curve.remarks, *_linear(record), *_between(record), *_first(search), *_bins(structures))
+
+
+def _guided(record: Record) -> list[str]:
+    """Whether the pass measured a guided model, whose R no chain should add."""
+    guidance = record.moments.fingerprint["model"].get("guided")
+    if guidance is None:
+        return []
+    return [
+        "the pass measured a guided model: its R prices chains and is no variance to sample with, which is the conditional"
+        " model's at every scale; analyse that one, and sample with study.guided(scale, null)"
+    ]
 
 
 def _linear(record: Measured) -> list[str]:

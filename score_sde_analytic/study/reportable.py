@@ -13,7 +13,7 @@ from torch import Tensor
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.covariance.base import Covariance
-from score_sde_analytic.data.examples import Data
+from score_sde_analytic.data.examples import Data, Rows
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.likelihood import Bound, Chain, ContinuousTime, Priced
@@ -21,6 +21,7 @@ from score_sde_analytic.measure.curve import NoiseCurve, ResidualCap
 from score_sde_analytic.measure.draws import Recorder
 from score_sde_analytic.measure.estimation import Budget
 from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.models.conditions import OfSamples
 from score_sde_analytic.models.judged import Judged
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.decoder import Decoder
@@ -59,6 +60,10 @@ class Reportable(Protocol):
     def heads(self) -> Callable[[str], str | Path] | None: ...
     @property
     def free(self) -> Judged | None: ...
+    @property
+    def conditions(self) -> Rows: ...
+    @property
+    def of_samples(self) -> OfSamples | None: ...
     @property
     def schedule(self) -> Schedule: ...
     @property

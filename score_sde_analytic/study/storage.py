@@ -43,6 +43,8 @@ from score_sde_analytic.study.structures import moments_file
 KIND = "study"
 GRIDS = "grids of a study"
 FILE = "study.safetensors"
+#: Before the name of a condition among the arrays.
+CONDITION = "condition."
 COUNT = range(1 << 63)
 _SETTINGS = shape_of(Settings)
 #: Of the metadata; a shrinkage without end is null.
@@ -117,9 +119,15 @@ def load(folder: str | Path, model: ScoreModel, device: torch.device | str = "cp
             "seed": metadata["seed"],
             "device": device,
             "dtype": getattr(torch, metadata["dtype"]),
+            "conditions": _conditions(arrays),
             "free": free.load(source / free.FILE) if metadata.get("free") else None,
             "kept": _kept(metadata["kept"], source, model),
         }
+
+
+def _conditions(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    given = {name: array for name, array in arrays.items() if name.startswith(CONDITION)}
+    return {name.removeprefix(CONDITION): torch.from_numpy(array.copy()) for name, array in given.items()}
 
 
 def _of_statistics(metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -153,6 +161,7 @@ def _metadata(study: Record, kept: Kept) -> dict[str, Any]:
 def _arrays(study: Record) -> dict[str, np.ndarray]:
     known = study.statistics
     arrays = {"mean": known.mean.numpy(), "eigenvalues": known.eigenvalues, "histogram": known.histogram}
+    arrays |= {CONDITION + name: rows.numpy() for name, rows in study.conditions.items()}
     for name, recorder in study.recorders.items():
         arrays |= {f"{name}/{key}": array for key, array in bases.to_arrays(recorder.basis).items()}
     return {name: array for name, array in arrays.items() if array is not None}

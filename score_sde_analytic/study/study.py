@@ -5,7 +5,7 @@ Nothing here measures the network again, but for samples (K calls each) and boun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,11 +18,11 @@ from torch import Tensor
 from score_sde_analytic.checks import each, whole
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.data.examples import Data
-from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood import Bound, Chain, ContinuousTime, Method, Priced, bits_per_dim, price
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.models.conditions import OfSamples
 from score_sde_analytic.models.free import FreeModel, LinearDenoiser
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.decoder import Decoder
@@ -88,28 +88,6 @@ class Study(Measured):
             made = self.structures.covariance if resolved.structured else partial(covariance, self, self.curves)
             self._covariances[resolved] = made(resolved)
         return self._covariances[resolved]
-
-    def with_covariance(self, name: str, covariance: Covariance) -> Study:
-        """The same study, with a covariance of one's own that grids, chains, bits and samples may ask for by this name.
-
-        >>> from score_sde_analytic.covariance import BetaTilde
-        >>> study.with_covariance("mine", BetaTilde()).sampler(5, covariance="mine").calls
-        5
-
-        Raises:
-            InputError: the name means another covariance already.
-        """
-        if CovarianceName.known(name):
-            raise InputError(f"the name {name!r} means a covariance already; choose another")
-        return replace(self, own={**self.own, name: covariance})
-
-    def with_heads(self, folder: str | Path | Callable[[str], str | Path]) -> Study:
-        """The same study, with the trained heads of a folder among its covariances.
-
-        Args:
-            folder: one for all kinds, or the folder as a function of the kind.
-        """
-        return replace(self, heads=folder if callable(folder) else lambda kind: folder)
 
     @cached_property
     def _covariances(self) -> dict[CovarianceName, Covariance]:
@@ -310,17 +288,20 @@ class Study(Measured):
         grid: str | GridName = DP,
         covariance: str | CovarianceName = "",
         prior: FreeModel | str | None = None,
+        conditions: OfSamples | None = None,
         **settings: Any,
     ) -> SamplingPlan:
         """The ancestral sampler on its grid: exactly `steps` network calls per sample.
 
         Args:
             prior: a free model of the data, from whose x_t samples start.
+            conditions: of samples, as `generate` takes them; None for those of the examples of the pass, in turn.
             settings: of `Ancestral`: eta, final, clip.
         """
         sampler = Ancestral(self.model, self.covariance(covariance), **settings)
         times, start = self.grid(steps, grid, covariance, prior), self._search(prior).prior
-        return SamplingPlan(sampler, times, self.shape, self.device, self.dtype, start)
+        given = self.of_samples if conditions is None else conditions
+        return SamplingPlan(sampler, times, self.shape, self.device, self.dtype, start, conditions=given)
 
     def fewest(self, steps: int, data: Data | None = None, free: LinearDenoiser | None = None, **options: Any) -> SamplingPlan:
         """The sampler for so few calls: a table fitted to the network's own flow, or noise too where examples say so.
@@ -343,7 +324,7 @@ class Study(Measured):
         """`count` samples, each a function of (seed, its index) whatever the batch size.
 
         Args:
-            names: of `sampler`: grid, covariance, eta, ..
+            names: of `sampler`: grid, covariance, conditions, eta, ..
 
         >>> study.sample(count=3, steps=5).shape
         torch.Size([3, 2])

@@ -181,7 +181,7 @@ def test_reports_do_not_depend_on_the_batch_size(name):
 
 def test_indices_go_on_where_a_set_ended():
     told = []
-    generate(sampler_of("ancestral"), GRID, (1,), 3, batch_size=2, first_index=10, callback=told.append)
+    generate(sampler_of("ancestral"), GRID, (1,), range(10, 13), batch_size=2, callback=told.append)
     assert [report["indices"] for report in told] == [range(10, 12)] * 4 + [range(12, 13)] * 4
 
 

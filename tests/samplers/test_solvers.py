@@ -294,7 +294,7 @@ def test_a_sample_does_not_depend_on_its_batch(name):
     assert whole.shape == (3, 2, 3)
     assert whole.dtype == torch.float32
     assert torch.equal(generate(sampler, grid, (2, 3), 3, seed=5, batch_size=2), whole)
-    assert torch.equal(generate(sampler, grid, (2, 3), 1, seed=5, first_index=2), whole[2:])
+    assert torch.equal(generate(sampler, grid, (2, 3), range(2, 3), seed=5), whole[2:])
     assert not torch.equal(generate(sampler, grid, (2, 3), 1, seed=6), whole[:1])
 
 

@@ -1,0 +1,122 @@
+"""What a condition is worth, and what guidance costs, from the curves of one network with and without its condition.
+
+    G = R_u - R_c,    1/2 integral of G dlam = I(x_0; c) / d          the mutual information of data and condition
+
+(each integral of R / 2 is the uncertainty that is left of x_0 at the top: I-MMSE, Guo, Shamai & Verdu, 2005, twice), and
+
+    1/2 integral of (R_c + w^2 G) dlam         of the guided prediction with w = scale - 1, which costs w^2 I / d more
+
+bits/dim of infinitely many steps; a step of h in log-SNR with the variance of the conditional curve pays, with e = expm1(h),
+w^2 G e / (1 + R_c e) / 2. A network that claims more information than the entropy of its condition is miscalibrated.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+from numpy.typing import ArrayLike
+
+from score_sde_analytic.arrays import Array, numbers
+from score_sde_analytic.checks import LOG_SNR, each, number
+from score_sde_analytic.errors import InputError
+from score_sde_analytic.measure.curve import NoiseCurve
+from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.uncertainty import Estimate
+
+#: Log-SNRs of an integral.
+POINTS = 2001
+
+
+def mutual_information(conditional: Moments, unconditional: Moments, interval: tuple[float, float] | None = None) -> Estimate:
+    """1/2 integral of (R_u - R_c) dlam: what the condition says of the data, in bits/dim.
+
+    Args:
+        conditional, unconditional: moments at the same knots and of the same examples, so that what both err in drops out.
+        interval: log-SNRs between which it is counted; None for all that was measured.
+
+    Raises:
+        InputError: moments of other examples, or at other knots.
+
+    >>> from score_sde_analytic.measure import Budget, estimate
+    >>> from score_sde_analytic.data import Examples
+    >>> classes = Examples(data, conditions={"component": mixture.labelled(400)[1]})
+    >>> knots, known = np.linspace(-8, 8, 17), mixture.conditional(model.schedule)
+    >>> both = [estimate(m, classes, knots, Budget(max_draws=400), progress=False) for m in (known, model)]
+    >>> print(f"{mutual_information(*both):.1f}")  # at most log2(3) / 2
+    0.6 ± 0.0
+    """
+    low, high = _range(conditional, unconditional, interval)
+    points = np.linspace(low, high, POINTS)
+
+    def bits(own: NoiseCurve, other: NoiseCurve) -> float:
+        gap = np.asarray(other.residual(points)) - np.asarray(own.residual(points))
+        return float(0.5 * np.trapezoid(gap, points) / math.log(2.0))
+
+    return _paired(conditional, unconditional, bits)
+
+
+def guidance_price(
+    conditional: Moments,
+    unconditional: Moments,
+    scale: float,
+    interval: tuple[float, float] | None = None,
+    levels: ArrayLike | None = None,
+) -> Estimate:
+    """w^2/2 integral of (R_u - R_c) dlam, w = scale - 1: the bits/dim by which guidance raises a bound.
+
+    Args:
+        conditional, unconditional: as of `mutual_information`.
+        scale: as of `models.Guided`.
+        interval: log-SNRs between which it is guided; None for all that was measured.
+        levels: log-SNRs of a chain's times, ascending, whose transitions (eta = 1, variance of the conditional curve) are
+            priced; None for infinitely many steps.
+
+    Raises:
+        InputError: moments of other examples, or at other knots; levels that do not ascend.
+    """
+    w = number()("scale", scale) - 1.0
+    if levels is None:
+        value, stderr = mutual_information(conditional, unconditional, interval)
+        return Estimate(w**2 * value, w**2 * stderr)
+    low, high = _range(conditional, unconditional, interval)
+    lam = numbers("levels", levels).ravel()
+    if len(lam) < 2 or np.any(np.diff(lam) <= 0):
+        raise InputError("the levels of a chain are at least two log-SNRs, ascending")
+    inside = (lam[:-1] >= low) & (lam[:-1] <= high)
+
+    def bits(own: NoiseCurve, other: NoiseCurve) -> float:
+        return float(w**2 * _steps(own, other, lam)[inside].sum() / math.log(2.0))
+
+    return _paired(conditional, unconditional, bits)
+
+
+def _steps(own: NoiseCurve, other: NoiseCurve, lam: Array) -> Float64[Array, " steps"]:
+    """G e / (1 + R_c e) / 2 of every transition, by the level that it starts from."""
+    e = np.expm1(np.diff(lam))
+    r_c, r_u = (np.asarray(curve.residual(lam[:-1])) for curve in (own, other))
+    return 0.5 * (r_u - r_c) * e / (1.0 + r_c * e)
+
+
+def _paired(conditional: Moments, unconditional: Moments, statistic: Any) -> Estimate:
+    """Of both curves, without the same examples at a time."""
+
+    def replicate(own: Moments, group: int | None) -> float:
+        other = unconditional if group is None else unconditional.without(group)
+        return statistic(NoiseCurve.fit(own, warn=False), NoiseCurve.fit(other, warn=False))
+
+    value, error = conditional.jackknife_by_group(replicate)
+    return Estimate(float(value), float(error))
+
+
+def _range(own: Moments, other: Moments, interval: tuple[float, float] | None) -> tuple[float, float]:
+    for name in ("data", "examples", "groups"):
+        if own.fingerprint[name] != other.fingerprint[name]:
+            raise InputError("the two curves are of other examples; measure both models on the same data, with one seed")
+    if not np.array_equal(own.log_snr, other.log_snr):
+        raise InputError("the two curves have other knots; measure both at the same ones (Budget(most_knots=0))")
+    low, high = own.log_snr[[0, -1]]
+    asked = (low, high) if interval is None else each(LOG_SNR, 2, 2)("interval", interval)
+    return max(low, asked[0]), min(high, asked[1])
