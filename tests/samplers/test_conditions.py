@@ -68,7 +68,7 @@ SAMPLERS = {
 NEEDS = {"adaptive flow": "torchdiffeq", "flow": "torchdiffeq", "sde": "torchsde", "dpm++": "diffusers"}
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n == "adaptive flow" else ()) for n in SAMPLERS])
 def test_every_sampler_keeps_its_conditions(name):
     """Samples are of their components; equal seeds give equal samples in any batches, by rows or by indices, or alone."""
     if name in NEEDS:
