@@ -49,7 +49,7 @@ def test_predicted_and_measured_bits_agree(study):
         predicted = study.bits(5, covariance=covariance)[5].total
         measured = study.measure(test, 5, covariance=covariance, progress=False)[5].total
         assert abs(predicted.apart(measured)) < 3.0
-        assert predicted.stderr < 0.1
+        assert predicted.stderr < 0.15
     wrong = study.measure(labelled(300, seed=1, shift=1), 5, progress=False)
     assert wrong[5].total.value > predicted.value + 3.0
 
