@@ -22,7 +22,7 @@ def statistics(study: Study, examples: Float[Tensor, " n *dims"], folder: Path) 
     path = folder / f"statistics-{known[:12]}.safetensors"
     if path.exists():
         return EmpiricalStatistics.load(path)
-    low = float(study.schedule.log_snr(1.0)) + 0.5 * SPAN
+    low = study.schedule.finite_range[0] + 0.5 * SPAN
     knots = np.linspace(low, float(study.moments.log_snr[-1]), KNOTS)
     measured = EmpiricalStatistics.of(study.model, examples, knots, DRAWS, seed=study.seed, span=SPAN, device=study.device)
     measured.save(path)

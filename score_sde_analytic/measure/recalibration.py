@@ -330,7 +330,7 @@ def recalibrate(
         raise InputError(f"{len(examples)} examples to measure on are too few for a recalibration; give at least {FOLDS}")
     linear = LinearDenoiser.of(seen) if free is None else free
     used = linear if kind == "linear" else linear.mean_alone()
-    low, high = model.schedule.log_snr_range
+    low, high = model.schedule.finite_range
     knots = np.linspace(low, min(high, 6.0), 24) if log_snr is None else log_snr
     cross, budget = CrossMoments(used), Budget(tolerance=0.0, min_draws=draws, max_draws=draws)
     settings = {"data_range": data_range, "seed": seed, "path": path, "device": device, "progress": progress}

@@ -26,6 +26,8 @@ from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.conditions import OfSamples, of_samples
 from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.prediction import Prediction
+from score_sde_analytic.process.gaussian import axpy
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import Noise, SampleNoise
 from score_sde_analytic.process.schedule import Schedule
@@ -150,6 +152,24 @@ def _label(value: Any) -> str:
         return type(value).__name__
     changed = [f"{f.name}={_label(v)}" for f in _settings(value) if (v := getattr(value, f.name)) != f.default]
     return f"{type(value).__name__}({', '.join(changed)})"
+
+
+def from_noise(
+    prediction: Prediction, s: Level, z: Float[Tensor, " batch *dims"] | None = None
+) -> Float[Tensor, " batch *dims"]:
+    """alpha_s x0_hat + sigma_s z: the exact first-order step from pure noise, whatever is integrated in.
+
+    >>> from score_sde_analytic import RectifiedFlow
+    >>> prediction = mixture.score_model(RectifiedFlow())(torch.ones(1, 2), 1.0)
+    >>> torch.allclose(from_noise(prediction, Level(0.5, 0.5, 0.5, 0.0)), 0.5 * prediction.x_0 + 0.5)
+    True
+
+    Args:
+        z: fresh noise, as where all is forgotten; None for the noise x_t / sigma_t that there is, as on the flow.
+    """
+    if z is None:
+        return prediction.combine(s.sigma / prediction.level.sigma, s.alpha)
+    return axpy(s.alpha * prediction.x_0, z, s.sigma)
 
 
 def intervals(schedule: Schedule, grid: Grid) -> list[Step]:
