@@ -12,10 +12,15 @@ import numpy as np
 import torch
 from ml_collections import ConfigDict
 from torch import Tensor
+from torch.utils.data import Subset
 
 import score_sde_analytic
 from score_sde_analytic.data import sources as datasets
+from score_sde_analytic.data.examples import Data, Examples, as_dataset
+from score_sde_analytic.data.images import Images, images
+from score_sde_analytic.data.portions import held
 from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.data.splits import split
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.likelihood import Diffused, Direct, Entry, ExactTrace, Hutchinson, Uniform
@@ -86,15 +91,32 @@ def device(config: ConfigDict) -> torch.device:
 class Splits:
     """Disjoint parts of a data set; moments are measured on validation, bounds on test.
 
+    Small sets are tensors; those of a source are views, whose pictures are read by index.
+
     Attributes:
         exact: the distribution, where it is known in closed form.
     """
 
-    train: Tensor
-    validation: Tensor
-    test: Tensor
+    train: Data
+    validation: Data
+    test: Data
     data_range: DataRange
     exact: GaussianMixture | None = None
+
+    def some(self, name: str, count: int = 0) -> Data:
+        """The first examples of a part; with 0 all of them."""
+        part: Any = getattr(self, name)
+        if not count or count >= len(part):
+            return part
+        return part[:count] if isinstance(part, Tensor) else Subset(part, range(count))
+
+    def held(self, name: str, count: int = 0) -> Tensor:
+        """The same in memory."""
+        part = self.some(name, count)
+        if isinstance(part, Tensor):
+            return part
+        examples = as_dataset(part, self.data_range)
+        return held(examples, range(len(examples)))
 
     @property
     def statistics(self) -> DataStatistics | None:
@@ -109,7 +131,7 @@ def data_range(config: ConfigDict) -> DataRange:
 
 def _images(load: Callable[[ConfigDict], np.ndarray], config: ConfigDict) -> Splits:
     declared = data_range(config)
-    train, validation, test = datasets.split(declared.encode(load(config)), config.data.split, config.data.split_seed)
+    train, validation, test = split(declared.encode(load(config)), config.data.split, config.data.split_seed)
     return Splits(train, validation, test, declared)
 
 
@@ -121,6 +143,32 @@ def _idx(config: ConfigDict) -> np.ndarray:
     if not files:
         raise MissingFileError(f"no *images-idx3-ubyte(.gz) file in {folder}; set data.directory to the data set's folder")
     return np.concatenate([datasets.read_idx_images(file) for file in files])
+
+
+def pictures(config: ConfigDict) -> Images:
+    """All pictures of config.data.source."""
+    data = config.data
+    if not data.source:
+        raise InputError("data.source is not set; pass --config.data.source=FOLDER with your pictures")
+    form = {"size": data.size or None, "channels": data.channels or None, "resample": data.resample}
+    found = images(data.source, data.column, label=data.label, **form)
+    if found.levels not in (None, data.levels):
+        depth = f"{data.source} holds pictures of {found.levels} levels, data.levels is {data.levels}"
+        raise InputError(f"{depth}; pass --config.data.levels={found.levels}")
+    return found
+
+
+def groups(config: ConfigDict, found: Images) -> list[Any] | None:
+    """What must stay together in a part."""
+    return found.column(config.data.groups) if config.data.groups else None
+
+
+def _source(config: ConfigDict) -> Splits:
+    """Pictures, encoded as they are read."""
+    declared, found = data_range(config), pictures(config)
+    parts = split(found, config.data.split, config.data.split_seed, groups(config, found))
+    train, validation, test = (Examples(part, declared) for part in parts)
+    return Splits(train, validation, test, declared)
 
 
 def _patches(config: ConfigDict) -> Splits:
@@ -149,6 +197,10 @@ def mixture(config: ConfigDict) -> GaussianMixture:
     return GaussianMixture(np.ones(m.components), means, np.geomspace(m.variance_max, m.variance_min, m.dim))
 
 
+def _is_mixture(config: ConfigDict) -> bool:
+    return config.data.name == "mixture" and not config.data.source
+
+
 def _mixture(config: ConfigDict) -> Splits:
     distribution, sizes = mixture(config), config.data.split
     train, validation, test = distribution.sample(sum(sizes), seed=config.data.split_seed).split(list(sizes))
@@ -156,12 +208,16 @@ def _mixture(config: ConfigDict) -> Splits:
     return Splits(train, validation, test, data_range(config), distribution)
 
 
+#: Fields of config.data that only a source has.
+OF_SOURCES = ("source", "column", "label", "groups", "size", "channels", "resample")
+
 DATA: dict[str, Callable[[ConfigDict], Splits]] = {
     "digits": partial(_images, lambda config: datasets.digits()),
     "mnist": partial(_images, _idx),
     "fashion_mnist": partial(_images, _idx),
     "patches": _patches,
     "mixture": _mixture,
+    "images": _source,
 }
 
 
@@ -223,7 +279,17 @@ def flow(settings: ConfigDict, t_min: float, decoder: Decoder) -> Flow:
 
 def splits(config: ConfigDict) -> Splits:
     """Train, validation and test data of config.data."""
-    return choose(DATA, config.data.name, "data set")(config)
+    return _source(config) if config.data.source else choose(DATA, config.data.name, "data set")(config)
+
+
+def data_title(config: ConfigDict) -> str:
+    """What the data are called: their name, or that of their source."""
+    return Path(config.data.source).stem if config.data.source else config.data.name
+
+
+def data_identity(config: ConfigDict) -> dict[str, Any]:
+    """What decides the examples, wherever they lie: without the fields that nothing reads."""
+    return without(config.data, "directory", *(() if config.data.source else OF_SOURCES))
 
 
 def network_directory(config: ConfigDict, workdir: Path) -> Path:
@@ -239,7 +305,7 @@ def head_directory(config: ConfigDict, workdir: Path, kind: str) -> Path:
     if config.head.path:
         return Path(config.head.path)
     own = workdir / "heads"
-    if config.data.name == "mixture" or not config.network.path or (own / f"{kind}.json").is_file():
+    if _is_mixture(config) or not config.network.path or (own / f"{kind}.json").is_file():
         return own
     shipped = ASSETS / config.network.path.replace("_unet", "_heads")
     return shipped if (shipped / f"{kind}.json").is_file() else own
@@ -247,7 +313,7 @@ def head_directory(config: ConfigDict, workdir: Path, kind: str) -> Path:
 
 def model(config: ConfigDict, workdir: Path, target: torch.device) -> ScoreModel:
     """The pretrained network (or the mixture's exact score) under the configured schedule."""
-    if config.data.name == "mixture":
+    if _is_mixture(config):
         exact = mixture(config).to(target)
         return exact.score_model(schedule(config))
     net, wiring = load_unet(network_directory(config, workdir))

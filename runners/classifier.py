@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from score_sde_analytic.data import sources as datasets
+from score_sde_analytic.data.splits import split
 from score_sde_analytic.errors import MissingFileError
 from score_sde_analytic.metrics.classifier import save_classifier
 from score_sde_analytic.metrics.classifier_training import ClassifierRecipe, accuracy, fit_classifier
@@ -47,21 +48,25 @@ def labels(config: ConfigDict) -> list[Tensor]:
     Raises:
         ValueError: the data set has no labels.
     """
+    if config.data.source:
+        pictures = build.pictures(config)
+        classes = torch.tensor(pictures.labels)
+        return split(classes, config.data.split, config.data.split_seed, build.groups(config, pictures))
     found = choose(LABELS, config.data.name, "data set with labels")(config)
-    return datasets.split(torch.from_numpy(found), config.data.split, config.data.split_seed)
+    return split(torch.from_numpy(found), config.data.split, config.data.split_seed)
 
 
 def run(config: ConfigDict, workdir: Path) -> list[Path]:
     """Train and write WORKDIR/classifier; returns what was written."""
     device, truth = build.device(config), labels(config)
     splits = build.splits(config)
-    images = [part.to(device) for part in (splits.train, splits.validation, splits.test)]
+    images = [splits.held(name).to(device) for name in ("train", "validation", "test")]
     truth = [part.to(device) for part in truth]
     recipe = ClassifierRecipe(**build.without(config.classifier))
     facts = {
         "seed": config.seed,
         "classifier": config.classifier.to_dict(),
-        "data": build.without(config.data, "directory"),
+        "data": build.data_identity(config),
     }
     checkpoint = Checkpoint(workdir / "classifier_state.safetensors", facts)
     net = fit_classifier(recipe, images[0], truth[0], config.seed, checkpoint)

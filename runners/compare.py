@@ -9,6 +9,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from score_sde_analytic.compare import ComparisonSettings, Evaluation, Examples, FlowLikelihood, compare, covariances
+from score_sde_analytic.compare.examples import SPLITS
 from score_sde_analytic.compare.settings import PRESETS
 from score_sde_analytic.study import CovarianceName
 
@@ -52,8 +53,9 @@ def _flow(flow: ConfigDict) -> FlowLikelihood:
 
 def examples(experiment: Experiment) -> Examples:
     """The splits of the data, and their distribution where the config names it."""
-    splits, data = experiment.splits, experiment.config.data
-    return Examples(splits.train, splits.validation, splits.test, data.name, splits.exact)
+    splits = experiment.splits
+    train, validation, test = (splits.held(name) for name in SPLITS)
+    return Examples(train, validation, test, build.data_title(experiment.config), splits.exact)
 
 
 def recording(experiment: Experiment, named: Iterable[CovarianceName]) -> Experiment:

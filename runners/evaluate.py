@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from ml_collections import ConfigDict
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.data.examples import as_dataset
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import write_text
 from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime, Flow, Method, Priced, paper_chain
@@ -83,7 +84,7 @@ def _chains(experiment: Experiment) -> list[Path]:
     picture = figures.bits(work / "bits_per_dim.png", known, names, [str(c) for c in covariances])
     content: dict[str, Any] = {
         "units": "bits/dim" if settings.decoder != "none" else "bits/dim of the density of x_{t_1}",
-        "test_examples": len(experiment.test),
+        "test_examples": len(as_dataset(experiment.test)),
         "cells": {str(name): cell for name, cell in known.items()},
         "orderings": compared,
     }
@@ -171,5 +172,6 @@ def _exact(experiment: Experiment) -> Array | None:
     exact = experiment.splits.exact
     if exact is None:
         return None
-    nats = -exact.log_density(experiment.test, experiment.schedule.level(0.0))
-    return BITS * nats.numpy() / experiment.test.shape[1]
+    x_0 = experiment.splits.held("test", experiment.config.evaluate.examples)
+    nats = -exact.log_density(x_0, experiment.schedule.level(0.0))
+    return BITS * nats.numpy() / x_0.shape[1]

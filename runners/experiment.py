@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
-from torch import Tensor
 
+from score_sde_analytic.data.examples import Data
 from score_sde_analytic.extras import versions
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import Moments
@@ -85,9 +85,9 @@ class Experiment:
         return better, found
 
     @cached_property
-    def test(self) -> Tensor:
+    def test(self) -> Data:
         """The test examples that bounds are measured on."""
-        return self.splits.test[: self.config.evaluate.examples or None]
+        return self.splits.some("test", self.config.evaluate.examples)
 
     @cached_property
     def named(self) -> tuple[CovarianceName, ...]:
@@ -97,7 +97,7 @@ class Experiment:
         return covariance_names((*single, *config.sample.variances, *config.evaluate.variances, *self._covariances))
 
     @property
-    def _train(self) -> Tensor:
+    def _train(self) -> Data:
         """What bases are fitted to. A closed form is not trained on examples: any of its draws will do."""
         return self.splits.train if self.splits.statistics is None else self.splits.validation
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from score_sde_analytic.data.examples import as_dataset, batches
+from score_sde_analytic.data.portions import batch_by_bytes
 from score_sde_analytic.report import figures
 from score_sde_analytic.uncertainty import Estimate
 
@@ -16,9 +18,11 @@ from .experiment import Experiment
 
 def check(experiment: Experiment) -> list[Path]:
     """Whatever can be refused before the network is asked anything."""
-    parts = {"train": experiment.splits.train, "validation": experiment.splits.validation, "test": experiment.splits.test}
-    for x in parts.values():
-        experiment.splits.data_range.check(x)
+    splits = experiment.splits
+    parts = {name: as_dataset(splits.some(name), splits.data_range) for name in ("train", "validation", "test")}
+    for part in parts.values():
+        for x in batches(part, range(len(part)), batch_by_bytes(part.first.numel())):
+            splits.data_range.check(x)
     sizes = ", ".join(f"{len(x)} {name}" for name, x in parts.items())
     print(f"The config is right: {sizes} examples; model {experiment.network.fingerprint()}")
     return []

@@ -88,7 +88,7 @@ class Sheets:
 def run(experiment: Experiment) -> list[Path]:
     """Sample sheets of every grid; returns what was written."""
     settings, work = experiment.config.sample, experiment.workdir
-    data, declared = experiment.splits.test[: settings.count], experiment.splits.data_range
+    data, declared = experiment.splits.held("test", settings.count), experiment.splits.data_range
     batches = math.ceil(settings.count / settings.batch_size)
     calls: dict[str, float] = {}
     total = Receipt()
@@ -125,7 +125,7 @@ def _fewest(experiment: Experiment, total: Receipt) -> tuple[list[Path], dict[in
             rows[steps] = torch.from_numpy(sheet.x)
             total.add(**vars(sheet.cost))
     file.save()
-    data = experiment.splits.test[: settings.count]
+    data = experiment.splits.held("test", settings.count)
     picture = figures.samples(work / "samples_fewest.png", {"fewest": rows}, data, experiment.splits.data_range)
     return [picture, file.path, work / "fewest"], reasons
 

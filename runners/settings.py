@@ -29,6 +29,8 @@ from score_sde_analytic.compare.likelihoods import Evaluation
 from score_sde_analytic.compare.settings import FINALS, ComparisonSettings
 from score_sde_analytic.covariance.head_networks import HEADS
 from score_sde_analytic.covariance.head_training import Recipe
+from score_sde_analytic.data.pictures import FILTERS
+from score_sde_analytic.data.splits import SIZE as PART
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.estimation import Budget
 from score_sde_analytic.metrics.classifier_training import ClassifierRecipe
@@ -83,10 +85,17 @@ FIELDS: dict[str, Check[Any]] = {
     "threads": whole(0, 4096),
     "data.name": _choice(build.DATA, "data set"),
     "data.directory": optional(text()),
+    "data.source": text(),
+    "data.column": text(),
+    "data.label": optional(text()),
+    "data.groups": text(),
+    "data.size": whole(0, 65_536),
+    "data.channels": whole(0, 4),
+    "data.resample": one_of(FILTERS),
     "data.lo": SIZE,
     "data.hi": SIZE,
     "data.levels": whole(0, 65_536),
-    "data.split": each(COUNT, 3, 3),
+    "data.split": each(PART, 3, 3),
     "data.split_seed": SEED,
     "data.patch_size": WIDTH,
     "schedule.name": _choice(build.SCHEDULES, "schedule"),

@@ -27,12 +27,12 @@ def run(config: ConfigDict, workdir: Path) -> list[Path]:
     """Train, or go on training, and write the network directory; returns what was written."""
     device = build.device(config)
     how = recipe(config)
-    examples = build.splits(config).train
+    examples = build.splits(config).held("train")
     try:
         trainer = NetworkTrainer(how, examples, config.seed, device)
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise InputError(f"diffusers makes no network of config.train.unet ({error}); see its UNet2DModel") from error
-    data = build.without(config.data, "directory")  # of this machine
+    data = build.data_identity(config)
     identity = {"train": build.without(config.train, "checkpoint_seconds"), "seed": config.seed, "data": data}
     checkpoint = Checkpoint(workdir / "train_state.safetensors", identity, config.train.checkpoint_seconds)
     train(trainer, checkpoint, device)

@@ -69,12 +69,12 @@ def run(config: ConfigDict, workdir: Path) -> list[Path]:
 def _settings(config: ConfigDict, *others: str) -> dict[str, Any]:
     """What was trained on what: all settings but where, when, and others."""
     head = build.without(config.head, "checkpoint_seconds", "path", *others)
-    return {"head": head, "data": build.without(config.data, "directory"), "seed": config.seed}
+    return {"head": head, "data": build.data_identity(config), "seed": config.seed}
 
 
 def _trainer(experiment: Experiment, how: Recipe) -> HeadTrainer:
     settings, model = experiment.config.head, experiment.model
-    x_0 = experiment.splits.train.to(experiment.device)
+    x_0 = experiment.splits.held("train").to(experiment.device)
     reads_features = choose(ARCHITECTURES, settings.architecture, "architecture of heads")
     if isinstance(model.net, torch.nn.Module):
         model.net.requires_grad_(False)
@@ -86,7 +86,7 @@ def _trainer(experiment: Experiment, how: Recipe) -> HeadTrainer:
 
 
 def _feature_channels(experiment: Experiment, how: Recipe) -> int:
-    x_0 = experiment.splits.train[:1].to(experiment.device)
+    x_0 = experiment.splits.held("train", 1).to(experiment.device)
     generator = torch.Generator().manual_seed(0)
     extra = draw(experiment.model, x_0, how.within(experiment.schedule), generator, probe=False).prediction.extra
     if extra is None or extra.shape[2:] != x_0.shape[2:]:
@@ -97,7 +97,7 @@ def _feature_channels(experiment: Experiment, how: Recipe) -> int:
 def _finish(experiment: Experiment, trainer: HeadTrainer, how: Recipe) -> list[Path]:
     """Calibrate and save; held-out bits with and without."""
     config, target, written = experiment.config, experiment.workdir / "heads", []
-    validation = experiment.splits.validation.to(experiment.device)
+    validation = experiment.splits.held("validation").to(experiment.device)
     draws = tqdm(
         held_out_draws(
             experiment.model, validation, how, config.head.held_out_draws, config.estimate.batch_size, config.seed + 1

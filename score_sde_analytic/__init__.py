@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from score_sde_analytic.data import DataRange
+    from score_sde_analytic.data import DataRange, images
     from score_sde_analytic.grids import Grid
     from score_sde_analytic.likelihood import Chain, ContinuousTime, Flow, bits_per_dim
     from score_sde_analytic.measure import Budget
@@ -35,7 +35,10 @@ ROOMS = (
 
 #: Names of the front door, by the room or module that they live in.
 HOMES = {
-    "data": ("DataRange",),
+    "data": (
+        "DataRange",
+        "images",
+    ),
     "grids": ("Grid",),
     "likelihood": (
         "Chain",
@@ -100,6 +103,7 @@ __all__ = [
     "analyse",
     "bits_per_dim",
     "generate",
+    "images",
 ]
 
 

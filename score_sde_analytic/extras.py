@@ -6,11 +6,13 @@ And which versions of all of them decide the numbers.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
-from contextlib import suppress
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from score_sde_analytic.errors import MissingExtraError
@@ -39,6 +41,20 @@ def installed(module: str) -> bool:
     (True, False)
     """
     return find_spec(module) is not None
+
+
+@contextmanager
+def beside(folder: str | Path = "") -> Iterator[None]:
+    """Modules of a folder, that of the moment by default, can be imported in the block, after all others.
+
+    >>> with beside():
+    ...     import math
+    """
+    sys.path.append(str(Path(folder).resolve()))
+    try:
+        yield
+    finally:
+        sys.path.pop()
 
 
 def optional(module: str, *, extra: str, user: str, package: str = "") -> Any:

@@ -7,7 +7,7 @@ What a network is conditioned on, such as classes, is part of an item: (x_0, {na
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, Subset, default_collate
 
+from score_sde_analytic.data.loading import Ahead
 from score_sde_analytic.data.places import Places
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
@@ -51,7 +52,8 @@ class Examples(Dataset[Any]):
     {'class_labels': tensor([0, 0])}
 
     Args:
-        data: see `Data`. Of a loader the data set behind it is read, in its own order.
+        data: see `Data`. Of a loader the data set behind it is read, in its own order, by as many workers as the loader has and
+            into pinned memory where it says so.
         data_range: where its levels are declared, integers 0 .. levels - 1 become values in [lo, hi].
         key: of the example in a dictionary; "" for the usual one, such as "image" or "x".
         conditions: names of the network's arguments, and where their values are: a key or a position in every item, or all of
@@ -68,6 +70,7 @@ class Examples(Dataset[Any]):
         self._levels = data_range if data_range is not None and data_range.levels is not None else None
         columns = data if isinstance(data, Mapping) else None
         self._items: Any = _indexed(self._of_mapping(columns) if columns is not None else data)
+        self._pinned = isinstance(data, DataLoader) and data.pin_memory and torch.cuda.is_available()
         self._conditions = Places.of(conditions, columns, len(self))
         self._read: dict[int, int] = {}  # index -> checksum
         self._kinds: dict[str, tuple[int, str]] = {}  # of an example and of conditions that were read
@@ -82,11 +85,16 @@ class Examples(Dataset[Any]):
         example, conditions = self._read_item(int(index))
         return (example, conditions) if conditions else example
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether they are held, so that reading them again costs nothing."""
+        return isinstance(self._items, Tensor)
+
     def _read_item(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
         item = self._items[index]
         example = self._encoded(self._example(item))
         conditions = {name: self._condition(name, value) for name, value in self._conditions.at(index, item).items()}
-        if not isinstance(self._items, Tensor):
+        if not self.in_memory:
             self._require_unchanged(index, example, *conditions.values())
         return example, conditions
 
@@ -121,13 +129,18 @@ class Examples(Dataset[Any]):
         """
         return self.batch(indices).x_0
 
+    def expect(self, indices: Iterable[int]) -> None:
+        """The order in which examples will be asked for: a loader's workers read ahead of it."""
+        if isinstance(self._items, Ahead):
+            self._items.expect(indices)
+
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """The examples at some indices with their conditions, on the host.
 
         Raises:
             InputError: they differ in shape or kind, or one is not what it was when it was read before.
         """
-        if isinstance(self._items, Tensor):
+        if self.in_memory:
             places = torch.as_tensor(indices)
             rows = self._conditions.columns
             conditions = {name: self._condition(name, values[places], 1) for name, values in rows.items()}
@@ -136,7 +149,8 @@ class Examples(Dataset[Any]):
         x_0 = torch.stack([self._alike("example", i, x) for i, (x, _) in zip(indices, read, strict=True)])
         names = dict.fromkeys(name for _, conditions in read for name in conditions)
         named = {name: [conditions.get(name) for _, conditions in read] for name in names}
-        return Batch(x_0, {name: self._stacked(name, indices, values) for name, values in named.items()})
+        rows = {name: self._stacked(name, indices, values) for name, values in named.items()}
+        return Batch(x_0.pin_memory() if self._pinned else x_0, rows)
 
     def part(self, indices: Sequence[int] | NDArray[np.int64]) -> Examples:
         """Some of the examples as a data set of their own, with their conditions.
@@ -249,7 +263,7 @@ def _indexed(data: Any) -> Any:
         usual = type(data.batch_sampler) in (BatchSampler, type(None)) and data.collate_fn is default_collate
         if not usual or not isinstance(data.sampler, SequentialSampler | RandomSampler):
             raise InputError("a loader's own collate_fn or sampler would be ignored: pass a Dataset that does what they do")
-        data = data.dataset
+        data = Ahead.of(data)
     scalar = isinstance(data, Tensor) and data.ndim == 0
     if scalar or isinstance(data, str) or not isinstance(data, Sized) or not hasattr(data, "__getitem__"):
         raise InputError(
@@ -282,5 +296,6 @@ def batches(data: Any, indices: Sequence[int] | NDArray[np.int64], batch_size: i
     [2, 2, 1]
     """
     examples = as_dataset(data)
+    examples.expect(indices)
     for start in range(0, len(indices), batch_size):
         yield examples.take(indices[start : start + batch_size])

@@ -15,6 +15,8 @@ from score_sde_analytic.data.examples import Data, Examples, as_dataset, batches
 
 #: Of a batch: what is made of it takes a few times as much.
 BATCH_BYTES = 64 << 20
+#: Of states on their way through a network and a likelihood, which hold some thirty times as much.
+STATE_BYTES = 16 << 20
 #: Examples of a batch, however small they are.
 BATCH = 1024
 #: Of data that are read as a whole where a part would do, and of portions of larger ones.
@@ -48,17 +50,15 @@ def spread(total: int, count: int) -> Int64[np.ndarray, " {count}"]:
     return np.linspace(0, total - 1, count).round().astype(np.int64)
 
 
-def portion(data: Data, most: int | None = None) -> Examples:
-    """The data, or where they are large or more than so many, evenly spread examples of them, read once and held.
+def portion(data: Data, most: int | None = None, most_bytes: int | None = None) -> Examples:
+    """The data, or where they are more than so many or so large, evenly spread examples of them, read once and held.
 
     >>> len(portion(torch.zeros(5, 64), most=3))
     3
     """
     examples = as_dataset(data)
     total, dim = len(examples), examples.first.numel()
-    count = total if most is None else min(total, most)
-    if is_large(count, dim):
-        count = max(LARGE // (8 * dim), 1)
+    count = min(total, total if most is None else most, max((most_bytes or LARGE) // (8 * dim), 1))
     return examples if count == total else Examples(held(examples, spread(total, count)))
 
 

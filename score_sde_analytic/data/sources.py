@@ -12,35 +12,16 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Int64, Shaped, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from torch import Tensor
 
-from score_sde_analytic.checks import each, whole
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.extras import optional
 
 Part = Literal["train", "validation", "test"]
 #: Bytes that are read at once.
 CHUNK = 1 << 20
-
-
-def split(x: Shaped[Tensor, " n *dims"], sizes: Sequence[int], seed: int) -> list[Shaped[Tensor, " _ *dims"]]:
-    """Disjoint parts of the given sizes after one seeded permutation.
-
-    >>> [part.tolist() for part in split(torch.arange(5), (3, 2), seed=0)]
-    [[2, 4, 3], [0, 1]]
-
-    Raises:
-        InputError: the parts need more examples than there are.
-    """
-    sizes, seed = each(whole(0))("sizes", sizes), whole(0)("seed", seed)
-    if sum(sizes) > len(x):
-        raise InputError(f"the split {tuple(sizes)} needs {sum(sizes)} examples, the data set has {len(x)}")
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))
-    return [x[part] for part in order[: sum(sizes)].split(list(sizes))]
 
 
 def digits() -> Int64[np.ndarray, "1797 1 8 8"]:
@@ -124,10 +105,15 @@ def read_idx_images(path: str | Path) -> Int64[np.ndarray, "n 1 h w"]:
         MissingFileError: no such file.
         InputError: not an IDX image file, or one that holds less or more than it declares.
     """
+    return read_idx_pixels(path).astype(np.int64)
+
+
+def read_idx_pixels(path: str | Path) -> UInt8[np.ndarray, "n 1 h w"]:
+    """The same in a byte per pixel."""
     file = Path(path)
     (count, height, width), content = _idx(file, 0x803, "image")
     _require_size(file, content, count * height * width, f"{count} images of {height}x{width}")
-    return np.frombuffer(content, np.uint8).astype(np.int64).reshape(count, 1, height, width)
+    return np.frombuffer(content, np.uint8).reshape(count, 1, height, width)
 
 
 def digit_labels() -> Int64[np.ndarray, " 1797"]:

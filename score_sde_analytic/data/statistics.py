@@ -124,6 +124,7 @@ def _measured(
     progress: bool,
 ) -> DataStatistics:
     sums = _Sums(examples, data_range, max_eigen)
+    examples.expect(indices)
     with tqdm(total=len(indices), desc="data", unit="example", disable=not progress, leave=False, delay=1.0) as bar:
         for start in range(0, len(indices), rows):
             batch = examples.batch(indices[start : start + rows])

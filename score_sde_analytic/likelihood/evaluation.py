@@ -23,7 +23,7 @@ from tqdm import tqdm
 from score_sde_analytic.arrays import Array, onto
 from score_sde_analytic.checks import each, settle, whole
 from score_sde_analytic.data.examples import Data, Examples, as_dataset
-from score_sde_analytic.data.portions import batch_by_bytes
+from score_sde_analytic.data.portions import STATE_BYTES, batch_by_bytes
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.errors import InputError, RunError
@@ -95,7 +95,7 @@ def bits_per_dim(
     single = isinstance(method, Method)
     methods = {"": method} if isinstance(method, Method) else dict(method)
     dataset = as_dataset(data, data_range)
-    rows = batch_by_bytes(dataset.first.numel(), whole(1)("batch_size", batch_size))
+    rows = batch_by_bytes(dataset.first.numel(), whole(1)("batch_size", batch_size), STATE_BYTES)
     examples = _Examples(dataset, data_range, draws, seed, rows, torch.device(device))
     _require(methods, shard)
     files = dict.fromkeys(methods) if path is None else _files(Path(path), methods, single, shard)
@@ -314,9 +314,10 @@ class _Pass:
             tqdm(total=len(shard), desc=title, unit=" examples", unit_scale=True, disable=not progress, leave=False) as bar,
             save_points(self._save, self._kept) as point,
         ):
+            blocks = [range(start, min(start + size, shard.stop)) for start in range(shard.start, shard.stop, size)]
+            self.examples.dataset.expect(i for block in blocks for i in self._indices(self._lacking(block), block))
             try:
-                for start in range(shard.start, shard.stop, size):
-                    block = range(start, min(start + size, shard.stop))
+                for block in blocks:
                     self._measure(block, Progress(lambda position: _move(bar, position), bar.n, len(block)))
                     point()
             except Exception:
@@ -336,7 +337,7 @@ class _Pass:
 
     def _measure(self, block: range, progress: Progress) -> None:
         """Finish a block for every method that still lacks some of it."""
-        lacking = {name: ledger for name, ledger in self.ledgers.items() if not ledger.done[block].all()}
+        lacking = self._lacking(block)
         if lacking:
             methods = {name: ledger.method for name, ledger in lacking.items()}
             indices = self._indices(lacking, block)
@@ -348,10 +349,13 @@ class _Pass:
                 ledger.store(indices, [terms[name] for terms in draws])
         progress.reached(1.0)
 
+    def _lacking(self, block: range) -> dict[str, _Ledger]:
+        return {name: ledger for name, ledger in self.ledgers.items() if not ledger.done[block].all()}
+
     def _indices(self, lacking: Mapping[str, _Ledger], block: range) -> Sequence[int]:
         """The examples of a block that some method still needs; all of them where they share something."""
-        if self.method.block is not None:
-            return block
+        if not lacking or self.method.block is not None:
+            return block if lacking else []
         return [i for i in block if not all(ledger.done[i] for ledger in lacking.values())]
 
 

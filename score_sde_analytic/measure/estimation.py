@@ -20,7 +20,7 @@ from tqdm import tqdm
 from score_sde_analytic.arrays import Array, numbers, onto, wide
 from score_sde_analytic.checks import COUNT, number, settle, whole
 from score_sde_analytic.data.examples import Data, Examples, as_dataset
-from score_sde_analytic.data.portions import batch_by_bytes
+from score_sde_analytic.data.portions import STATE_BYTES, batch_by_bytes
 from score_sde_analytic.data.ranges import DataRange, check_examples
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.declared import reading
@@ -267,9 +267,10 @@ class _Pass:
 
     def advance(self) -> Iterator[int]:
         """Run to the end, yielding the number of draws after each batch."""
+        self.dataset.expect(self._planned())
         while self.active:
-            size = min(self.settings["batch_size"], self.settings["max_draws"] - self.settings["batch_size"] * self.round)
-            index, x_0, model = self._visits(size)
+            index, x_0, model = self._visits()
+            size = len(index)
             while self.knot < len(self.active):
                 self._draw(self.active[self.knot], index, x_0, model)
                 self.knot += 1
@@ -293,6 +294,7 @@ class _Pass:
             setattr(self, name, np.concatenate([sums, np.zeros_like(np.take(sums, [0] * len(gaps), axis))], axis))
         self.round = 0
         self.active = list(range(before, len(self.knots)))
+        self.dataset.expect(self._planned())
 
     def _unfinished(self) -> list[int]:
         drawn = self.counts.sum(0)
@@ -304,13 +306,29 @@ class _Pass:
         finished = (enough & precise) | (drawn >= self.settings["max_draws"])
         return [m for m in self.active if not finished[m]]
 
-    def _visits(self, size: int) -> tuple[NDArray[np.int64], Tensor, ScoreModel]:
+    def _index(self, number: int) -> NDArray[np.int64]:
+        """The examples of a round."""
+        first, most = self.settings["batch_size"] * number, self.settings["max_draws"]
+        places = np.arange(first, min(first + self.settings["batch_size"], most))
+        return visited(len(self.dataset), places, self.identity["seed"])
+
+    def _planned(self) -> Iterator[int]:
+        """All that may be visited from this round on, in order."""
+        rounds = -(-self.settings["max_draws"] // self.settings["batch_size"])
+        return (int(i) for number in range(self.round, rounds if self.active else 0) for i in self._index(number))
+
+    def _visits(self) -> tuple[NDArray[np.int64], Tensor, ScoreModel]:
         """Indices and examples of this round, at consecutive places, and the model on their conditions."""
-        places = self.settings["batch_size"] * self.round + np.arange(size)
-        index = visited(len(self.dataset), places, self.identity["seed"])
+        index = self._index(self.round)
         x_0, conditions = self.dataset.batch(index)
-        check_examples(x_0) if self.data_range is None else self.data_range.check(x_0)
+        for part in self._parts(x_0):
+            check_examples(part) if self.data_range is None else self.data_range.check(part)
         return index, onto(x_0, self.device), self.model.for_batch(conditions)
+
+    @staticmethod
+    def _parts(x: Tensor) -> tuple[Tensor, ...]:
+        """Rows that are looked at together, in float64."""
+        return x.split(batch_by_bytes(x[0].numel(), batch_bytes=STATE_BYTES))
 
     @torch.no_grad()
     def _draw(self, m: int, index: NDArray[np.int64], x_0: Tensor, model: ScoreModel) -> None:
@@ -320,8 +338,7 @@ class _Pass:
         eps = torch.randn(x_0.shape, generator=generator, dtype=dtype).to(x_0)
         with self.model.metered() as cost:
             prediction = model.predict(level.diffuse(x_0, eps), level)
-        rows = batch_by_bytes(x_0[0].numel())  # that are summed at once
-        parts = zip(*(x.split(rows) for x in (x_0, eps, prediction.eps)), strict=True)
+        parts = zip(*map(self._parts, (x_0, eps, prediction.eps)), strict=True)
         values = torch.cat([self._values(*part) for part in parts]).cpu().numpy()
         self.cost.add(**vars(cost))
         for observer in self.observers.values():

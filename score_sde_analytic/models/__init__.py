@@ -1,5 +1,7 @@
 """Networks as score models, mixtures with exact scores, and the probability flow of either."""
 
+from score_sde_analytic.models.building import load_torchscript, network_from
+from score_sde_analytic.models.checkpoints import checkpoint_parts, read_state_dict
 from score_sde_analytic.models.clamps import DynamicThreshold
 from score_sde_analytic.models.conditions import Conditions, Constant
 from score_sde_analytic.models.free import FreeModel, LinearDenoiser
@@ -14,6 +16,7 @@ from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.recalibrated import Recalibrated, Stack
 from score_sde_analytic.models.receipt import Receipt
 from score_sde_analytic.models.times import Continuous, DescendingIndex, Interpolant, LogSNR, OneBased, Sigma, ZeroBased
+from score_sde_analytic.models.weights import load_weights
 
 __all__ = [
     "Adaptive",
@@ -42,6 +45,11 @@ __all__ = [
     "Stack",
     "WithFeatures",
     "ZeroBased",
+    "checkpoint_parts",
+    "load_torchscript",
     "load_unet",
+    "load_weights",
+    "network_from",
+    "read_state_dict",
     "save_unet",
 ]

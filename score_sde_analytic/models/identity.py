@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -125,7 +126,14 @@ def architecture(net: nn.Module) -> Any:
     config = getattr(net, "config", None)
     if isinstance(config, Mapping):
         return design(type(net), config)
+    if isinstance(net, torch.jit.ScriptModule):
+        return ["ScriptModule", *([name, _code(layer)] for name, layer in net.named_modules())]
     return [type(net).__name__, *_layers(net)]
+
+
+def _code(layer: Any) -> str:
+    """What a layer of TorchScript does; names that are told apart by the order of loading are not."""
+    return re.sub(r"___torch_mangle_\d+\.", "", layer.code) if hasattr(layer, "forward") else ""
 
 
 def design(kind: type[nn.Module], config: Mapping[str, Any]) -> Any:

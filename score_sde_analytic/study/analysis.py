@@ -95,7 +95,8 @@ def analyse(
     named = covariance_names((settings.covariance, *record))
     examples = as_dataset(data, data_range)
     others = None if train is None else as_dataset(train, data_range)
-    some = portion(examples if others is None else others)
+    some = examples if others is None else others
+    some = some if some.in_memory else portion(some)
     if others is not None and data_range is not None:
         _check(some, data_range)
     recorded = recorders(named, some, settings.structure)

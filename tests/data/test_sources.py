@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, random_
 from score_sde_analytic.data import sources
 from score_sde_analytic.data.examples import as_dataset, batches
 from score_sde_analytic.data.ranges import DataRange
-from score_sde_analytic.data.sources import digits, part_mask, patches, photographs, read_idx_images, read_idx_labels, split
+from score_sde_analytic.data.sources import digits, part_mask, patches, photographs, read_idx_images, read_idx_labels
+from score_sde_analytic.data.splits import split
 from score_sde_analytic.data.statistics import DataStatistics
 
 PARTS = ("train", "validation", "test")
