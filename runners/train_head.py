@@ -126,7 +126,7 @@ def _finish(experiment: Experiment, trainer: HeadTrainer, how: Recipe) -> list[P
 
 
 def _bits(experiment: Experiment, heads: dict[str, Head], draws: list[Draw]) -> dict[str, float]:
-    low, high = experiment.schedule.log_snr_range
+    low, high = experiment.schedule.finite_range
     ends = low, min(experiment.config.grid.log_snr_max, high)
     covariances = {name: covariance_of(head.eval()) for name, head in heads.items()}
     return transition_bits(covariances, draws, experiment.schedule, ends, REPORTED_STEPS)

@@ -169,11 +169,8 @@ def velocity(
     model: ScoreModel, c: Coefficients, u: Float64[Tensor, " batch *dims"], dtype: torch.dtype, rows: int
 ) -> Float64[Tensor, " batch *dims"]:
     """du/ds, in network calls of at most `rows` samples of the given dtype."""
-
-    def of(part: slice) -> Tensor:
-        return c.drift * u[part] + c.gain * _said(model.rows(part), c, u[part], dtype)
-
-    return torch.cat([of(part) for part in slices(len(u), rows)])
+    parts = slices(len(u), rows)
+    return torch.cat([c.drift * u[part] + c.gain * _said(model.rows(part), c, u[part], dtype) for part in parts])
 
 
 def _said(model: ScoreModel, c: Coefficients, u: Tensor, dtype: torch.dtype) -> Tensor:
