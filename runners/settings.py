@@ -89,6 +89,7 @@ FIELDS: dict[str, Check[Any]] = {
     "data.split": each(COUNT, 3, 3),
     "data.split_seed": SEED,
     "data.patch_size": WIDTH,
+    "data.variants": COUNT,
     "schedule.name": _choice(build.SCHEDULES, "schedule"),
     "network.path": text(),
     "network.clamp": flag(),
