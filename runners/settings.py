@@ -193,11 +193,11 @@ OPTIONAL: dict[str, Check[Any]] = {
     "schedule.steps": STEPS,
     **{
         f"schedule.{name}": number(-1e6, 1e6)
-        for name in ("beta_min", "beta_max", "sigma_min", "sigma_max", "offset", "beta_start", "beta_end", "max_beta", "shift")
+        for name in ("beta_min", "beta_max", "beta_start", "beta_end", "max_beta", "sigma_min", "sigma_max", "offset", "shift")
     },
-    "schedule.log_snr_min": number(-math.inf, 0.0),
+    "schedule.log_snr_min": number(-math.inf, 1e6),
     "schedule.zero_terminal_snr": flag(),
-    **{f"schedule.{name}": each(number(), 1) for name in ("betas", "alpha_bar", "sigmas")},
+    **{f"schedule.{name}": each(number(0.0, 1e9), 1, 100_000) for name in ("betas", "alpha_bar", "sigmas")},
     "network.times.steps": STEPS,
     "network.times.scale": number(),
     "network.times.shift": number(),
