@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ MODES: dict[str, Mode] = {
     ),
     "check": OnNetwork("read and check the config, the data and the network, and stop before any work", "modes.check"),
     "inspect": Mode(
-        "what a network is, and how it is fed and read: tries what is usual on a few examples, writes a config that fits",
+        "how a network is fed and read: tries what is usual on a few examples, writes a config that fits",
         "wiring.run",
     ),
     "grid": OnNetwork(
@@ -246,7 +247,11 @@ def usage() -> str:
     """What --help prints."""
     modes = _rows({name: mode.line for name, mode in MODES.items()})
     settings = _rows({f"--{name}": line for name, line in FLAGS.items()})
-    return USAGE.format(modes=modes, flags=settings, configs=", ".join(shipped()), fields=CONFIGS / "default.py")
+    return USAGE.format(modes=modes, flags=settings, configs=_wrapped(shipped()), fields=CONFIGS / "default.py")
+
+
+def _wrapped(names: Iterable[str]) -> str:
+    return textwrap.fill(", ".join(names), 116, subsequent_indent="  ")
 
 
 def _rows(lines: Mapping[str, str]) -> str:

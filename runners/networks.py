@@ -41,6 +41,8 @@ from .datasets import is_mixture, mixture
 ASSETS = Path(score_sde_analytic.__file__).parent / "assets"
 #: The name of the schedule that a network was trained with.
 TRAINED = "trained"
+#: As the source says.
+AUTO = "auto"
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear_vp": LinearVP,
     "cosine_vp": CosineVP,
@@ -124,32 +126,28 @@ def find(config: ConfigDict, workdir: Path) -> Found | ScoreModel:
 
 def schedule(config: ConfigDict, found: Found) -> Schedule:
     """The forward process: that of the config, or the one that the network was trained with."""
-    if config.schedule.name != TRAINED:
-        return construct(SCHEDULES, config.schedule.to_dict(), "schedule")
-    if found.schedule is None:
+    process = configured(config) or found.schedule
+    if process is None:
         raise InputError(f"{config.network.source} does not say its schedule: set schedule.name; --mode=inspect tries several")
-    return found.schedule
+    return process
 
 
-def check_schedule(config: ConfigDict) -> None:
-    """Refuse a schedule that cannot be, before any network is read."""
-    if config.schedule.name != TRAINED:
-        construct(SCHEDULES, config.schedule.to_dict(), "schedule")
+def configured(config: ConfigDict) -> Schedule | None:
+    """The forward process of config.schedule; None for that which the network was trained with."""
+    if config.schedule.name == TRAINED:
+        return None
+    return construct(SCHEDULES, config.schedule.to_dict(), "schedule")
 
 
 def wiring(config: ConfigDict, found: Found) -> dict[str, Any]:
     """Settings of `ScoreModel`, those of config.network before those of the source."""
     own = config.network
-    told = dict(found.wiring)
-    if own.predicts:
-        told["predicts"] = own.predicts
-    if own.times.name:
+    told = dict(found.wiring) | {name: own[name] for name in ("predicts", "coordinates") if own[name] != AUTO}
+    if own.times.name != AUTO:
         told["times"] = construct(TIMES, own.times.to_dict(), "network time label")
-    if own.coordinates:
-        told["coordinates"] = own.coordinates
     if own.sigma_data:
         told["sigma_data"] = own.sigma_data
-    if own.dtype:
+    if own.dtype != AUTO:
         told["dtype"] = DTYPES[own.dtype]
     if own.clamp != TRAINED:
         told["clamp"] = (config.data.lo, config.data.hi) if own.clamp == "data" else None
@@ -165,13 +163,17 @@ def wiring(config: ConfigDict, found: Found) -> dict[str, Any]:
 def model(config: ConfigDict, workdir: Path, target: torch.device) -> ScoreModel:
     """The pretrained network (or the mixture's exact score) under its schedule."""
     if is_mixture(config):
-        return mixture(config).to(target).score_model(construct(SCHEDULES, config.schedule.to_dict(), "schedule"))
+        return mixture(config).to(target).score_model(configured(config) or LinearVP())
     found = find(config, workdir)
     if isinstance(found, ScoreModel):
         return found
     settings, process = wiring(config, found), schedule(config, found)
     trained = found.schedule
-    if trained is not None and settings["times"].of_a_table and process.config() != trained.config():
+    if (
+        trained is not None
+        and isinstance(settings["times"], ZeroBased | DescendingIndex)
+        and process.config() != trained.config()
+    ):
         raise InputError(
             f"this network was trained with {trained} and is fed its index: set schedule.name={TRAINED}, or network.times to"
             " something that speaks of the noise itself"

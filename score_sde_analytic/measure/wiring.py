@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import scipy
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Shaped
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
@@ -60,7 +60,7 @@ class Remembering(Wrapper):
         super().__init__(net)
         self._known: dict[str, Any] = {}
 
-    def forward(self, x: Tensor, labels: Tensor, **conditions: Any) -> Any:
+    def forward(self, x: Float[Tensor, " batch *dims"], labels: Shaped[Tensor, " batch"], **conditions: Any) -> Any:
         asked = hashlib.sha256(b"".join(_bytes(each) for each in (x, labels, *conditions.values()))).hexdigest()
         if asked not in self._known:
             self._known[asked] = self.wrapped(x, labels, **conditions)
@@ -125,7 +125,7 @@ def wiring_costs(
     data_range: DataRange,
     log_snr: ArrayLike = LEVELS,
     seed: int = 0,
-    conditions: Mapping[str, Tensor] | None = None,
+    conditions: Mapping[str, Shaped[Tensor, " batch ..."]] | None = None,
 ) -> list[WiringCost]:
     """The cost of every wiring, the best first; those that the network refuses last, with what it said.
 

@@ -59,7 +59,7 @@ def features() -> ClassifierFeatures:
 def test_shipped_digits_classifier_is_as_accurate_as_it_says(splits: datasets.Splits):
     net, config = load_classifier("digits_classifier")
     default = digits_vp.get_config()
-    truth = classifier.labels(default)
+    truth = datasets.labels(default)
     assert len(splits.test) == len(truth[2]) == 297
     found = classifier_training.accuracy(net, splits.test, truth[2])
     assert found == pytest.approx(config["accuracy"]["test"], abs=1.5 / 297)  # one image on the border of two classes
@@ -124,7 +124,7 @@ def test_training_a_classifier(tmp_path, capsys):
     classifier.run(config, tmp_path)
     assert torch.equal(load_classifier(tmp_path / "classifier")[0](torch.zeros(1, 1, 8, 8)), first)
     with pytest.raises(ValueError, match="data set with labels"):
-        classifier.labels(patches.get_config())
+        datasets.labels(patches.get_config())
 
 
 def test_moved_images_are_shifted_copies():
@@ -156,11 +156,11 @@ def test_label_files(tmp_path):
         sources.read_idx_labels(tmp_path / "absent")
     config = digits_vp.get_config()
     config.data.name, config.data.directory, config.data.split = "mnist", str(tmp_path), (4, 2, 2)
-    parts = torch.cat(classifier.labels(config))
+    parts = torch.cat(datasets.labels(config))
     assert sorted(parts.tolist()) == [1, 1, 1, 1, 3, 3, 4, 4]
     config.data.directory = str(tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="labels"):
-        classifier.labels(config)
+        datasets.labels(config)
 
 
 # --- network files ------------------------------------------------------------------------------------------------------

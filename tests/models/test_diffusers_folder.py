@@ -120,8 +120,8 @@ def test_classes_and_learned_variances(tmp_path, x):
     with torch.no_grad():
         out = dit(x, timestep=torch.tensor([499] * 3), class_labels=labels).sample
         prediction = model(x, 0.5, class_labels=labels)
-    torch.testing.assert_close(prediction.extra, out[:, 1:])
-    assert not torch.equal(prediction.extra, out[:, :1])
+    torch.testing.assert_close(prediction.learned_range, out[:, 1:])
+    assert not torch.equal(prediction.learned_range, out[:, :1])
 
 
 def test_a_network_alone_does_not_say_how_it_was_trained(net, x, tmp_path):

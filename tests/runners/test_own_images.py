@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from score_sde_analytic.configs import images as config_of_images
-from score_sde_analytic.runners import build, classifier, datasets, evaluate, modes, sampling
+from score_sde_analytic.runners import datasets, evaluate, modes, sampling
 from score_sde_analytic.runners.experiment import Experiment
 from score_sde_analytic.runners.settings import validate
 
@@ -35,7 +35,7 @@ def test_parts_are_views_that_encode_what_they_read(config):
     assert len(held.unique(dim=0)) == COUNT
     assert len(splits.held("test", 2)) == 2
     assert torch.equal(splits.held("test", 2), splits.held("test")[:2])
-    assert build.data_title(config) == "a"
+    assert datasets.data_title(config) == "a"
 
 
 def test_groups_stay_in_one_part(config):
@@ -49,7 +49,7 @@ def test_groups_stay_in_one_part(config):
 
 
 def test_labels_of_a_source_are_split_as_its_pictures_are(config):
-    labels = classifier.labels(config)
+    labels = datasets.labels(config)
     for part, name in zip(labels, ("train", "validation", "test"), strict=True):
         assert part.tolist() == [row["label"] for row in getattr(datasets.splits(config), name)._items]
 

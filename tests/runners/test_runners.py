@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from score_sde_analytic.configs import digits_cosine, digits_ve, digits_vp, mixture, mnist, patches
-from score_sde_analytic.runners import build, datasets, evaluate, modes, networks, train
+from score_sde_analytic.runners import datasets, evaluate, modes, networks, train
 from score_sde_analytic.runners.experiment import Experiment
 from score_sde_analytic.runners.main import MODES
 
@@ -393,7 +393,7 @@ def test_settings_of_another_schedule_are_refused():
     config = digits_vp.get_config()
     config.schedule.sigma_min = 0.1
     with pytest.raises(ValueError, match="does not take these settings"):
-        build.schedule(config)
+        networks.configured(config)
 
 
 def test_image_sheets_are_drawn(tmp_path):
