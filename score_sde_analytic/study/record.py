@@ -18,7 +18,7 @@ from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.measure.draws import Recorder
 from score_sde_analytic.measure.moments import Moments
-from score_sde_analytic.models.conditions import OfSamples
+from score_sde_analytic.models.conditions import OfSamples, of_samples
 from score_sde_analytic.models.guided import Guided
 from score_sde_analytic.models.judged import Judged
 from score_sde_analytic.models.model import ScoreModel
@@ -89,6 +89,10 @@ class Record:
     def of_samples(self) -> OfSamples | None:
         """What samples are conditioned on unless they are told otherwise."""
         return in_turn(self.conditions)
+
+    def model_of(self, indices: range) -> ScoreModel:
+        """The model on the conditions of some samples."""
+        return self.model.conditioned(of_samples(self.of_samples, indices)) if self.conditions else self.model
 
     def with_covariance(self, name: str, covariance: Covariance) -> Self:
         """The same study, with a covariance of one's own that grids, chains, bits and samples may ask for by this name.
