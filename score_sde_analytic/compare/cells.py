@@ -325,7 +325,8 @@ def _check_claim(sampler: Sampler[Any], grid: Grid, calls: float, products: floa
     claimed = sampler.calls(grid)
     if claimed is None:
         return
-    most = claimed + sampler.extra_calls(grid)
+    branches = sampler.model.branches
+    most = branches * (claimed + sampler.extra_calls(grid))
     if calls != claimed if most == claimed else calls + products > most:
         raise RuntimeError(f"{sampler.name} made {calls + products:g} network calls per sample where it claims {most}")
 
