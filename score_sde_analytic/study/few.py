@@ -112,7 +112,7 @@ def levels(study: Reportable, settings: Few) -> Float64[Array, " levels"]:
 def paths(study: Reportable, settings: Few) -> FlowPaths:
     """Recorded, continued, or read."""
     at = levels(study, settings)
-    given = [weights_digest(study.conditions)] if study.conditions else []
+    given = [*([weights_digest(study.conditions)] if study.conditions else []), *study.marks]
     asked = digest(plain(settings.free.config()), at.tolist(), settings.count, settings.batch_size, study.seed, *given)[:8]
     return record_paths(
         study.model,

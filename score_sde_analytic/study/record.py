@@ -15,7 +15,9 @@ from score_sde_analytic.data.examples import Rows
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.errors import InputError
+from score_sde_analytic.files import plain
 from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.measure.draws import Recorder
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.models.conditions import OfSamples, of_samples
@@ -89,6 +91,11 @@ class Record:
     def of_samples(self) -> OfSamples | None:
         """What samples are conditioned on unless they are told otherwise."""
         return in_turn(self.conditions)
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What tells the files of a guided study from those of the network's own."""
+        return (digest(plain(self.model.fingerprint())),) if self.model.guidance else ()
 
     def model_of(self, indices: range) -> ScoreModel:
         """The model on the conditions of some samples."""

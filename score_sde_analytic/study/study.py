@@ -274,7 +274,7 @@ class Study(Measured):
         """
         if not methods:
             return {}
-        asked = self.seed, draws, len(data)  # type: ignore[arg-type]
+        asked = self.seed, draws, len(data), *self.marks  # type: ignore[arg-type]
         files = {name: f"{name}-{digest(method.config(self.model), *asked)[:8]}" for name, method in methods.items()}
         settings = {"draws": draws, "seed": self.seed + 1, "device": self.device, "path": path} | options
         named = {files[name]: method for name, method in methods.items()}
