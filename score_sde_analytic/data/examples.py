@@ -90,6 +90,17 @@ class Examples(Dataset[Any]):
         """Whether they are held, so that reading them again costs nothing."""
         return isinstance(self._items, Tensor)
 
+    @property
+    def space(self) -> str:
+        """What examples are where they stand for something else, as "latents" of pictures; else nothing.
+
+        It is the attribute `space` of the data set, or of the one that a subset or a loader holds.
+        """
+        inner = self._items
+        while inner is not None and not hasattr(inner, "space"):
+            inner = getattr(inner, "dataset", None)
+        return getattr(inner, "space", "")
+
     def _read_item(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
         item = self._items[index]
         example = self._encoded(self._example(item))

@@ -29,7 +29,7 @@ class Ahead:
     """
 
     def __init__(self, items: Any, workers: int, **options: Any) -> None:
-        self.items = items
+        self.dataset = items
         self.workers = workers
         self._options = options
         self._expected: deque[int] = deque()
@@ -44,7 +44,7 @@ class Ahead:
         return cls(loader.dataset, loader.num_workers, **{name: getattr(loader, name) for name in names})
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.dataset)
 
     def expect(self, indices: Iterable[int]) -> None:
         """Begin to read items that will be asked for in this order; another order is served too, without the workers."""
@@ -58,12 +58,12 @@ class Ahead:
         if item is not None and self._expected.popleft() == index:
             return item[0]
         self.expect(())
-        return self.items[index]
+        return self.dataset[index]
 
     def _read(self, indices: Iterator[int]) -> Iterator[Any]:
         """Items in their order, each in a tuple, while the workers are ahead of it."""
         loader = DataLoader(
-            self.items,
+            self.dataset,
             batch_sampler=self._chunks(indices),
             num_workers=self.workers,
             collate_fn=_as_tuples,

@@ -103,6 +103,11 @@ class Bound(BitsPerDim):
     vector_products: int = 0
     identity: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def space(self) -> str:
+        """What the bits are of where that is not the data themselves, as "latents"; else nothing."""
+        return str(self.identity.get("space", ""))
+
     @cached_property
     def per_example(self) -> Float64[Array, " n"]:
         """Totals of the examples."""
@@ -140,7 +145,8 @@ class Bound(BitsPerDim):
         return self.evaluations / max(len(self.indices), 1)
 
     def summary(self) -> dict[str, Any]:
-        return super().summary() | {"examples": len(self.indices), "vector_products": self.vector_products}
+        of = {"of": self.space} if self.space else {}
+        return super().summary() | of | {"examples": len(self.indices), "vector_products": self.vector_products}
 
     def save(self, path: str | Path) -> None:
         """Write as safetensors, atomically."""

@@ -178,6 +178,7 @@ class _Examples:
         declared = self.data_range
         limits = None if declared is None else [declared.lo, declared.hi, declared.levels]
         settings = {"data": digest, "examples": len(self), "range": limits}
+        settings |= {"space": self.dataset.space} if self.dataset.space else {}
         return settings | {"seed": self.seed, "draws": self.draws, "model": model}
 
     def repetitions(self, x_0: Tensor, indices: Sequence[int], progress: Progress) -> Iterator[Batch]:

@@ -156,7 +156,7 @@ def estimate(
         "knots": knots.tolist(),
         "settings": budget.settings(),
         "observers": {name: plain(observer.config()) for name, observer in (observers or {}).items()},
-    }
+    } | ({"space": dataset.space} if dataset.space else {})
     run = _Pass(model, dataset, statistics, data_range, identity, torch.device(device), observers or {})
     return run.finish(None if path is None else Path(path), save_seconds, progress)
 

@@ -8,6 +8,7 @@ from score_sde_analytic.models.free import FreeModel, LinearDenoiser
 from score_sde_analytic.models.free_mixture import MixtureDenoiser
 from score_sde_analytic.models.guided import ClassifierGuided, Guided
 from score_sde_analytic.models.judged import Judged
+from score_sde_analytic.models.latents import LatentDataset
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.networks import LearnedRange, WithFeatures, load_unet, save_unet
@@ -32,6 +33,7 @@ __all__ = [
     "Guided",
     "Interpolant",
     "Judged",
+    "LatentDataset",
     "LearnedRange",
     "LinearDenoiser",
     "LogSNR",

@@ -25,7 +25,15 @@ def remarks(record: Measured, search: GridSearch, structures: Structures) -> tup
     >>> remarks(study, study.search, study.structures)[0][:60]
     "R from 'residual' is outside (0, 1) at log-SNR 7.4, 7.7, 8.1"
     """
-    return (*_guided(record), *search.curve.remarks, *_linear(record), *_between(record), *_first(search), *_bins(structures))
+    return (
+        *_guided(record),
+        *_space(record),
+        *search.curve.remarks,
+        *_linear(record),
+        *_between(record),
+        *_first(search),
+        *_bins(structures),
+    )
 
 
 def _guided(record: Record) -> list[str]:
@@ -37,6 +45,14 @@ def _guided(record: Record) -> list[str]:
         "the pass measured a guided model: its R prices chains and is no variance to sample with, which is the conditional"
         " model's at every scale; analyse that one, and sample with study.guided(scale, null)"
     ]
+
+
+def _space(record: Record) -> list[str]:
+    """Whether the examples stand for something else."""
+    space = record.moments.fingerprint.get("space", "")
+    if not space:
+        return []
+    return [f"the examples are {space}: bits/dim are those of {space} as a density, and not of what they stand for"]
 
 
 def _linear(record: Measured) -> list[str]:
