@@ -2,6 +2,7 @@
 
 from score_sde_analytic.data.basis import Basis, Channel, Pixel, PixelChannel, Scalar
 from score_sde_analytic.data.caching import Cached, cached
+from score_sde_analytic.data.emoji import Emoji, emoji
 from score_sde_analytic.data.examples import Batch, Examples
 from score_sde_analytic.data.images import Images, images
 from score_sde_analytic.data.ranges import DataRange
@@ -20,6 +21,7 @@ __all__ = [
     "ColourDCT",
     "DataRange",
     "DataStatistics",
+    "Emoji",
     "Examples",
     "Images",
     "Pixel",
@@ -28,6 +30,7 @@ __all__ = [
     "cached",
     "digit_labels",
     "digits",
+    "emoji",
     "images",
     "patches",
     "photographs",

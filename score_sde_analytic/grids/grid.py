@@ -21,9 +21,12 @@ from score_sde_analytic.checks import number, whole
 from score_sde_analytic.declared import reading
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import plain, read_json, write_json
+from score_sde_analytic.process.forward import BLANK
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.schedule import Schedule
 
+#: Where EDM's grids begin, and Karras' of schedules that begin in pure noise.
+SIGMA_MAX = 80.0
 #: Of a grid as JSON.
 SHAPE = {"times": [float], "objective": str, "cost": (float, None)}
 
@@ -104,10 +107,10 @@ def _span(first: float, top: float) -> tuple[float, float]:
     return top, number(above=0, below=top)("the first time t_1", first)
 
 
-def _log_snrs(schedule: Schedule, first: float, top: float) -> tuple[float, float]:
-    """Log-SNR at `top` and at `first`; in place of pure noise, of which none is a part, one where nothing is told yet."""
+def _log_snrs(schedule: Schedule, first: float, top: float, blank: float = BLANK) -> tuple[float, float]:
+    """Log-SNR at `top` and at `first`; `blank`, where nothing is told yet, in place of pure noise, of which none is a part."""
     begin, end = (schedule.log_snr(t) for t in _span(first, top))
-    return (min(schedule.finite_range[0], end - 1.0) if begin == -np.inf else begin), end
+    return (min(blank, end - 1.0) if begin == -np.inf else begin), end
 
 
 def _ends_in_data(times: Array, top: float, objective: str) -> Grid:
@@ -153,7 +156,7 @@ def karras(schedule: Schedule, steps: int, first: float, rho: float = 7.0, top: 
     (1.0, 0.5921, 0.001, 0.0)
     """
     rho = number(above=0)("rho", rho)
-    ends = np.exp(-0.5 / rho * np.array(_log_snrs(schedule, first, top)))
+    ends = np.exp(-0.5 / rho * np.array(_log_snrs(schedule, first, top, -2.0 * math.log(SIGMA_MAX))))
     ladder = np.linspace(ends[0], ends[1], _steps(steps))
     return _ends_in_data(np.asarray(schedule.time(-2.0 * rho * np.log(ladder))), top, f"Karras, rho={rho:g}")
 

@@ -91,8 +91,10 @@ class Budget:
     def __post_init__(self) -> None:
         settle(self)
         if not self.groups <= self.min_draws <= self.max_draws:
-            given = f"{self.groups}, {self.min_draws} and {self.max_draws}"
-            raise InputError(f"need groups <= min_draws <= max_draws, got {given}")
+            raise InputError(
+                f"need groups ({self.groups}) <= min_draws ({self.min_draws}) <= max_draws ({self.max_draws}): for a pass of n"
+                " draws set min_draws and max_draws to n"
+            )
 
     def settings(self) -> dict[str, Any]:
         """What decides when a pass ends, as plain data."""

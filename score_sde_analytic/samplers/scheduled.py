@@ -11,6 +11,7 @@ The step to the data is x0_hat: what the schedulers' own step to sigma = 0 gives
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -41,9 +42,11 @@ class Scheduled(Sampler[Step]):
         """A new scheduler that takes x0_hat."""
 
     def init(self, plan: Sequence[Step], x: Float[Tensor, " batch *dims"]) -> Any:
-        scheduler = self.scheduler()
         plan = plan[1:] if plan[0].t.pure_noise and len(plan) > 1 else plan
-        scheduler.set_timesteps(len(plan))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # of numpy, to diffusers
+            scheduler = self.scheduler()
+            scheduler.set_timesteps(len(plan))
         scheduler.timesteps = torch.arange(len(plan), 0, -1)
         self.place(scheduler, plan)
         scheduler.set_begin_index(0)

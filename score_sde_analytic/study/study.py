@@ -27,10 +27,9 @@ from score_sde_analytic.models.free import FreeModel, LinearDenoiser
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.decoder import Decoder
 from score_sde_analytic.samplers import Ancestral
-from score_sde_analytic.study import fewest, storage
+from score_sde_analytic.study import few, fewest, storage
 from score_sde_analytic.study.budgets import steps_within
 from score_sde_analytic.study.covariances import covariance
-from score_sde_analytic.study.few import Few, gaussian
 from score_sde_analytic.study.free import named
 from score_sde_analytic.study.measured import Measured
 from score_sde_analytic.study.names import AUTO, DP, CovarianceName, GridName
@@ -317,7 +316,7 @@ class Study(Measured):
         >>> study.fewest(3, progress=False).sampler.name
         'fewest(K=3)'
         """
-        return fewest.of(self, steps, data, Few(gaussian(self, free), **options))
+        return fewest.of(self, steps, data, few.settings(self, free, options))
 
     def sample(
         self, count: int, steps: int = 10, seed: int = 0, batch_size: int = 64, **names: Any

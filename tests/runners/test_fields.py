@@ -74,6 +74,7 @@ NEEDED = {"betas": {"betas": (0.1, 0.2, 1.0)}, "alpha_bar": {"alpha_bar": (0.9, 
 def test_every_schedule_has_a_name_in_the_config(name):
     config = mixture.get_config()
     config.schedule = ConfigDict({"name": name} | NEEDED.get(name, {}))
+    validate(config)
     assert build.schedule(config).log_snr(0.5) > build.schedule(config).log_snr(1.0)
 
 
@@ -88,4 +89,5 @@ def test_every_schedule_has_a_name_in_the_config(name):
 def test_schedules_of_the_config_may_end_in_pure_noise(name, settings):
     config = mixture.get_config()
     config.schedule = ConfigDict({"name": name, **settings})
+    validate(config)
     assert build.schedule(config).ends_in_noise
