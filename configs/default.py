@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
 
     config.network = network = ConfigDict()
     network.path = "digits_unet"  # a directory, or the name of a network shipped with the package
+    network.condition = ""  # its argument that is given the labels of the data, such as class_labels; "" for none
     network.clamp = True  # confine predicted x_0 to the data range
     # Stack the network's x_0 with what is free: "linear" with the best linear denoiser, by coefficient, "mean" with the mean of
     # the data, "auto" as "linear" where that gains anything on examples that were not fitted; "off" leaves it as it is.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -18,7 +18,7 @@ from torch.utils.data import Subset
 import score_sde_analytic
 from score_sde_analytic.data import sources as datasets
 from score_sde_analytic.data.emoji import emoji
-from score_sde_analytic.data.examples import Data, Examples, as_dataset
+from score_sde_analytic.data.examples import Data, Examples, Rows, as_dataset
 from score_sde_analytic.data.images import Images, images
 from score_sde_analytic.data.portions import held
 from score_sde_analytic.data.ranges import DataRange
@@ -119,6 +119,11 @@ class Splits:
             return part
         examples = as_dataset(part, self.data_range)
         return held(examples, range(len(examples)))
+
+    def conditions(self, name: str, count: int = 0) -> Rows:
+        """What the first examples of a part are conditioned on, row by row; with 0 all of them."""
+        examples = as_dataset(self.some(name, count), self.data_range)
+        return examples.batch(range(len(examples))).conditions if examples.conditions else {}
 
     @property
     def statistics(self) -> DataStatistics | None:
@@ -327,7 +332,16 @@ def flow(settings: ConfigDict, t_min: float, decoder: Decoder) -> Flow:
 
 def splits(config: ConfigDict) -> Splits:
     """Train, validation and test data of config.data."""
-    return _source(config) if config.data.source else choose(DATA, config.data.name, "data set")(config)
+    found = _source(config) if config.data.source else choose(DATA, config.data.name, "data set")(config)
+    return _labelled(config, found) if config.network.condition else found
+
+
+def _labelled(config: ConfigDict, found: Splits) -> Splits:
+    """The parts with their labels, as the network is given them."""
+    name, declared = config.network.condition, found.data_range
+    parts = zip((found.train, found.validation, found.test), labels(config), strict=True)
+    train, validation, test = (Examples(part, declared, conditions={name: rows}) for part, rows in parts)
+    return replace(found, train=train, validation=validation, test=test)
 
 
 def data_title(config: ConfigDict) -> str:
@@ -374,4 +388,5 @@ def model(config: ConfigDict, workdir: Path, target: torch.device) -> ScoreModel
         times=construct(TIMES, wiring["times"], "network time label"),
         coordinates=wiring["coordinates"],
         clamp=(config.data.lo, config.data.hi) if config.network.clamp else None,
+        conditions=[config.network.condition] if config.network.condition else None,
     )

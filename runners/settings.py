@@ -101,6 +101,7 @@ FIELDS: dict[str, Check[Any]] = {
     "data.variants": COUNT,
     "schedule.name": _choice(build.SCHEDULES, "schedule"),
     "network.path": text(),
+    "network.condition": text(),
     "network.clamp": flag(),
     "network.recalibrate": one_of(("off", "auto", "mean", "linear")),
     "network.recalibration_draws": whole(32, 10**6),

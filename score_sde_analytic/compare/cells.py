@@ -201,9 +201,7 @@ class Bench:
 
     def plan(self, sampler: Sampler[Any], grid: Grid) -> SamplingPlan:
         """A sampler on a grid, with the start of all."""
-        study = self.study
-        how = {"start": self.sampling.start, "conditions": study.of_samples}
-        return SamplingPlan(sampler, grid, study.shape, torch.device(study.device), study.dtype, **how)  # type: ignore[arg-type]
+        return self.study.plan(sampler, grid, start=self.sampling.start)
 
     def _chosen(self, job: Job) -> tuple[SamplingPlan, dict[str, Any] | None]:
         """(sampler on its grid, how the grid was chosen if it was on the metric itself)."""

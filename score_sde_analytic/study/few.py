@@ -174,5 +174,4 @@ def plan(study: Reportable, fitted: Table) -> SamplingPlan:
 def of_table(study: Reportable, fitted: Table) -> SamplingPlan:
     """Its sampler on its grid."""
     sampler = TableSampler(study.model, fitted)
-    how = {"reason": str(fitted), "conditions": study.of_samples}
-    return SamplingPlan(sampler, sampler.grid, study.shape, study.device, study.dtype, **how)  # type: ignore[arg-type]
+    return study.plan(sampler, sampler.grid, reason=str(fitted))

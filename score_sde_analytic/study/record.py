@@ -25,8 +25,10 @@ from score_sde_analytic.models.guided import Guided
 from score_sde_analytic.models.judged import Judged
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.schedule import Schedule
+from score_sde_analytic.samplers import Sampler
 from score_sde_analytic.study.conditions import in_turn
 from score_sde_analytic.study.names import CovarianceName
+from score_sde_analytic.study.plan import SamplingPlan
 from score_sde_analytic.study.settings import Settings
 
 
@@ -96,6 +98,15 @@ class Record:
     def marks(self) -> tuple[str, ...]:
         """What tells the files of a guided study from those of the network's own."""
         return (digest(plain(self.model.fingerprint())),) if self.model.guidance else ()
+
+    def plan(self, sampler: Sampler[Any], grid: Grid, **how: Any) -> SamplingPlan:
+        """A sampler on a grid, for samples like the examples: `how` are further fields of the plan.
+
+        >>> from score_sde_analytic import Ancestral
+        >>> study.plan(Ancestral(model, study.covariance()), study.grid(5))(2).shape
+        torch.Size([2, 2])
+        """
+        return SamplingPlan(sampler, grid, self.shape, self.device, self.dtype, **({"conditions": self.of_samples} | how))
 
     def model_of(self, indices: range) -> ScoreModel:
         """The model on the conditions of some samples."""

@@ -301,7 +301,7 @@ class Study(Measured):
         sampler = Ancestral(self.model, self.covariance(covariance), **settings)
         times, start = self.grid(steps, grid, covariance, prior), self._search(prior).prior
         given = self.of_samples if conditions is None else conditions
-        return SamplingPlan(sampler, times, self.shape, self.device, self.dtype, start, conditions=given)
+        return self.plan(sampler, times, start=start, conditions=given)
 
     def fewest(self, steps: int, data: Data | None = None, free: LinearDenoiser | None = None, **options: Any) -> SamplingPlan:
         """The sampler for so few calls: a table fitted to the network's own flow, or noise too where examples say so.
