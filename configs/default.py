@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     network.times = ConfigDict({"name": "auto"})  # "zero_based" with steps, "continuous", "sigma", "log_snr", ...
     network.coordinates = "auto"  # of its input: "schedule", "vp", "ve", "interpolant" or "edm"
     network.sigma_data = 0.0  # of "edm"; 0 for what the source says, or 0.5
-    network.conditions = ""  # its argument that labels of the data go to, as "class_labels"; empty for none
+    network.condition = ""  # its argument that labels of the data go to, as "class_labels"; empty for none
     network.dtype = "auto"  # "float16" or "bfloat16": precision of the network, whatever the data's
     network.clamp = "data"  # confine predicted x_0 to the range of the data, "trained": as the source says, or "none"
     # Stack the network's x_0 with what is free: "linear" with the best linear denoiser, by coefficient, "mean" with the mean of

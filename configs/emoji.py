@@ -11,6 +11,7 @@ def get_config() -> ConfigDict:
     config.data.levels = 256
     config.data.split = (1434, 200, 200)
     config.network.source = "emoji_unet"
+    config.network.condition = "class_labels"
     config.train.steps = 16000
     config.train.batch_size = 32
     config.train.log_snr = (-8.0, 13.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -17,7 +17,7 @@ from torch.utils.data import Subset
 
 from score_sde_analytic.data import sources
 from score_sde_analytic.data.emoji import emoji
-from score_sde_analytic.data.examples import Data, Examples, as_dataset
+from score_sde_analytic.data.examples import Data, Examples, Rows, as_dataset
 from score_sde_analytic.data.images import Images, images
 from score_sde_analytic.data.portions import held
 from score_sde_analytic.data.ranges import DataRange
@@ -60,6 +60,11 @@ class Splits:
             return part
         examples = as_dataset(part, self.data_range)
         return held(examples, range(len(examples)))
+
+    def conditions(self, name: str, count: int = 0) -> Rows:
+        """What the first examples of a part are conditioned on, row by row; with 0 all of them."""
+        examples = as_dataset(self.some(name, count), self.data_range)
+        return examples.batch(range(len(examples))).conditions if examples.conditions else {}
 
     @property
     def statistics(self) -> DataStatistics | None:
@@ -110,8 +115,7 @@ def _source(config: ConfigDict) -> Splits:
     """Pictures, encoded as they are read."""
     declared, found = data_range(config), pictures(config)
     parts = split(found, config.data.split, config.data.split_seed, groups(config, found))
-    name = config.network.conditions
-    train, validation, test = (Examples(part, declared, conditions={name: "label"} if name else None) for part in parts)
+    train, validation, test = (Examples(part, declared) for part in parts)
     return Splits(train, validation, test, declared)
 
 
@@ -213,18 +217,16 @@ def labels(config: ConfigDict) -> list[Tensor]:
 
 def splits(config: ConfigDict) -> Splits:
     """Train, validation and test data of config.data."""
-    if config.data.source:
-        return _source(config)
-    found = choose(DATA, config.data.name, "data set")(config)
-    return _conditioned(config, found) if config.network.conditions else found
+    found = _source(config) if config.data.source else choose(DATA, config.data.name, "data set")(config)
+    return _labelled(config, found) if config.network.condition else found
 
 
-def _conditioned(config: ConfigDict, found: Splits) -> Splits:
-    """Every example with its label, which goes to the network under the name of config.network.conditions."""
-    name = config.network.conditions
-    pairs = zip((found.train, found.validation, found.test), labels(config), strict=True)
-    train, validation, test = (Examples(x, conditions={name: y}) for x, y in pairs)
-    return Splits(train, validation, test, found.data_range, found.exact)
+def _labelled(config: ConfigDict, found: Splits) -> Splits:
+    """The parts with their labels, as the network is given them."""
+    name, declared = config.network.condition, found.data_range
+    parts = zip((found.train, found.validation, found.test), labels(config), strict=True)
+    train, validation, test = (Examples(part, declared, conditions={name: rows}) for part, rows in parts)
+    return replace(found, train=train, validation=validation, test=test)
 
 
 def data_title(config: ConfigDict) -> str:

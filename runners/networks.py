@@ -151,6 +151,8 @@ def wiring(config: ConfigDict, found: Found) -> dict[str, Any]:
         told["dtype"] = DTYPES[own.dtype]
     if own.clamp != TRAINED:
         told["clamp"] = (config.data.lo, config.data.hi) if own.clamp == "data" else None
+    if own.condition:
+        told["conditions"] = [own.condition]
     lacking = [name for name in ("predicts", "times") if name not in told]
     if lacking:
         fields = " and ".join(f"network.{name}{'.name' if name == 'times' else ''}" for name in lacking)

@@ -107,7 +107,7 @@ FIELDS: dict[str, Check[Any]] = {
     "network.times.name": _choice({**networks.TIMES, networks.AUTO: None}, "time label"),
     "network.coordinates": one_of((networks.AUTO, *get_args(Coordinates))),
     "network.sigma_data": number(0.0, 1e6),
-    "network.conditions": text(),
+    "network.condition": text(),
     "network.dtype": one_of((networks.AUTO, *networks.DTYPES)),
     "network.clamp": one_of(("data", networks.TRAINED, "none")),
     "network.recalibrate": one_of(("off", "auto", "mean", "linear")),

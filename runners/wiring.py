@@ -203,7 +203,7 @@ def _config(config: ConfigDict, fields: Fields, count: int) -> str:
         f"    config.schedule = ConfigDict({fields.schedule!r})",
         f"    config.network.source = {config.network.source!r}",
         f"    config.network.weights = {config.network.weights!r}",
-        f"    config.network.conditions = {config.network.conditions!r}",
+        f"    config.network.condition = {config.network.condition!r}",
         f"    config.network.predicts = {fields.predicts!r}",
         f"    config.network.times = ConfigDict({fields.times!r})",
         f"    config.network.coordinates = {fields.coordinates!r}",

@@ -3,7 +3,7 @@
 from score_sde_analytic.data.basis import Basis, Channel, Pixel, PixelChannel, Scalar
 from score_sde_analytic.data.caching import Cached, cached
 from score_sde_analytic.data.emoji import Emoji, emoji
-from score_sde_analytic.data.examples import Examples
+from score_sde_analytic.data.examples import Batch, Examples
 from score_sde_analytic.data.images import Images, images
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.sources import digit_labels, digits, patches, photographs, read_idx_images, read_idx_labels
@@ -15,6 +15,7 @@ __all__ = [
     "DCT",
     "PCA",
     "Basis",
+    "Batch",
     "Cached",
     "Channel",
     "ColourDCT",

@@ -325,7 +325,7 @@ class _Pass:
         x_0, conditions = self.dataset.batch(index)
         for part in self._parts(x_0):
             check_examples(part) if self.data_range is None else self.data_range.check(part)
-        return index, onto(x_0, self.device), self.model.for_batch(conditions)
+        return index, onto(x_0, self.device), self.model.for_batch(conditions, self.device)
 
     @staticmethod
     def _parts(x: Tensor) -> tuple[Tensor, ...]:

@@ -291,7 +291,7 @@ def generate(
             " model of the data as the start, or use carry()"
         )
     plan = sampler.plan(grid)
-    model_of = _models(sampler.model, conditions, indices)
+    model_of = _models(sampler.model, conditions, indices, device)
     samples = []
     with tqdm(total=len(indices), desc=f"sample K={grid.steps}", unit="sample", disable=not progress, leave=False) as bar:
         for part in slices(len(indices), batch_size):
@@ -313,9 +313,11 @@ def _indices(count: int | range) -> range:
     return count
 
 
-def _models(model: ScoreModel, conditions: OfSamples | None, indices: range) -> Callable[[slice], ScoreModel]:
+def _models(
+    model: ScoreModel, conditions: OfSamples | None, indices: range, device: torch.device | str
+) -> Callable[[slice], ScoreModel]:
     """The model for some of the samples."""
     if callable(conditions):
         given = conditions
-        return lambda part: model.conditioned(of_samples(given, indices[part]))
-    return model.conditioned(of_samples(conditions, indices)).rows if conditions else model.rows
+        return lambda part: model.conditioned(of_samples(given, indices[part]).to(device))
+    return model.conditioned(of_samples(conditions, indices).to(device)).rows if conditions else model.rows

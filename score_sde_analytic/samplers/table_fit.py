@@ -207,7 +207,7 @@ def fit_table(
     at = choice.grid(whole(1)("steps", steps)) if log_snrs is None else numbers("log_snrs", np.atleast_1d(log_snrs))
     rule = choice.rule(at)
     with model.metered() as cost:
-        policy = projected.network(model.for_batch(paths.conditions), at, fitting.batch_size, device)
+        policy = projected.network(model.for_batch(paths.conditions, device), at, fitting.batch_size, device)
         fitted = fitted_rows(policy, projected.z, projected.targets(at), rule, choice.fit)
     judge = slice(choice.count, None)
     share = variance_share(fitted.ends[choice.fit], projected.z[choice.fit], linear.spectrum.ravel())

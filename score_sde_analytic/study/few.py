@@ -137,7 +137,7 @@ def levels(study: Reportable, settings: Few) -> Float64[Array, " levels"]:
 def paths(study: Reportable, settings: Few) -> FlowPaths:
     """Recorded, continued, or read."""
     at = levels(study, settings)
-    given = [weights_digest(study.conditions)] if study.conditions else []
+    given = [*([weights_digest(study.conditions)] if study.conditions else []), *study.marks]
     asked = digest(plain(settings.free.config()), at.tolist(), settings.count, settings.batch_size, study.seed, *given)[:8]
     return record_paths(
         study.model,
@@ -174,5 +174,4 @@ def plan(study: Reportable, fitted: Table) -> SamplingPlan:
 def of_table(study: Reportable, fitted: Table) -> SamplingPlan:
     """Its sampler on its grid."""
     sampler = TableSampler(study.model, fitted)
-    how = {"reason": str(fitted), "conditions": study.of_samples}
-    return SamplingPlan(sampler, sampler.grid, study.shape, study.device, study.dtype, **how)  # type: ignore[arg-type]
+    return study.plan(sampler, sampler.grid, reason=str(fitted))

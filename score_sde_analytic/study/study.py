@@ -273,7 +273,7 @@ class Study(Measured):
         """
         if not methods:
             return {}
-        asked = self.seed, draws, len(data)  # type: ignore[arg-type]
+        asked = self.seed, draws, len(data), *self.marks  # type: ignore[arg-type]
         files = {name: f"{name}-{digest(method.config(self.model), *asked)[:8]}" for name, method in methods.items()}
         settings = {"draws": draws, "seed": self.seed + 1, "device": self.device, "path": path} | options
         named = {files[name]: method for name, method in methods.items()}
@@ -301,7 +301,7 @@ class Study(Measured):
         sampler = Ancestral(self.model, self.covariance(covariance), **settings)
         times, start = self.grid(steps, grid, covariance, prior), self._search(prior).prior
         given = self.of_samples if conditions is None else conditions
-        return SamplingPlan(sampler, times, self.shape, self.device, self.dtype, start, conditions=given)
+        return self.plan(sampler, times, start=start, conditions=given)
 
     def fewest(self, steps: int, data: Data | None = None, free: LinearDenoiser | None = None, **options: Any) -> SamplingPlan:
         """The sampler for so few calls: a table fitted to the network's own flow, or noise too where examples say so.

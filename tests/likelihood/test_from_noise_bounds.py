@@ -28,6 +28,11 @@ MEAN, VARIANCE = 0.7, 0.3
 EXACT = NoiseCurve(np.zeros(1), np.array([-math.log(VARIANCE)]))
 GAUSSIAN = GaussianMixture([1.0], [[MEAN, MEAN]], VARIANCE)
 to_noise = pytest.mark.parametrize("schedule", TO_NOISE.values(), ids=TO_NOISE)
+#: The others are for `make test-all`.
+some = pytest.mark.parametrize(
+    "schedule",
+    [pytest.param(s, id=name, marks=() if name == "rectified" else pytest.mark.slow) for name, s in TO_NOISE.items()],
+)
 
 
 def velocity_model(schedule):
@@ -83,10 +88,10 @@ def test_measured_chains_cost_what_was_predicted(schedule):
     assert bound.per_step_stderr[0] > 0.0
 
 
-@to_noise
+@some
 def test_flows_have_the_density_of_the_data(schedule):
     x = GAUSSIAN.sample(6, seed=3)
-    flow = Flow(schedule.time(14.0), divergence=ExactTrace(), solver=Adaptive(1e-8, 1e-8))
+    flow = Flow(schedule.time(14.0), divergence=ExactTrace(), solver=Adaptive(1e-7, 1e-7))
     nats = bits_per_dim(velocity_model(schedule), x, flow, **QUIET).nats
     exact = -GAUSSIAN.log_density(x, schedule.level(0.0)).numpy()
     np.testing.assert_allclose(nats, exact, rtol=0, atol=1e-5)
@@ -131,7 +136,7 @@ def steep():
     return NoiseCurve(lam, 0.5 * lam + np.tanh(lam / 2))
 
 
-@to_noise
+@some
 @pytest.mark.parametrize("capped", [False, True])
 def test_lattices_begin_with_the_exact_first_step(schedule, steep, capped):
     """Optimal grids by either solver are those of brute force, and cost what their transitions do."""

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from score_sde_analytic import grids
-from score_sde_analytic.covariance.isotropic import BetaTilde
+from score_sde_analytic.covariance.isotropic import BetaTilde, Isotropic
 from score_sde_analytic.covariance.tweedie import Tweedie
 from score_sde_analytic.data.examples import Examples
+from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.empirical import EmpiricalStatistics
+from score_sde_analytic.metrics import EnergyDistance, Reference
 from score_sde_analytic.models.conditions import Constant
 from score_sde_analytic.models.free import LinearDenoiser
 from score_sde_analytic.models.guided import Guided
@@ -190,3 +192,27 @@ def test_statistics_of_dpm_solver_v3():
     right = EmpiricalStatistics.of(MODEL, data, LEVELS[::5], draws=40)
     assert np.abs(wrong.linear - right.linear).max() > 0.1
     assert DPMSolverV3(MODEL, right).calls(GRID) == GRID.steps
+
+
+@pytest.mark.slow
+def test_the_variance_of_a_guided_chain_is_the_conditional_one():
+    """Judged by the distance to its own many-step limit: neither R of the guided prediction, R_c + w^2 G, nor beta-tilde."""
+    classes = GaussianMixture([0.5, 0.5], 0.5 * np.random.default_rng(0).normal(size=(2, 8)), np.geomspace(0.5, 0.02, 8))
+    knots = np.linspace(-10.0, 9.0, 39)
+    power = np.exp(knots)[:, None] * classes.eigenvalues[0].numpy()
+    r_c = (power / (1.0 + power)).mean(1)
+    gap = np.maximum([classes.residual(VP.level_at(k), count=4000)[0] for k in knots] - r_c, 0.0)
+    scale = 4.0
+    curves = {"own": r_c, "guided": np.clip(r_c + (scale - 1.0) ** 2 * gap, 1e-6, 0.999)}
+    covariances = {name: Isotropic(NoiseCurve.from_residual(knots, r, warn=False)) for name, r in curves.items()}
+    covariances["beta_tilde"] = BetaTilde()
+    model = Guided(classes.conditional(VP), scale, {"component": 2})
+
+    def draw(covariance, steps, seed):
+        options = {"seed": seed, "batch_size": 2000, "dtype": torch.float64, "conditions": {"component": 0}}
+        return generate(Ancestral(model, covariance), grids.even_log_snr(VP, steps, 0.001), (8,), 2000, **options)
+
+    limit = Reference(draw(covariances["own"], 250, 1))
+    for steps in (5, 10):
+        distance = {name: EnergyDistance()(draw(c, steps, 2), limit).value for name, c in covariances.items()}
+        assert 2.0 * distance["own"] < min(distance["guided"], distance["beta_tilde"])

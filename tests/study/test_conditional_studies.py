@@ -129,3 +129,19 @@ def test_a_repaired_mean_keeps_labels():
     )
     _, wrong = recalibrate(MODEL, labelled(200, shift=1), draws=64, log_snr=np.array([-2.0, 2.0]), progress=False)
     assert float(wrong.stack.changes.max()) > 0.3
+
+
+def test_guided_studies_keep_files_of_their_own(study, tmp_path):
+    """Bounds, paths and tables of two scales and of the network lie in one folder; a saved study is the conditional one."""
+    test, few = labelled(20, seed=1), {"path": tmp_path / "few", "progress": False}
+    studies = [study, study.guided(2.0, NULL), study.guided(3.0, NULL)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bits = [one.measure(test, 4, path=tmp_path / "bounds", progress=False)[4].total.value for one in studies]
+        again = [one.measure(test, 4, path=tmp_path / "bounds", progress=False)[4].total.value for one in studies]
+    assert bits == again
+    assert bits[0] < bits[1] < bits[2]
+    assert len({one.fewest(2, **few)(3).sum().item() for one in studies}) == 3
+    studies[1].covariance("pixel")
+    studies[1].save(tmp_path / "kept")
+    assert Study.load(tmp_path / "kept", MODEL).covariance("pixel").fingerprint([], []) is not None
