@@ -7,7 +7,7 @@
     python -m benchmarks.few_calls --data digits --pictures docs/figures
 
 Data sets, and what judges them: benchmarks/few_worlds.py. All rows share their starts; a row's error, and that of its
-difference to "fitted", is over seeds. Tables never see what judges them: they are fitted to 100 recorded paths of 32 calls.
+difference to the table, is over seeds. Tables never see what judges them: they are fitted to 100 recorded paths of 32 calls.
 Public solvers (benchmarks/few_public.py) are chosen on the metric itself, by `--tune` samples of another seed, on the network
 as published and on the one that is stacked with what is free. Scores stay in the workdir: what is there is not measured
 again, and `--pictures` draws it.
@@ -50,7 +50,7 @@ from score_sde_analytic.uncertainty import Estimate
 
 FINE = 48
 DEFAULT = Fitting()
-OURS = "fitted"
+OURS = "the table"
 #: Rows that the number of calls does not change, with their own.
 REFERENCES = {"free, no call": "0", f"flow, {FINE} calls": str(FINE), "exact draws": ""}
 #: (row, seed, column) of one number of calls.
@@ -98,12 +98,9 @@ def fitted(world: World, paths: FlowPaths, steps: int, fitting: Fitting = DEFAUL
 
 def ours(world: World, paths: FlowPaths, steps: int) -> dict[str, Draw]:
     """Tables of so many calls, and what examples choose where there is a study."""
-    kinds = {
-        OURS: DEFAULT,
-        "fitted, scalar": Fitting(pooled=(math.inf,), gain="common"),
-    }
-    tables = {name: fitted(world, paths, steps, fitting) for name, fitting in kinds.items()}
-    tables["fitted, matched"] = matched(tables[OURS])
+    plain = fitted(world, paths, steps)
+    scalar = fitted(world, paths, steps, Fitting(pooled=(math.inf,), gain="common"))
+    tables = {OURS: matched(plain), "as fitted": plain, "scalar weights": matched(scalar)}
     draws = {name: of_table(world, table) for name, table in tables.items()}
     draws["spectrum alone"] = of_table(world, spectrum_table(world.linear, steps))
     if world.chosen is not None:
@@ -123,7 +120,6 @@ def ablations(world: World, steps: int) -> dict[str, Draw]:
     late = np.array([lowest, *whole.log_snrs[1:]])
     tables = {
         OURS: whole,
-        "matched to the data's variance": matched(whole),
         "400 paths": fitted(world, many, steps),
         "scalar weights, one gain": fitted(world, paths, steps, Fitting(pooled=(math.inf,), gain="common")),
         "Zolotarev's grid without search": fitted(world, paths, steps, Fitting(trials=0)),
@@ -131,7 +127,8 @@ def ablations(world: World, steps: int) -> dict[str, Draw]:
         "no Gaussian start, our other calls": fit_table(model, own, linear, log_snrs=late),
         "no Gaussian start, even grid": fit_table(model, own, linear, log_snrs=np.linspace(lowest, world.end, steps)),
     }
-    draws = {name: of_table(world, table) for name, table in tables.items()}
+    draws = {name: of_table(world, matched(table)) for name, table in tables.items()}
+    draws["as fitted, without the data's variance"] = of_table(world, whole)
     solver = DPMSolverPP(model, 3)
     draws["Gaussian start, our grid, DPM-Solver++ 3M's weights"] = drawn(world, solver, at(world, whole.log_snrs), linear)
     even = at(world, np.linspace(lowest, world.end, steps))
@@ -158,14 +155,14 @@ def references(world: World, fine: bool = True) -> dict[str, Draw]:
 
 
 def quality(world: World, every: dict[int, Scores]) -> str:
-    """Scores by number of calls, and paired differences to "fitted" in the one that decides."""
+    """Scores by number of calls, and paired differences to the table in the one that decides."""
     lines = []
     for steps, scores in every.items():
         for name, values in scores.items():
             cells = [f"{Estimate.of(own):.3f}" for own in values.T]
             gap = "" if name == OURS or OURS not in scores else f"{Estimate.of(values[:, 0] - scores[OURS][:, 0]):+.3f}"
             lines.append([REFERENCES.get(name, str(steps)), name, *cells, gap])
-    return markdown(["K", "sampler", *world.judge.columns, "the first above fitted, paired"], lines)
+    return markdown(["K", "sampler", *world.judge.columns, "the first above the table's, paired"], lines)
 
 
 def certificates(world: World, paths: FlowPaths, steps: list[int], count: int) -> str:

@@ -14,14 +14,14 @@ from matplotlib.axes import Axes
 from benchmarks.few_public import Choice, drawn
 from benchmarks.few_worlds import Draw, World
 from score_sde_analytic.report.style import GRID_COLOURS, STYLE, mosaic, save
-from score_sde_analytic.samplers import FlowPaths, Table, TableSampler, fit_table, spectrum_table
+from score_sde_analytic.samplers import FlowPaths, Table, TableSampler, fit_table, matched, spectrum_table
 from score_sde_analytic.uncertainty import Estimate
 
 #: Calls on sheets; images of each.
 SHOWN, COUNT, COLUMNS = (1, 2, 3, 5), 16, 8
 Content = Mapping[str, Any]
 #: What rows of scores are drawn as, the others are public solvers.
-LINES = {"fitted": "table, fitted", "fitted, matched": "table, matched", "spectrum alone": "table, spectrum alone"}
+LINES = {"the table": "the table", "as fitted": "as fitted", "spectrum alone": "spectrum alone"}
 #: Panels of the picture of quality.
 TITLES = {
     "digits": "digits, 8x8",
@@ -55,7 +55,7 @@ def rows(content: Content) -> dict[str, np.ndarray]:
 @plt.rc_context(STYLE | {"axes.grid": False})
 def sheets(path: Path, world: World, ours: Mapping[int, Draw], scores: Content) -> Path:
     """Ours beside public solvers at their best, from the same noise."""
-    names = ["table, fitted", "DPM-Solver++", "UniPC"]
+    names = ["the table", "DPM-Solver++", "UniPC"]
     figure, axes = plt.subplots(len(ours), 3, figsize=(8.4, 0.72 * len(ours) + 0.3), layout="constrained", squeeze=False)
     for row, (steps, draw) in enumerate(ours.items()):
         best = families(scores, steps)
@@ -147,7 +147,7 @@ def placement(path: Path, world: World, calls: Mapping[str, Mapping[int, np.ndar
 
 
 def fitted_tables(world: World, paths: FlowPaths, steps: Sequence[int]) -> dict[int, Table]:
-    return {k: fit_table(world.model, paths, world.linear, k) for k in steps}
+    return {k: matched(fit_table(world.model, paths, world.linear, k)) for k in steps}
 
 
 def public_levels(world: World, scores: Content, steps: int) -> np.ndarray:
@@ -166,7 +166,7 @@ def draw_all(world: World, name: str, paths: FlowPaths, workdir: Path, folder: P
     samplers = {k: TableSampler(world.model, table) for k, table in tables.items()}
     several = [k for k in steps if k > 1]
     calls = {
-        "table, fitted": {k: tables[k].log_snrs for k in steps},
+        "the table": {k: tables[k].log_snrs for k in steps},
         "Zolotarev's": {k: spectrum_table(world.linear, k).log_snrs for k in several},
         "best public": {k: public_levels(world, scores, k) for k in several},
     }

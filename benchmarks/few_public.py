@@ -23,8 +23,10 @@ ENDS = (2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 9.0, 10.5)
 SOLVERS: dict[str, Callable[[ScoreModel], Sampler]] = {
     "DPM-Solver++ 3M": lambda model: DPMSolverPP(model, 3),
     "DPM-Solver++ 2M": lambda model: DPMSolverPP(model, 2),
-    "UniPC 2": lambda model: UniPC(model, 2),
-    "UniPC 3": lambda model: UniPC(model, 3),
+    "UniPC 2 bh1": lambda model: UniPC(model, 2, "bh1"),
+    "UniPC 2 bh2": lambda model: UniPC(model, 2, "bh2"),
+    "UniPC 3 bh1": lambda model: UniPC(model, 3, "bh1"),
+    "UniPC 3 bh2": lambda model: UniPC(model, 3, "bh2"),
 }
 GRIDS: dict[str, Callable[[Schedule, int, float], Grid]] = {
     "even": even_log_snr,
@@ -94,7 +96,7 @@ class Search:
 
     def _rounds(self, steps: int, network: str, known: dict[Choice, float]) -> Iterator[list[Choice]]:
         if steps == 1:
-            yield [Choice("DPM-Solver++ 2M", "even", None, network), Choice("UniPC 2", "even", None, network)]
+            yield [Choice("DPM-Solver++ 2M", "even", None, network), Choice("UniPC 2 bh2", "even", None, network)]
             return
         solvers, ends = (["DPM-Solver++ 3M"], ENDS[::2]) if self.coordinates else (SOLVERS, ENDS)
         yield [Choice(solver, grid, end, network) for solver in solvers for grid in GRIDS for end in ends]

@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     config.threads = 1  # CPU threads of torch (small networks are fastest on one); 0 leaves torch's own choice
 
     config.data = data = ConfigDict()
-    data.name = "digits"  # "digits", "patches", "mixture" or "mnist"
+    data.name = "digits"  # "digits", "patches", "emoji", "mixture", "mnist" or "fashion_mnist"
     data.directory = config_dict.placeholder(str)  # folder of the IDX files ("mnist")
     # Pictures of one's own instead: a folder of pictures (sub-folders are labels) or of IDX files, a file .npz, .npy or
     # .parquet, or a folder that `datasets` saved; begin with configs/images.py.
@@ -27,11 +27,13 @@ def get_config() -> ConfigDict:
     data.split = (1200, 300, 297)  # train, validation, test: numbers of examples, or shares below 1
     data.split_seed = 0
     data.patch_size = 16  # of "patches"
+    data.variants = 6  # of "emoji": images of one base in the training part; there data.split counts bases
 
     config.schedule = ConfigDict({"name": "linear_vp", "beta_min": 0.1, "beta_max": 20.0})
 
     config.network = network = ConfigDict()
     network.path = "digits_unet"  # a directory, or the name of a network shipped with the package
+    network.condition = ""  # its argument that is given the labels of the data, such as class_labels; "" for none
     network.clamp = True  # confine predicted x_0 to the data range
     # Stack the network's x_0 with what is free: "linear" with the best linear denoiser, by coefficient, "mean" with the mean of
     # the data, "auto" as "linear" where that gains anything on examples that were not fitted; "off" leaves it as it is.
@@ -190,12 +192,16 @@ def get_config() -> ConfigDict:
     head.checkpoint_seconds = 60.0
 
     config.train = train = ConfigDict()
+    train.predicts = "v"  # with levels uniform in log-SNR, or "velocity" of a rectified flow, uniform in t
     train.steps = 8000
     train.batch_size = 64
     train.learning_rate = 1e-3
     train.warmup = 200
     train.ema = 0.999
-    train.log_snr = (-7.0, 9.0)  # training noise levels, uniform in log-SNR
+    train.classes = 0  # of the data's labels that the network is given; 0 for none
+    train.drop_labels = 0.1  # how often a label is withheld (label number train.classes)
+    train.mirror = False  # left to right, half of the images
+    train.log_snr = (-7.0, 9.0)  # lowest and highest training noise level
     train.checkpoint_seconds = 60.0
     train.unet = ConfigDict(
         {

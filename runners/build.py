@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -11,12 +11,14 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from ml_collections import ConfigDict
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Subset
 
 import score_sde_analytic
 from score_sde_analytic.data import sources as datasets
-from score_sde_analytic.data.examples import Data, Examples, as_dataset
+from score_sde_analytic.data.emoji import emoji
+from score_sde_analytic.data.examples import Data, Examples, Rows, as_dataset
 from score_sde_analytic.data.images import Images, images
 from score_sde_analytic.data.portions import held
 from score_sde_analytic.data.ranges import DataRange
@@ -118,6 +120,11 @@ class Splits:
         examples = as_dataset(part, self.data_range)
         return held(examples, range(len(examples)))
 
+    def conditions(self, name: str, count: int = 0) -> Rows:
+        """What the first examples of a part are conditioned on, row by row; with 0 all of them."""
+        examples = as_dataset(self.some(name, count), self.data_range)
+        return examples.batch(range(len(examples))).conditions if examples.conditions else {}
+
     @property
     def statistics(self) -> DataStatistics | None:
         """Of the distribution when known in closed form, else None (measured where needed)."""
@@ -208,6 +215,18 @@ def _mixture(config: ConfigDict) -> Splits:
     return Splits(train, validation, test, data_range(config), distribution)
 
 
+def _emoji(config: ConfigDict) -> Splits:
+    """Whole bases in each part, of which the measured ones have one image each."""
+    declared, all_of_them = data_range(config), emoji()
+    parts = _emoji_parts(config)
+    train, validation, test = (declared.encode(all_of_them.images[part]) for part in parts)
+    return Splits(train, validation, test, declared)
+
+
+def _emoji_parts(config: ConfigDict) -> list[np.ndarray]:
+    return emoji().split(config.data.split, config.data.split_seed, config.data.variants)
+
+
 #: Fields of config.data that only a source has.
 OF_SOURCES = ("source", "column", "label", "groups", "size", "channels", "resample")
 
@@ -218,7 +237,41 @@ DATA: dict[str, Callable[[ConfigDict], Splits]] = {
     "patches": _patches,
     "mixture": _mixture,
     "images": _source,
+    "emoji": _emoji,
 }
+
+
+def _idx_labels(config: ConfigDict) -> NDArray[np.int64]:
+    folder = Path(config.data.directory)
+    files = sorted(folder.glob("*labels-idx1-ubyte*"))
+    if not files:
+        raise MissingFileError(f"no *labels-idx1-ubyte(.gz) file in {folder}; set data.directory to the data set's folder")
+    return np.concatenate([datasets.read_idx_labels(file) for file in files])
+
+
+def _split_labels(load: Callable[[ConfigDict], NDArray[np.int64]], config: ConfigDict) -> list[Tensor]:
+    return split(torch.from_numpy(load(config)), config.data.split, config.data.split_seed)
+
+
+#: The classes of a data set's examples, by part.
+LABELS: dict[str, Callable[[ConfigDict], list[Tensor]]] = {
+    "digits": partial(_split_labels, lambda config: datasets.digit_labels()),
+    "mnist": partial(_split_labels, _idx_labels),
+    "fashion_mnist": partial(_split_labels, _idx_labels),
+    "emoji": lambda config: [torch.from_numpy(emoji().group[part]) for part in _emoji_parts(config)],
+}
+
+
+def labels(config: ConfigDict) -> list[Tensor]:
+    """Labels of the train, validation and test split.
+
+    Raises:
+        InputError: the data set has no labels.
+    """
+    if config.data.source:
+        found = pictures(config)
+        return split(torch.tensor(found.labels), config.data.split, config.data.split_seed, groups(config, found))
+    return choose(LABELS, config.data.name, "data set with labels")(config)
 
 
 def study_settings(config: ConfigDict) -> Settings:
@@ -279,7 +332,16 @@ def flow(settings: ConfigDict, t_min: float, decoder: Decoder) -> Flow:
 
 def splits(config: ConfigDict) -> Splits:
     """Train, validation and test data of config.data."""
-    return _source(config) if config.data.source else choose(DATA, config.data.name, "data set")(config)
+    found = _source(config) if config.data.source else choose(DATA, config.data.name, "data set")(config)
+    return _labelled(config, found) if config.network.condition else found
+
+
+def _labelled(config: ConfigDict, found: Splits) -> Splits:
+    """The parts with their labels, as the network is given them."""
+    name, declared = config.network.condition, found.data_range
+    parts = zip((found.train, found.validation, found.test), labels(config), strict=True)
+    train, validation, test = (Examples(part, declared, conditions={name: rows}) for part, rows in parts)
+    return replace(found, train=train, validation=validation, test=test)
 
 
 def data_title(config: ConfigDict) -> str:
@@ -326,4 +388,5 @@ def model(config: ConfigDict, workdir: Path, target: torch.device) -> ScoreModel
         times=construct(TIMES, wiring["times"], "network time label"),
         coordinates=wiring["coordinates"],
         clamp=(config.data.lo, config.data.hi) if config.network.clamp else None,
+        conditions=[config.network.condition] if config.network.condition else None,
     )

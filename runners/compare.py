@@ -55,7 +55,8 @@ def examples(experiment: Experiment) -> Examples:
     """The splits of the data, and their distribution where the config names it."""
     splits = experiment.splits
     train, validation, test = (splits.held(name) for name in SPLITS)
-    return Examples(train, validation, test, build.data_title(experiment.config), splits.exact)
+    conditions = {name: splits.conditions(name) for name in SPLITS}
+    return Examples(train, validation, test, build.data_title(experiment.config), splits.exact, conditions)
 
 
 def recording(experiment: Experiment, named: Iterable[CovarianceName]) -> Experiment:

@@ -78,7 +78,7 @@ def _invariance(experiment: Experiment, distribution: GaussianMixture, steps: in
             seed=experiment.config.seed,
         )
         curve, lattice = NoiseCurve.fit(moments), Lattice.even_log_snr(schedule, experiment.config.grid.points, top)
-        first = Reconstruction.of(moments).best(lattice.levels.log_snr)[0]
+        first = Reconstruction.of(moments).best(lattice.log_snr)[0]
         grid = lattice.optimal_grids(curve, Isotropic(curve), first, steps)[steps]
         chains[name] = (schedule, grid, BITS * grid.cost)
     return figures.invariance(experiment.workdir / "invariance.png", chains)

@@ -17,6 +17,7 @@ from score_sde_analytic.errors import UserError
 from score_sde_analytic.files import load_arrays, save_arrays
 from score_sde_analytic.interruption import noted
 from score_sde_analytic.likelihood.evaluation import digest
+from score_sde_analytic.models.identity import weights_digest
 from score_sde_analytic.models.receipt import Receipt
 from score_sde_analytic.report import figures
 from score_sde_analytic.samplers import Ancestral
@@ -139,7 +140,7 @@ def _sheets(experiment: Experiment, file: Sheets, name: GridName, covariance: Co
     for steps in settings.steps:
         grid = study.grid(steps, name, settings.grid_variance)
         grid.save(experiment.workdir / "grids" / f"{name.label}_K{steps}.json")
-        plan = SamplingPlan(sampler, grid, study.shape, study.device, study.dtype)
+        plan = study.plan(sampler, grid)
         identity = _identity(experiment, plan)
         sheets[steps] = file.sheet(f"{covariance}_K{steps}", plan, settings.count, settings.batch_size, identity)
     return sheets
@@ -155,4 +156,6 @@ def _identity(experiment: Experiment, plan: SamplingPlan) -> str:
         "times": plan.grid.times,
         "drawn": [settings.seed, settings.count, settings.batch_size, *plan.shape, str(plan.dtype), str(plan.device)],
     }
+    if experiment.study.conditions:
+        decides["conditions"] = weights_digest(experiment.study.conditions)
     return digest(json.dumps(decides, sort_keys=True, default=str))

@@ -98,8 +98,10 @@ FIELDS: dict[str, Check[Any]] = {
     "data.split": each(PART, 3, 3),
     "data.split_seed": SEED,
     "data.patch_size": WIDTH,
+    "data.variants": COUNT,
     "schedule.name": _choice(build.SCHEDULES, "schedule"),
     "network.path": text(),
+    "network.condition": text(),
     "network.clamp": flag(),
     "network.recalibrate": one_of(("off", "auto", "mean", "linear")),
     "network.recalibration_draws": whole(32, 10**6),
@@ -184,8 +186,11 @@ OPTIONAL: dict[str, Check[Any]] = {
     "schedule.steps": STEPS,
     **{
         f"schedule.{name}": number(-1e6, 1e6)
-        for name in ("beta_min", "beta_max", "sigma_min", "sigma_max", "offset", "log_snr_min")
+        for name in ("beta_min", "beta_max", "beta_start", "beta_end", "max_beta", "sigma_min", "sigma_max", "offset", "shift")
     },
+    "schedule.log_snr_min": number(-math.inf, 1e6),
+    "schedule.zero_terminal_snr": flag(),
+    **{f"schedule.{name}": each(number(0.0, 1e9), 1, 100_000) for name in ("betas", "alpha_bar", "sigmas")},
     "mixture.weights": each(number(above=0.0, most=1e9), 1),
     "mixture.means": each(each(SIZE, 1), 1),
     "mixture.stds": each(each(number(0.0, 1e9), 1), 1),

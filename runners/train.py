@@ -13,7 +13,7 @@ from score_sde_analytic.models.training import Checkpoint, train
 
 from . import build
 
-RECIPE = ("steps", "batch_size", "learning_rate", "warmup", "ema")
+RECIPE = ("predicts", "steps", "batch_size", "learning_rate", "warmup", "ema", "classes", "drop_labels", "mirror")
 
 
 def recipe(config: ConfigDict) -> NetworkRecipe:
@@ -28,8 +28,9 @@ def run(config: ConfigDict, workdir: Path) -> list[Path]:
     device = build.device(config)
     how = recipe(config)
     examples = build.splits(config).held("train")
+    labels = build.labels(config)[0] if how.classes else None
     try:
-        trainer = NetworkTrainer(how, examples, config.seed, device)
+        trainer = NetworkTrainer(how, examples, config.seed, device, labels)
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise InputError(f"diffusers makes no network of config.train.unet ({error}); see its UNet2DModel") from error
     data = build.data_identity(config)

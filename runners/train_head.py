@@ -82,13 +82,15 @@ def _trainer(experiment: Experiment, how: Recipe) -> HeadTrainer:
     shape = {"features": features, "hidden": settings.hidden, "blocks": settings.blocks, "position": settings.position}
     seed = experiment.config.seed
     heads = {kind: new_head(kind, model, x_0[:1], how, seed, **shape) for kind in settings.kinds}
-    return HeadTrainer(heads, model, x_0, how, seed)
+    return HeadTrainer(heads, model, x_0, how, seed, experiment.splits.conditions("train"))
 
 
 def _feature_channels(experiment: Experiment, how: Recipe) -> int:
     x_0 = experiment.splits.held("train", 1).to(experiment.device)
     generator = torch.Generator().manual_seed(0)
-    extra = draw(experiment.model, x_0, how.within(experiment.schedule), generator, probe=False).prediction.extra
+    given = experiment.splits.conditions("train", 1)
+    recipe = how.within(experiment.schedule)
+    extra = draw(experiment.model, x_0, recipe, generator, probe=False, conditions=given).prediction.extra
     if extra is None or extra.shape[2:] != x_0.shape[2:]:
         raise InputError("this network gives no features; use --config.head.architecture=separate")
     return extra.shape[1]
@@ -100,7 +102,13 @@ def _finish(experiment: Experiment, trainer: HeadTrainer, how: Recipe) -> list[P
     validation = experiment.splits.held("validation").to(experiment.device)
     draws = tqdm(
         held_out_draws(
-            experiment.model, validation, how, config.head.held_out_draws, config.estimate.batch_size, config.seed + 1
+            experiment.model,
+            validation,
+            how,
+            config.head.held_out_draws,
+            config.estimate.batch_size,
+            config.seed + 1,
+            experiment.splits.conditions("validation"),
         ),
         desc="held-out draws",
         unit="batch",
@@ -126,7 +134,7 @@ def _finish(experiment: Experiment, trainer: HeadTrainer, how: Recipe) -> list[P
 
 
 def _bits(experiment: Experiment, heads: dict[str, Head], draws: list[Draw]) -> dict[str, float]:
-    low, high = experiment.schedule.log_snr_range
+    low, high = experiment.schedule.finite_range
     ends = low, min(experiment.config.grid.log_snr_max, high)
     covariances = {name: covariance_of(head.eval()) for name, head in heads.items()}
     return transition_bits(covariances, draws, experiment.schedule, ends, REPORTED_STEPS)

@@ -94,8 +94,10 @@ def numbers(name: str, value: Any) -> Array:
     array([0.1, 0.2])
     """
     try:
+        if not isinstance(value, Tensor) and np.asarray(value).dtype.kind in "SU":
+            raise InputError(f"need numbers, got {value!r}")  # which numpy would read
         array = as_array(value)
-    except InputError as error:
+    except (InputError, ValueError) as error:
         raise InputError(f"{name}: {error}") from error
     if not np.all(np.isfinite(array)):
         raise InputError(f"{name} must be finite, got {array[~np.isfinite(array)].flat[0]}")

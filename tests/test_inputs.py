@@ -306,7 +306,7 @@ def test_statistics_far_from_zero(offset):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Tabulated([0.1, 0.5, 1.0]), "zero terminal SNR.*cap it"),
+        (lambda: ScoreModel(nn.Identity(), Tabulated([0.1, 0.5, 1.0])), "pure noise.*betas below 1"),
         (lambda: Tabulated(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))), "as alphas_cumprod do; pass betas"),
         (lambda: Grid((999, 499, 0)), r"whole steps n of a table of N are the times n / N"),
         (lambda: Frechet()(torch.randn(10, 2), torch.randn(90, 2)), "set groups=5"),

@@ -201,8 +201,7 @@ class Bench:
 
     def plan(self, sampler: Sampler[Any], grid: Grid) -> SamplingPlan:
         """A sampler on a grid, with the start of all."""
-        study = self.study
-        return SamplingPlan(sampler, grid, study.shape, torch.device(study.device), study.dtype, self.sampling.start)
+        return self.study.plan(sampler, grid, start=self.sampling.start)
 
     def _chosen(self, job: Job) -> tuple[SamplingPlan, dict[str, Any] | None]:
         """(sampler on its grid, how the grid was chosen if it was on the metric itself)."""
@@ -288,7 +287,7 @@ class Bench:
         size = min(self.sampling.batch_size, count)
         like = torch.zeros(size, *study.shape, device=device, dtype=study.dtype)
         plan(1, self.sampling.seed, size)  # libraries load before the clock runs
-        bare = bare_seconds(study.model, like, BARE) / size
+        bare = bare_seconds(study.model_of(range(size)), like, BARE) / size
         with study.model.metered() as receipt:
             x, seconds = timed(lambda: plan(count, self.sampling.seed, size), device)
         calls = receipt.evaluations / count
@@ -324,7 +323,8 @@ def _check_claim(sampler: Sampler[Any], grid: Grid, calls: float, products: floa
     claimed = sampler.calls(grid)
     if claimed is None:
         return
-    most = claimed + sampler.extra_calls(grid)
+    branches = sampler.model.branches
+    most = branches * (claimed + sampler.extra_calls(grid))
     if calls != claimed if most == claimed else calls + products > most:
         raise RuntimeError(f"{sampler.name} made {calls + products:g} network calls per sample where it claims {most}")
 

@@ -38,5 +38,6 @@ def bare_seconds(model: ScoreModel, like: Float[Tensor, " batch *dims"], calls: 
     labels = torch.full((len(like),), float(label), dtype=torch.float32, device=like.device)
     if isinstance(label, int):
         labels = labels.long()
-    seconds = [timed(lambda: model.net(like, labels), like.device)[1] for _ in range(calls + 1)]
+    conditions = model.arguments(like)
+    seconds = [timed(lambda: model.net(like, labels, **conditions), like.device)[1] for _ in range(calls + 1)]
     return float(np.median(seconds[1:]))

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from score_sde_analytic.compare import fidelity, paths
 from score_sde_analytic.compare.cells import INTERVAL, Bench, Job, Sampling, shown
 from score_sde_analytic.compare.empirical import statistics
-from score_sde_analytic.compare.examples import SPLITS, Examples
+from score_sde_analytic.compare.examples import SPLITS, Examples, Labelled
 from score_sde_analytic.compare.fidelity import Fidelity
 from score_sde_analytic.compare.grids import ABOUT, SharedGrids
 from score_sde_analytic.compare.likelihoods import Likelihoods
@@ -177,9 +177,9 @@ class Comparison:
         return torch.device(self.study.device)
 
     @property
-    def measured_on(self) -> Float[Tensor, " n *dims"]:
+    def measured_on(self) -> Labelled:
         """The examples of bounds."""
-        return self.settings.evaluation.part(self.examples.test)
+        return self.settings.evaluation.part(self.examples.labelled("test"))
 
     @cached_property
     def grids(self) -> SharedGrids:
@@ -278,7 +278,7 @@ class Comparison:
     @cached_property
     def statistics(self) -> EmpiricalStatistics:
         """DPM-Solver-v3's, measured once on the examples of the study and kept beside the cells."""
-        return statistics(self.study, self.examples.validation, self.folder / "cells")
+        return statistics(self.study, self.examples.labelled("validation"), self.folder / "cells")
 
     @cached_property
     def search(self) -> Search:

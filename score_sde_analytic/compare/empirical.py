@@ -5,24 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
-from torch import Tensor
 
+from score_sde_analytic.data.examples import Examples
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.measure import EmpiricalStatistics
+from score_sde_analytic.models.identity import weights_digest
 from score_sde_analytic.study import Study
 
 #: Knots, even in log-SNR, draws at each, and the width of the differences between levels.
 KNOTS, DRAWS, SPAN = 64, 256, 0.1
 
 
-def statistics(study: Study, examples: Float[Tensor, " n *dims"], folder: Path) -> EmpiricalStatistics:
+def statistics(study: Study, examples: Examples, folder: Path) -> EmpiricalStatistics:
     """Read where they are kept in the folder; else measured by 3 DRAWS KNOTS network calls."""
-    known = digest(study.model.fingerprint(), float(examples.double().sum()), tuple(examples.shape), study.seed)
+    x_0, conditions = examples.batch(range(len(examples)))
+    given = [weights_digest(conditions)] if conditions else []
+    known = digest(study.model.fingerprint(), float(x_0.double().sum()), tuple(x_0.shape), study.seed, *given)
     path = folder / f"statistics-{known[:12]}.safetensors"
     if path.exists():
         return EmpiricalStatistics.load(path)
-    low = float(study.schedule.log_snr(1.0)) + 0.5 * SPAN
+    low = study.schedule.finite_range[0] + 0.5 * SPAN
     knots = np.linspace(low, float(study.moments.log_snr[-1]), KNOTS)
     measured = EmpiricalStatistics.of(study.model, examples, knots, DRAWS, seed=study.seed, span=SPAN, device=study.device)
     measured.save(path)

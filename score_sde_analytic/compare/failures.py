@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from score_sde_analytic.errors import UnsupportedError
+
 #: What a solver or a metric may raise; anything else is a defect of the programme and ends it.
-FAILURES = (RuntimeError, ValueError, ArithmeticError, ImportError, MemoryError)
+FAILURES = (RuntimeError, ValueError, ArithmeticError, ImportError, MemoryError, UnsupportedError)
 #: Failures of the machine, not of the solver: the cell is tried again by the next run.
 PASSING = (ImportError, MemoryError, torch.OutOfMemoryError)
 

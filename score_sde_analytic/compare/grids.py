@@ -92,7 +92,7 @@ class SharedGrids:
         only_there = np.where(np.arange(points) == 0, 0.0, np.inf)
         covariance = self.study.covariance(self.covariance)
         objective = f"transitions with {self.covariance}"
-        tops = None if self.start is None else self.start.prior_price(lattice.levels.log_snr)[0]
+        tops = None if self.start is None else self.start.prior_price(lattice.log_snr)[0]
         return lattice.optimal_grids(self.study.curve, covariance, only_there, self.most, objective, top_cost=tops)
 
     @cached_property

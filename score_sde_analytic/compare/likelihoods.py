@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from jaxtyping import Float
-from torch import Tensor
-
 from score_sde_analytic.checks import COUNT, COUNT_OR_NONE, settle
+from score_sde_analytic.data.examples import Examples
 from score_sde_analytic.files import finite
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood import Chain, Diffused, Divergence, Entry, Flow, Hutchinson, Method
@@ -78,9 +76,9 @@ class Evaluation:
     def __post_init__(self) -> None:
         settle(self)
 
-    def part(self, test: Float[Tensor, " n *dims"]) -> Float[Tensor, " part *dims"]:
+    def part(self, test: Examples) -> Examples:
         """The examples that are used."""
-        return test[: self.examples or None]
+        return test.part(range(min(self.examples, len(test)))) if self.examples else test
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ class Likelihoods:
     """
 
     study: Study
-    test: Tensor
+    test: Examples
     chains: str
     flow: FlowLikelihood | None
     evaluation: Evaluation

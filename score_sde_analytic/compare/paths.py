@@ -16,6 +16,7 @@ from score_sde_analytic.compare.failures import FAILURES, reason
 from score_sde_analytic.errors import RunError
 from score_sde_analytic.files import finite
 from score_sde_analytic.models.mixture import GaussianMixture
+from score_sde_analytic.process.forward import BLANK
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.study.plan import SamplingPlan
 
@@ -54,7 +55,7 @@ class Trace:
         """Plain data: times, log-SNRs (None for the data) and states, (steps + 1, batch, 2)."""
         return {
             "times": [float(level.t) for level in self.levels],
-            "log_snr": [finite(level.log_snr) for level in self.levels],
+            "log_snr": [BLANK if level.pure_noise else finite(level.log_snr) for level in self.levels],
             "states": torch.stack(self.states).tolist(),
         }
 

@@ -120,7 +120,7 @@ def _fewest_chosen(study: Study, calls: int, options: Options) -> SamplingPlan:
 
 def _spectrum_table(study: Study, calls: int, options: Options) -> SamplingPlan:
     sampler = TableSampler(study.model, spectrum_table(few.gaussian(study, options.free), calls))
-    return SamplingPlan(sampler, sampler.grid, study.shape, study.device, study.dtype)
+    return study.plan(sampler, sampler.grid)
 
 
 def _of_model(make: Callable[..., Sampler[Any]], **settings: Any) -> Make:

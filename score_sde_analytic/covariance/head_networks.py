@@ -27,6 +27,7 @@ from score_sde_analytic.models.identity import digest_of
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.times import LogSNR, Sigma
+from score_sde_analytic.process.forward import BLANK
 from score_sde_analytic.process.gaussian import expand
 
 AGAIN = "restore it, or train the head again"
@@ -238,9 +239,10 @@ HEADS: dict[str, type[Head]] = {head.kind: head for head in (NPR, SN, OCM, Range
 
 
 def log_snrs(prediction: Prediction) -> Float64[Tensor, " batch"]:
-    """One log-SNR per sample."""
+    """One log-SNR per sample; pure noise is told from what is nearly so by no head."""
     x = prediction.x_t
-    return torch.as_tensor(prediction.level.log_snr, dtype=torch.float64, device=x.device).expand(len(x))
+    log_snr = torch.as_tensor(prediction.level.log_snr, dtype=torch.float64, device=x.device)
+    return torch.where(log_snr == -torch.inf, BLANK, log_snr).expand(len(x))
 
 
 def floor(prediction: Prediction, like: Float[Tensor, " batch *dims"]) -> Any:

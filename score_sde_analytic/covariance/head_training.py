@@ -137,7 +137,7 @@ def draw(
         chosen = torch.randint(len(x_0), (size,), generator=generator)
         x_0 = x_0[chosen.to(x_0.device)]
         conditions = {name: rows[chosen.to(rows.device)] for name, rows in (conditions or {}).items()}
-    model = model.for_batch(conditions or {})
+    model = model.for_batch(conditions or {}, x_0.device)
     n = len(x_0)
     device = x_0.device
     place = (torch.rand(n, generator=generator, dtype=torch.float64) + torch.randperm(n, generator=generator)) / n

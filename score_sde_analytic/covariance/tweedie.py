@@ -37,10 +37,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from score_sde_analytic.arrays import float64_place, wide
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
-from score_sde_analytic.errors import InputError, RunError
+from score_sde_analytic.errors import InputError, RunError, UnsupportedError
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
-from score_sde_analytic.process.gaussian import expand
 from score_sde_analytic.process.kernel import Kernel
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import SampleNoise
@@ -71,7 +70,7 @@ class Linearised:
             self._x = prediction.x_t.detach().clone().requires_grad_()
             with sdpa_kernel(SDPBackend.MATH) if two_sided else nullcontext():
                 again = model.on(prediction.conditions).predict(self._x, prediction.level)
-            self._kind = again.kind
+            self._prediction = again
             self._value = again.value
             if two_sided:
                 # J^T u is linear in u: its derivative in direction v is J v.
@@ -132,9 +131,7 @@ class Linearised:
                 f"the network's gradient holds NaN or inf at log-SNR {self._level.log_snr:.4g}; look for square roots, norms or"
                 " divisions that are not differentiable where they are evaluated, or use a covariance that needs no gradient"
             )
-        if self._kind == "x_0":
-            return gradient * expand(self._level.alpha, gradient)
-        return v - gradient * expand(self._level.sigma, gradient)
+        return self._prediction.posterior_product(v, gradient)
 
 
 def krylov(
@@ -251,6 +248,11 @@ class Tweedie(Covariance):
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
+        if any(level.pure_noise for level in levels):
+            raise UnsupportedError(
+                "in pure noise, alpha = 0, the network's Jacobian says nothing about Cov(x_0): use a covariance of a curve, as"
+                " Isotropic, or a schedule that ends above it"
+            )
         return [TweedieStep(self, k, k.excess(1.0, t.log_snr), self._spectra) for k, t in zip(kernels, levels, strict=True)]
 
     def extra_calls(self, steps: int) -> int:

@@ -2,7 +2,8 @@
 
 from score_sde_analytic.data.basis import Basis, Channel, Pixel, PixelChannel, Scalar
 from score_sde_analytic.data.caching import Cached, cached
-from score_sde_analytic.data.examples import Examples
+from score_sde_analytic.data.emoji import Emoji, emoji
+from score_sde_analytic.data.examples import Batch, Examples
 from score_sde_analytic.data.images import Images, images
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.sources import digit_labels, digits, patches, photographs, read_idx_images, read_idx_labels
@@ -14,11 +15,13 @@ __all__ = [
     "DCT",
     "PCA",
     "Basis",
+    "Batch",
     "Cached",
     "Channel",
     "ColourDCT",
     "DataRange",
     "DataStatistics",
+    "Emoji",
     "Examples",
     "Images",
     "Pixel",
@@ -27,6 +30,7 @@ __all__ = [
     "cached",
     "digit_labels",
     "digits",
+    "emoji",
     "images",
     "patches",
     "photographs",

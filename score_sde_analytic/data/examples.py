@@ -163,6 +163,17 @@ class Examples(Dataset[Any]):
         rows = {name: self._stacked(name, indices, values) for name, values in named.items()}
         return Batch(x_0.pin_memory() if self._pinned else x_0, rows)
 
+    def part(self, indices: Sequence[int] | NDArray[np.int64]) -> Examples:
+        """Some of the examples as a data set of their own, with their conditions.
+
+        >>> Examples(torch.arange(3.0), conditions={"class_labels": [0, 1, 1]}).part([2, 0]).batch([0])
+        Batch(x_0=tensor([2.]), conditions={'class_labels': tensor([1])})
+        """
+        if isinstance(self._items, Tensor):
+            x_0, conditions = self.batch(indices)
+            return Examples(x_0, conditions=conditions or None)
+        return Examples(Subset(self, [int(i) for i in indices]))
+
     def divided(self, name: str) -> dict[int, Examples]:
         """The examples of every class, by a condition that is a whole number.
 
@@ -179,7 +190,7 @@ class Examples(Dataset[Any]):
         of = torch.cat([self.batch(part).conditions[name] for part in parts])
         if of.ndim != 1 or of.is_floating_point():
             raise InputError(f"the condition {name} is {of.dtype} {tuple(of.shape[1:])} per example, not a class")
-        return {int(k): Examples(Subset(self, torch.nonzero(of == k)[:, 0].tolist())) for k in of.unique()}
+        return {int(k): self.part(torch.nonzero(of == k)[:, 0].tolist()) for k in of.unique()}
 
     def _stacked(self, name: str, indices: Sequence[int] | NDArray[np.int64], values: Sequence[Tensor | None]) -> Tensor:
         """A condition of some examples as rows."""

@@ -21,9 +21,12 @@ from score_sde_analytic.checks import number, whole
 from score_sde_analytic.declared import reading
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import plain, read_json, write_json
+from score_sde_analytic.process.forward import BLANK
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.schedule import Schedule
 
+#: Where EDM's grids begin, and Karras' of schedules that begin in pure noise.
+SIGMA_MAX = 80.0
 #: Of a grid as JSON.
 SHAPE = {"times": [float], "objective": str, "cost": (float, None)}
 
@@ -104,6 +107,12 @@ def _span(first: float, top: float) -> tuple[float, float]:
     return top, number(above=0, below=top)("the first time t_1", first)
 
 
+def _log_snrs(schedule: Schedule, first: float, top: float, blank: float = BLANK) -> tuple[float, float]:
+    """Log-SNR at `top` and at `first`; `blank`, where nothing is told yet, in place of pure noise, of which none is a part."""
+    begin, end = (schedule.log_snr(t) for t in _span(first, top))
+    return (min(blank, end - 1.0) if begin == -np.inf else begin), end
+
+
 def _ends_in_data(times: Array, top: float, objective: str) -> Grid:
     # With one step there is only the start.
     return Grid((*np.concatenate([[top], times[1:]]).tolist(), 0.0), objective)
@@ -136,8 +145,7 @@ def even_log_snr(schedule: Schedule, steps: int, first: float, top: float = 1.0)
     >>> even_log_snr(model.schedule, 3, 0.001).times
     (1.0, 0.3046, 0.001, 0.0)
     """
-    begin, end = (schedule.log_snr(t) for t in _span(first, top))
-    lam = np.linspace(begin, end, _steps(steps))
+    lam = np.linspace(*_log_snrs(schedule, first, top), _steps(steps))
     return _ends_in_data(np.asarray(schedule.time(lam)), top, "even in log-SNR")
 
 
@@ -148,7 +156,7 @@ def karras(schedule: Schedule, steps: int, first: float, rho: float = 7.0, top: 
     (1.0, 0.5921, 0.001, 0.0)
     """
     rho = number(above=0)("rho", rho)
-    ends = np.exp(-0.5 / rho * np.asarray(schedule.log_snr(np.array(_span(first, top)))))
+    ends = np.exp(-0.5 / rho * np.array(_log_snrs(schedule, first, top, -2.0 * math.log(SIGMA_MAX))))
     ladder = np.linspace(ends[0], ends[1], _steps(steps))
     return _ends_in_data(np.asarray(schedule.time(-2.0 * rho * np.log(ladder))), top, f"Karras, rho={rho:g}")
 

@@ -25,7 +25,7 @@ from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.dynamic import Indices, StepCosts, shortest_paths
 from score_sde_analytic.grids.grid import Grid, optimal_paths
 from score_sde_analytic.measure.curve import NoiseCurve
-from score_sde_analytic.process.level import Level
+from score_sde_analytic.process.level import Level, finite
 from score_sde_analytic.process.schedule import Schedule
 
 
@@ -75,9 +75,13 @@ class Lattice:
 
     @classmethod
     def even_log_snr(cls, schedule: Schedule, points: int, log_snr_max: float) -> Lattice:
-        """`points` levels even in log-SNR from `log_snr_max`, or the schedule's largest, down to t = 1."""
-        low, high = schedule.log_snr_range
-        lam = np.linspace(min(log_snr_max, high), low, points)
+        """`points` levels even in log-SNR from `log_snr_max`, or the schedule's largest, down to t = 1.
+
+        Where that is pure noise, it comes after those that are even, the last of which leaves nothing to be told.
+        """
+        low, high = schedule.finite_range
+        even = np.linspace(min(log_snr_max, high), low, points - schedule.ends_in_noise)
+        lam = np.append(even, -np.inf) if schedule.ends_in_noise else even
         times = np.asarray(schedule.time(lam))
         times[-1] = 1.0
         return cls(schedule, times)
@@ -86,6 +90,11 @@ class Lattice:
     def levels(self) -> Level:
         """Array-valued level of all points."""
         return self.schedule.level(self.times)
+
+    @property
+    def log_snr(self) -> Float64[Array, " n"]:
+        """Log-SNRs of all points, finite in pure noise, too (`process.level.PURE_NOISE`)."""
+        return finite(np.asarray(self.levels.log_snr))
 
     def costs(self, curve: NoiseCurve, covariance: Covariance) -> Float64[Array, "n n"]:
         """[i, j] is the cost of the step from point j down to i < j; inf elsewhere."""
@@ -123,12 +132,12 @@ class Lattice:
             Grids by number of steps; a number for which no grid exists is absent.
 
         >>> lattice = Lattice.even_log_snr(model.schedule, points=100, log_snr_max=9.0)
-        >>> last_step, std = study.reconstruction.best(lattice.levels.log_snr)
+        >>> last_step, std = study.reconstruction.best(lattice.log_snr)
         >>> lattice.optimal_grids(curve, study.covariance("isotropic"), last_step, max_steps=3)[3].times
         (1.0, 0.1505, 0.0860, 0.0)
         """
         curve.require_price()
-        log_snr = np.asarray(self.levels.log_snr)
+        log_snr = self.log_snr
         residual = covariance.nodes(curve, log_snr)
         if residual is not None:
             steps = StepCosts(log_snr, residual)

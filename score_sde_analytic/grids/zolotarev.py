@@ -24,6 +24,9 @@ from score_sde_analytic.arrays import Array
 from score_sde_analytic.checks import number, whole
 from score_sde_analytic.errors import InputError
 
+#: Of c_min / c_max; elliptic integrals of less are infinite.
+SMALLEST = 1e-300
+
 
 def zolotarev(c_min: float, c_max: float, steps: int, free_term: bool = True) -> Float64[Array, " {steps}"]:
     """Log-SNRs of `steps` calls, ascending, for variances from c_min to c_max.
@@ -56,6 +59,10 @@ def nodes(c_min: float, c_max: float, shares: Float64[Array, " n"]) -> Float64[A
     if not c_min <= c_max:
         raise InputError(f"need c_min <= c_max, got {c_min:g} and {c_max:g}")
     ratio = c_min / c_max
+    if ratio < SMALLEST:
+        raise InputError(
+            f"variances from {c_min:g} to {c_max:g} span more than numbers do; raise the least, which no call sees"
+        )
     # (sn / cn)(K' - u) = 1 / (sqrt(ratio) (sn / cn)(u)): towards K' cn vanishes.
     sn, cn, _, _ = ellipj(np.minimum(shares, 1.0 - shares) * ellipkm1(ratio), 1.0 - ratio)
     tangents = 2.0 * np.log(sn / cn)
@@ -68,5 +75,8 @@ def zolotarev_rate(c_min: float, c_max: float) -> float:
     >>> zolotarev_rate(0.002, 1.0)
     0.111
     """
-    span = math.log(number(above=0)("c_max", c_max) / number(above=0)("c_min", c_min))
+    c_min, c_max = number(above=0)("c_min", c_min), number(above=0)("c_max", c_max)
+    if not c_min <= c_max:
+        raise InputError(f"need c_min <= c_max, got {c_min:g} and {c_max:g}")
+    span = math.log(c_max) - math.log(c_min)
     return math.exp(-2.0 * math.pi**2 / (span + 2.0 * math.log(4.0)))

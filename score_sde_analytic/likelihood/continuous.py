@@ -30,6 +30,7 @@ from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.models.free import FreeModel
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.decoder import Decoder, as_decoder
+from score_sde_analytic.process.forward import BLANK
 from score_sde_analytic.process.gaussian import mean_square
 from score_sde_analytic.process.noise import KNOTS, stream_seed
 from score_sde_analytic.process.schedule import Schedule
@@ -118,8 +119,8 @@ class ContinuousTime(Method):
         return log_snr[None], (-0.5 * weights * curve.residual(log_snr) * curve.noise_power(log_snr))[None]
 
     def range(self, schedule: Schedule) -> tuple[float, float]:
-        """Log-SNR at t_max and at t_min."""
-        return float(schedule.log_snr(self.t_max)), float(schedule.log_snr(self.t_min))
+        """Log-SNR at t_max and at t_min; from pure noise on, the integral begins where all below is rounding."""
+        return max(float(schedule.log_snr(self.t_max)), 2.0 * BLANK), float(schedule.log_snr(self.t_min))
 
     def terms(self, model: ScoreModel, batch: Batch) -> Terms:
         with model.metered() as cost:

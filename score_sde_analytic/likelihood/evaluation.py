@@ -343,7 +343,7 @@ class _Pass:
             methods = {name: ledger.method for name, ledger in lacking.items()}
             indices = self._indices(lacking, block)
             x_0, conditions = self.examples.dataset.batch(indices)
-            model = self.model.for_batch(conditions)
+            model = self.model.for_batch(conditions, self.examples.device)
             repetitions = self.examples.repetitions(x_0, indices, progress)
             draws = [type(self.method).together(methods, model, batch) for batch in repetitions]
             for name, ledger in lacking.items():

@@ -34,6 +34,7 @@ from score_sde_analytic.models.probability_flow import (
     Clock,
     Coefficients,
     Probes,
+    clock_of,
     eps_and_divergence,
     transport,
 )
@@ -182,7 +183,8 @@ class _Path:
 
     @classmethod
     def of(cls, flow: Flow, model: ScoreModel, dtype: torch.dtype, rows: int) -> _Path:
-        clock, schedule, t_min = CLOCKS[flow.variable], model.schedule, flow.t_min
+        schedule, t_min = model.schedule, flow.t_min
+        clock = clock_of(flow.variable, schedule)
         span, first_step = clock.span(schedule, t_min, flow.t_max), clock.first_step(schedule, t_min)
         return cls(model, clock, flow.solver, schedule.level(t_min), span, first_step, dtype, rows)
 
@@ -209,11 +211,10 @@ class _Densities:
     probes: Probes
     progress: Progress
 
-    def eps_and_divergence(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+    def eps_and_divergence(self, x_t: Tensor, level: Level, quantity: str = "eps") -> tuple[Tensor, Tensor]:
         """(batch, *dims) and (batch,), float64."""
         path = self.path
-        eps, divergence = eps_and_divergence(path.model, level, x_t, self.probes, path.dtype, path.rows)
-        return eps, divergence
+        return eps_and_divergence(path.model, level, x_t, self.probes, path.dtype, path.rows, quantity)
 
     def to_prior(self, x_t: Tensor) -> tuple[Tensor, Tensor]:
         """(x_1, -integral of the divergence / d) of x_{t_min}."""
@@ -224,8 +225,8 @@ class _Densities:
         def field(s: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             c = path.at(float(s))
             self.progress.reached(min(1.0, abs(float(s) - start) / abs(end - start)))
-            eps, divergence = self.eps_and_divergence(c.scale * state[0], c.level)
-            return c.drift * state[0] + c.gain * eps, c.drift + c.gain * c.scale * divergence / dim
+            said, divergence = self.eps_and_divergence(c.scale * state[0], c.level, c.quantity)
+            return c.drift * state[0] + c.gain * said, c.drift + c.gain * c.scale * divergence / dim
 
         state = (x_t / first.scale, torch.zeros(len(x_t), dtype=torch.float64, device=x_t.device))
         u, volume = integrate(field, state, path.span, path.solver, path.first_step, path.clock.max_step)

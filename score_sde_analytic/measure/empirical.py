@@ -154,7 +154,7 @@ def _blocks(
     for part in slices(draws, size):
         x_0, conditions = examples.batch(chosen[part])
         noise = SampleNoise(stream_seed(seed, 12), range(part.start, part.stop), device)
-        yield model.for_batch(conditions), x_0.to(device), noise.draw(x_0.to(device)).clone()
+        yield model.for_batch(conditions, device), x_0.to(device), noise.draw(x_0.to(device)).clone()
 
 
 def _moments(log_snr: float, span: float, blocks: list[tuple[ScoreModel, Tensor, Tensor]]) -> Array:

@@ -91,8 +91,10 @@ class Budget:
     def __post_init__(self) -> None:
         settle(self)
         if not self.groups <= self.min_draws <= self.max_draws:
-            given = f"{self.groups}, {self.min_draws} and {self.max_draws}"
-            raise InputError(f"need groups <= min_draws <= max_draws, got {given}")
+            raise InputError(
+                f"need groups ({self.groups}) <= min_draws ({self.min_draws}) <= max_draws ({self.max_draws}): for a pass of n"
+                " draws set min_draws and max_draws to n"
+            )
 
     def settings(self) -> dict[str, Any]:
         """What decides when a pass ends, as plain data."""
@@ -323,7 +325,7 @@ class _Pass:
         x_0, conditions = self.dataset.batch(index)
         for part in self._parts(x_0):
             check_examples(part) if self.data_range is None else self.data_range.check(part)
-        return index, onto(x_0, self.device), self.model.for_batch(conditions)
+        return index, onto(x_0, self.device), self.model.for_batch(conditions, self.device)
 
     @staticmethod
     def _parts(x: Tensor) -> tuple[Tensor, ...]:

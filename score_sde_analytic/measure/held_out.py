@@ -126,6 +126,8 @@ class Correction:
             group: leave out these examples, for jackknife errors.
         """
         s, t = (np.atleast_1d(as_array(lam)) for lam in (log_snr_s, log_snr_t))
+        # From pure noise a step costs what it does from where little is known yet.
+        t = np.where(np.isneginf(t), np.minimum(self.log_snr[0], s - STEPS[0]), t)
         row = 0 if group is None else 1 + group
         out = np.empty(len(s))
         for i, (lam, step) in enumerate(zip(t, s - t, strict=True)):

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
-from torch.utils.data import Subset
 
 from score_sde_analytic.arrays import Array, wide
 from score_sde_analytic.checks import one_of, whole
@@ -326,12 +325,12 @@ def recalibrate(
     examples = as_dataset(data, data_range)
     if free is None:
         half = np.arange(len(examples)) % 2 == 0
-        seen, examples = (as_dataset(Subset(examples, np.flatnonzero(part).tolist())) for part in (half, ~half))
+        seen, examples = (examples.part(np.flatnonzero(part)) for part in (half, ~half))
     if len(examples) < FOLDS:
         raise InputError(f"{len(examples)} examples to measure on are too few for a recalibration; give at least {FOLDS}")
     linear = LinearDenoiser.of(seen) if free is None else free
     used = linear if kind == "linear" else linear.mean_alone()
-    low, high = model.schedule.log_snr_range
+    low, high = model.schedule.finite_range
     knots = np.linspace(low, min(high, 6.0), 24) if log_snr is None else log_snr
     cross, budget = CrossMoments(used), Budget(tolerance=0.0, min_draws=draws, max_draws=draws)
     settings = {"data_range": data_range, "seed": seed, "path": path, "device": device, "progress": progress}

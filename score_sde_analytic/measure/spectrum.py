@@ -22,6 +22,7 @@ from score_sde_analytic.measure.cells import cell_means, quantile_bins
 from score_sde_analytic.measure.draws import ResidualDraws
 from score_sde_analytic.measure.interpolant import Interpolant, nondecreasing, residual_of, y_of
 from score_sde_analytic.process.kernel import optimal_step_nats, optimal_step_slope
+from score_sde_analytic.process.level import finite
 
 #: R of a measured curve stays this far from 0 and 1.
 MARGIN = 1e-9
@@ -178,11 +179,13 @@ class Spectrum:
 
     def step_nats(self, log_snr_s: float, log_snr_t: float) -> float:
         """Cost of one step at eta = 1 as this spectrum predicts it, nats per dimension."""
+        log_snr_t = finite(log_snr_t)
         costs = optimal_step_nats(self.residual(log_snr_t), log_snr_s - log_snr_t)
         return float((costs * self.mass_at(log_snr_t)).sum())
 
     def step_slope(self, log_snr_s: float, log_snr_t: float) -> float:
         """Change of `step_nats` where y of every bin and label is larger by a unit."""
+        log_snr_t = finite(log_snr_t)
         slopes = optimal_step_slope(self.residual(log_snr_t), log_snr_s - log_snr_t)
         return float((slopes * self.mass_at(log_snr_t)).sum())
 
@@ -218,6 +221,7 @@ class LevelTable:
 
     @classmethod
     def of(cls, spectrum: Spectrum, log_snr: float) -> LevelTable:
+        log_snr = finite(log_snr)
         quantiles = spectrum.quantiles_at(log_snr)
         arrays = (spectrum.y_at(log_snr), quantiles[0::2], quantiles[1::2])
         y, medians, edges = (torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)

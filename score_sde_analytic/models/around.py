@@ -25,6 +25,10 @@ class Around(ScoreModel):
         return self.model.guidance
 
     @property
+    def branches(self) -> int:
+        return self.model.branches
+
+    @property
     def inner(self) -> ScoreModel:
         """The other model on the conditions of this one."""
         return self.model.on(self.bound)

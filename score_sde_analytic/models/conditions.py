@@ -77,6 +77,11 @@ class Conditions:
         constants = {name: value for name, value in self.constants.items() if name not in by.rows}
         return Conditions({**rows, **by.rows}, {**constants, **by.constants})
 
+    def to(self, device: torch.device | str) -> Conditions:
+        """Where the network is, so that they are not sent there call by call."""
+        own, of_all = ({name: v.to(device) for name, v in part.items()} for part in (self.rows, self.constants))
+        return Conditions(own, of_all)
+
     def only(self, names: Iterable[str]) -> Conditions:
         """Some of them."""
         kept = set(names)
@@ -156,12 +161,16 @@ def refuse_bound_rows(net: Any) -> None:
     model.given(label=...)
     """
     while isinstance(net, functools.partial):
-        bound = {**{f"argument {place}": value for place, value in enumerate(net.args)}, **net.keywords}
-        for name, value in bound.items():
-            rows = len(value) if isinstance(value, Tensor | np.ndarray) and value.ndim else 1
-            if rows > 1:
-                raise InputError(
-                    f"functools.partial binds the {rows} rows of {name} to every batch, whose examples they do not follow;"
-                    f" {WAYS.format(name)}"
-                )
+        _refuse_rows({**{f"argument {place}": value for place, value in enumerate(net.args)}, **net.keywords})
         net = net.func
+
+
+def _refuse_rows(bound: Mapping[str, Any]) -> None:
+    for name, value in bound.items():
+        if isinstance(value, Mapping):
+            _refuse_rows(value)
+        elif isinstance(value, Tensor | np.ndarray) and value.ndim and len(value) > 1:
+            raise InputError(
+                f"functools.partial binds the {len(value)} rows of {name} to every batch, whose examples they do not follow;"
+                f" {WAYS.format(name)}"
+            )

@@ -38,7 +38,7 @@ from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.shrinkage import Shrinkage, fitted_spectrum
 from score_sde_analytic.models.times import LogSNR
 from score_sde_analytic.process.gaussian import expand, step_kl
-from score_sde_analytic.process.level import Level
+from score_sde_analytic.process.level import Level, finite
 from score_sde_analytic.process.noise import LevelNoise
 from score_sde_analytic.process.schedule import Schedule
 
@@ -108,7 +108,7 @@ class FreeModel(ABC):
 
         This is what its own data would cost, which other data exceed; `Judged` has it of examples.
         """
-        ends = as_array(log_snr).ravel()
+        ends = finite(as_array(log_snr).ravel())
         grids = np.linspace(ends - DEPTH, ends, POINTS)
         curves = self.residual(grids.ravel()).reshape(grids.shape)
         return 0.5 * scipy.integrate.simpson(curves, dx=DEPTH / (POINTS - 1), axis=0), np.zeros(len(ends))

@@ -95,6 +95,10 @@ class Guided(_Scaled):
     def guidance(self) -> str:
         return f"guided with scale {self.scale:g}"
 
+    @property
+    def branches(self) -> int:
+        return (1 if self.scale == 1.0 else 2) * self.model.branches
+
     def _predicted(self, x_t: Tensor, level: Level) -> Prediction:
         with self.model.metered() as cost:
             prediction = self._mixed(x_t, level, self._strength(level, self.scale - 1.0, 0.0))

@@ -25,7 +25,7 @@ from score_sde_analytic.data.examples import Data, as_dataset, batches
 from score_sde_analytic.data.portions import batch_by_bytes
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.free import FreeModel
-from score_sde_analytic.process.level import Level
+from score_sde_analytic.process.level import PURE_NOISE, Level
 from score_sde_analytic.process.noise import LevelNoise
 from score_sde_analytic.process.schedule import Schedule
 
@@ -118,6 +118,7 @@ class Judged(FreeModel):
     def _inside(self, log_snr: ArrayLike) -> Array:
         """Log-SNRs at which it was judged."""
         lam = np.atleast_1d(as_array(log_snr))
+        lam = np.where(lam <= PURE_NOISE, self.log_snr[0], lam)  # where nothing is left to judge
         if lam.min() < self.log_snr[0] - 1e-6 or lam.max() > self.log_snr[-1] + 1e-6:
             raise InputError(
                 f"the prior was judged from log-SNR {self.log_snr[0]:.3g} to {self.log_snr[-1]:.3g}, not at"

@@ -214,7 +214,7 @@ class ScoreModel(Views):
         try:
             return self.net(fed, labels, **conditions)
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
-            if LOOKS_UP in str(error) and self._round_labels():
+            if LOOKS_UP in str(error) and self._round_labels(labels):
                 return self._asked(fed, level)
             cause = next((cause for mark, cause in REFUSALS.items() if mark in str(error)), None)
             if cause is None:
@@ -223,16 +223,14 @@ class ScoreModel(Views):
             given += "".join(f", {name} {value.dtype} {tuple(value.shape)}" for name, value in conditions.items())
             raise RunError(f"{cause}; {given}. It said: {error}") from error
 
-    def _round_labels(self) -> bool:
-        """Feed whole indices from now on; whether there are any, and they were not fed before."""
+    def _round_labels(self, refused: Tensor) -> bool:
+        """Feed whole indices from now on; whether there are any, and they were not what was refused."""
         rounded = getattr(self.times, "rounded", None)
-        if rounded is None or self._found:
+        if rounded is None or not refused.is_floating_point():
             return False
-        self._found["times"] = rounded()
-        warnings.warn(
-            f"the network looks its time up in a table: it is fed whole indices, as by times={self._found['times']}",
-            stacklevel=2,
-        )
+        if not self._found:
+            self._found["times"] = times = rounded()
+            warnings.warn(f"the network looks its time up in a table: it is fed whole indices, times={times}", stacklevel=2)
         return True
 
     def _read(self, out: Tensor, x: Tensor, x_t: Tensor, level: Level, norm: Number) -> Prediction:
@@ -345,7 +343,7 @@ def _checked_dtype(dtype: torch.dtype | None, net: Any) -> torch.dtype | None:
     like = _weight(net)
     if like is not None and like.dtype != dtype and (like.dtype != torch.float32 or dtype not in HALF):
         raise InputError(
-            f"weights of {like.dtype} do not run in {dtype} by themselves, float32 ones do in half precision: use net.to"
+            f"weights of {like.dtype} do not run in {dtype} by themselves, float32 ones do in half precision: use net.to(...)"
         )
     return dtype
 

@@ -145,6 +145,16 @@ class Prediction:
         b = b / divisor
         return self._mixed(a + b * g, -b * self.level.sigma)
 
+    def posterior_product(self, v: Float[Tensor, "n d"], pulled: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """alpha (dx_0 / dx_t)^T v, Cov(eps | x_t) v of an exact score, where `pulled` is (d value / dx_t)^T v."""
+        alpha, sigma = (expand(scalar, pulled) for scalar in (self.level.alpha, self.level.sigma))
+        if self.kind == "x_0":
+            return pulled * alpha
+        if self.kind == "eps":
+            return v - pulled * sigma
+        g, _, divisor = self._reading
+        return v * expand(self.level.alpha * g / divisor, v) - pulled * expand(self.level.alpha * self.level.sigma / divisor, v)
+
     def clamp(self, lo: float, hi: float) -> Prediction:
         """The prediction with x_0 confined to [lo, hi]; every view follows.
 

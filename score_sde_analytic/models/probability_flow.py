@@ -26,7 +26,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from score_sde_analytic.arrays import slices, wide
-from score_sde_analytic.errors import RunError
+from score_sde_analytic.errors import RunError, UnsupportedError
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.ode_solvers import Adaptive, Fixed, integrate
 from score_sde_analytic.process.level import Level
@@ -35,12 +35,13 @@ from score_sde_analytic.process.schedule import Schedule
 
 @dataclass(frozen=True, slots=True)
 class Coefficients:
-    """du/ds = drift u + gain eps_hat(x), x = scale u, at one value of the integration variable."""
+    """du/ds = drift u + gain y(x), x = scale u, y the prediction's `quantity`, at one value of the integration variable."""
 
     level: Level
     scale: float
     drift: float
     gain: float
+    quantity: str = "eps"
 
     @property
     def noise(self) -> float:
@@ -123,19 +124,57 @@ class VEClock(Clock):
         return self.value(schedule.level(t_min))
 
 
+class NoiseClock(Clock):
+    """s = 2 log(1 + e^(lam / 2)), u = x / sqrt(alpha^2 + sigma^2): log-SNR where there is signal, 0 in pure noise.
+
+    du/ds = -(sigma^2 + alpha sigma) v_hat / 2 in variance-preserving coordinates, regular from end to end.
+    """
+
+    max_step: ClassVar[float] = 4.0
+
+    def at(self, schedule: Schedule, s: float) -> Coefficients:
+        root_snr = math.expm1(0.5 * max(s, 0.0))
+        level = schedule.level_at(2.0 * math.log(root_snr) if root_snr > 0.0 else -math.inf)
+        scale = math.hypot(level.alpha, level.sigma)
+        return Coefficients(level, scale, 0.0, -0.5 * (1.0 + root_snr) / (1.0 + root_snr**2) / scale, "v")
+
+    def value(self, level: Level) -> float:
+        return 2.0 * math.log1p(math.exp(0.5 * level.log_snr))
+
+    def first_step(self, schedule: Schedule, t_min: float) -> float:
+        return 0.1
+
+
 CLOCKS: dict[str, Clock] = {"log_snr": LogSNRClock(), "t": TimeClock(), "ve": VEClock()}
+
+
+def clock_of(variable: str, schedule: Schedule) -> Clock:
+    """The clock of a variable; from pure noise on, "log_snr" counts from 0.
+
+    Raises:
+        UnsupportedError: another variable, which is infinite in pure noise or moves infinitely fast there.
+
+    >>> from score_sde_analytic import RectifiedFlow
+    >>> clock_of("log_snr", RectifiedFlow()).value(RectifiedFlow().level(1.0))
+    0.0
+    """
+    if not schedule.ends_in_noise:
+        return CLOCKS[variable]
+    if variable != "log_snr":
+        raise UnsupportedError(f"the flow from pure noise, alpha = 0, is not regular in {variable!r}: use variable='log_snr'")
+    return NoiseClock()
 
 
 def velocity(
     model: ScoreModel, c: Coefficients, u: Float64[Tensor, " batch *dims"], dtype: torch.dtype, rows: int
 ) -> Float64[Tensor, " batch *dims"]:
     """du/ds, in network calls of at most `rows` samples of the given dtype."""
+    parts = slices(len(u), rows)
+    return torch.cat([c.drift * u[part] + c.gain * _said(model.rows(part), c, u[part], dtype) for part in parts])
 
-    def of(part: slice) -> Tensor:
-        prediction = model.rows(part).predict((c.scale * u[part]).to(dtype), c.level)
-        return c.drift * u[part] + c.gain * wide(prediction.eps)
 
-    return torch.cat([of(part) for part in slices(len(u), rows)])
+def _said(model: ScoreModel, c: Coefficients, u: Tensor, dtype: torch.dtype) -> Tensor:
+    return wide(getattr(model.predict((c.scale * u).to(dtype), c.level), c.quantity))
 
 
 def transport(
@@ -179,9 +218,17 @@ Probes = Callable[[Float64[Tensor, " batch *dims"], slice], Iterable[Float64[Ten
 
 
 def eps_and_divergence(
-    model: ScoreModel, level: Level, x_t: Float64[Tensor, " batch *dims"], probes: Probes, dtype: torch.dtype, rows: int
+    model: ScoreModel,
+    level: Level,
+    x_t: Float64[Tensor, " batch *dims"],
+    probes: Probes,
+    dtype: torch.dtype,
+    rows: int,
+    quantity: str = "eps",
 ) -> tuple[Float64[Tensor, " batch *dims"], Float64[Tensor, " batch"]]:
     """(eps_hat, its divergence estimate sum_v v^T (d eps_hat / d x_t) v); vector products are charged to the model's receipts.
+
+    Another quantity of the prediction in place of eps_hat, where one is named.
 
     The graph of a network call lives only as long as its slice of at most `rows` samples.
 
@@ -194,18 +241,18 @@ def eps_and_divergence(
         RunError: a gradient is not finite.
     """
     parts = slices(len(x_t), rows)
-    blocks = [_eps_and_divergence(model.rows(part), level, x_t, part, probes, dtype) for part in parts]
+    blocks = [_eps_and_divergence(model.rows(part), level, x_t, part, probes, dtype, quantity) for part in parts]
     values, divergences = zip(*blocks, strict=True)
     return torch.cat(values), torch.cat(divergences)
 
 
 def _eps_and_divergence(
-    model: ScoreModel, level: Level, x_t: Tensor, part: slice, probes: Probes, dtype: torch.dtype
+    model: ScoreModel, level: Level, x_t: Tensor, part: slice, probes: Probes, dtype: torch.dtype, quantity: str
 ) -> tuple[Tensor, Tensor]:
     """The same for a slice of the batch, by one network call."""
     with torch.inference_mode(False), torch.enable_grad():
         x = x_t[part].detach().clone().requires_grad_()
-        eps = wide(model.predict(x.to(dtype), level).eps)
+        eps = wide(getattr(model.predict(x.to(dtype), level), quantity))
     divergence = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for v in probes(x, part):
         with torch.inference_mode(False):

@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Float64
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Subset
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.checks import number, one_of
@@ -102,7 +101,7 @@ class _Fit:
     def on(self, indices: Indices) -> tuple[Basis, Float64[Tensor, "*dims"], Array]:
         """(basis, mean, pooled spectrum) of some of the examples."""
         mean = torch.stack([x.sum(0) for x in self._rows(indices)]).sum(0) / len(indices)
-        basis = self._basis(Subset(self._examples, list(indices)))
+        basis = self._basis(self._examples.part(indices))
         return basis, mean, _pooled(self._squares(basis, mean, indices), basis)
 
     def _squares(self, basis: Basis, mean: Tensor, indices: Indices) -> Array:

@@ -9,6 +9,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
+import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
@@ -67,13 +68,13 @@ class Views:
                 raise InputError(f"the model takes no condition {name!r} but {', '.join(self.takes) or 'none'}")
         return self.on(self.bound.replaced(conditions))
 
-    def for_batch(self, conditions: Mapping[str, Shaped[Tensor, " batch ..."]]) -> Self:
+    def for_batch(self, conditions: Mapping[str, Shaped[Tensor, " batch ..."]], device: torch.device | str = "cpu") -> Self:
         """The view for a batch of data, on those of its conditions that are `wanted`.
 
         >>> model.for_batch({"label": torch.tensor([0, 2])}) is model  # which takes none
         True
         """
-        return self.given(**{name: conditions[name] for name in self.wanted(conditions)})
+        return self.given(**{name: conditions[name].to(device) for name in self.wanted(conditions)})
 
     def wanted(self, names: Iterable[str]) -> list[str]:
         """Of the conditions of data, those that it takes and that are not fixed for all examples."""
@@ -91,6 +92,11 @@ class Views:
         view.viewed = self
         return view
 
+    @property
+    def branches(self) -> int:
+        """Evaluations of the network for a sample of a call, at most."""
+        return 1
+
     def unclamped(self) -> Self:
         """The view that leaves x_0 as the network has it."""
         view = self.on(self.bound)
@@ -107,4 +113,5 @@ class Views:
         if missing is not None:
             raise InputError(f"the network needs the condition {missing}: {WAYS.format(missing)}")
         rows = self.bound.arguments(len(x))
-        return {name: value.to(x.device, x.dtype if value.is_floating_point() else None) for name, value in rows.items()}
+        fed = {name: value.to(x.dtype) if value.is_floating_point() else value for name, value in rows.items()}
+        return {name: value.to(x.device) for name, value in fed.items()}

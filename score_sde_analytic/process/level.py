@@ -6,10 +6,25 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.process.gaussian import expand
+
+#: Stands for log-SNR -inf in what is regular there but not in these terms: R = C e^lam is exact to e^-80.
+PURE_NOISE = -80.0
+
+
+def finite(log_snr: Any) -> Any:
+    """Log-SNRs with `PURE_NOISE` for -inf; floats, arrays or tensors.
+
+    >>> finite(-math.inf), finite(np.array([-math.inf, 0.0]))
+    (-80.0, array([-80.,   0.]))
+    """
+    if isinstance(log_snr, Tensor):
+        return log_snr.clamp_min(PURE_NOISE)
+    return max(log_snr, PURE_NOISE) if isinstance(log_snr, float) else np.maximum(log_snr, PURE_NOISE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +42,14 @@ class Level:
     log_snr: Any
 
     @property
+    def pure_noise(self) -> bool:
+        """Whether one level has no signal at all, alpha = 0: log-SNR -inf."""
+        return isinstance(self.alpha, float) and self.alpha == 0.0
+
+    @property
     def ratio(self) -> Any:
         """sigma / alpha, the noise level in variance-exploding coordinates; inf in pure noise."""
-        return math.inf if isinstance(self.alpha, float) and self.alpha == 0.0 else self.sigma / self.alpha
+        return math.inf if self.pure_noise else self.sigma / self.alpha
 
     @property
     def norm(self) -> Any:

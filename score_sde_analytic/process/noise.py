@@ -18,6 +18,7 @@ from torch import Tensor
 from score_sde_analytic.checks import number, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.process.gaussian import expand
+from score_sde_analytic.process.level import finite
 
 WHOLE, FINITE = whole(), number()
 
@@ -106,8 +107,8 @@ class LevelNoise:
     ) -> Float[Tensor, " batch *dims"]:
         """eps at one level, or at one level per sample, in the shape, dtype and device of `like`."""
         if isinstance(log_snr, Tensor) and log_snr.ndim:
-            return self._each(log_snr.double().cpu() / KNOTS, like)
-        log_snr = FINITE("log-SNR", log_snr)
+            return self._each(finite(log_snr.double().cpu()) / KNOTS, like)
+        log_snr = FINITE("log-SNR", finite(log_snr))
         knot = math.floor(log_snr / KNOTS)
         angle = 0.5 * math.pi * (log_snr / KNOTS - knot)
         # Levels are visited in order: a knot serves many of them.

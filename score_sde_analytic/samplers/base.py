@@ -26,6 +26,8 @@ from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.conditions import OfSamples, of_samples
 from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.prediction import Prediction
+from score_sde_analytic.process.gaussian import axpy
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import Noise, SampleNoise
 from score_sde_analytic.process.schedule import Schedule
@@ -152,6 +154,24 @@ def _label(value: Any) -> str:
     return f"{type(value).__name__}({', '.join(changed)})"
 
 
+def from_noise(
+    prediction: Prediction, s: Level, z: Float[Tensor, " batch *dims"] | None = None
+) -> Float[Tensor, " batch *dims"]:
+    """alpha_s x0_hat + sigma_s z: the exact first-order step from pure noise, whatever is integrated in.
+
+    >>> from score_sde_analytic import RectifiedFlow
+    >>> prediction = mixture.score_model(RectifiedFlow())(torch.ones(1, 2), 1.0)
+    >>> torch.allclose(from_noise(prediction, Level(0.5, 0.5, 0.5, 0.0)), 0.5 * prediction.x_0 + 0.5)
+    True
+
+    Args:
+        z: fresh noise, as where all is forgotten; None for the noise x_t / sigma_t that there is, as on the flow.
+    """
+    if z is None:
+        return prediction.combine(s.sigma / prediction.level.sigma, s.alpha)
+    return axpy(s.alpha * prediction.x_0, z, s.sigma)
+
+
 def intervals(schedule: Schedule, grid: Grid) -> list[Step]:
     """The grid's steps, the last of them to the data.
 
@@ -271,7 +291,7 @@ def generate(
             " model of the data as the start, or use carry()"
         )
     plan = sampler.plan(grid)
-    model_of = _models(sampler.model, conditions, indices)
+    model_of = _models(sampler.model, conditions, indices, device)
     samples = []
     with tqdm(total=len(indices), desc=f"sample K={grid.steps}", unit="sample", disable=not progress, leave=False) as bar:
         for part in slices(len(indices), batch_size):
@@ -293,9 +313,11 @@ def _indices(count: int | range) -> range:
     return count
 
 
-def _models(model: ScoreModel, conditions: OfSamples | None, indices: range) -> Callable[[slice], ScoreModel]:
+def _models(
+    model: ScoreModel, conditions: OfSamples | None, indices: range, device: torch.device | str
+) -> Callable[[slice], ScoreModel]:
     """The model for some of the samples."""
     if callable(conditions):
         given = conditions
-        return lambda part: model.conditioned(of_samples(given, indices[part]))
-    return model.conditioned(of_samples(conditions, indices)).rows if conditions else model.rows
+        return lambda part: model.conditioned(of_samples(given, indices[part]).to(device))
+    return model.conditioned(of_samples(conditions, indices).to(device)).rows if conditions else model.rows

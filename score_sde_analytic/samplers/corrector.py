@@ -19,6 +19,7 @@ from torch import Tensor
 
 from score_sde_analytic.arrays import wide
 from score_sde_analytic.checks import number, settle, whole
+from score_sde_analytic.errors import UnsupportedError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.gaussian import axpy, expand
@@ -53,6 +54,11 @@ class _LinearPredictor(Sampler[LinearStep]):
     def plan(self, grid: Grid) -> list[LinearStep]:
         schedule = self.model.schedule
         pairs = list(pairwise(grid.levels(schedule)))
+        if len(pairs) > 1 and pairs[0][0].pure_noise:
+            raise UnsupportedError(
+                f"{self.name} is linear in the score, which says nothing about x_0 in pure noise, alpha = 0: use Ancestral, or"
+                " a schedule that ends above it"
+            )
         steps = [LinearStep(t, s, *self._coefficients(schedule, t, s)) for t, s in pairs[:-1]]
         return [*steps, LinearStep(*pairs[-1], 0.0, 0.0, 0.0)]
 

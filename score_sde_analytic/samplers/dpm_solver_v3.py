@@ -28,8 +28,9 @@ from score_sde_analytic.checks import flag, settle, whole
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.measure.empirical import EmpiricalStatistics
 from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.process.level import finite
 from score_sde_analytic.process.noise import Noise
-from score_sde_analytic.samplers.base import Sampler, Step, intervals
+from score_sde_analytic.samplers.base import Sampler, Step, from_noise, intervals
 
 #: Levels of the lattice of an interval.
 LATTICE = 257
@@ -101,18 +102,24 @@ class DPMSolverV3(Sampler[V3Step]):
 
     def plan(self, grid: Grid) -> list[V3Step]:
         steps = intervals(self.model.schedule, grid)
-        lam = [0.5 * step.t.log_snr for step in steps]
+        lam = [0.5 * finite(step.t.log_snr) for step in steps]
+        begin = int(steps[0].t.pure_noise)  # from where on there are logarithms
         linear = self.statistics.at(2.0 * np.array(lam))[0]
         return [
             V3Step(
                 step.t,
                 step.s,
                 linear[i],
-                None if step.last else self._rule(lam, i, lam[max(i - self.order + 1, 0) : i]),
-                self._rule(lam, i - 1, [*lam[max(i - self.order + 1, 0) : i - 1], lam[i]]) if i and self._corrects else None,
+                None if step.last or i < begin else self._rule(lam, i, lam[max(i - self.order + 1, begin) : i]),
+                self._corrector(lam, i, begin),
             )
             for i, step in enumerate(steps)
         ]
+
+    def _corrector(self, lam: Sequence[float], i: int, begin: int) -> Rule | None:
+        if i <= begin or not self._corrects:
+            return None
+        return self._rule(lam, i - 1, [*lam[max(i - self.order + 1, begin) : i - 1], lam[i]])
 
     @property
     def _corrects(self) -> bool:
@@ -129,8 +136,10 @@ class DPMSolverV3(Sampler[V3Step]):
         self, x_t: Float[Tensor, " batch *dims"], step: V3Step, state: Any, noise: Noise
     ) -> tuple[Float[Tensor, " batch *dims"], Any]:
         prediction = self.model.predict(x_t, step.t)
-        if step.predictor is None:
+        if step.last:
             return prediction.x_0, state
+        if step.predictor is None:
+            return from_noise(prediction, step.s), state
         y = x_t / step.t.alpha
         n = step.t.ratio * prediction.eps - _like(step.linear, y) * y
         if step.corrector is not None:

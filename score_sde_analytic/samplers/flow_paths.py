@@ -175,7 +175,7 @@ def record_paths(
     rows = of_samples(conditions, range(count)).arguments(count) if conditions else {}
     if rows:
         identity["conditions"] = weights_digest(rows)[:16]
-    recording = _Recording(model.for_batch(rows), start, identity, device, rows)
+    recording = _Recording(model.for_batch(rows, device), start, identity, device, rows)
     return recording.finish(None if path is None else Path(path), save_seconds, progress)
 
 
@@ -252,7 +252,7 @@ class _Recording:
         if path is None:
             return
         arrays = {"z": self.z.numpy(), "first": self.first.numpy(), "predictions": self.predictions.numpy()}
-        arrays |= {CONDITION + name: np.array(rows.cpu()) for name, rows in self.conditions.items()}
+        arrays |= {CONDITION + name: rows.cpu().numpy() for name, rows in self.conditions.items()}
         metadata = {"kind": KIND, "identity": self.identity, "done": self.done, "cost": vars(self.cost)}
         save_arrays(path, arrays, metadata)
 

@@ -4,7 +4,8 @@
     u'    = u_hat + (s_next - s_hat) eps_hat(u_hat)                           ... and removed by an Euler step
     u     = u_hat + (s_next - s_hat) (eps_hat(u_hat) + eps_hat(u')) / 2       corrected, unless it ends in data
 
-(Karras et al., NeurIPS 2022, algorithm 2; algorithm 1 without churn.) The step to the data is Euler's: x0_hat.
+(Karras et al., NeurIPS 2022, algorithm 2; algorithm 1 without churn.) The step to the data is Euler's: x0_hat; so is one from
+pure noise, where u and s are infinite.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.gaussian import axpy
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import Noise
-from score_sde_analytic.samplers.base import Sampler, Step
+from score_sde_analytic.samplers.base import Sampler, Step, from_noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +68,15 @@ class Heun(Sampler[ChurnStep]):
             )
 
     def calls(self, grid: Grid) -> int:
-        return 2 * grid.steps - 1
+        uncorrected = grid.steps > 1 and self.model.schedule.level(grid.times[0]).pure_noise
+        return 2 * grid.steps - 1 - uncorrected
 
     def plan(self, grid: Grid) -> list[ChurnStep]:
         return [self._churn(t, s, grid.steps) for t, s in pairwise(grid.levels(self.model.schedule))]
 
     def _churn(self, t: Level, s: Level, steps: int) -> ChurnStep:
+        if t.pure_noise:
+            return ChurnStep(t, s, t, 0.0)
         level = t.ratio
         gamma = min(self.s_churn / steps, math.sqrt(2.0) - 1.0) if self.s_min <= level <= self.s_max else 0.0
         lowest = self.model.schedule.log_snr_range[0]
@@ -88,6 +92,9 @@ class Heun(Sampler[ChurnStep]):
     ) -> tuple[Float[Tensor, " batch *dims"], Any]:
         hat = step.hat
         s = step.s
+        if step.t.pure_noise:
+            prediction = self.model.predict(x_t, step.t)
+            return prediction.x_0 if step.last else from_noise(prediction, s), state
         u = x_t / step.t.alpha
         if step.noise > 0.0:
             u = axpy(u, noise.draw(x_t), step.noise)

@@ -8,6 +8,7 @@ with l_j Lagrange's polynomials on the last levels: k-diffusion's `sample_lms`, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.gaussian import axpy
 from score_sde_analytic.process.noise import Noise
-from score_sde_analytic.samplers.base import Sampler, Step, intervals
+from score_sde_analytic.samplers.base import Sampler, Step, from_noise, intervals
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,9 @@ class LMS(Sampler[WeightedStep]):
 
     def _weights(self, rho: Sequence[float], i: int, last: bool) -> tuple[float, ...]:
         order = 1 if last and self.lower_order_final else min(i + 1, self.order)
+        if rho[i] == math.inf:
+            return ()
+        order = min(order, i if rho[0] == math.inf else order)  # no polynomial goes through pure noise
         return adams_weights([rho[i - j] for j in range(order)], rho[i], rho[i + 1])
 
     def init(self, plan: Sequence[WeightedStep], x: Float[Tensor, " batch *dims"]) -> tuple[Float[Tensor, " batch *dims"], ...]:
@@ -66,7 +70,10 @@ class LMS(Sampler[WeightedStep]):
     def step(
         self, x_t: Float[Tensor, " batch *dims"], step: WeightedStep, state: Any, noise: Noise
     ) -> tuple[Float[Tensor, " batch *dims"], Any]:
-        past = (self.model.predict(x_t, step.t).eps, *state)[: self.order]
+        prediction = self.model.predict(x_t, step.t)
+        past = (prediction.eps, *state)[: self.order]
+        if step.t.pure_noise:
+            return (prediction.x_0 if step.last else from_noise(prediction, step.s)), past
         x_s = x_t * (step.s.alpha / step.t.alpha)
         for eps, weight in zip(past, step.weights, strict=False):
             x_s = axpy(x_s, eps, step.s.alpha * weight)

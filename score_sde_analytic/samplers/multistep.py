@@ -18,8 +18,9 @@ from torch import Tensor
 from score_sde_analytic.checks import flag, one_of, settle, whole
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
+from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import Noise
-from score_sde_analytic.samplers.base import Step
+from score_sde_analytic.samplers.base import Step, from_noise
 from score_sde_analytic.samplers.scheduled import Scheduled, diffusers
 
 
@@ -59,6 +60,9 @@ class DPMSolverPP(Scheduled):
 
     def options(self, state: Any, x_t: Float[Tensor, " batch *dims"], noise: Noise) -> dict[str, Any]:
         return {"variance_noise": noise.draw(x_t)} if self.noisy else {}
+
+    def leave_noise(self, prediction: Prediction, s: Level, noise: Noise) -> Float[Tensor, " batch *dims"]:
+        return from_noise(prediction, s, noise.draw(prediction.x_t) if self.noisy else None)
 
 
 def _third_order(base: Any) -> Any:

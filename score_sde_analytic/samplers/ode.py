@@ -18,7 +18,7 @@ from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.ode_solvers import FIXED, Adaptive, Fixed
-from score_sde_analytic.models.probability_flow import CLOCKS, transport
+from score_sde_analytic.models.probability_flow import clock_of, transport
 from score_sde_analytic.process.noise import Noise
 from score_sde_analytic.samplers.base import Sampler, Step, intervals
 
@@ -82,7 +82,7 @@ class ProbabilityFlow(Sampler[Step]):
         return torch.cat([self._solve(self.model.rows(p), x_t[p], step) for p in slices(len(x_t), rows)]), state
 
     def _solve(self, model: ScoreModel, x_t: Tensor, step: Step) -> Tensor:
-        clock = CLOCKS[self.variable]
+        clock = clock_of(self.variable, model.schedule)
         span = clock.value(step.t), clock.value(step.s)
         solver = self.solver if isinstance(self.solver, Adaptive) else Fixed(1, self.solver)
         # From the prior down, the field is of order one over a tenth of the interval.

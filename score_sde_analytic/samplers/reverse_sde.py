@@ -21,7 +21,7 @@ from torch import Tensor
 
 from score_sde_analytic.arrays import slices
 from score_sde_analytic.checks import number, one_of, settle
-from score_sde_analytic.errors import InputError, RunError
+from score_sde_analytic.errors import InputError, RunError, UnsupportedError
 from score_sde_analytic.extras import optional
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
@@ -89,6 +89,11 @@ class ReverseSDE(Sampler[Step]):
 
     def plan(self, grid: Grid) -> list[Step]:
         steps = intervals(self.model.schedule, grid)
+        if steps[0].t.pure_noise and len(steps) > 1:
+            raise UnsupportedError(
+                "the reverse SDE forgets infinitely fast in pure noise, alpha = 0: use Ancestral, whose step from there is"
+                " exact, or a schedule that ends above it"
+            )
         return steps if self.adaptive is None else whole(steps)
 
     def step(

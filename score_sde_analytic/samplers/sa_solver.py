@@ -15,8 +15,10 @@ from torch import Tensor
 
 from score_sde_analytic.checks import each, flag, number, settle, whole
 from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.prediction import Prediction
+from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import Noise
-from score_sde_analytic.samplers.base import Step
+from score_sde_analytic.samplers.base import Step, from_noise
 from score_sde_analytic.samplers.scheduled import Scheduled, diffusers
 
 
@@ -60,6 +62,10 @@ class SASolver(Scheduled):
     def options(self, state: Any, x_t: Float[Tensor, " batch *dims"], noise: Noise) -> dict[str, Any]:
         state.given = noise.draw(x_t).clone()  # kept for the corrector, while the next draw may use its memory
         return {"generator": torch.Generator()}
+
+    def leave_noise(self, prediction: Prediction, s: Level, noise: Noise) -> Float[Tensor, " batch *dims"]:
+        noisy = self.tau > 0.0 and self.between[1] >= 1e9
+        return from_noise(prediction, s, noise.draw(prediction.x_t) if noisy else None)
 
 
 def _given_noise(base: Any, corrects: bool) -> Any:

@@ -4,11 +4,14 @@ The schedulers work in variance-preserving coordinates u = x / sqrt(alpha^2 + si
 `set_timesteps` their table of these is replaced by the grid's, so that any schedule and any real times fit; the model is asked
 at the exact level, and hands them x0_hat. Each run has a scheduler of its own, which is the run's state.
 
+A step from pure noise is the flow's own; the scheduler, to whose logarithms it is infinitely far away, begins after it.
+
 The step to the data is x0_hat: what the schedulers' own step to sigma = 0 gives, save where that is 0 / 0, or an extrapolation.
 """
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -20,8 +23,9 @@ from torch import Tensor
 from score_sde_analytic.extras import optional
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.prediction import Prediction
+from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import Noise
-from score_sde_analytic.samplers.base import Sampler, Step, intervals
+from score_sde_analytic.samplers.base import Sampler, Step, from_noise, intervals
 
 
 class Scheduled(Sampler[Step]):
@@ -38,8 +42,11 @@ class Scheduled(Sampler[Step]):
         """A new scheduler that takes x0_hat."""
 
     def init(self, plan: Sequence[Step], x: Float[Tensor, " batch *dims"]) -> Any:
-        scheduler = self.scheduler()
-        scheduler.set_timesteps(len(plan))
+        plan = plan[1:] if plan[0].t.pure_noise and len(plan) > 1 else plan
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # of numpy, to diffusers
+            scheduler = self.scheduler()
+            scheduler.set_timesteps(len(plan))
         scheduler.timesteps = torch.arange(len(plan), 0, -1)
         self.place(scheduler, plan)
         scheduler.set_begin_index(0)
@@ -61,12 +68,18 @@ class Scheduled(Sampler[Step]):
         """Whether a step gives x0_hat."""
         return step.last
 
+    def leave_noise(self, prediction: Prediction, s: Level, noise: Noise) -> Float[Tensor, " batch *dims"]:
+        """The step from pure noise."""
+        return from_noise(prediction, s)
+
     def step(
         self, x_t: Float[Tensor, " batch *dims"], step: Step, state: Any, noise: Noise
     ) -> tuple[Float[Tensor, " batch *dims"], Any]:
         prediction = self.model.predict(x_t, step.t)
         if self.ends(step):
             return prediction.x_0, state
+        if step.t.pure_noise:
+            return self.leave_noise(prediction, step.s, noise), state
         options = self.options(state, x_t, noise)
         index = state.timesteps[state.step_index or 0]
         (u,) = state.step(self.output(prediction), index, x_t / step.t.norm, return_dict=False, **options)

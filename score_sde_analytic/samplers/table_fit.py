@@ -196,15 +196,18 @@ def fit_table(
     require_match("the recorded paths", paths.identity["model"], plain(model.fingerprint()))
     if (steps is None) == (log_snrs is None):
         raise InputError("give either the number of calls or their log-SNRs")
+    if linear.spectrum.shape != tuple(paths.z.shape[1:]) or not linear.spectrum.any():
+        has = f"shape {linear.spectrum.shape}{'' if linear.spectrum.any() else ', none of which varies'}"
+        raise InputError(f"paths of examples {tuple(paths.z.shape[1:])} need a linear denoiser of them, got one of {has}")
     projected = Projected(paths, linear)
     judged = max(2, round(paths.count * fitting.held_out))
     if paths.count - judged < 4:
         raise InputError(f"{paths.count} paths are too few to fit a table and judge it; record some tens")
     choice = _Choice(projected, fitting, paths.count - judged)
-    at = choice.grid(whole(1)("steps", steps)) if log_snrs is None else numbers("log_snrs", log_snrs)
+    at = choice.grid(whole(1)("steps", steps)) if log_snrs is None else numbers("log_snrs", np.atleast_1d(log_snrs))
     rule = choice.rule(at)
     with model.metered() as cost:
-        policy = projected.network(model.for_batch(paths.conditions), at, fitting.batch_size, device)
+        policy = projected.network(model.for_batch(paths.conditions, device), at, fitting.batch_size, device)
         fitted = fitted_rows(policy, projected.z, projected.targets(at), rule, choice.fit)
     judge = slice(choice.count, None)
     share = variance_share(fitted.ends[choice.fit], projected.z[choice.fit], linear.spectrum.ravel())

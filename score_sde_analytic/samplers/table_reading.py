@@ -21,6 +21,7 @@ from score_sde_analytic.models.free import LinearDenoiser
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.times import LogSNR
+from score_sde_analytic.process.level import finite
 from score_sde_analytic.samplers.base import Sampler
 from score_sde_analytic.samplers.table import Table
 
@@ -52,7 +53,7 @@ class _Calls:
 
     def __call__(self, prediction: Prediction) -> None:
         level = prediction.level
-        self.log_snrs.append(float(level.log_snr))
+        self.log_snrs.append(finite(float(level.log_snr)))
         self.states.append((prediction.x_t[0] / level.norm).numpy().copy())
 
 

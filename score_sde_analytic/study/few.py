@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 from jaxtyping import Float64
@@ -23,7 +24,7 @@ from score_sde_analytic.files import plain
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.models.free import LinearDenoiser
 from score_sde_analytic.models.identity import weights_digest
-from score_sde_analytic.samplers import Fitting, FlowPaths, Table, TableSampler, fit_table, record_paths
+from score_sde_analytic.samplers import Fitting, FlowPaths, Table, TableSampler, fit_table, matched, record_paths
 from score_sde_analytic.study.plan import SamplingPlan
 from score_sde_analytic.study.reportable import Reportable
 
@@ -31,6 +32,8 @@ from score_sde_analytic.study.reportable import Reportable
 ABOVE = 4.0
 #: Standard errors by which a network is worse than the linear denoiser.
 BEYOND = 3.0
+#: Network calls of a table: its rows are so many, and each is as long as its number.
+CALLS = whole(1, 1000)
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,29 @@ class Few:
         return None if self.path is None else Path(self.path) / f"choice_{name}.json"
 
 
+def settings(study: Reportable, given: LinearDenoiser | None, options: Mapping[str, Any]) -> Few:
+    """What a study's tables are fitted to.
+
+    Raises:
+        InputError: options that `Few` does not take, a Gaussian that is none or of other data, or none at all.
+    """
+    try:
+        return Few(gaussian(study, given), **options)
+    except TypeError as error:
+        known = ", ".join(each.name for each in dataclasses.fields(Few) if each.name != "free")
+        raise InputError(f"the fewest calls do not take these options ({error}); known are {known}") from error
+
+
 def gaussian(study: Reportable, given: LinearDenoiser | None = None) -> LinearDenoiser:
     """The one that is given, or the study's own.
 
     Raises:
-        InputError: a study without one, and none given.
+        InputError: a study without one, and none given; or one that is not linear, or of other data.
     """
     if given is not None:
+        if not isinstance(given, LinearDenoiser) or given.spectrum.shape != study.shape:
+            shape = getattr(getattr(given, "spectrum", None), "shape", type(given).__name__)
+            raise InputError(f"free must be LinearDenoiser.of examples of shape {study.shape}, got {shape}")
         return given
     if study.free is None:
         raise InputError("this study holds no Gaussian of its data; give one, free=LinearDenoiser.of(examples)")
@@ -105,14 +124,20 @@ def top_time(study: Reportable, free: LinearDenoiser) -> float:
 
 def levels(study: Reportable, settings: Few) -> Float64[Array, " levels"]:
     """Log-SNRs of the paths: even, down to the first time that is best for infinitely many steps."""
+    first = top(study, settings.free)
     last = min(float(study.schedule.log_snr(study.first()[0])), float(study.moments.log_snr[-1]))
-    return np.linspace(top(study, settings.free), last, settings.levels)
+    if not first < last:
+        raise InputError(
+            f"below log-SNR {first:.1f} this network knows less than a covariance, and samples end at {last:.1f}: no call of it"
+            " is worth making; check its wiring (times, predicts, coordinates, the data's range), or repair it (`recalibrate`)"
+        )
+    return np.linspace(first, last, settings.levels)
 
 
 def paths(study: Reportable, settings: Few) -> FlowPaths:
     """Recorded, continued, or read."""
     at = levels(study, settings)
-    given = [weights_digest(study.conditions)] if study.conditions else []
+    given = [*([weights_digest(study.conditions)] if study.conditions else []), *study.marks]
     asked = digest(plain(settings.free.config()), at.tolist(), settings.count, settings.batch_size, study.seed, *given)[:8]
     return record_paths(
         study.model,
@@ -141,13 +166,12 @@ def table(study: Reportable, steps: int, settings: Few, recorded: FlowPaths) -> 
     return made
 
 
-def plan(study: Reportable, steps: int, settings: Few, recorded: FlowPaths) -> SamplingPlan:
-    """Of the fitted table."""
-    return of_table(study, table(study, whole(1)("steps", steps), settings, recorded))
+def plan(study: Reportable, fitted: Table) -> SamplingPlan:
+    """Of the table, with samples of the data's variance: a network's own flow has less of it, and few steps less again."""
+    return of_table(study, matched(fitted))
 
 
 def of_table(study: Reportable, fitted: Table) -> SamplingPlan:
     """Its sampler on its grid."""
     sampler = TableSampler(study.model, fitted)
-    how = {"reason": str(fitted), "conditions": study.of_samples}
-    return SamplingPlan(sampler, sampler.grid, study.shape, study.device, study.dtype, **how)  # type: ignore[arg-type]
+    return study.plan(sampler, sampler.grid, reason=str(fitted))

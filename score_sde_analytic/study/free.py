@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Subset
 
 from score_sde_analytic.data.examples import Data, Examples
 from score_sde_analytic.data.portions import portion
@@ -47,7 +46,7 @@ def fitted(examples: Examples, train: Data | None, schedule: Schedule) -> Judged
     if train is not None:
         return Judged.on(data, LinearDenoiser.of(others), schedule)
     fold = np.arange(len(data)) % FOLDS
-    parts = [[Subset(data, np.flatnonzero(part).tolist()) for part in (fold == k, fold != k)] for k in range(FOLDS)]
+    parts = [[data.part(np.flatnonzero(part)) for part in (fold == k, fold != k)] for k in range(FOLDS)]
     judged = [Judged.on(own, LinearDenoiser.of(rest), schedule) for own, rest in parts]
     return Judged.pooled(LinearDenoiser.of(data), judged)
 

@@ -15,16 +15,20 @@ from score_sde_analytic.data.examples import Rows
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.errors import InputError
+from score_sde_analytic.files import plain
 from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.measure.draws import Recorder
 from score_sde_analytic.measure.moments import Moments
-from score_sde_analytic.models.conditions import OfSamples
+from score_sde_analytic.models.conditions import OfSamples, of_samples
 from score_sde_analytic.models.guided import Guided
 from score_sde_analytic.models.judged import Judged
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.schedule import Schedule
+from score_sde_analytic.samplers import Sampler
 from score_sde_analytic.study.conditions import in_turn
 from score_sde_analytic.study.names import CovarianceName
+from score_sde_analytic.study.plan import SamplingPlan
 from score_sde_analytic.study.settings import Settings
 
 
@@ -89,6 +93,24 @@ class Record:
     def of_samples(self) -> OfSamples | None:
         """What samples are conditioned on unless they are told otherwise."""
         return in_turn(self.conditions)
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What tells the files of a guided study from those of the network's own."""
+        return (digest(plain(self.model.fingerprint())),) if self.model.guidance else ()
+
+    def plan(self, sampler: Sampler[Any], grid: Grid, **how: Any) -> SamplingPlan:
+        """A sampler on a grid, for samples like the examples: `how` are further fields of the plan.
+
+        >>> from score_sde_analytic import Ancestral
+        >>> study.plan(Ancestral(model, study.covariance()), study.grid(5))(2).shape
+        torch.Size([2, 2])
+        """
+        return SamplingPlan(sampler, grid, self.shape, self.device, self.dtype, **({"conditions": self.of_samples} | how))
+
+    def model_of(self, indices: range) -> ScoreModel:
+        """The model on the conditions of some samples."""
+        return self.model.conditioned(of_samples(self.of_samples, indices)) if self.conditions else self.model
 
     def with_covariance(self, name: str, covariance: Covariance) -> Self:
         """The same study, with a covariance of one's own that grids, chains, bits and samples may ask for by this name.

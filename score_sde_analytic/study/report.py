@@ -223,7 +223,8 @@ def _times(study: Reportable, grid: Grid) -> dict[str, Any]:
     log_snr = np.array([level.log_snr for level in levels])
     labels = np.array([float(study.model.times.label(level)) for level in levels])
     known = np.allclose(labels, times) or np.allclose(labels, log_snr)
-    return {"times": times, "log_snr": log_snr, "labels": None if known else labels}
+    drawn = np.maximum(log_snr, study.schedule.finite_range[0])  # pure noise has its place on an axis, too
+    return {"times": times, "log_snr": drawn, "labels": None if known else labels}
 
 
 def _thinned(values: Array) -> Array:
@@ -272,7 +273,8 @@ def _deviations(study: Reportable, steps: int) -> dict[str, Any]:
     transitions = list(zip(kernels(levels), levels[:-1], strict=True))
     choices = {"beta": Beta(), "residual": Isotropic(study.curve), "beta_tilde": BetaTilde()}
     stds = {name: [math.sqrt(choice.variance(k, t)) for k, t in transitions] for name, choice in choices.items()}
-    return {"steps": steps, "log_snr": [level.log_snr for level in levels[:-1]], "std": stds}
+    lowest = study.schedule.finite_range[0]
+    return {"steps": steps, "log_snr": [max(level.log_snr, lowest) for level in levels[:-1]], "std": stds}
 
 
 def _structures(study: Reportable) -> dict[str, Any] | None:

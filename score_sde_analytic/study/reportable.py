@@ -16,6 +16,7 @@ from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.data.examples import Data, Rows
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.statistics import DataStatistics
+from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood import Bound, Chain, ContinuousTime, Priced
 from score_sde_analytic.measure.curve import NoiseCurve, ResidualCap
 from score_sde_analytic.measure.draws import Recorder
@@ -26,7 +27,9 @@ from score_sde_analytic.models.judged import Judged
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.decoder import Decoder
 from score_sde_analytic.process.schedule import Schedule
+from score_sde_analytic.samplers import Sampler
 from score_sde_analytic.study.names import CovarianceName
+from score_sde_analytic.study.plan import SamplingPlan
 from score_sde_analytic.study.search import GridSearch
 from score_sde_analytic.study.settings import Settings
 from score_sde_analytic.study.structures import Structures
@@ -63,6 +66,8 @@ class Reportable(Protocol):
     @property
     def conditions(self) -> Rows: ...
     @property
+    def marks(self) -> tuple[str, ...]: ...
+    @property
     def of_samples(self) -> OfSamples | None: ...
     @property
     def schedule(self) -> Schedule: ...
@@ -79,6 +84,7 @@ class Reportable(Protocol):
     @property
     def search(self) -> GridSearch: ...
 
+    def plan(self, sampler: Sampler[Any], grid: Grid, **how: Any) -> SamplingPlan: ...
     def linear(self, log_snr: Float64[Array, " n"]) -> Float64[Array, " n"] | None: ...
     def resolve(self, name: str | CovarianceName = "") -> CovarianceName: ...
     def covariance(self, name: str | CovarianceName = "") -> Covariance: ...

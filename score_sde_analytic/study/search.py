@@ -63,21 +63,23 @@ class GridSearch:
     @cached_property
     def first_cost(self) -> Float64[Array, " n"]:
         """Nats per dimension of the last step from every level of the lattice."""
-        return self._last_cost(self.moments, self.lattice.levels.log_snr)
+        return self._last_cost(self.moments, self.lattice.log_snr)
 
     @cached_property
     def top_cost(self) -> Float64[Array, " n"] | None:
         """Nats per dimension of the prior at every level of the lattice; None for the usual one, at t = 1 alone."""
-        return None if self.prior is None else self.prior.prior_price(self.lattice.levels.log_snr)[0]
+        return None if self.prior is None else self.prior.prior_price(self.lattice.log_snr)[0]
 
     def _last_cost(self, moments: Moments, log_snr: Array) -> Array:
         return self.last_step.nats(Reconstruction.of(moments), log_snr)
 
     def objective_of(self, moments: Moments) -> Objective:
         """The cost of chains with the optimal isotropic variance, priced by these moments."""
-        log_snr = self.lattice.levels.log_snr[::-1]
+        # Pure noise costs what the level before it does, and stands at its place.
+        kept = slice(None, -1 if self.schedule.ends_in_noise else None)
+        log_snr = self.lattice.log_snr[kept][::-1]
         last = (log_snr, self._last_cost(moments, log_snr)) if self.last_step.comparable else None
-        prior = None if self.top_cost is None else (log_snr, self.top_cost[::-1])
+        prior = None if self.top_cost is None else (log_snr, self.top_cost[kept][::-1])
         return Objective(NoiseCurve.fit(moments, warn=False), float(log_snr[0]), float(log_snr[-1]), last, prior)
 
     @cached_property
@@ -99,7 +101,7 @@ class GridSearch:
     def costs(self, moments: Moments, most: int) -> Float64[Array, " {most}"]:
         """Nats per dimension of the best grids of 1 .. `most` steps, with the optimal isotropic variance of these moments."""
         curve = NoiseCurve.fit(moments, warn=False)
-        first = self._last_cost(moments, self.lattice.levels.log_snr)
+        first = self._last_cost(moments, self.lattice.log_snr)
         grids = self.lattice.optimal_grids(curve, Isotropic(curve), first, most, top_cost=self.top_cost)
         return np.array([grids[k].cost if k in grids else math.inf for k in range(1, most + 1)])
 

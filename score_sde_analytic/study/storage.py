@@ -73,7 +73,7 @@ def save(study: Record, curves: Mapping[Source, NoiseCurve], kept: Kept, folder:
         curve.save(written[-1])
     for name, covariance in kept.covariances.items():
         written.append(_covariance_file(target, name))
-        covariance.save(written[-1], study.model.fingerprint())
+        covariance.save(written[-1], study.moments.fingerprint["model"])
     if study.free is not None:
         written.append(target / free.FILE)
         free.save(study.free, written[-1])

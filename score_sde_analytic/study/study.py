@@ -27,10 +27,9 @@ from score_sde_analytic.models.free import FreeModel, LinearDenoiser
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.decoder import Decoder
 from score_sde_analytic.samplers import Ancestral
-from score_sde_analytic.study import fewest, storage
+from score_sde_analytic.study import few, fewest, storage
 from score_sde_analytic.study.budgets import steps_within
 from score_sde_analytic.study.covariances import covariance
-from score_sde_analytic.study.few import Few, gaussian
 from score_sde_analytic.study.free import named
 from score_sde_analytic.study.measured import Measured
 from score_sde_analytic.study.names import AUTO, DP, CovarianceName, GridName
@@ -274,7 +273,7 @@ class Study(Measured):
         """
         if not methods:
             return {}
-        asked = self.seed, draws, len(data)  # type: ignore[arg-type]
+        asked = self.seed, draws, len(data), *self.marks  # type: ignore[arg-type]
         files = {name: f"{name}-{digest(method.config(self.model), *asked)[:8]}" for name, method in methods.items()}
         settings = {"draws": draws, "seed": self.seed + 1, "device": self.device, "path": path} | options
         named = {files[name]: method for name, method in methods.items()}
@@ -302,7 +301,7 @@ class Study(Measured):
         sampler = Ancestral(self.model, self.covariance(covariance), **settings)
         times, start = self.grid(steps, grid, covariance, prior), self._search(prior).prior
         given = self.of_samples if conditions is None else conditions
-        return SamplingPlan(sampler, times, self.shape, self.device, self.dtype, start, conditions=given)
+        return self.plan(sampler, times, start=start, conditions=given)
 
     def fewest(self, steps: int, data: Data | None = None, free: LinearDenoiser | None = None, **options: Any) -> SamplingPlan:
         """The sampler for so few calls: a table fitted to the network's own flow, or noise too where examples say so.
@@ -317,7 +316,7 @@ class Study(Measured):
         >>> study.fewest(3, progress=False).sampler.name
         'fewest(K=3)'
         """
-        return fewest.of(self, steps, data, Few(gaussian(self, free), **options))
+        return fewest.of(self, steps, data, few.settings(self, free, options))
 
     def sample(
         self, count: int, steps: int = 10, seed: int = 0, batch_size: int = 64, **names: Any

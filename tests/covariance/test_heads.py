@@ -24,12 +24,13 @@ from score_sde_analytic.files import read_json, write_json
 from score_sde_analytic.grids.grid import even_log_snr
 from score_sde_analytic.likelihood import Chain, bits_per_dim
 from score_sde_analytic.models.identity import digest_of
-from score_sde_analytic.models.mixture import GaussianMixture
+from score_sde_analytic.models.mixture import GaussianMixture, preserving_level
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.networks import LearnedRange, WithFeatures
 from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.times import LogSNR
 from score_sde_analytic.process.kernel import reverse_kernel
+from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.schedule import VE, LinearVP
 from score_sde_analytic.samplers import Ancestral, generate
 
@@ -225,6 +226,19 @@ def test_kl_and_noise_of_a_learned_diagonal(model, heads, kind, eta, schedule):
     torch.testing.assert_close(step.kl(kernel, prediction, x_0), expected)
     z = noise(*x_0.shape, seed=9).float()
     torch.testing.assert_close(step.add_noise(x_0.clone(), prediction, z), x_0 + var.sqrt().float() * z)
+
+
+@pytest.mark.parametrize("kind", ["npr", "sn", "ocm"])
+def test_pure_noise_has_the_variance_of_what_is_nearly_so(heads, kind):
+    """alpha = 0: log-SNR -inf, which no head was trained on; V0 is that of log-SNR -12."""
+    covariance, x, s = LearnedDiagonal(heads[kind]), noise(3, 1, 4, 4).float(), LINEAR.level(0.5)
+    excesses = []
+    for level in (Level(1.0, 0.0, 1.0, -math.inf), preserving_level(torch.full((3,), -12.0))):
+        prediction = Prediction(x, level, 0.1 * x, "x_0", noise(3, 6, 4, 4, seed=1).float())
+        excesses.append(covariance.excess(reverse_kernel(s, level), prediction))
+    assert torch.isfinite(excesses[0]).all()
+    assert (excesses[0] > 0.0).all()
+    torch.testing.assert_close(excesses[0], excesses[1], rtol=0.2, atol=0.0)
 
 
 def test_interpolated_by_hand_and_by_brute_force(model, heads):

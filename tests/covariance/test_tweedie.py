@@ -97,8 +97,8 @@ def test_matrix_is_the_posterior_covariance(schedule, pair):
         torch.testing.assert_close(vectors @ torch.diag_embed(values) @ vectors.mT, exact, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("predicts", ["eps", "x_0", "v", "score"])
-@pytest.mark.parametrize("coordinates", ["schedule", "vp", "ve"])
+@pytest.mark.parametrize("predicts", ["eps", "x_0", "v", "velocity", "score", "edm"])
+@pytest.mark.parametrize("coordinates", ["schedule", "vp", "ve", "edm"])
 def test_products_are_of_eps_whatever_the_network_predicts(predicts, coordinates):
     model = ScoreModel(Asymmetric(4), LINEAR, predicts, coordinates=coordinates)
     level, x_t, v = LINEAR.level(0.3), draw(3, 4, seed=5), draw(3, 4, seed=6)

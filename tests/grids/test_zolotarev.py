@@ -88,3 +88,12 @@ def test_wrong_ends():
         zolotarev(2.0, 1.0, 3)
     with pytest.raises(InputError, match="c_min"):
         zolotarev(0.0, 1.0, 3)
+
+
+@pytest.mark.parametrize(("c_min", "c_max"), [(1e-320, 1e300), (2.0, 1.0)])
+def test_variances_that_span_nothing_or_too_much_are_refused(c_min, c_max):
+    with pytest.raises(InputError, match=r"span more than numbers do|need c_min <= c_max"):
+        zolotarev(c_min, c_max, 3)
+    if c_min > c_max:
+        with pytest.raises(InputError, match="need c_min <= c_max"):
+            zolotarev_rate(c_min, c_max)

@@ -14,7 +14,7 @@ from score_sde_analytic.models.identity import digest_of
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.times import Continuous, DescendingIndex, Interpolant, LogSNR, OneBased, Sigma, ZeroBased
-from score_sde_analytic.process.schedule import LinearVP, Tabulated
+from score_sde_analytic.process.schedule import VE, LinearVP, Tabulated
 
 MEAN, VARIANCE = 0.4, 0.25
 SIGMA_DATA = 0.5
@@ -69,6 +69,28 @@ def test_all_wirings_agree(schedule, predicts, coordinates, t):
         torch.testing.assert_close(
             getattr(prediction, name), value, rtol=0, atol=1e-13 * scale * amplification**2, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 1.0])
+def test_raw_networks_are_preconditioned_as_those_of_diffusers(sigma_data):
+    """c_in, c_noise, c_skip and c_out of EDM, on an input in variance-exploding coordinates."""
+    diffusers = pytest.importorskip("diffusers")
+    scheduler, fed = diffusers.EDMEulerScheduler(sigma_data=sigma_data), []
+
+    def net(x, noise):
+        fed.append((x, noise))
+        return torch.sin(2.0 * x) + noise.reshape(-1, 1)
+
+    model = ScoreModel(net, VE(0.002, 80.0), "edm", LogSNR(-1 / 8), "edm", sigma_data=sigma_data, fingerprint="F")
+    for log_sigma in (-5.0, 0.0, 3.0):
+        sigma = torch.tensor(math.exp(log_sigma))
+        x = torch.randn(3, 4) * (1 + sigma)
+        prediction = model.predict(x, model.schedule.level_at(-2.0 * log_sigma))
+        scaled = scheduler.precondition_inputs(x, sigma)
+        torch.testing.assert_close(fed[-1][0], scaled)
+        torch.testing.assert_close(fed[-1][1], scheduler.precondition_noise(sigma).expand(3), rtol=1e-5, atol=1e-6)
+        expected = scheduler.precondition_outputs(x, net(scaled, scheduler.precondition_noise(sigma).expand(3)), sigma)
+        torch.testing.assert_close(prediction.x_0, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("coordinates", ["schedule", "vp", "ve", "interpolant", "edm"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from score_sde_analytic.configs import digits_vp, mixture
+from score_sde_analytic.runners import build
 from score_sde_analytic.runners import main as application
 from score_sde_analytic.runners.settings import FIELDS, validate
 
@@ -62,3 +64,30 @@ def test_a_share_of_the_campaign():
     """Most are refused by the first check; the rest read the data and the network."""
     bad = [outcome for outcome in campaign.outcomes(12, seed=1) if outcome.verdict not in ("right", "refused")]
     assert bad == []
+
+
+#: Settings of every schedule that needs some.
+NEEDED = {"betas": {"betas": (0.1, 0.2, 1.0)}, "alpha_bar": {"alpha_bar": (0.9, 0.5)}, "sigmas": {"sigmas": (0.1, 1.0, 80.0)}}
+
+
+@pytest.mark.parametrize("name", build.SCHEDULES)
+def test_every_schedule_has_a_name_in_the_config(name):
+    config = mixture.get_config()
+    config.schedule = ConfigDict({"name": name} | NEEDED.get(name, {}))
+    validate(config)
+    assert build.schedule(config).log_snr(0.5) > build.schedule(config).log_snr(1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("rectified_flow", {"shift": 3.0}),
+        ("cosine_vp", {"log_snr_min": -float("inf")}),
+        ("ddpm_scaled_linear", {"steps": 1000, "zero_terminal_snr": True}),
+    ],
+)
+def test_schedules_of_the_config_may_end_in_pure_noise(name, settings):
+    config = mixture.get_config()
+    config.schedule = ConfigDict({"name": name, **settings})
+    validate(config)
+    assert build.schedule(config).ends_in_noise

@@ -127,7 +127,8 @@ def test_examples_choose(study, mixture, few_candidates):
     (first, stay), (second, final), (last, _) = ROUNDS
     told = int(re.search(r"choosing took (\d+) network", plans[0].reason)[1])
     spent = 10 * first + stay * (second - first) + final * (last - second)
-    assert told - 3 * spent in (0, 3 * (last - second), 3 * (last - first))  # the table goes on in any case
+    further = {0, last - second, last - first}  # the table and the best favourite go on in any case
+    assert told - 3 * spent in {3 * (one + other) for one in further for other in further}
     assert torch.equal(plans[0](4), plans[1](4))
 
 
@@ -161,17 +162,57 @@ def test_the_nearest_wins_and_the_favourite_when_none_is_nearer(study, mixture, 
     rough, fine = plan(2), plan(40)
     rounds = ((40, 0), (120, 0))
     for favourite in ("rough", "fine"):
-        race = Race(judge, {"rough": rough, "fine": fine}, frozenset([favourite]))
+        race = Race(judge, {"rough": rough, "fine": fine}, "rough", frozenset([favourite]))
         assert race.run(rounds) == ["fine", "rough"]
         assert torch.equal(race.samples["fine"], judge.draw(fine, 0, 120))  # rounds continue, they do not begin anew
-    assert Race(judge, {"other": fine, "same": fine}, frozenset(["same"])).run(rounds)[0] == "same"
+    assert Race(judge, {"other": fine, "same": fine}, "other", frozenset(["same"])).run(rounds)[0] == "same"
 
 
-def test_the_favourite_takes_part_in_every_round(study, free, mixture):
+def test_anchor_and_favourite_take_part_in_every_round(study, free, mixture):
     times = Grid((*np.linspace(0.97, 0.02, 20), 0.0))
     good = SamplingPlan(AnalyticMultistep(study.model, BetaTilde(), 0.0), times, (8,), start=free)
     poor = replace(good, grid=Grid((0.9, 0.0)))
     judge = Judge.of(as_dataset(mixture.sample(300, seed=5)), free, None, seed=0)
-    race = Race(judge, {"good": good, "poor": poor, "worse": poor}, frozenset(["poor"]))
+    race = Race(judge, {"good": good, "poor": poor, "worse": poor}, "poor", frozenset(["poor"]))
     assert race.run(((20, 1), (60, 0))) == ["good", "poor"]
     assert [len(race.samples[name]) for name in race.plans] == [60, 60, 20]
+
+
+def test_white_coordinates_do_not_overrule_plain_ones():
+    """Right in thirty small directions and wrong in the large one is nearer white and further plain: out."""
+    spectrum = np.array([1.0, *[0.01] * 30])
+    linear = LinearDenoiser.exact(torch.zeros(31), torch.from_numpy(np.diag(spectrum)))
+    generator = torch.Generator().manual_seed(0)
+    examples, one, other = (torch.randn(400, 31, generator=generator) * torch.tensor(spectrum).sqrt() for _ in range(3))
+    judge = Judge.of(as_dataset(examples.float()), linear, None, seed=0)
+    blurred, shifted = one * torch.tensor([1.0, *[0.3] * 30]), other + torch.tensor([0.7, *[0.0] * 30])
+    race = Race(judge, {}, "blurred", frozenset())
+    race.distances = {"blurred": judge(blurred), "shifted": judge(shifted)}
+    assert race.distances["shifted"].nearer(race.distances["blurred"])
+    assert not race.allowed("shifted")
+    assert race.allowed("blurred")
+    assert race.winner(["blurred", "shifted"]) == "blurred"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"steps": 10**6}, "steps must be a whole number"),
+        ({"steps": 2, "paths": 9}, "do not take these options .* known are path, count"),
+        ({"steps": 2, "free": "gaussian"}, r"free must be LinearDenoiser\.of examples of shape \(8,\), got str"),
+        ({"steps": 2, "free": LinearDenoiser.exact(torch.zeros(3), torch.eye(3).double())}, r"of shape \(8,\), got \(3,\)"),
+        ({"steps": 2, "data": torch.zeros(40, 3)}, r"32 or more examples of shape \(8,\), got 40 of \(3,\)"),
+        ({"steps": 2, "data": torch.zeros(1, 8)}, "got 1 of"),
+        ({"steps": 2, "data": torch.full((40, 8), torch.nan)}, "NaN"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_network_is_asked(study, options, said):
+    with study.model.metered() as cost, pytest.raises(InputError, match=said):
+        study.fewest(**options, progress=False)
+    assert cost.calls == 0
+
+
+def test_a_network_that_never_beats_a_covariance_is_refused(study, free, monkeypatch):
+    monkeypatch.setattr("score_sde_analytic.study.few.top", lambda study, free: float(study.moments.log_snr[-1]))
+    with pytest.raises(InputError, match="no call of it is worth making"):
+        study.fewest(2, free=free, progress=False)

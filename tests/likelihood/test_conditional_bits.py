@@ -30,7 +30,7 @@ MODEL = CLASSES.conditional(VP)
 NULL = {"component": 3}
 KNOTS = np.linspace(-9.0, 9.0, 19)
 TRUTH = sum(
-    w * (np.exp(KNOTS)[:, None] * np.array(c) / (1.0 + np.exp(KNOTS)[:, None] * np.array(c))).mean(1)
+    w * (np.exp(KNOTS)[:, None] * c.numpy() / (1.0 + np.exp(KNOTS)[:, None] * c.numpy())).mean(1)
     for w, c in zip(CLASSES.weights.tolist(), CLASSES.eigenvalues, strict=True)
 )
 CURVE = NoiseCurve.from_residual(KNOTS, TRUTH, warn=False)

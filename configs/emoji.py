@@ -1,0 +1,31 @@
+"""32x32 colour emoji (Noto Color Emoji), 8 bits, shipped network; near copies of an emoji are in one part of the data."""
+
+from ml_collections import ConfigDict
+from score_sde_analytic.configs.default import get_config as default
+
+
+def get_config() -> ConfigDict:
+    config = default()
+    config.threads = 0
+    config.data.name = "emoji"
+    config.data.levels = 256
+    config.data.split = (1434, 200, 200)
+    config.network.path = "emoji_unet"
+    config.train.steps = 16000
+    config.train.batch_size = 32
+    config.train.log_snr = (-8.0, 13.0)
+    config.train.mirror = True
+    config.train.classes = 9  # Unicode's groups
+    config.estimate.log_snr_max = 13.0
+    config.grid.log_snr_max = 13.0
+    config.evaluate.examples = 200
+    config.evaluate.batch_size = 50
+    config.sample.count = config.sample.batch_size = 32
+    unet = config.train.unet
+    unet.sample_size = 32
+    unet.in_channels = unet.out_channels = 3
+    unet.block_out_channels = (32, 64, 96)
+    unet.down_block_types = ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D")
+    unet.up_block_types = ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D")
+    unet.attention_head_dim = 16
+    return config
