@@ -27,6 +27,7 @@ from score_sde_analytic.samplers import (
     DEIS,
     IPNDM,
     LMS,
+    AdaptiveSDE,
     AnalyticMultistep,
     Ancestral,
     DPMSolverPP,
@@ -35,6 +36,7 @@ from score_sde_analytic.samplers import (
     EulerMaruyama,
     Heun,
     ProbabilityFlow,
+    ReverseDiffusion,
     ReverseSDE,
     SASolver,
     TableSampler,
@@ -203,18 +205,29 @@ STOCHASTIC = {
     "multistep": lambda model: AnalyticMultistep(model, Isotropic(EXACT)),
     "sde_dpm_2m": lambda model: DPMSolverPP(model, order=2, noisy=True),
     "sa": SASolver,
+    "reverse_sde": ReverseSDE,
+    "reverse_sde_adaptive": lambda model: ReverseSDE(model, adaptive=AdaptiveSDE(0.03, 0.03), per_sample=False),
+    "euler_maruyama": EulerMaruyama,
+    "reverse_diffusion": ReverseDiffusion,
 }
+#: Of first order in steps of log-SNR, or of time.
+COARSE = {"reverse_sde", "reverse_sde_adaptive", "euler_maruyama", "reverse_diffusion"}
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_stochastic_samplers_have_the_law_of_the_data(name):
-    """Mean and variance of 4,000 samples within four standard errors, and the solver's own error."""
+    """Mean and variance of 4,000 numbers within four standard errors, and the solver's own error."""
     schedule = TO_NOISE["shifted"]
     sampler = STOCHASTIC[name](GaussianMixture([1.0], [[MEAN] * 4], VARIANCE).score_model(schedule))
     x = generate(sampler, even_log_snr(schedule, 40, schedule.time(9.0)), (4,), 1000, seed=2, batch_size=1000)
-    assert float(x.mean()) == pytest.approx(MEAN, abs=4 * math.sqrt(VARIANCE / 4000) + 0.005)
-    assert float(x.var()) == pytest.approx(VARIANCE, abs=4 * VARIANCE * math.sqrt(2 / 4000) + 0.01)
-    assert sampler.calls(even(5, 0.1)) == 5
+    assert float(x.mean()) == pytest.approx(MEAN, abs=4 * math.sqrt(VARIANCE / 4000) + (0.02 if name in COARSE else 0.005))
+    assert float(x.var()) == pytest.approx(
+        VARIANCE, abs=4 * VARIANCE * math.sqrt(2 / 4000) + (0.05 if name in COARSE else 0.01)
+    )
+    for steps in (1, 2, 5):
+        with sampler.model.metered() as cost:
+            generate(sampler, even(steps, 0.1), (4,), 3)
+        assert sampler.calls(even(steps, 0.1)) in (cost.calls, None)
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpm_2m", "lms", "multistep"])
@@ -238,15 +251,10 @@ def test_heun_counts_the_call_that_it_saves():
         assert cost.calls == Heun(model).calls(even(steps, 0.1))
 
 
-@pytest.mark.parametrize(
-    "make",
-    [ReverseSDE, EulerMaruyama, lambda model: Ancestral(model, Tweedie(model))],
-    ids=["reverse_sde", "euler_maruyama", "tweedie"],
-)
-def test_what_pure_noise_does_not_allow_is_refused(make):
+def test_jacobians_in_pure_noise_are_refused():
     model = GAUSSIAN.score_model(RectifiedFlow())
     with pytest.raises(UnsupportedError, match="pure noise"):
-        make(model).plan(even(4, 0.1))
+        Ancestral(model, Tweedie(model)).plan(even(4, 0.1))
 
 
 @pytest.mark.parametrize("variable", ["t", "ve"])
