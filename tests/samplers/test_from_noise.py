@@ -20,9 +20,9 @@ from score_sde_analytic.measure.spectrum import Spectrum
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.ode_solvers import Adaptive
-from score_sde_analytic.models.times import Interpolant
+from score_sde_analytic.models.times import Interpolant, ZeroBased
 from score_sde_analytic.process.kernel import kernels
-from score_sde_analytic.process.schedule import LinearVP, RectifiedFlow
+from score_sde_analytic.process.schedule import LinearVP, RectifiedFlow, Tabulated
 from score_sde_analytic.samplers import (
     DEIS,
     IPNDM,
@@ -136,6 +136,29 @@ def test_ddim_of_a_velocity_is_flow_matching_euler(shift, steps):
     for step in moved.plan(times):
         theirs, state = moved.step(theirs, step, state, Fixed(0.0))
     torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [5, 50])
+def test_ddim_of_a_table_without_terminal_signal_is_that_of_diffusers(steps):
+    """v by index under rescale_betas_zero_snr, given our products: theirs are rounded to float32."""
+    diffusers = pytest.importorskip("diffusers")
+    schedule = Tabulated.scaled_linear(zero_terminal_snr=True)
+    scheduler = diffusers.DDIMScheduler(
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False
+    )
+    scheduler.alphas_cumprod = torch.from_numpy(schedule.alpha(schedule.times) ** 2)
+    scheduler.set_timesteps(steps)
+    x = start = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    for t in scheduler.timesteps:
+        x = scheduler.step(velocity(x, t.expand(3)), t, x, return_dict=False)[0]
+    model = ScoreModel(velocity, schedule, "v", ZeroBased(1000), fingerprint="some")
+    grid = Grid((*((scheduler.timesteps + 1) / 1000).double().tolist(), 0.0))
+    assert grid.times[0] == 1.0
+    ours, state = start, None
+    sampler = Ancestral(model, BetaTilde(), eta=0.0)
+    for step in sampler.plan(grid):
+        ours, state = sampler.step(ours, step, state, Fixed(0.0))
+    assert float((ours - x).abs().max()) < 1e-5 * max(1.0, float(x.abs().max()))
 
 
 DETERMINISTIC = {
