@@ -80,7 +80,7 @@ def test_trainings_of_named_data_are_still_known(config):
 @pytest.mark.slow
 def test_every_mode_takes_them(config, tmp_path):
     """With a network for digits: what it says of noise is of no interest here."""
-    config.network.path = "digits_unet"
+    config.network.source = "digits_unet"
     config.data.split = (30, 20, 10)
     config.estimate.max_draws = config.estimate.min_draws = 40
     config.estimate.knots, config.estimate.most_knots = 12, 12
