@@ -3,7 +3,7 @@
 import pytest
 import torch
 from score_sde_analytic.configs import digits_classes
-from score_sde_analytic.runners import compare, evaluate, modes, sampling, train_head
+from score_sde_analytic.runners import compare, datasets, evaluate, modes, sampling, train_head
 from score_sde_analytic.runners.experiment import Experiment
 from score_sde_analytic.runners.settings import validate
 
