@@ -35,7 +35,9 @@ class V:
         return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
 
     @staticmethod
-    def target(alpha: Tensor, sigma: Tensor, x_0: Float[Tensor, "*n"], eps: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    def target(
+        alpha: Float[Tensor, " ..."], sigma: Float[Tensor, " ..."], x_0: Float[Tensor, "*n"], eps: Float[Tensor, "*n"]
+    ) -> Float[Tensor, "*n"]:
         """What is predicted."""
         return alpha * eps - sigma * x_0
 
@@ -66,7 +68,9 @@ class Velocity:
         return torch.sigmoid(0.5 * log_snr), torch.sigmoid(-0.5 * log_snr)
 
     @staticmethod
-    def target(alpha: Tensor, sigma: Tensor, x_0: Float[Tensor, "*n"], eps: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    def target(
+        alpha: Float[Tensor, " ..."], sigma: Float[Tensor, " ..."], x_0: Float[Tensor, "*n"], eps: Float[Tensor, "*n"]
+    ) -> Float[Tensor, "*n"]:
         """What is predicted."""
         return eps - x_0
 
