@@ -31,6 +31,7 @@ from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.models.identity import digest_of
 from score_sde_analytic.process.noise import stream_seed
 
+Latent = Float[Tensor, "channels height width"]
 #: Of 8-bit pictures.
 PICTURES = DataRange(-1.0, 1.0, 256)
 #: Pictures of large data that tell them from others.
@@ -89,7 +90,7 @@ class LatentDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> Float[Tensor, "channels height width"] | tuple[Tensor, dict[str, Any]]:
+    def __getitem__(self, index: int) -> Latent | tuple[Latent, dict[str, Any]]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"{len(self)} latents have no latent {index}")
         row = self._rows[int(index)]

@@ -14,7 +14,7 @@ from score_sde_analytic.runners import main
 from torch import Tensor, nn
 
 import score_sde_analytic
-from score_sde_analytic import ROOMS, Tabulated
+from score_sde_analytic import ROOMS, DataRange, Tabulated
 from score_sde_analytic.study import CovarianceName, GridName
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +51,10 @@ def coins(count: int, seed: int) -> Tensor:
 def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """What the code of README and guide expects to be there; it writes into a folder of its own."""
     monkeypatch.chdir(tmp_path)
+    pillow = pytest.importorskip("PIL.Image")
+    for i, x in enumerate(DataRange(levels=256).index(coins(120, 2)).byte().numpy()):
+        (tmp_path / "photographs" / f"person{i % 12}").mkdir(parents=True, exist_ok=True)
+        pillow.fromarray(x[0]).save(tmp_path / "photographs" / f"person{i % 12}" / f"{i}.png")
     return {"net": Coins(), "validation_set": coins(200, 0), "test_set": coins(20, 1)}
 
 
