@@ -27,7 +27,7 @@ def run(config: ConfigDict, workdir: Path) -> list[Path]:
     """Train, or go on training, and write the network directory; returns what was written."""
     device = build.device(config)
     how = recipe(config)
-    examples = datasets.splits(config).held("train")
+    examples = datasets.splits(config).train
     labels = datasets.labels(config)[0] if how.classes else None
     try:
         trainer = NetworkTrainer(how, examples, config.seed, device, labels)

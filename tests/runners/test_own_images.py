@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 from score_sde_analytic.configs import images as config_of_images
-from score_sde_analytic.runners import datasets, evaluate, modes, sampling
+from score_sde_analytic.runners import datasets, evaluate, modes, sampling, train
 from score_sde_analytic.runners.experiment import Experiment
 from score_sde_analytic.runners.settings import validate
 
 from score_sde_analytic.data import DataRange, Examples
 from score_sde_analytic.errors import InputError
+from score_sde_analytic.models.identity import digest_of
+from score_sde_analytic.models.network_training import NetworkTrainer
 
 COUNT = 60
 
@@ -75,6 +77,22 @@ def test_trainings_of_named_data_are_still_known(config):
     assert {"source", "size"} <= set(datasets.data_identity(config))
     config.data.source = ""
     assert not {"source", "size", "label"} & set(datasets.data_identity(config))
+
+
+def test_a_network_learns_from_pictures_that_are_read_as_they_are_drawn(config, tmp_path):
+    """The same weights as from the same pictures in memory."""
+    pytest.importorskip("diffusers")
+    config.train.steps, config.train.batch_size, config.train.checkpoint_seconds = 2, 4, 1e9
+    config.train.unet.block_out_channels, config.train.unet.norm_num_groups = (8, 8), 4
+    config.train.unet.attention_head_dim = 4
+    read, device = datasets.splits(config), torch.device("cpu")
+    digests = []
+    for data in (read.train, read.held("train")):
+        trainer = NetworkTrainer(train.recipe(config), data, 0, device)
+        for _ in range(2):
+            trainer.advance()
+        digests.append(digest_of(trainer.network()))
+    assert digests[0] == digests[1]
 
 
 @pytest.mark.slow
