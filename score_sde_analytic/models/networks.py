@@ -50,8 +50,8 @@ FED_AND_READ = {
 RESTORE = "restore it or run --mode=train"
 WHOLE = "; check network.source, or run --mode=train to make a network"
 LACKING = {
-    WIRING: ": a folder of diffusers does not say how its network is fed; load it with UNet2DModel.from_pretrained and give"
-    " ScoreModel(net, schedule, predicts=, times=), or write it with save_unet(net, folder, wiring)"
+    WIRING: ": a folder of diffusers does not say how its network is fed; read it with from_diffusers(folder,"
+    " schedule=, predicts=, times=), as network.source=diffusers:FOLDER, or write it with save_unet(net, folder, wiring)"
 }
 RECORD = (
     "restore it, or write the folder anew with save_unet(net, directory, wiring), which records how the network is fed and read"

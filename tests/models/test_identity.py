@@ -154,7 +154,7 @@ def test_a_folder_of_diffusers_alone_is_refused_with_the_way_in(copied):
     ):
         load_unet(copied)
     (copied / WEIGHTS).unlink()
-    with pytest.raises(MissingFileError, match=r"no diffusion_pytorch_model\.safetensors in .*; check network\.path"):
+    with pytest.raises(MissingFileError, match=r"no diffusion_pytorch_model\.safetensors in .*; check network\.source"):
         load_unet(copied)
 
 
