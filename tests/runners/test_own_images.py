@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from score_sde_analytic.configs import images as config_of_images
-from score_sde_analytic.runners import build, classifier, evaluate, modes, sampling
+from score_sde_analytic.runners import build, evaluate, modes, sampling
 from score_sde_analytic.runners.experiment import Experiment
 from score_sde_analytic.runners.settings import validate
 
@@ -47,7 +47,7 @@ def test_groups_stay_in_one_part(config):
 
 
 def test_labels_of_a_source_are_split_as_its_pictures_are(config):
-    labels = classifier.labels(config)
+    labels = build.labels(config)
     for part, name in zip(labels, ("train", "validation", "test"), strict=True):
         assert part.tolist() == [row["label"] for row in getattr(build.splits(config), name)._items]
 
