@@ -19,8 +19,10 @@ BATCH_BYTES = 64 << 20
 STATE_BYTES = 16 << 20
 #: Examples of a batch, however small they are.
 BATCH = 1024
-#: Of data that are read as a whole where a part would do, and of portions of larger ones.
+#: Of data that are read as a whole where a part would do.
 LARGE = 512 << 20
+#: Of a portion that is held of larger ones.
+PORTION = 256 << 20
 
 
 def batch_by_bytes(dim: int, most: int = BATCH, batch_bytes: int = BATCH_BYTES) -> int:
@@ -50,15 +52,17 @@ def spread(total: int, count: int) -> Int64[np.ndarray, " {count}"]:
     return np.linspace(0, total - 1, count).round().astype(np.int64)
 
 
-def portion(data: Data, most: int | None = None, most_bytes: int | None = None) -> Examples:
-    """The data, or where they are more than so many or so large, evenly spread examples of them, read once and held.
+def portion(data: Data, most: int | None = None, above: int | None = None) -> Examples:
+    """The data, or where they are more than so many examples or bytes, evenly spread ones of them, read once and held.
 
     >>> len(portion(torch.zeros(5, 64), most=3))
     3
     """
     examples = as_dataset(data)
     total, dim = len(examples), examples.first.numel()
-    count = min(total, total if most is None else most, max((most_bytes or LARGE) // (8 * dim), 1))
+    count = min(total, total if most is None else most)
+    if 8 * dim * count > (LARGE if above is None else above):
+        count = max(PORTION // (8 * dim), 1)
     return examples if count == total else Examples(held(examples, spread(total, count)))
 
 

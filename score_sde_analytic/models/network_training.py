@@ -14,7 +14,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from score_sde_analytic.arrays import onto
 from score_sde_analytic.checks import COUNT, LOG_SNR, each, flag, number, one_of, settle, whole
+from score_sde_analytic.data.examples import Data, as_dataset
+from score_sde_analytic.data.portions import held
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.networks import build_unet
 from score_sde_analytic.models.training import LEARNING_RATE, descend, learning_rate
@@ -22,6 +25,10 @@ from score_sde_analytic.process.noise import stream_seed
 
 #: Labels fed to the network: 50 (10 - log-SNR), in the 0..1000 range that sinusoidal embeddings expect; of a flow, 1000 t.
 SCALE, SHIFT, RANGE = -50.0, -10.0, 1000.0
+
+
+#: alpha or sigma, for every example.
+Scale = Float[Tensor, "batch *ones"]
 
 
 class V:
@@ -35,9 +42,7 @@ class V:
         return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
 
     @staticmethod
-    def target(
-        alpha: Float[Tensor, " ..."], sigma: Float[Tensor, " ..."], x_0: Float[Tensor, "*n"], eps: Float[Tensor, "*n"]
-    ) -> Float[Tensor, "*n"]:
+    def target(alpha: Scale, sigma: Scale, x_0: Float[Tensor, "*n"], eps: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """What is predicted."""
         return alpha * eps - sigma * x_0
 
@@ -68,9 +73,7 @@ class Velocity:
         return torch.sigmoid(0.5 * log_snr), torch.sigmoid(-0.5 * log_snr)
 
     @staticmethod
-    def target(
-        alpha: Float[Tensor, " ..."], sigma: Float[Tensor, " ..."], x_0: Float[Tensor, "*n"], eps: Float[Tensor, "*n"]
-    ) -> Float[Tensor, "*n"]:
+    def target(alpha: Scale, sigma: Scale, x_0: Float[Tensor, "*n"], eps: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """What is predicted."""
         return eps - x_0
 
@@ -164,7 +167,7 @@ class NetworkTrainer:
     """Network, optimiser and average with a resumable step counter.
 
     Args:
-        data: x_0 of the training split.
+        data: x_0 of the training split; what is not in memory is read as it is drawn.
         labels: their classes, for a network that takes them.
 
     Raises:
@@ -174,7 +177,7 @@ class NetworkTrainer:
     def __init__(
         self,
         recipe: NetworkRecipe,
-        data: Float[Tensor, "n c h w"],
+        data: Data,
         seed: int,
         device: torch.device,
         labels: Int64[Tensor, " n"] | None = None,
@@ -183,7 +186,8 @@ class NetworkTrainer:
         self.recipe = recipe
         self.seed = seed
         self.device = device
-        self.data = data.to(device)
+        examples = as_dataset(data)
+        self.data = held(examples, range(len(examples))).to(device) if examples.in_memory else examples
         self.labels = labels
         torch.manual_seed(stream_seed(seed))
         self.net = build_unet(recipe.settings).to(device).train()
@@ -214,13 +218,18 @@ class NetworkTrainer:
     def _batch(self, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """(x_0, log-SNR, eps, labels) of a batch; stratified: one noise level in each of `size` cells."""
         drawn = torch.randint(len(self.data), (size,))
-        x_0 = self.data[drawn.to(self.device)]
+        x_0 = self._examples(drawn)
         share = (torch.rand(size) + torch.arange(size)) / size
         log_snr = LEARNED[self.recipe.predicts].spread(*self.recipe.log_snr, share)
         eps = torch.randn(x_0.shape).to(self.device)
         if self.recipe.mirror:
             x_0 = torch.where((torch.rand(size, 1, 1, 1) < 0.5).to(self.device), x_0.flip(-1), x_0)
         return x_0, log_snr.to(self.device), eps, self._labels_of(drawn)
+
+    def _examples(self, drawn: Tensor) -> Tensor:
+        if isinstance(self.data, Tensor):
+            return self.data[drawn.to(self.device)]
+        return onto(self.data.take(drawn.tolist()), self.device)
 
     def _labels_of(self, drawn: Tensor) -> Tensor | None:
         """The classes of the examples drawn, some of them withheld."""

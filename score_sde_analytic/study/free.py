@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from score_sde_analytic.data.examples import Data, Examples
-from score_sde_analytic.data.portions import portion
+from score_sde_analytic.data.portions import PORTION, portion
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, save_arrays
 from score_sde_analytic.models.free import ARRAYS, FreeModel, LinearDenoiser
@@ -25,9 +25,8 @@ KIND = "free model of a study"
 GAUSSIAN = "gaussian"
 #: A noise level.
 ANY = Level(0.5, 0.6, 0.8, -0.575)
-#: Most examples that it is fitted to and judged on, and most bytes of them in float64.
+#: Most examples that it is fitted to and judged on.
 MOST = 10_000
-MOST_BYTES = 256 << 20
 #: Shares of the data that are judged by a fit to the others.
 FOLDS = 5
 PRICE = {"log_snr": "float64 m", "nats": "float64 m", "stderr": "float64 m"}
@@ -39,8 +38,8 @@ def fitted(examples: Examples, train: Data | None, schedule: Schedule) -> Judged
     >>> fitted(Examples(test_set), data, model.schedule).free.spectrum.round(1)
     array([1. , 0.3])
     """
-    data = portion(examples, MOST, MOST_BYTES)
-    others = data if train is None else portion(train, MOST, MOST_BYTES)
+    data = portion(examples, MOST, PORTION)
+    others = data if train is None else portion(train, MOST, PORTION)
     if min(len(data), len(others)) < 2 * FOLDS:
         return None
     if train is not None:

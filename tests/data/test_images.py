@@ -3,6 +3,8 @@
 import gzip
 import struct
 import sys
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -255,3 +257,38 @@ def test_statistics_of_pictures_are_those_of_their_pixels(folder):
     pictures = images(folder)
     known = pictures.data_range
     assert DataStatistics.of(pictures, known).digest == DataStatistics.of(known.encode(PIXELS.numpy()), known).digest
+
+
+class Rows(list):
+    """As a data set of Hugging Face's `datasets` looks from outside."""
+
+    column_names: ClassVar = ["photo", "label", "who"]
+    features: ClassVar = {"photo": type("Image", (), {})(), "label": type("ClassLabel", (), {"names": ["cat", "dog", "emu"]})()}
+
+    def __getitem__(self, key):
+        return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)
+
+
+@pytest.mark.parametrize("place", ["saved", "parts/train", "rows.parquet", "tables"])
+def test_what_datasets_saved_is_opened_by_it(tmp_path, monkeypatch, place):
+    """Asked for as its documentation has it: load_from_disk(folder), Dataset.from_parquet(files)."""
+    rows = Rows(
+        {"photo": pillow.fromarray(x), "label": y, "who": name} for x, y, name in zip(COLOURS, LABELS, CLASSES, strict=True)
+    )
+    asked = []
+    table = SimpleNamespace(from_parquet=lambda files: asked.append(files) or rows)
+    stub = SimpleNamespace(load_from_disk=lambda folder: asked.append(folder) or rows, Dataset=table)
+    monkeypatch.setitem(sys.modules, "datasets", stub)
+    source = tmp_path / place
+    if place == "rows.parquet":
+        source.touch()
+    else:
+        source.mkdir(parents=True)
+        (source / ("a.parquet" if place == "tables" else "state.json")).touch()
+    pictures = images(source)
+    assert torch.equal(torch.stack([row["image"] for row in pictures]), PIXELS)
+    assert pictures.classes == ("cat", "dog", "emu")
+    assert pictures.column("who") == CLASSES
+    assert pictures.labels == LABELS
+    files = {"rows.parquet": [str(source)], "tables": [str(source / "a.parquet")]}
+    assert asked == [files.get(place, str(source))]

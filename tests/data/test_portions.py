@@ -61,6 +61,7 @@ def model():
 @pytest.fixture(autouse=True)
 def _small_memory(monkeypatch):
     monkeypatch.setattr(portions, "LARGE", LARGE)
+    monkeypatch.setattr(portions, "PORTION", LARGE)
 
 
 def test_a_pass_reads_the_examples_that_it_draws():
