@@ -107,9 +107,9 @@ def main() -> None:
         config.covariance.update({"bins": (1, 8), "shrinkage": (30.0,), "smooth": (False,)})
         with tempfile.TemporaryDirectory() as scratch:
             experiment = Experiment(config, Path(scratch))
-            title = f"{config.network.path}, {arguments.batch} samples of {arguments.steps} steps, one thread"
+            title = f"{config.network.source}, {arguments.batch} samples of {arguments.steps} steps, one thread"
             parts.append(f"{title}:\n\n{ratios(sampling(experiment, arguments.steps, arguments.batch), arguments.repeats)}")
-            title = f"{config.network.path}, estimation of {4 * arguments.draws} draws, one thread"
+            title = f"{config.network.source}, estimation of {4 * arguments.draws} draws, one thread"
             parts.append(f"{title}:\n\n{ratios(estimation(experiment, arguments.draws), arguments.repeats)}")
     text = "\n\n".join(parts)
     print(text)

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 import torch
 from score_sde_analytic.configs import digits_vp, patches
-from score_sde_analytic.runners import build
-from score_sde_analytic.runners.classifier import labels
+from score_sde_analytic.runners import datasets
+from score_sde_analytic.runners.datasets import labels
 from torch import Tensor
 
 from score_sde_analytic.data.transforms import DCT, ColourDCT
@@ -75,7 +75,7 @@ def table(title: str, rows: Mapping[str, Tensor], reference: Tensor, features: F
 
 def digits() -> None:
     config = digits_vp.get_config()
-    splits, truth = build.splits(config), labels(config)
+    splits, truth = datasets.splits(config), labels(config)
     x, y = splits.test, splits.validation
     rows = {"test": x}
     rows |= {f"test, noise {level:g}": noisy(x, level) for level in (0.1, 0.2, 0.4, 0.8)}
@@ -86,7 +86,7 @@ def digits() -> None:
 
 
 def colour_patches() -> None:
-    splits = build.splits(patches.get_config())
+    splits = datasets.splits(patches.get_config())
     x, y = splits.train[:1000], splits.train[1000:3000]
     rows = {"train, others": x, "validation tiles": splits.validation[:1000], "test tiles": splits.test[:1000]}
     rows |= {f"train, noise {level:g}": noisy(x, level) for level in (0.05, 0.1, 0.2)}
@@ -97,7 +97,7 @@ def colour_patches() -> None:
 
 def size() -> None:
     """Real against real: the distance is 0, whatever is read is bias and chance."""
-    train = build.splits(patches.get_config()).train
+    train = datasets.splits(patches.get_config()).train
     features = Coefficients(ColourDCT.of(train))
     reference = Reference.of(train[:2000], features)
     rows: list[Iterable[str]] = []

@@ -168,14 +168,14 @@ def curve_errors(distribution: GaussianMixture, repeats: int) -> str:
 def digits(pairs: int) -> str:
     """The shipped digits network on validation digits; a message where network or diffusers is absent."""
     from score_sde_analytic.configs.digits_vp import get_config
-    from score_sde_analytic.runners import build
+    from score_sde_analytic.runners import datasets, networks
 
     config = get_config()
     try:
-        model = build.model(config, Path(), torch.device("cpu"))
+        model = networks.model(config, Path(), torch.device("cpu"))
     except (FileNotFoundError, ImportError) as error:
         return f"Digits skipped: {error}\n"
-    x_0 = build.splits(config).validation
+    x_0 = datasets.splits(config).validation
     statistics = DataStatistics.of(TensorDataset(x_0))
     network = model.fingerprint()["network"]
     title = f"Digits network {network}, {len(x_0)} validation examples, {2 * pairs:,} evaluations per knot:"

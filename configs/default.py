@@ -32,9 +32,18 @@ def get_config() -> ConfigDict:
     config.schedule = ConfigDict({"name": "linear_vp", "beta_min": 0.1, "beta_max": 20.0})
 
     config.network = network = ConfigDict()
-    network.path = "digits_unet"  # a directory, or the name of a network shipped with the package
-    network.condition = ""  # its argument that is given the labels of the data, such as class_labels; "" for none
-    network.clamp = True  # confine predicted x_0 to the data range
+    # Empty for the one that --mode=train left in the workdir; a network shipped with the package; a folder of save_unet's;
+    # "diffusers:FOLDER"; "MODULE:FUNCTION" or "file.py:FUNCTION", which makes it; "torchscript:FILE".
+    network.source = "digits_unet"
+    network.weights = ""  # a checkpoint for the network that a function makes
+    # How it is fed and read, where the source does not say or says it wrongly; --mode=inspect finds out.
+    network.predicts = "auto"  # "eps", "x_0", "v", "velocity", "score" or "edm"
+    network.times = ConfigDict({"name": "auto"})  # "zero_based" with steps, "continuous", "sigma", "log_snr", ...
+    network.coordinates = "auto"  # of its input: "schedule", "vp", "ve", "interpolant" or "edm"
+    network.sigma_data = 0.0  # of "edm"; 0 for what the source says, or 0.5
+    network.condition = ""  # its argument that labels of the data go to, as "class_labels"; empty for none
+    network.dtype = "auto"  # "float16" or "bfloat16": precision of the network, whatever the data's
+    network.clamp = "data"  # confine predicted x_0 to the range of the data, "trained": as the source says, or "none"
     # Stack the network's x_0 with what is free: "linear" with the best linear denoiser, by coefficient, "mean" with the mean of
     # the data, "auto" as "linear" where that gains anything on examples that were not fitted; "off" leaves it as it is.
     network.recalibrate = "off"

@@ -7,7 +7,7 @@ from score_sde_analytic.configs.default import get_config as default
 def get_config() -> ConfigDict:
     config = default()
     config.schedule = ConfigDict({"name": "rectified_flow"})
-    config.network.path = "digits_flow_unet"
+    config.network.source = "digits_flow_unet"
     config.train.predicts = "velocity"
     config.train.log_snr = (-30.0, 30.0)  # all of t
     return config

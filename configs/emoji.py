@@ -10,7 +10,8 @@ def get_config() -> ConfigDict:
     config.data.name = "emoji"
     config.data.levels = 256
     config.data.split = (1434, 200, 200)
-    config.network.path = "emoji_unet"
+    config.network.source = "emoji_unet"
+    config.network.condition = "class_labels"
     config.train.steps = 16000
     config.train.batch_size = 32
     config.train.log_snr = (-8.0, 13.0)

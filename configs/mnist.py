@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
     config.data.name = "mnist"
     config.data.levels = 256
     config.data.split = (8000, 1000, 1000)
-    config.network.path = ""  # the network that --mode=train leaves in the workdir
+    config.network.source = ""  # the network that --mode=train leaves in the workdir
     config.train.steps = 20000
     config.train.log_snr = (-8.0, 13.0)
     config.estimate.log_snr_max = 13.0

@@ -7,7 +7,7 @@ from score_sde_analytic.configs.mnist import get_config as mnist
 def get_config() -> ConfigDict:
     config = mnist()
     config.threads = 1
-    config.network.path = "mnist_unet"
+    config.network.source = "mnist_unet"
     config.train.steps = 2000
     config.train.batch_size = 32
     config.train.learning_rate = 2e-3

@@ -9,7 +9,7 @@ def get_config() -> ConfigDict:
     config.data.name = "patches"
     config.data.levels = 256
     config.data.split = (40000, 3000, 3000)
-    config.network.path = "patches_unet"
+    config.network.source = "patches_unet"
     config.train.steps = 11000
     config.train.batch_size = 32
     config.train.log_snr = (-8.0, 11.0)

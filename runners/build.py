@@ -1,80 +1,25 @@
-"""From configuration to objects: one table per kind, one-line errors for names and fields that do not exist."""
+"""From configuration to what a study, a budget and a likelihood are told; one-line errors for names that do not exist."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import numpy as np
 import torch
 from ml_collections import ConfigDict
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import Subset
 
-import score_sde_analytic
-from score_sde_analytic.data import sources as datasets
-from score_sde_analytic.data.emoji import emoji
-from score_sde_analytic.data.examples import Data, Examples, Rows, as_dataset
-from score_sde_analytic.data.images import Images, images
-from score_sde_analytic.data.portions import held
-from score_sde_analytic.data.ranges import DataRange
-from score_sde_analytic.data.splits import split
-from score_sde_analytic.data.statistics import DataStatistics
-from score_sde_analytic.errors import InputError, MissingFileError
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood import Diffused, Direct, Entry, ExactTrace, Hutchinson, Uniform
 from score_sde_analytic.likelihood.flow import Flow
 from score_sde_analytic.measure.estimation import Budget
-from score_sde_analytic.models.mixture import GaussianMixture
-from score_sde_analytic.models.model import ScoreModel
-from score_sde_analytic.models.networks import LearnedRange, WithFeatures, load_unet
 from score_sde_analytic.models.ode_solvers import FIXED, Adaptive, Fixed
-from score_sde_analytic.models.times import Continuous, DescendingIndex, Interpolant, LogSNR, OneBased, Sigma, Times, ZeroBased
 from score_sde_analytic.process.decoder import Decoder
-from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, RectifiedFlow, Schedule, Sigmas, SubVP, Tabulated
-from score_sde_analytic.study.names import choose, construct
+from score_sde_analytic.study.names import choose
 from score_sde_analytic.study.settings import Knots, Search, Settings, Structure
-
-ASSETS = Path(score_sde_analytic.__file__).parent / "assets"
-
-SCHEDULES: dict[str, Callable[..., Schedule]] = {
-    "linear_vp": LinearVP,
-    "cosine_vp": CosineVP,
-    "sub_vp": SubVP,
-    "ve": VE,
-    "rectified_flow": RectifiedFlow,
-    "ddpm_linear": Tabulated.linear,
-    "ddpm_scaled_linear": Tabulated.scaled_linear,
-    "ddpm_cosine": Tabulated.cosine,
-    "ddpm_sigmoid": Tabulated.sigmoid,
-    "ddpm_laplace": Tabulated.laplace,
-    "betas": Tabulated,
-    "alpha_bar": Tabulated.of_alpha_bar,
-    "sigmas": Sigmas,
-}
-
-TIMES: dict[str, Callable[..., Times]] = {
-    "continuous": Continuous,
-    "zero_based": ZeroBased,
-    "one_based": OneBased,
-    "descending_index": DescendingIndex,
-    "interpolant": Interpolant,
-    "sigma": Sigma,
-    "log_snr": LogSNR,
-}
 
 
 def without(settings: ConfigDict, *names: str) -> dict[str, Any]:
     """A part of the config as plain data, but for fields that say where and when, not what."""
     return {name: value for name, value in settings.to_dict().items() if name not in names}
-
-
-def schedule(config: ConfigDict) -> Schedule:
-    """The forward process."""
-    return construct(SCHEDULES, config.schedule.to_dict(), "schedule")
 
 
 def device(config: ConfigDict) -> torch.device:
@@ -87,191 +32,6 @@ def device(config: ConfigDict) -> torch.device:
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"device {config.device!r} is not available here; use --config.device=cpu") from error
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Disjoint parts of a data set; moments are measured on validation, bounds on test.
-
-    Small sets are tensors; those of a source are views, whose pictures are read by index.
-
-    Attributes:
-        exact: the distribution, where it is known in closed form.
-    """
-
-    train: Data
-    validation: Data
-    test: Data
-    data_range: DataRange
-    exact: GaussianMixture | None = None
-
-    def some(self, name: str, count: int = 0) -> Data:
-        """The first examples of a part; with 0 all of them."""
-        part: Any = getattr(self, name)
-        if not count or count >= len(part):
-            return part
-        return part[:count] if isinstance(part, Tensor) else Subset(part, range(count))
-
-    def held(self, name: str, count: int = 0) -> Tensor:
-        """The same in memory."""
-        part = self.some(name, count)
-        if isinstance(part, Tensor):
-            return part
-        examples = as_dataset(part, self.data_range)
-        return held(examples, range(len(examples)))
-
-    def conditions(self, name: str, count: int = 0) -> Rows:
-        """What the first examples of a part are conditioned on, row by row; with 0 all of them."""
-        examples = as_dataset(self.some(name, count), self.data_range)
-        return examples.batch(range(len(examples))).conditions if examples.conditions else {}
-
-    @property
-    def statistics(self) -> DataStatistics | None:
-        """Of the distribution when known in closed form, else None (measured where needed)."""
-        return None if self.exact is None else self.exact.statistics()
-
-
-def data_range(config: ConfigDict) -> DataRange:
-    """Declared range; levels 0 means continuous data."""
-    return DataRange(config.data.lo, config.data.hi, config.data.levels or None)
-
-
-def _images(load: Callable[[ConfigDict], np.ndarray], config: ConfigDict) -> Splits:
-    declared = data_range(config)
-    train, validation, test = split(declared.encode(load(config)), config.data.split, config.data.split_seed)
-    return Splits(train, validation, test, declared)
-
-
-def _idx(config: ConfigDict) -> np.ndarray:
-    if not config.data.directory:
-        raise InputError("data.directory is not set; pass --config.data.directory=FOLDER with the data set's IDX files")
-    folder = Path(config.data.directory)
-    files = sorted(folder.glob("*images-idx3-ubyte*"))
-    if not files:
-        raise MissingFileError(f"no *images-idx3-ubyte(.gz) file in {folder}; set data.directory to the data set's folder")
-    return np.concatenate([datasets.read_idx_images(file) for file in files])
-
-
-def pictures(config: ConfigDict) -> Images:
-    """All pictures of config.data.source."""
-    data = config.data
-    if not data.source:
-        raise InputError("data.source is not set; pass --config.data.source=FOLDER with your pictures")
-    form = {"size": data.size or None, "channels": data.channels or None, "resample": data.resample}
-    found = images(data.source, data.column, label=data.label, **form)
-    if found.levels not in (None, data.levels):
-        depth = f"{data.source} holds pictures of {found.levels} levels, data.levels is {data.levels}"
-        raise InputError(f"{depth}; pass --config.data.levels={found.levels}")
-    return found
-
-
-def groups(config: ConfigDict, found: Images) -> list[Any] | None:
-    """What must stay together in a part."""
-    return found.column(config.data.groups) if config.data.groups else None
-
-
-def _source(config: ConfigDict) -> Splits:
-    """Pictures, encoded as they are read."""
-    declared, found = data_range(config), pictures(config)
-    parts = split(found, config.data.split, config.data.split_seed, groups(config, found))
-    train, validation, test = (Examples(part, declared) for part in parts)
-    return Splits(train, validation, test, declared)
-
-
-def _patches(config: ConfigDict) -> Splits:
-    declared, settings, photographs = data_range(config), config.data, datasets.photographs()
-    train, validation, test = (
-        declared.encode(datasets.patches(photographs, settings.patch_size, count, part, settings.split_seed))
-        for part, count in zip(get_args(datasets.Part), settings.split, strict=True)
-    )
-    return Splits(train, validation, test, declared)
-
-
-#: Fields of config.mixture: a mixture as given, or a random one.
-MIXTURES = [{"weights", "means", "stds"}, {"components", "dim", "scale", "seed", "variance_max", "variance_min"}]
-
-
-def mixture(config: ConfigDict) -> GaussianMixture:
-    """Weights, means and standard deviations (k, d) as given; or equal weights, means scale * N(0, I), one shared diagonal
-    covariance of geometric spectrum.
-    """
-    m = config.get("mixture", {})
-    if set(m) not in MIXTURES:
-        raise InputError("the data set mixture needs fields of its own; begin with configs/mixture.py")
-    if "means" in m:
-        return GaussianMixture(m.weights, m.means, np.square(m.stds))
-    means = m.scale * np.random.default_rng(m.seed).normal(size=(m.components, m.dim))
-    return GaussianMixture(np.ones(m.components), means, np.geomspace(m.variance_max, m.variance_min, m.dim))
-
-
-def _is_mixture(config: ConfigDict) -> bool:
-    return config.data.name == "mixture" and not config.data.source
-
-
-def _mixture(config: ConfigDict) -> Splits:
-    distribution, sizes = mixture(config), config.data.split
-    train, validation, test = distribution.sample(sum(sizes), seed=config.data.split_seed).split(list(sizes))
-    # The data are unbounded: the declared range only has to hold the samples.
-    return Splits(train, validation, test, data_range(config), distribution)
-
-
-def _emoji(config: ConfigDict) -> Splits:
-    """Whole bases in each part, of which the measured ones have one image each."""
-    declared, all_of_them = data_range(config), emoji()
-    parts = _emoji_parts(config)
-    train, validation, test = (declared.encode(all_of_them.images[part]) for part in parts)
-    return Splits(train, validation, test, declared)
-
-
-def _emoji_parts(config: ConfigDict) -> list[np.ndarray]:
-    return emoji().split(config.data.split, config.data.split_seed, config.data.variants)
-
-
-#: Fields of config.data that only a source has.
-OF_SOURCES = ("source", "column", "label", "groups", "size", "channels", "resample")
-
-DATA: dict[str, Callable[[ConfigDict], Splits]] = {
-    "digits": partial(_images, lambda config: datasets.digits()),
-    "mnist": partial(_images, _idx),
-    "fashion_mnist": partial(_images, _idx),
-    "patches": _patches,
-    "mixture": _mixture,
-    "images": _source,
-    "emoji": _emoji,
-}
-
-
-def _idx_labels(config: ConfigDict) -> NDArray[np.int64]:
-    folder = Path(config.data.directory)
-    files = sorted(folder.glob("*labels-idx1-ubyte*"))
-    if not files:
-        raise MissingFileError(f"no *labels-idx1-ubyte(.gz) file in {folder}; set data.directory to the data set's folder")
-    return np.concatenate([datasets.read_idx_labels(file) for file in files])
-
-
-def _split_labels(load: Callable[[ConfigDict], NDArray[np.int64]], config: ConfigDict) -> list[Tensor]:
-    return split(torch.from_numpy(load(config)), config.data.split, config.data.split_seed)
-
-
-#: The classes of a data set's examples, by part.
-LABELS: dict[str, Callable[[ConfigDict], list[Tensor]]] = {
-    "digits": partial(_split_labels, lambda config: datasets.digit_labels()),
-    "mnist": partial(_split_labels, _idx_labels),
-    "fashion_mnist": partial(_split_labels, _idx_labels),
-    "emoji": lambda config: [torch.from_numpy(emoji().group[part]) for part in _emoji_parts(config)],
-}
-
-
-def labels(config: ConfigDict) -> list[Tensor]:
-    """Labels of the train, validation and test split.
-
-    Raises:
-        InputError: the data set has no labels.
-    """
-    if config.data.source:
-        found = pictures(config)
-        return split(torch.tensor(found.labels), config.data.split, config.data.split_seed, groups(config, found))
-    return choose(LABELS, config.data.name, "data set with labels")(config)
 
 
 def study_settings(config: ConfigDict) -> Settings:
@@ -328,65 +88,3 @@ def flow(settings: ConfigDict, t_min: float, decoder: Decoder) -> Flow:
     """The probability flow of config.evaluate.flow, from t_min on."""
     parts = entry(settings, decoder), divergence(settings), ode_solver(settings)
     return Flow(t_min, *parts, settings.importance_samples, settings.variable, settings.examples_per_block)
-
-
-def splits(config: ConfigDict) -> Splits:
-    """Train, validation and test data of config.data."""
-    found = _source(config) if config.data.source else choose(DATA, config.data.name, "data set")(config)
-    return _labelled(config, found) if config.network.condition else found
-
-
-def _labelled(config: ConfigDict, found: Splits) -> Splits:
-    """The parts with their labels, as the network is given them."""
-    name, declared = config.network.condition, found.data_range
-    parts = zip((found.train, found.validation, found.test), labels(config), strict=True)
-    train, validation, test = (Examples(part, declared, conditions={name: rows}) for part, rows in parts)
-    return replace(found, train=train, validation=validation, test=test)
-
-
-def data_title(config: ConfigDict) -> str:
-    """What the data are called: their name, or that of their source."""
-    return Path(config.data.source).stem if config.data.source else config.data.name
-
-
-def data_identity(config: ConfigDict) -> dict[str, Any]:
-    """What decides the examples, wherever they lie: without the fields that nothing reads."""
-    return without(config.data, "directory", *(() if config.data.source else OF_SOURCES))
-
-
-def network_directory(config: ConfigDict, workdir: Path) -> Path:
-    """config.network.path: empty for the one trained in workdir, a directory, or the name of a shipped network."""
-    if not config.network.path:
-        return workdir / "network"
-    shipped = ASSETS / config.network.path
-    return shipped if shipped.is_dir() else Path(config.network.path)
-
-
-def head_directory(config: ConfigDict, workdir: Path, kind: str) -> Path:
-    """Where the head of this kind is: config.head.path, else WORKDIR/heads, else among those shipped with the network."""
-    if config.head.path:
-        return Path(config.head.path)
-    own = workdir / "heads"
-    if _is_mixture(config) or not config.network.path or (own / f"{kind}.json").is_file():
-        return own
-    shipped = ASSETS / config.network.path.replace("_unet", "_heads")
-    return shipped if (shipped / f"{kind}.json").is_file() else own
-
-
-def model(config: ConfigDict, workdir: Path, target: torch.device) -> ScoreModel:
-    """The pretrained network (or the mixture's exact score) under the configured schedule."""
-    if _is_mixture(config):
-        exact = mixture(config).to(target)
-        return exact.score_model(schedule(config))
-    net, wiring = load_unet(network_directory(config, workdir))
-    settings: Any = net.config
-    learned_range = settings.out_channels == 2 * settings.in_channels
-    return ScoreModel(
-        (LearnedRange if learned_range else WithFeatures)(net.to(target)),
-        schedule(config),
-        predicts=wiring["predicts"],
-        times=construct(TIMES, wiring["times"], "network time label"),
-        coordinates=wiring["coordinates"],
-        clamp=(config.data.lo, config.data.hi) if config.network.clamp else None,
-        conditions=[config.network.condition] if config.network.condition else None,
-    )

@@ -14,20 +14,20 @@ from score_sde_analytic.metrics.classifier import save_classifier
 from score_sde_analytic.metrics.classifier_training import ClassifierRecipe, accuracy, fit_classifier
 from score_sde_analytic.models.training import Checkpoint
 
-from . import build
+from . import build, datasets
 
 
 def run(config: ConfigDict, workdir: Path) -> list[Path]:
     """Train and write WORKDIR/classifier; returns what was written."""
-    device, truth = build.device(config), build.labels(config)
-    splits = build.splits(config)
+    device, truth = build.device(config), datasets.labels(config)
+    splits = datasets.splits(config)
     images = [splits.held(name).to(device) for name in ("train", "validation", "test")]
     truth = [part.to(device) for part in truth]
     recipe = ClassifierRecipe(**build.without(config.classifier))
     facts = {
         "seed": config.seed,
         "classifier": config.classifier.to_dict(),
-        "data": build.data_identity(config),
+        "data": datasets.data_identity(config),
     }
     checkpoint = Checkpoint(workdir / "classifier_state.safetensors", facts)
     net = fit_classifier(recipe, images[0], truth[0], config.seed, checkpoint)

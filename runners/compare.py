@@ -13,7 +13,7 @@ from score_sde_analytic.compare.examples import SPLITS
 from score_sde_analytic.compare.settings import PRESETS
 from score_sde_analytic.study import CovarianceName
 
-from . import build
+from . import build, datasets
 from .experiment import Experiment
 
 
@@ -56,7 +56,7 @@ def examples(experiment: Experiment) -> Examples:
     splits = experiment.splits
     train, validation, test = (splits.held(name) for name in SPLITS)
     conditions = {name: splits.conditions(name) for name in SPLITS}
-    return Examples(train, validation, test, build.data_title(experiment.config), splits.exact, conditions)
+    return Examples(train, validation, test, datasets.data_title(experiment.config), splits.exact, conditions)
 
 
 def recording(experiment: Experiment, named: Iterable[CovarianceName]) -> Experiment:

@@ -22,7 +22,7 @@ from score_sde_analytic.process.schedule import Schedule
 from score_sde_analytic.study import CovarianceName, Study, analyse, covariance_names
 from score_sde_analytic.study.structures import moments_file, recorders
 
-from . import build
+from . import build, datasets, networks
 from .record import REPORT, record, require_own
 
 
@@ -43,19 +43,19 @@ class Experiment:
         self._covariances = tuple(covariances)
 
     @cached_property
-    def splits(self) -> build.Splits:
+    def splits(self) -> datasets.Splits:
         """Train, validation and test data."""
-        return build.splits(self.config)
+        return datasets.splits(self.config)
 
     @cached_property
     def schedule(self) -> Schedule:
         """The forward process."""
-        return build.schedule(self.config)
+        return self.network.schedule
 
     @cached_property
     def network(self) -> ScoreModel:
         """The pretrained network under the schedule."""
-        return build.model(self.config, self.workdir, self.device)
+        return networks.model(self.config, self.workdir, self.device)
 
     @cached_property
     def model(self) -> ScoreModel:
@@ -123,7 +123,7 @@ class Experiment:
             seed=self.config.seed,
             path=self.workdir,
             device=self.device,
-        ).with_heads(lambda kind: build.head_directory(self.config, self.workdir, kind))
+        ).with_heads(lambda kind: networks.head_directory(self.config, self.workdir, kind))
 
     @property
     def moments_path(self) -> Path:

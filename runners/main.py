@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,10 @@ MODES: dict[str, Mode] = {
         "modes.estimate",
     ),
     "check": OnNetwork("read and check the config, the data and the network, and stop before any work", "modes.check"),
+    "inspect": Mode(
+        "how a network is fed and read: tries what is usual on a few examples, writes a config that fits",
+        "wiring.run",
+    ),
     "grid": OnNetwork(
         "where to put the steps: every grid's predicted bits/dim for each K, step budgets, pictures", "grids.run"
     ),
@@ -242,7 +247,11 @@ def usage() -> str:
     """What --help prints."""
     modes = _rows({name: mode.line for name, mode in MODES.items()})
     settings = _rows({f"--{name}": line for name, line in FLAGS.items()})
-    return USAGE.format(modes=modes, flags=settings, configs=", ".join(shipped()), fields=CONFIGS / "default.py")
+    return USAGE.format(modes=modes, flags=settings, configs=_wrapped(shipped()), fields=CONFIGS / "default.py")
+
+
+def _wrapped(names: Iterable[str]) -> str:
+    return textwrap.fill(", ".join(names), 116, subsequent_indent="  ")
 
 
 def _rows(lines: Mapping[str, str]) -> str:

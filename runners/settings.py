@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from ml_collections import ConfigDict
 
@@ -34,13 +34,14 @@ from score_sde_analytic.data.splits import SIZE as PART
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.estimation import Budget
 from score_sde_analytic.metrics.classifier_training import ClassifierRecipe
+from score_sde_analytic.models.model import Coordinates, Quantity
 from score_sde_analytic.models.network_training import NetworkRecipe
 from score_sde_analytic.models.ode_solvers import ADAPTIVE, FIXED
 from score_sde_analytic.models.probability_flow import CLOCKS
 from score_sde_analytic.study.names import COVARIANCE, CovarianceName, GridName, choose
 from score_sde_analytic.study.settings import Knots, Search, Settings, Structure
 
-from . import build, compare, train, train_head
+from . import build, compare, datasets, networks, train, train_head
 from .main import fields
 
 METHODS = ("predicted", "bound", "continuous", "flow", "exact")
@@ -83,7 +84,7 @@ FIELDS: dict[str, Check[Any]] = {
     "seed": SEED,
     "device": text(),
     "threads": whole(0, 4096),
-    "data.name": _choice(build.DATA, "data set"),
+    "data.name": _choice(datasets.DATA, "data set"),
     "data.directory": optional(text()),
     "data.source": text(),
     "data.column": text(),
@@ -99,10 +100,16 @@ FIELDS: dict[str, Check[Any]] = {
     "data.split_seed": SEED,
     "data.patch_size": WIDTH,
     "data.variants": COUNT,
-    "schedule.name": _choice(build.SCHEDULES, "schedule"),
-    "network.path": text(),
+    "schedule.name": _choice({**networks.SCHEDULES, networks.TRAINED: None}, "schedule"),
+    "network.source": text(),
+    "network.weights": text(),
+    "network.predicts": one_of((networks.AUTO, *get_args(Quantity))),
+    "network.times.name": _choice({**networks.TIMES, networks.AUTO: None}, "time label"),
+    "network.coordinates": one_of((networks.AUTO, *get_args(Coordinates))),
+    "network.sigma_data": number(0.0, 1e6),
     "network.condition": text(),
-    "network.clamp": flag(),
+    "network.dtype": one_of((networks.AUTO, *networks.DTYPES)),
+    "network.clamp": one_of(("data", networks.TRAINED, "none")),
     "network.recalibrate": one_of(("off", "auto", "mean", "linear")),
     "network.recalibration_draws": whole(32, 10**6),
     "estimate.knots": checks_of(Knots)["count"],
@@ -191,6 +198,13 @@ OPTIONAL: dict[str, Check[Any]] = {
     "schedule.log_snr_min": number(-math.inf, 1e6),
     "schedule.zero_terminal_snr": flag(),
     **{f"schedule.{name}": each(number(0.0, 1e9), 1, 100_000) for name in ("betas", "alpha_bar", "sigmas")},
+    "network.times.steps": STEPS,
+    "network.times.scale": number(),
+    "network.times.shift": number(),
+    "network.times.lo": number(-math.inf),
+    "network.times.hi": number(most=math.inf),
+    "network.times.integer": flag(),
+    "network.times.from_noise": flag(),
     "mixture.weights": each(number(above=0.0, most=1e9), 1),
     "mixture.means": each(each(SIZE, 1), 1),
     "mixture.stds": each(each(number(0.0, 1e9), 1), 1),
@@ -206,9 +220,9 @@ FOREIGN = ("train.unet.",)
 
 #: What fields must be together: part of the config -> what is made of it.
 TOGETHER: dict[str, Callable[[ConfigDict], object]] = {
-    "data": build.data_range,
-    "schedule": build.schedule,
-    "mixture": lambda config: build.mixture(config) if config.data.name == "mixture" else None,
+    "data": datasets.data_range,
+    "schedule": networks.configured,
+    "mixture": lambda config: datasets.mixture(config) if config.data.name == "mixture" else None,
     "estimate": build.budget,
     "config": build.study_settings,
     "evaluate.flow": lambda config: (build.divergence(config.evaluate.flow), build.ode_solver(config.evaluate.flow)),

@@ -11,7 +11,7 @@ from score_sde_analytic.models.network_training import NetworkRecipe, NetworkTra
 from score_sde_analytic.models.networks import save_unet
 from score_sde_analytic.models.training import Checkpoint, train
 
-from . import build
+from . import build, datasets
 
 RECIPE = ("predicts", "steps", "batch_size", "learning_rate", "warmup", "ema", "classes", "drop_labels", "mirror")
 
@@ -27,13 +27,13 @@ def run(config: ConfigDict, workdir: Path) -> list[Path]:
     """Train, or go on training, and write the network directory; returns what was written."""
     device = build.device(config)
     how = recipe(config)
-    examples = build.splits(config).train
-    labels = build.labels(config)[0] if how.classes else None
+    examples = datasets.splits(config).train
+    labels = datasets.labels(config)[0] if how.classes else None
     try:
         trainer = NetworkTrainer(how, examples, config.seed, device, labels)
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise InputError(f"diffusers makes no network of config.train.unet ({error}); see its UNet2DModel") from error
-    data = build.data_identity(config)
+    data = datasets.data_identity(config)
     identity = {"train": build.without(config.train, "checkpoint_seconds"), "seed": config.seed, "data": data}
     checkpoint = Checkpoint(workdir / "train_state.safetensors", identity, config.train.checkpoint_seconds)
     train(trainer, checkpoint, device)

@@ -22,7 +22,7 @@ from score_sde_analytic.models.training import Checkpoint, train
 from score_sde_analytic.report.tables import markdown
 from score_sde_analytic.study.names import choose
 
-from . import build
+from . import build, datasets
 from .experiment import Experiment
 
 CHECKPOINT = "head_state.safetensors"
@@ -69,7 +69,7 @@ def run(config: ConfigDict, workdir: Path) -> list[Path]:
 def _settings(config: ConfigDict, *others: str) -> dict[str, Any]:
     """What was trained on what: all settings but where, when, and others."""
     head = build.without(config.head, "checkpoint_seconds", "path", *others)
-    return {"head": head, "data": build.data_identity(config), "seed": config.seed}
+    return {"head": head, "data": datasets.data_identity(config), "seed": config.seed}
 
 
 def _trainer(experiment: Experiment, how: Recipe) -> HeadTrainer:

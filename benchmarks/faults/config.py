@@ -25,7 +25,7 @@ SIGNED = ("log_snr_min", "log_snr_max", "log_snr", "lo", "means")
 MAY_BE_EMPTY = ("bounds", "bases", "statistics", "grids", "variances", "predicted_grids", "kinds")
 OPEN = ("compare.solvers", "compare.calls", "compare.grids", "compare.tolerances")
 BLANK = ("covariance.name", "sample.grid_variance", "compare.bits", "compare.features", "compare.compile")
-PATHS = ("network.path", "data.directory", "head.path")
+PATHS = ("network.source", "network.weights", "data.directory", "head.path")
 INFINITE = ("checkpoint_seconds", "shrinkage")
 
 #: Several at once that contradict each other.

@@ -12,6 +12,7 @@ from score_sde_analytic.measure.recalibration import Recalibration, recalibrate
 from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.measure.spectrum import Spectrum
 from score_sde_analytic.measure.statistics import Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic
+from score_sde_analytic.measure.wiring import Remembering, Wiring, WiringCost, wiring_costs
 
 __all__ = [
     "Budget",
@@ -27,13 +28,17 @@ __all__ = [
     "Recalibration",
     "Reconstruction",
     "Recorder",
+    "Remembering",
     "ResidualDraws",
     "Spectrum",
     "Statistic",
+    "Wiring",
+    "WiringCost",
     "estimate",
     "estimate_by",
     "guidance_price",
     "mutual_information",
     "recalibrate",
     "residual_cap",
+    "wiring_costs",
 ]

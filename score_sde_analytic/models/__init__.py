@@ -4,6 +4,7 @@ from score_sde_analytic.models.building import load_torchscript, network_from
 from score_sde_analytic.models.checkpoints import checkpoint_parts, read_state_dict
 from score_sde_analytic.models.clamps import DynamicThreshold
 from score_sde_analytic.models.conditions import Conditions, Constant
+from score_sde_analytic.models.diffusers_folder import Training, from_diffusers, load_diffusers, training_of
 from score_sde_analytic.models.free import FreeModel, LinearDenoiser
 from score_sde_analytic.models.free_mixture import MixtureDenoiser
 from score_sde_analytic.models.guided import ClassifierGuided, Guided
@@ -45,13 +46,17 @@ __all__ = [
     "ScoreModel",
     "Sigma",
     "Stack",
+    "Training",
     "WithFeatures",
     "ZeroBased",
     "checkpoint_parts",
+    "from_diffusers",
+    "load_diffusers",
     "load_torchscript",
     "load_unet",
     "load_weights",
     "network_from",
     "read_state_dict",
     "save_unet",
+    "training_of",
 ]

@@ -147,6 +147,16 @@ def _tensor(name: str, value: Any) -> Tensor | Constant:
     return value if value.ndim else Constant(value)
 
 
+def told(name: str, rows: Shaped[Tensor, " batch ..."]) -> str:
+    """A condition in words, classes by the least and the greatest.
+
+    >>> told("class_labels", torch.tensor([3, 11]))
+    'class_labels torch.int64 (2,), 3 to 11'
+    """
+    words = f"{name} {rows.dtype} {tuple(rows.shape)}"
+    return f"{words}, {rows.min()} to {rows.max()}" if rows.dtype == torch.int64 and rows.numel() else words
+
+
 def refuse_bound_rows(net: Any) -> None:
     """Refuse a network to which functools.partial has bound the rows of some batch: they would meet the rows of others.
 

@@ -24,7 +24,7 @@ from score_sde_analytic.arrays import onto
 from score_sde_analytic.checks import number
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.models.clamps import Clamp, checked_clamp, config_of, confined
-from score_sde_analytic.models.conditions import WAYS, refuse_bound_rows
+from score_sde_analytic.models.conditions import WAYS, refuse_bound_rows, told
 from score_sde_analytic.models.identity import digest_of
 from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.receipt import Receipt, charge, metered, show, watched
@@ -45,7 +45,8 @@ LOOKS_UP = "scalar types: Long, Int"
 #: What a network says of time labels that it cannot take -> what to do.
 REFUSALS = {
     LOOKS_UP: "the network looks its time up in a table: set times=ZeroBased(N, integer=True)",
-    "index out of range": "the network knows no such index: set times=ZeroBased(N) or OneBased(N) as in its training",
+    "index out of range": "the network knows no such index: set times=ZeroBased(N) or OneBased(N) as in its training, and give"
+    " classes that it has",
     "same dtype": "the network mixes precisions: cast the float32 time labels to the weights' dtype inside it",
     "unexpected keyword argument": "the network takes no such condition: name those that it takes, ScoreModel(conditions=...)",
     "class_embedding needs": "the network takes no classes: say so, ScoreModel(conditions=())",
@@ -220,7 +221,7 @@ class ScoreModel(Views):
             if cause is None:
                 raise
             given = f"{self.times} feeds it {labels.dtype}, {labels.min():g} to {labels.max():g}"
-            given += "".join(f", {name} {value.dtype} {tuple(value.shape)}" for name, value in conditions.items())
+            given += "".join(f", {told(name, value)}" for name, value in conditions.items())
             raise RunError(f"{cause}; {given}. It said: {error}") from error
 
     def _round_labels(self, refused: Tensor) -> bool:

@@ -27,6 +27,10 @@ from score_sde_analytic.process.noise import stream_seed
 SCALE, SHIFT, RANGE = -50.0, -10.0, 1000.0
 
 
+#: alpha or sigma, for every example.
+Scale = Float[Tensor, "batch *ones"]
+
+
 class V:
     """v = alpha eps - sigma x_0 of x_t with alpha^2 + sigma^2 = 1, at log-SNRs uniform between two."""
 
@@ -38,7 +42,7 @@ class V:
         return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
 
     @staticmethod
-    def target(alpha: Tensor, sigma: Tensor, x_0: Float[Tensor, "*n"], eps: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    def target(alpha: Scale, sigma: Scale, x_0: Float[Tensor, "*n"], eps: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """What is predicted."""
         return alpha * eps - sigma * x_0
 
@@ -69,7 +73,7 @@ class Velocity:
         return torch.sigmoid(0.5 * log_snr), torch.sigmoid(-0.5 * log_snr)
 
     @staticmethod
-    def target(alpha: Tensor, sigma: Tensor, x_0: Float[Tensor, "*n"], eps: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    def target(alpha: Scale, sigma: Scale, x_0: Float[Tensor, "*n"], eps: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """What is predicted."""
         return eps - x_0
 

@@ -48,7 +48,7 @@ FED_AND_READ = {
     "times": {"name": str, str: (str, float)},
 }
 RESTORE = "restore it or run --mode=train"
-WHOLE = "; check network.path, or run --mode=train to make a network"
+WHOLE = "; check network.source, or run --mode=train to make a network"
 LACKING = {
     WIRING: ": a folder of diffusers does not say how its network is fed; load it with UNet2DModel.from_pretrained and give"
     " ScoreModel(net, schedule, predicts=, times=), or write it with save_unet(net, folder, wiring)"

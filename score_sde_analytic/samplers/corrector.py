@@ -19,7 +19,6 @@ from torch import Tensor
 
 from score_sde_analytic.arrays import wide
 from score_sde_analytic.checks import number, settle, whole
-from score_sde_analytic.errors import UnsupportedError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.gaussian import axpy, expand
@@ -27,7 +26,7 @@ from score_sde_analytic.process.kernel import reverse_kernel
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import Noise
 from score_sde_analytic.process.schedule import Schedule
-from score_sde_analytic.samplers.base import S, Sampler, Step
+from score_sde_analytic.samplers.base import S, Sampler, Step, from_noise
 
 #: N of the discretisation that the paper's correctors take beta_i from.
 TABLE = 1000
@@ -46,7 +45,7 @@ class LinearStep(Step):
 
 
 class _LinearPredictor(Sampler[LinearStep]):
-    """x_s linear in x_t, the score and one draw: K network calls; ends in data by x0_hat."""
+    """x_s linear in x_t, the score and one draw: K network calls; ends in data by x0_hat, leaves pure noise exactly."""
 
     def calls(self, grid: Grid) -> int:
         return grid.steps
@@ -54,13 +53,11 @@ class _LinearPredictor(Sampler[LinearStep]):
     def plan(self, grid: Grid) -> list[LinearStep]:
         schedule = self.model.schedule
         pairs = list(pairwise(grid.levels(schedule)))
-        if len(pairs) > 1 and pairs[0][0].pure_noise:
-            raise UnsupportedError(
-                f"{self.name} is linear in the score, which says nothing about x_0 in pure noise, alpha = 0: use Ancestral, or"
-                " a schedule that ends above it"
-            )
-        steps = [LinearStep(t, s, *self._coefficients(schedule, t, s)) for t, s in pairs[:-1]]
-        return [*steps, LinearStep(*pairs[-1], 0.0, 0.0, 0.0)]
+        exact = [s.sigma == 0.0 or t.pure_noise for t, s in pairs]
+        return [
+            LinearStep(t, s, *((0.0, 0.0, 0.0) if known else self._coefficients(schedule, t, s)))
+            for (t, s), known in zip(pairs, exact, strict=True)
+        ]
 
     @abstractmethod
     def _coefficients(self, schedule: Schedule, t: Level, s: Level) -> tuple[float, float, float]:
@@ -72,6 +69,8 @@ class _LinearPredictor(Sampler[LinearStep]):
         prediction = self.model.predict(x_t, step.t)
         if step.last:
             return prediction.x_0, state
+        if step.t.pure_noise:  # the score there says nothing about x_0
+            return from_noise(prediction, step.s, noise.draw(x_t)), state
         mean = axpy(step.keep * x_t, prediction.score, step.gain)
         return axpy(mean, noise.draw(x_t), step.noise), state
 

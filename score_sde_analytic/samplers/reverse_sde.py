@@ -21,13 +21,14 @@ from torch import Tensor
 
 from score_sde_analytic.arrays import slices
 from score_sde_analytic.checks import number, one_of, settle
-from score_sde_analytic.errors import InputError, RunError, UnsupportedError
+from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.extras import optional
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.probability_flow import CLOCKS, Clock, Coefficients, velocity
+from score_sde_analytic.process.forward import BLANK
 from score_sde_analytic.process.noise import Noise, stream_seed
-from score_sde_analytic.samplers.base import Sampler, Step, intervals
+from score_sde_analytic.samplers.base import Sampler, Step, from_noise, intervals
 from score_sde_analytic.samplers.ode import Variable, check_variable, whole
 
 #: Evaluations of the drift per step.
@@ -58,7 +59,8 @@ class AdaptiveSDE:
 class ReverseSDE(Sampler[Step]):
     """dx = [f x - g^2 score] dt + g dw, backwards (Song et al., ICLR 2021, eq. 6). Needs the extra "sde".
 
-    On K steps a fixed solver of m stages makes m (K - 1) + 1 network calls.
+    On K steps a fixed solver of m stages makes m (K - 1) + 1 network calls. The step from pure noise is exact, in one call; an
+    adaptive solver begins after it.
 
     >>> from score_sde_analytic import grids
     >>> ReverseSDE(model, "srk").calls(grids.even(10, 0.01))
@@ -85,22 +87,27 @@ class ReverseSDE(Sampler[Step]):
         check_variable(self.variable)
 
     def calls(self, grid: Grid) -> int | None:
-        return STAGES[self.solver] * (grid.steps - 1) + 1 if self.adaptive is None else None
+        if self.adaptive is not None:
+            return None
+        leaves_noise = grid.steps > 1 and self.model.schedule.level(grid.times[0]).pure_noise
+        return STAGES[self.solver] * (grid.steps - 1 - leaves_noise) + leaves_noise + 1
 
     def plan(self, grid: Grid) -> list[Step]:
         steps = intervals(self.model.schedule, grid)
+        if self.adaptive is None:
+            return steps
         if steps[0].t.pure_noise and len(steps) > 1:
-            raise UnsupportedError(
-                "the reverse SDE forgets infinitely fast in pure noise, alpha = 0: use Ancestral, whose step from there is"
-                " exact, or a schedule that ends above it"
-            )
-        return steps if self.adaptive is None else whole(steps)
+            nearly = self.model.schedule.level_at(min(BLANK, steps[-1].t.log_snr - 1.0))
+            return [Step(steps[0].t, nearly), *whole([Step(nearly, steps[0].s), *steps[1:]])]
+        return whole(steps)
 
     def step(
         self, x_t: Float[Tensor, " batch *dims"], step: Step, state: Any, noise: Noise
     ) -> tuple[Float[Tensor, " batch *dims"], Any]:
         if step.last:
             return self.model.predict(x_t, step.t).x_0, state
+        if step.t.pure_noise:  # where the SDE forgets infinitely fast
+            return from_noise(self.model.predict(x_t, step.t), step.s, noise.draw(x_t)), state
         if self.adaptive is None:
             return self._solve(self.model, x_t, step, partial(_Increments, noise)), state
         # Four draws whatever the dimension and precision of x: 200 bits and more.

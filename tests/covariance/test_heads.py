@@ -10,7 +10,7 @@ import pytest
 import torch
 from score_sde_analytic.configs import digits_vp
 from score_sde_analytic.configs import mixture as mixture_config
-from score_sde_analytic.runners import build, evaluate, sampling, train_head
+from score_sde_analytic.runners import evaluate, networks, sampling, train_head
 from score_sde_analytic.runners.experiment import Experiment
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
@@ -569,7 +569,7 @@ def test_shipped_heads_of_the_digits(tmp_path):
         for other in ("beta", "beta_tilde"):
             saved = found[other].per_example - found[kind].per_example
             assert saved.mean() > 5 * saved.std(ddof=1) / math.sqrt(len(saved)), (kind, other)
-    assert build.head_directory(config, tmp_path, "npr").name == "digits_heads"
+    assert networks.head_directory(config, tmp_path, "npr").name == "digits_heads"
     (tmp_path / "heads").mkdir()
     (tmp_path / "heads" / "npr.json").write_text("{}")
-    assert build.head_directory(config, tmp_path, "npr") == tmp_path / "heads"
+    assert networks.head_directory(config, tmp_path, "npr") == tmp_path / "heads"

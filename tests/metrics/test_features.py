@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from score_sde_analytic.configs import digits_vp, patches
-from score_sde_analytic.runners import build, classifier
+from score_sde_analytic.runners import classifier, datasets
 from torch import nn
 
-from score_sde_analytic.data import sources as datasets
+from score_sde_analytic.data import sources
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.transforms import DCT
 from score_sde_analytic.metrics import (
@@ -44,8 +44,8 @@ from score_sde_analytic.metrics.features import BytePixels
 
 
 @pytest.fixture(scope="module")
-def splits() -> build.Splits:
-    return build.splits(digits_vp.get_config())
+def splits() -> datasets.Splits:
+    return datasets.splits(digits_vp.get_config())
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +56,10 @@ def features() -> ClassifierFeatures:
 # --- the shipped classifiers --------------------------------------------------------------------------------------------
 
 
-def test_shipped_digits_classifier_is_as_accurate_as_it_says(splits: build.Splits):
+def test_shipped_digits_classifier_is_as_accurate_as_it_says(splits: datasets.Splits):
     net, config = load_classifier("digits_classifier")
     default = digits_vp.get_config()
-    truth = classifier.labels(default)
+    truth = datasets.labels(default)
     assert len(splits.test) == len(truth[2]) == 297
     found = classifier_training.accuracy(net, splits.test, truth[2])
     assert found == pytest.approx(config["accuracy"]["test"], abs=1.5 / 297)  # one image on the border of two classes
@@ -77,7 +77,7 @@ def test_shipped_mnist_classifier_reads():
     assert net(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
 
-def test_classifier_features_do_not_depend_on_the_batch(features: ClassifierFeatures, splits: build.Splits):
+def test_classifier_features_do_not_depend_on_the_batch(features: ClassifierFeatures, splits: datasets.Splits):
     x = splits.train
     whole = extract(features, x)
     assert whole.dtype == torch.float64
@@ -124,7 +124,7 @@ def test_training_a_classifier(tmp_path, capsys):
     classifier.run(config, tmp_path)
     assert torch.equal(load_classifier(tmp_path / "classifier")[0](torch.zeros(1, 1, 8, 8)), first)
     with pytest.raises(ValueError, match="data set with labels"):
-        classifier.labels(patches.get_config())
+        datasets.labels(patches.get_config())
 
 
 def test_moved_images_are_shifted_copies():
@@ -147,20 +147,20 @@ def test_label_files(tmp_path):
     (tmp_path / "a-labels-idx1-ubyte").write_bytes(content)
     (tmp_path / "b-labels-idx1-ubyte.gz").write_bytes(gzip.compress(content))
     for name in ("a-labels-idx1-ubyte", "b-labels-idx1-ubyte.gz"):
-        assert datasets.read_idx_labels(tmp_path / name).tolist() == [3, 1, 4, 1]
+        assert sources.read_idx_labels(tmp_path / name).tolist() == [3, 1, 4, 1]
     for damage, message in ((content[:-1], "truncated"), (b"\0\0\x08\x03" + content[4:], "label file"), (b"x", "damaged")):
         (tmp_path / "bad").write_bytes(damage)
         with pytest.raises(ValueError, match=message):
-            datasets.read_idx_labels(tmp_path / "bad")
+            sources.read_idx_labels(tmp_path / "bad")
     with pytest.raises(FileNotFoundError, match=r"data\.directory"):
-        datasets.read_idx_labels(tmp_path / "absent")
+        sources.read_idx_labels(tmp_path / "absent")
     config = digits_vp.get_config()
     config.data.name, config.data.directory, config.data.split = "mnist", str(tmp_path), (4, 2, 2)
-    parts = torch.cat(classifier.labels(config))
+    parts = torch.cat(datasets.labels(config))
     assert sorted(parts.tolist()) == [1, 1, 1, 1, 3, 3, 4, 4]
     config.data.directory = str(tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="labels"):
-        classifier.labels(config)
+        datasets.labels(config)
 
 
 # --- network files ------------------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def test_absent_packages_are_named(monkeypatch, make):
 # --- what distances see -------------------------------------------------------------------------------------------------
 
 
-def test_rotations_of_the_data_leave_frechet_and_energy(splits: build.Splits):
+def test_rotations_of_the_data_leave_frechet_and_energy(splits: datasets.Splits):
     metrics = {"frechet": Frechet(groups=2), "energy": EnergyDistance()}
     x, y = splits.test[:100], splits.validation[:120]
     a, b = (evaluate(metrics, x, y, f) for f in (Pixels(), Coefficients(DCT())))
@@ -277,7 +277,7 @@ def blurred(x: torch.Tensor, level: float) -> torch.Tensor:
 
 @pytest.mark.parametrize("corrupt", [noisy, blurred])
 @pytest.mark.parametrize("space", ["classifier", "pixels"])
-def test_distances_grow_with_corruption(corrupt, space: str, features: ClassifierFeatures, splits: build.Splits):
+def test_distances_grow_with_corruption(corrupt, space: str, features: ClassifierFeatures, splits: datasets.Splits):
     chosen: Features = features if space == "classifier" else Pixels()
     metrics = {
         "Frechet": Frechet(groups=5),

@@ -149,6 +149,8 @@ def test_a_class_conditional_unet():
         assert not torch.equal(one[2], other[2])
         with pytest.raises(RuntimeError, match=r"needs classes: give it by the data, Examples\(data, conditions="):
             model(x_t, 0.5)
+        with pytest.raises(RuntimeError, match=r"classes that it has; .* class_labels torch.int64 .3,., 1 to 10. It said"):
+            model(x_t, 0.5, class_labels=torch.tensor([1, 2, 10]))
         with pytest.raises(RuntimeError, match=r"conditions=\(\)"):
             plain = diffusers.UNet2DModel(**settings | {"out_channels": 1}, **blocks).eval()
             ScoreModel(plain, VP, times=ZeroBased(1000))(x_t, 0.5, class_labels=torch.tensor([1, 2, 3]))

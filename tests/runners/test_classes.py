@@ -3,7 +3,7 @@
 import pytest
 import torch
 from score_sde_analytic.configs import digits_classes
-from score_sde_analytic.runners import build, compare, evaluate, modes, sampling, train_head
+from score_sde_analytic.runners import compare, datasets, evaluate, modes, sampling, train_head
 from score_sde_analytic.runners.experiment import Experiment
 from score_sde_analytic.runners.settings import validate
 
@@ -23,7 +23,7 @@ def config(tmp_path):
     net = build_unet(blocks | channels | {"num_class_embeds": 11, "add_attention": False})
     save_unet(net.eval(), tmp_path / "network", WIRING)
     config = digits_classes.get_config()
-    config.device, config.network.path = "cpu", str(tmp_path / "network")
+    config.device, config.network.source = "cpu", str(tmp_path / "network")
     config.data.split = (60, 40, 20)
     config.estimate.max_draws = config.estimate.min_draws = 40
     config.estimate.knots, config.estimate.most_knots, config.estimate.train_knots = 10, 10, 3
@@ -37,7 +37,7 @@ def config(tmp_path):
 
 def test_labels_stay_with_their_pictures(config):
     """In every part, whatever is taken of it."""
-    splits, declared = build.splits(config), build.data_range(config)
+    splits, declared = datasets.splits(config), datasets.data_range(config)
     known = {tuple(x.flatten().tolist()): int(y) for x, y in zip(declared.encode(digits()), digit_labels(), strict=True)}
     for name in ("train", "validation", "test"):
         part = as_dataset(splits.some(name, 7))

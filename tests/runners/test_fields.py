@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from score_sde_analytic.configs import digits_vp, mixture
-from score_sde_analytic.runners import build
 from score_sde_analytic.runners import main as application
+from score_sde_analytic.runners import networks
 from score_sde_analytic.runners.settings import FIELDS, validate
 
 from benchmarks.faults import config as campaign
@@ -70,12 +70,12 @@ def test_a_share_of_the_campaign():
 NEEDED = {"betas": {"betas": (0.1, 0.2, 1.0)}, "alpha_bar": {"alpha_bar": (0.9, 0.5)}, "sigmas": {"sigmas": (0.1, 1.0, 80.0)}}
 
 
-@pytest.mark.parametrize("name", build.SCHEDULES)
+@pytest.mark.parametrize("name", networks.SCHEDULES)
 def test_every_schedule_has_a_name_in_the_config(name):
     config = mixture.get_config()
     config.schedule = ConfigDict({"name": name} | NEEDED.get(name, {}))
     validate(config)
-    assert build.schedule(config).log_snr(0.5) > build.schedule(config).log_snr(1.0)
+    assert networks.configured(config).log_snr(0.5) > networks.configured(config).log_snr(1.0)
 
 
 @pytest.mark.parametrize(
@@ -90,4 +90,4 @@ def test_schedules_of_the_config_may_end_in_pure_noise(name, settings):
     config = mixture.get_config()
     config.schedule = ConfigDict({"name": name, **settings})
     validate(config)
-    assert build.schedule(config).ends_in_noise
+    assert networks.configured(config).ends_in_noise

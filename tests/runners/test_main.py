@@ -71,9 +71,9 @@ def test_the_workdir_is_named_by_the_config(given, tmp_path, monkeypatch):
     [
         (["--config.estimate.nots=3"], "nots"),
         (["--config=configs/nothing.py"], "configs/nothing.py"),
-        (["--config=nothing"], "digits_cosine, digits_ve, digits_vp"),
+        (["--config=nothing"], "digits_flow, digits_ve, digits_vp"),
         (["--config=mnist_small", "--mode=estimate"], "data.directory is not set"),
-        (["--config=digits_vp", "--config.network.path=nowhere", "--mode=estimate"], "run --mode=train"),
+        (["--config=digits_vp", "--config.network.source=nowhere", "--mode=estimate"], "run --mode=train"),
         (["--mode=nothing"], "demo|estimate"),
         (["--config.grid.points=many"], "many"),
         (["--nothing=3"], "nothing"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from score_sde_analytic.configs import images as config_of_images
-from score_sde_analytic.runners import build, evaluate, modes, sampling, train
+from score_sde_analytic.runners import datasets, evaluate, modes, sampling, train
 from score_sde_analytic.runners.experiment import Experiment
 from score_sde_analytic.runners.settings import validate
 
@@ -29,7 +29,7 @@ def config(tmp_path):
 
 def test_parts_are_views_that_encode_what_they_read(config):
     validate(config)
-    splits = build.splits(config)
+    splits = datasets.splits(config)
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [48, 6, 6]
     assert isinstance(splits.train, Examples)
     held = torch.cat([splits.held(name) for name in ("train", "validation", "test")])
@@ -37,21 +37,23 @@ def test_parts_are_views_that_encode_what_they_read(config):
     assert len(held.unique(dim=0)) == COUNT
     assert len(splits.held("test", 2)) == 2
     assert torch.equal(splits.held("test", 2), splits.held("test")[:2])
-    assert build.data_title(config) == "a"
+    assert datasets.data_title(config) == "a"
 
 
 def test_groups_stay_in_one_part(config):
     config.data.groups, config.data.label = "who", "who"
     config.data.split = (40, 10, 10)
-    who = [{row["label"] for row in part._items} for part in vars(build.splits(config)).values() if isinstance(part, Examples)]
+    who = [
+        {row["label"] for row in part._items} for part in vars(datasets.splits(config)).values() if isinstance(part, Examples)
+    ]
     assert [len(names) for names in who] == [8, 2, 2]
     assert len(set.union(*who)) == 12
 
 
 def test_labels_of_a_source_are_split_as_its_pictures_are(config):
-    labels = build.labels(config)
+    labels = datasets.labels(config)
     for part, name in zip(labels, ("train", "validation", "test"), strict=True):
-        assert part.tolist() == [row["label"] for row in getattr(build.splits(config), name)._items]
+        assert part.tolist() == [row["label"] for row in getattr(datasets.splits(config), name)._items]
 
 
 @pytest.mark.parametrize(
@@ -67,14 +69,14 @@ def test_what_does_not_fit_is_told(config, changes, message):
     for name, value in changes.items():
         config.data[name] = value
     with pytest.raises(InputError, match=message):
-        build.splits(config)
+        datasets.splits(config)
 
 
 def test_trainings_of_named_data_are_still_known(config):
     """The fields of sources are no part of the identity of data that have none."""
-    assert {"source", "size"} <= set(build.data_identity(config))
+    assert {"source", "size"} <= set(datasets.data_identity(config))
     config.data.source = ""
-    assert not {"source", "size", "label"} & set(build.data_identity(config))
+    assert not {"source", "size", "label"} & set(datasets.data_identity(config))
 
 
 def test_a_network_learns_from_pictures_that_are_read_as_they_are_drawn(config, tmp_path):
@@ -83,7 +85,7 @@ def test_a_network_learns_from_pictures_that_are_read_as_they_are_drawn(config, 
     config.train.steps, config.train.batch_size, config.train.checkpoint_seconds = 2, 4, 1e9
     config.train.unet.block_out_channels, config.train.unet.norm_num_groups = (8, 8), 4
     config.train.unet.attention_head_dim = 4
-    read, device = build.splits(config), torch.device("cpu")
+    read, device = datasets.splits(config), torch.device("cpu")
     digests = []
     for data in (read.train, read.held("train")):
         trainer = NetworkTrainer(train.recipe(config), data, 0, device)
@@ -96,7 +98,7 @@ def test_a_network_learns_from_pictures_that_are_read_as_they_are_drawn(config, 
 @pytest.mark.slow
 def test_every_mode_takes_them(config, tmp_path):
     """With a network for digits: what it says of noise is of no interest here."""
-    config.network.path = "digits_unet"
+    config.network.source = "digits_unet"
     config.data.split = (30, 20, 10)
     config.estimate.max_draws = config.estimate.min_draws = 40
     config.estimate.knots, config.estimate.most_knots = 12, 12

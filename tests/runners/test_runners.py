@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from score_sde_analytic.configs import digits_cosine, digits_ve, digits_vp, mixture, mnist, patches
-from score_sde_analytic.runners import build, evaluate, modes, train
+from score_sde_analytic.runners import datasets, evaluate, modes, networks, train
 from score_sde_analytic.runners.experiment import Experiment
 from score_sde_analytic.runners.main import MODES
 
@@ -299,7 +299,7 @@ def test_interrupted_training_gives_the_identical_network(tmp_path, monkeypatch)
 def test_a_trained_network_is_used(tmp_path):
     config = tiny_training()
     train.run(config, tmp_path)
-    config.network.path = ""
+    config.network.source = ""
     config.estimate.knots, config.estimate.most_knots = 3, 0
     config.estimate.min_draws = config.estimate.max_draws = 40
     experiment = Experiment(config, tmp_path)
@@ -323,7 +323,7 @@ def test_mnist_reads_idx_files(tmp_path):
     write_idx(tmp_path / "t10k-images-idx3-ubyte.gz", images)
     config = mnist.get_config()
     config.data.directory, config.data.split = str(tmp_path), (10, 10, 10)
-    splits = build.splits(config)
+    splits = datasets.splits(config)
     assert splits.train.shape == (10, 1, 28, 28)
     everything = torch.cat([splits.train, splits.validation, splits.test]).sum().item()
     assert everything == pytest.approx((images / 127.5 - 1).sum(), rel=1e-4)
@@ -333,7 +333,7 @@ def test_mnist_reads_idx_files(tmp_path):
 def test_real_mnist():
     config = mnist.get_config()
     config.data.directory = str(ROOT.parent / "shared/data/mnist")
-    splits = build.splits(config)
+    splits = datasets.splits(config)
     assert [len(x) for x in (splits.train, splits.validation, splits.test)] == [8000, 1000, 1000]
     assert splits.train.mean().item() == pytest.approx(2 * 0.1325 - 1, abs=0.01)  # MNIST's mean is 0.13 of full scale
 
@@ -341,12 +341,12 @@ def test_real_mnist():
 def test_patches_are_split_in_space():
     config = patches.get_config()
     config.data.split, config.data.patch_size = (30, 20, 10), 32
-    splits = build.splits(config)
+    splits = datasets.splits(config)
     assert [tuple(x.shape) for x in (splits.train, splits.validation, splits.test)] == [(n, 3, 32, 32) for n in (30, 20, 10)]
     splits.data_range.check(splits.train)
     config.data.split = (30, 20, 10**6)
     with pytest.raises(ValueError, match="the test part has 20394 positions"):
-        build.splits(config)
+        datasets.splits(config)
 
 
 @torch.no_grad()
@@ -354,7 +354,7 @@ def test_shipped_network_on_held_out_patches(tmp_path):
     """The residual rises with log-SNR, and at log-SNR 9, noise of the size of a grey level, half of it is still known."""
     config = patches.get_config()
     config.data.split = (1, 64, 1)
-    model, x = build.model(config, tmp_path, torch.device("cpu")), build.splits(config).validation
+    model, x = networks.model(config, tmp_path, torch.device("cpu")), datasets.splits(config).validation
     eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     residual = []
     for log_snr in (-4.0, 2.0, 9.0):
@@ -374,7 +374,7 @@ def test_shipped_network_on_held_out_patches(tmp_path):
         ("data.split", (1, 2), "data.split must be 3 values"),
         ("data.split", (2000, 2, 2), "the split .* needs 2004 examples"),
         ("data.levels", 9, "do not fit 9 levels"),
-        ("network.path", "nowhere", "no config.json in nowhere"),
+        ("network.source", "nowhere", "no config.json in nowhere"),
         ("device", "cuda:77", "not available here"),
         ("sample.grids", ("cubic",), "unknown grid 'cubic'"),
         ("sample.variances", ("gamma",), "unknown covariance 'gamma'"),
@@ -393,7 +393,7 @@ def test_settings_of_another_schedule_are_refused():
     config = digits_vp.get_config()
     config.schedule.sigma_min = 0.1
     with pytest.raises(ValueError, match="does not take these settings"):
-        build.schedule(config)
+        networks.configured(config)
 
 
 def test_image_sheets_are_drawn(tmp_path):
@@ -409,11 +409,11 @@ def test_image_sheets_are_drawn(tmp_path):
 @pytest.mark.parametrize(("name", "damage"), [("diffusion_pytorch_model.safetensors", 1000), ("score_model.json", 30)])
 def test_damaged_networks_are_refused(name, damage, tmp_path):
     config = digits_vp.get_config()
-    shutil.copytree(build.network_directory(config, tmp_path), tmp_path / "net")
+    shutil.copytree(networks.directory(config, tmp_path), tmp_path / "net")
     (tmp_path / "net" / name).write_bytes((tmp_path / "net" / name).read_bytes()[:damage])
-    config.network.path = str(tmp_path / "net")
+    config.network.source = str(tmp_path / "net")
     with pytest.raises(ValueError, match="is truncated"):
-        build.model(config, tmp_path, torch.device("cpu"))
+        networks.model(config, tmp_path, torch.device("cpu"))
 
 
 def test_a_damaged_training_state_is_refused(tmp_path):
@@ -438,12 +438,12 @@ def test_grids_of_whole_indices(tmp_path):
 
 
 def test_a_network_must_say_how_it_is_fed(tmp_path):
-    shutil.copytree(build.network_directory(digits_vp.get_config(), tmp_path), tmp_path / "net")
+    shutil.copytree(networks.directory(digits_vp.get_config(), tmp_path), tmp_path / "net")
     (tmp_path / "net" / "score_model.json").write_text("{}")
     config = digits_vp.get_config()
-    config.network.path = str(tmp_path / "net")
+    config.network.source = str(tmp_path / "net")
     with pytest.raises(ValueError, match="predicts, coordinates, times"):
-        build.model(config, tmp_path, torch.device("cpu"))
+        networks.model(config, tmp_path, torch.device("cpu"))
 
 
 @pytest.mark.slow

@@ -20,13 +20,14 @@ from score_sde_analytic.measure.spectrum import Spectrum
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.ode_solvers import Adaptive
-from score_sde_analytic.models.times import Interpolant
+from score_sde_analytic.models.times import Interpolant, ZeroBased
 from score_sde_analytic.process.kernel import kernels
-from score_sde_analytic.process.schedule import LinearVP, RectifiedFlow
+from score_sde_analytic.process.schedule import LinearVP, RectifiedFlow, Tabulated
 from score_sde_analytic.samplers import (
     DEIS,
     IPNDM,
     LMS,
+    AdaptiveSDE,
     AnalyticMultistep,
     Ancestral,
     DPMSolverPP,
@@ -35,6 +36,7 @@ from score_sde_analytic.samplers import (
     EulerMaruyama,
     Heun,
     ProbabilityFlow,
+    ReverseDiffusion,
     ReverseSDE,
     SASolver,
     TableSampler,
@@ -136,6 +138,29 @@ def test_ddim_of_a_velocity_is_flow_matching_euler(shift, steps):
     torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("steps", [5, 50])
+def test_ddim_of_a_table_without_terminal_signal_is_that_of_diffusers(steps):
+    """v by index under rescale_betas_zero_snr, given our products: theirs are rounded to float32."""
+    diffusers = pytest.importorskip("diffusers")
+    schedule = Tabulated.scaled_linear(zero_terminal_snr=True)
+    scheduler = diffusers.DDIMScheduler(
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False
+    )
+    scheduler.alphas_cumprod = torch.from_numpy(schedule.alpha(schedule.times) ** 2)
+    scheduler.set_timesteps(steps)
+    x = start = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    for t in scheduler.timesteps:
+        x = scheduler.step(velocity(x, t.expand(3)), t, x, return_dict=False)[0]
+    model = ScoreModel(velocity, schedule, "v", ZeroBased(1000), fingerprint="some")
+    grid = Grid((*((scheduler.timesteps + 1) / 1000).double().tolist(), 0.0))
+    assert grid.times[0] == 1.0
+    ours, state = start, None
+    sampler = Ancestral(model, BetaTilde(), eta=0.0)
+    for step in sampler.plan(grid):
+        ours, state = sampler.step(ours, step, state, Fixed(0.0))
+    assert float((ours - x).abs().max()) < 1e-5 * max(1.0, float(x.abs().max()))
+
+
 DETERMINISTIC = {
     "ddim": lambda model: Ancestral(model, BetaTilde(), eta=0.0),
     "heun": Heun,
@@ -203,18 +228,29 @@ STOCHASTIC = {
     "multistep": lambda model: AnalyticMultistep(model, Isotropic(EXACT)),
     "sde_dpm_2m": lambda model: DPMSolverPP(model, order=2, noisy=True),
     "sa": SASolver,
+    "reverse_sde": ReverseSDE,
+    "reverse_sde_adaptive": lambda model: ReverseSDE(model, adaptive=AdaptiveSDE(0.03, 0.03), per_sample=False),
+    "euler_maruyama": EulerMaruyama,
+    "reverse_diffusion": ReverseDiffusion,
 }
+#: Of first order in steps of log-SNR, or of time.
+COARSE = {"reverse_sde", "reverse_sde_adaptive", "euler_maruyama", "reverse_diffusion"}
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_stochastic_samplers_have_the_law_of_the_data(name):
-    """Mean and variance of 4,000 samples within four standard errors, and the solver's own error."""
+    """Mean and variance of 4,000 numbers within four standard errors, and the solver's own error."""
     schedule = TO_NOISE["shifted"]
     sampler = STOCHASTIC[name](GaussianMixture([1.0], [[MEAN] * 4], VARIANCE).score_model(schedule))
     x = generate(sampler, even_log_snr(schedule, 40, schedule.time(9.0)), (4,), 1000, seed=2, batch_size=1000)
-    assert float(x.mean()) == pytest.approx(MEAN, abs=4 * math.sqrt(VARIANCE / 4000) + 0.005)
-    assert float(x.var()) == pytest.approx(VARIANCE, abs=4 * VARIANCE * math.sqrt(2 / 4000) + 0.01)
-    assert sampler.calls(even(5, 0.1)) == 5
+    assert float(x.mean()) == pytest.approx(MEAN, abs=4 * math.sqrt(VARIANCE / 4000) + (0.02 if name in COARSE else 0.005))
+    assert float(x.var()) == pytest.approx(
+        VARIANCE, abs=4 * VARIANCE * math.sqrt(2 / 4000) + (0.05 if name in COARSE else 0.01)
+    )
+    for steps in (1, 2, 5):
+        with sampler.model.metered() as cost:
+            generate(sampler, even(steps, 0.1), (4,), 3)
+        assert sampler.calls(even(steps, 0.1)) in (cost.calls, None)
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpm_2m", "lms", "multistep"])
@@ -238,15 +274,10 @@ def test_heun_counts_the_call_that_it_saves():
         assert cost.calls == Heun(model).calls(even(steps, 0.1))
 
 
-@pytest.mark.parametrize(
-    "make",
-    [ReverseSDE, EulerMaruyama, lambda model: Ancestral(model, Tweedie(model))],
-    ids=["reverse_sde", "euler_maruyama", "tweedie"],
-)
-def test_what_pure_noise_does_not_allow_is_refused(make):
+def test_jacobians_in_pure_noise_are_refused():
     model = GAUSSIAN.score_model(RectifiedFlow())
     with pytest.raises(UnsupportedError, match="pure noise"):
-        make(model).plan(even(4, 0.1))
+        Ancestral(model, Tweedie(model)).plan(even(4, 0.1))
 
 
 @pytest.mark.parametrize("variable", ["t", "ve"])
