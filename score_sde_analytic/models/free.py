@@ -30,6 +30,7 @@ from score_sde_analytic.arrays import Array, as_array, onto, wide
 from score_sde_analytic.data import bases
 from score_sde_analytic.data.basis import Basis, Scalar, array_digest
 from score_sde_analytic.data.examples import Data
+from score_sde_analytic.data.portions import batch_by_bytes
 from score_sde_analytic.data.transforms import PCA
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, plain, save_arrays
@@ -276,10 +277,16 @@ class LinearDenoiser(FreeModel):
         self, x_0: Float[Tensor, " batch *dims"], log_snr: Float64[np.ndarray, " n"], noise: LevelNoise
     ) -> Float64[np.ndarray, "batch n"]:
         """The same from one product of matrices, without draws."""
-        snr, c = np.exp(log_snr)[:, None], self.spectrum.ravel()
-        of_squares = snr / (1.0 + snr * c)
+        c = self.spectrum.ravel()
         squares = self.squares(x_0).flatten(1).cpu().numpy()
-        return 0.5 * ((np.log1p(snr * c) - of_squares * c).sum(1) + squares @ of_squares.T) / len(c)
+
+        def table(snr: Array) -> Array:
+            of_squares = snr / (1.0 + snr * c)
+            return 0.5 * ((np.log1p(snr * c) - of_squares * c).sum(1) + squares @ of_squares.T) / len(c)
+
+        together = batch_by_bytes(len(c))  # levels
+        snr = np.exp(log_snr)[:, None]
+        return np.concatenate([table(snr[i : i + together]) for i in range(0, len(snr), together)], 1)
 
     def residual(self, log_snr: ArrayLike) -> Float64[np.ndarray, " n"]:
         """mean_k snr c_k / (1 + snr c_k).
