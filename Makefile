@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP_FLAGS = --quiet --disable-pip-version-check --constraint constraints.txt
 RUN_TESTS = OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n 2
 
-.PHONY: demo lint test test-all test-oldest
+.PHONY: demo fashion lint test test-all test-oldest
 
 .venv/installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
@@ -20,6 +20,19 @@ RUN_TESTS = OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n 2
 # The main job: pretrained network -> curve, grids, samples, bits/dim, in results/digits_vp.
 demo: .venv/installed
 	.venv/bin/python -m runners.main --config=configs/digits_vp.py --workdir=results/digits_vp
+
+# A DDPM on Fashion-MNIST that others trained (docs/networks.md): make fashion WEIGHTS=FOLDER [DATA=FOLDER].
+DATA ?= /usr/share/datasets/fashion-mnist
+FOUND = $(firstword $(wildcard $(WEIGHTS)/ddpm_fashion.*))
+FASHION = --config=benchmarks/foreign_config.py:fashion --config.data.directory=$(DATA) --workdir=results/fashion
+fashion: .venv/installed
+	@test -f "$(FOUND)" || { echo "set WEIGHTS to the folder of ddpm_fashion.pt or .safetensors, from" \
+	  "github.com/BrianPulfer/PapersReimplementations (commit eb15d5f, MIT licence)"; exit 1; }
+	@test -f "$(DATA)/t10k-images-idx3-ubyte.gz" || { echo "get Fashion-MNIST, as by 'apt-get install dataset-fashion-mnist'" \
+	  "(Debian), or set DATA to a folder that holds t10k-images-idx3-ubyte.gz"; exit 1; }
+	for mode in estimate sample evaluate; do \
+	  .venv/bin/python -m runners.main $(FASHION) --config.network.weights=$(FOUND) --mode=$$mode \
+	  || exit 1; done
 
 # Style and types.
 lint: .venv-test/installed
