@@ -1,4 +1,4 @@
-"""32x32 colour emoji (Noto Color Emoji), 8 bits, shipped network; near copies of an emoji are in one part of the data."""
+"""32x32 colour emoji (Noto Color Emoji), 8 bits; near copies of an emoji are in one part of the data. First --mode=train."""
 
 from ml_collections import ConfigDict
 from score_sde_analytic.configs.default import get_config as default
@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
     config.data.name = "emoji"
     config.data.levels = 256
     config.data.split = (1434, 200, 200)
-    config.network.source = "emoji_unet"
+    config.network.source = ""  # the network that --mode=train leaves in the workdir
     config.network.condition = "class_labels"
     config.train.steps = 16000
     config.train.batch_size = 32
