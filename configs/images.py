@@ -20,5 +20,5 @@ def get_config() -> ConfigDict:
     config.estimate.batch_size = 50
     config.evaluate.examples = 200
     config.evaluate.batch_size = 50
-    config.sample.count = config.sample.batch_size = 16
+    config.sample.count = config.sample.batch_size = 24
     return config

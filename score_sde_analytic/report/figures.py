@@ -276,10 +276,11 @@ def samples(
 ) -> Path:
     """One sheet per variance: a block of images (or a scatter of the first two coordinates) per K, beside real data."""
     rows = [str(k) for k in next(iter(sheets.values()))]
+    lines = -(-max(map(len, next(iter(sheets.values())).values())) // columns)
     figure, axes = plt.subplots(
         len(rows) + 1,
         len(sheets),
-        figsize=(3.1 * len(sheets), 1.15 * (len(rows) + 1) + 0.4),
+        figsize=(3.1 * len(sheets), (3.1 * lines / columns + 0.12) * (len(rows) + 1) + 0.4),
         layout="constrained",
         squeeze=False,
     )
