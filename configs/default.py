@@ -38,7 +38,8 @@ def get_config() -> ConfigDict:
     network.weights = ""  # a checkpoint for the network that a function makes
     # How it is fed and read, where the source does not say or says it wrongly; --mode=inspect finds out.
     network.predicts = "auto"  # "eps", "x_0", "v", "velocity", "score" or "edm"
-    network.times = ConfigDict({"name": "auto"})  # "zero_based" with steps, "continuous", "sigma", "log_snr", ...
+    # "zero_based", "continuous", "sigma", "log_snr", ..; with settings as in "{'name': 'zero_based', 'steps': 1000}"
+    network.times = ConfigDict({"name": "auto"})
     network.coordinates = "auto"  # of its input: "schedule", "vp", "ve", "interpolant" or "edm"
     network.sigma_data = 0.0  # of "edm"; 0 for what the source says, or 0.5
     network.condition = ""  # its argument that labels of the data go to, as "class_labels"; empty for none

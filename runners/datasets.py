@@ -115,6 +115,9 @@ def _source(config: ConfigDict) -> Splits:
     """Pictures, encoded as they are read."""
     declared, found = data_range(config), pictures(config)
     parts = split(found, config.data.split, config.data.split_seed, groups(config, found))
+    if 0 in (sizes := [len(part) for part in parts]):
+        said = ", ".join(f"{size} {name}" for size, name in zip(sizes, get_args(sources.Part), strict=True))
+        raise InputError(f"of {len(found)} pictures data.split makes {said}: give more pictures, or other parts")
     train, validation, test = (Examples(part, declared) for part in parts)
     return Splits(train, validation, test, declared)
 

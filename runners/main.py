@@ -74,7 +74,7 @@ MODES: dict[str, Mode] = {
         "one Monte Carlo pass over the validation split: moments, noise curves, calibration, which covariance is best",
         "modes.estimate",
     ),
-    "check": OnNetwork("read and check the config, the data and the network, and stop before any work", "modes.check"),
+    "check": OnNetwork("read and check the config and the data, ask the network once, and stop before any work", "modes.check"),
     "inspect": Mode(
         "how a network is fed and read: tries what is usual on a few examples, writes a config that fits",
         "wiring.run",

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from score_sde_analytic.data.examples import as_dataset, batches
 from score_sde_analytic.data.portions import batch_by_bytes
@@ -17,13 +18,17 @@ from .experiment import Experiment
 
 
 def check(experiment: Experiment) -> list[Path]:
-    """Whatever can be refused before the network is asked anything."""
+    """Whatever can be refused before any work; the network is asked once, about one example."""
     splits = experiment.splits
     parts = {name: as_dataset(splits.some(name), splits.data_range) for name in ("train", "validation", "test")}
     for part in parts.values():
         for x in batches(part, range(len(part)), batch_by_bytes(part.first.numel())):
             splits.data_range.check(x)
     sizes = ", ".join(f"{len(x)} {name}" for name, x in parts.items())
+    one = parts["validation"].batch([0])
+    level = experiment.schedule.level_at(0.0)
+    x_t = level.diffuse(one.x_0, torch.zeros_like(one.x_0)).to(experiment.device)
+    experiment.network.predict(x_t, level, **one.conditions)
     print(f"The config is right: {sizes} examples; model {experiment.network.fingerprint()}")
     return []
 

@@ -112,6 +112,8 @@ def _diffusers(folder: str) -> Found:
 def find(config: ConfigDict, workdir: Path) -> Found | ScoreModel:
     """The network of config.network.source; a ScoreModel where a function makes one."""
     kind, _, rest = config.network.source.partition(":")
+    if config.network.weights and (not rest or kind in ("diffusers", "torchscript")):
+        raise InputError("network.weights are for a network that a function makes; this source has its own, so set it to ''")
     if not rest or Path(config.network.source).exists():
         return _ours(directory(config, workdir))
     if kind == "diffusers":
@@ -158,6 +160,7 @@ def wiring(config: ConfigDict, found: Found) -> dict[str, Any]:
         fields = " and ".join(f"network.{name}{'.name' if name == 'times' else ''}" for name in lacking)
         raise InputError(
             f"{own.source} does not say how its network is fed and read: set {fields}; --mode=inspect tries what is usual"
+            " (settings of times go with them: --config.network.times=\"{'name': 'zero_based', 'steps': 1000}\")"
         )
     return told
 

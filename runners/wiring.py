@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from ml_collections import ConfigDict
 from torch import Tensor, nn
 
@@ -27,8 +29,9 @@ from score_sde_analytic.study.names import construct
 from . import build, datasets, networks
 from .record import record
 
-#: Examples that are tried.
-COUNT = 48
+#: Examples that are tried, and fewer of which tell nothing.
+COUNT, LEAST = 48, 8
+AS_TOLD = "as its source and the config say"
 #: How networks are fed: schedule, time label, coordinates.
 FED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"name": "ddpm_linear"}, {"name": "zero_based", "steps": 1000}, "schedule"),
@@ -100,8 +103,8 @@ def run(config: ConfigDict, workdir: Path) -> list[Path]:
     declared = datasets.data_range(config)
     costs = wiring_costs(wirings, x_0.to(device), declared, seed=config.seed, conditions=conditions)
     print(_table(costs))
-    sentences = list(told(costs))
-    print("\n" + ".\n".join(sentences) + ".")
+    sentences = [*told(costs), *_against_source(costs)]
+    print(f"\nOn {len(x_0)} pictures " + ".\n".join(sentences) + ".")
     report = record(workdir, "wiring", _content(costs, sentences), _about(config))
     best = costs[0].wiring.name
     if best not in tried:
@@ -109,6 +112,13 @@ def run(config: ConfigDict, workdir: Path) -> list[Path]:
     path = workdir / "found.py"
     write_text(path, _config(config, tried[best], len(x_0)))
     return [report, path]
+
+
+def _against_source(costs: list[WiringCost]) -> Iterator[str]:
+    """What the source says, where that is not what fits best."""
+    own = next((cost for cost in costs if cost.wiring.name == AS_TOLD), None)
+    if own is not None and own is not costs[0]:
+        yield f"{AS_TOLD} it costs {own.nats:.3f} nats/dim{f' ({own.failure})' if own.failure else ''}"
 
 
 def _sensible(fields: Fields) -> bool:
@@ -129,7 +139,7 @@ def _as_told(config: ConfigDict, found: networks.Found, net: nn.Module) -> list[
     except InputError:
         return []
     settings.pop("clamp", None)
-    return [Wiring("as its source and the config say", ScoreModel(net, schedule, **settings), datasets.data_range(config))]
+    return [Wiring(AS_TOLD, ScoreModel(net, schedule, **settings), datasets.data_range(config))]
 
 
 def _seen(config: ConfigDict, found: networks.Found) -> Iterator[str]:
@@ -144,8 +154,9 @@ def _seen(config: ConfigDict, found: networks.Found) -> Iterator[str]:
     }
     if known:
         yield "  " + ", ".join(f"{name} {value}" for name, value in known.items())
-    taken = [name for name in inspect.signature(inner.forward).parameters if name not in ("self", "return_dict", "kwargs")]
-    yield f"  it takes {', '.join(taken)}"
+    with suppress(ValueError):  # TorchScript has no signature
+        taken = [name for name in inspect.signature(inner.forward).parameters if name not in ("self", "return_dict", "kwargs")]
+        yield f"  it takes {', '.join(taken)}"
     if found.wiring:
         yield "  its source says: " + ", ".join(f"{name}={value}" for name, value in found.wiring.items())
     if found.schedule is not None:
@@ -155,9 +166,13 @@ def _seen(config: ConfigDict, found: networks.Found) -> Iterator[str]:
 def _examples(config: ConfigDict) -> tuple[Tensor, dict[str, Tensor]]:
     """A few of the validation split, and what they are conditioned on."""
     splits = datasets.splits(config)
-    part = as_dataset(splits.some("validation", COUNT), splits.data_range)
-    batch = part.batch(range(len(part)))
-    return batch.x_0, dict(batch.conditions)
+    parts = [as_dataset(splits.some(name, COUNT), splits.data_range) for name in ("validation", "test", "train")]
+    batches = [part.batch(range(len(part))) for part in parts]
+    x_0 = torch.cat([batch.x_0 for batch in batches])[:COUNT]
+    if len(x_0) < LEAST:
+        raise InputError(f"{len(x_0)} pictures tell nothing of a wiring; give {LEAST} or more, better {COUNT}")
+    names = batches[0].conditions
+    return x_0, {name: torch.cat([batch.conditions[name] for batch in batches])[:COUNT] for name in names}
 
 
 def _table(costs: list[WiringCost]) -> str:

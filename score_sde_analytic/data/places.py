@@ -41,6 +41,8 @@ class Places:
         """
         if named is None:
             return cls()
+        if not isinstance(named, Mapping):
+            raise InputError(f"conditions are a mapping of the network's arguments to columns, got {type(named).__name__}")
         found = {name: _column(data, place) for name, place in named.items()}
         inside = {name: place for name, place in found.items() if isinstance(place, str | int)}
         columns = {name: _rows(name, place, count) for name, place in found.items() if name not in inside}

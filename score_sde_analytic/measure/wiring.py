@@ -191,5 +191,5 @@ def told(costs: Sequence[WiringCost]) -> Iterator[str]:
     yield f"{best.wiring.name} fits best: {best.nats:.3f} nats/dim between log-SNR {best.log_snr[0]:g} and {best.log_snr[-1]:g}"
     if ties:
         yield f"these examples do not tell it from {', '.join(ties)}"
-    if best.residual[len(best.residual) // 2 - 1] > 0.9:
-        yield "but no wiring denoises: R is near or above 1 where much is to be known; is this network of these data?"
+    if best.residual[len(best.residual) // 2 :].min() > 0.9:
+        yield "but no wiring denoises: R is near or above 1 at all low noise; is this network trained, and of these data?"

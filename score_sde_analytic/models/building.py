@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,22 @@ def network_from(name: str, **settings: Any) -> Any:
         near = hint(function, (known for known in dir(module) if not known.startswith("_")))
         raise InputError(f"{place} has no {function!r}{near}; give the function that builds the network")
     build: Callable[..., Any] = getattr(module, function)
+    _require_call(name, build, settings)
     built = build(**settings)
     if not callable(built):
         raise InputError(f"{name} returned {type(built).__name__}, not a network; return a torch.nn.Module")
     return built
+
+
+def _require_call(name: str, build: Any, settings: dict[str, Any]) -> None:
+    if not callable(build):
+        raise InputError(f"{name} is {type(build).__name__}, which cannot be called; give the function that builds the network")
+    try:
+        signature(build).bind(**settings)
+    except TypeError as error:
+        raise InputError(f"{name} cannot be called so ({error}); write a function of no arguments around it") from error
+    except ValueError:  # of C, without a signature
+        return
 
 
 def _module(name: str) -> Any:
@@ -74,6 +87,9 @@ def _module_of_file(path: Path) -> Any:
     if spec is None or spec.loader is None:
         raise InputError(f"{file} is no file of Python")
     module = module_from_spec(spec)
-    with beside(file.parent):
-        spec.loader.exec_module(module)
+    try:
+        with beside(file.parent):
+            spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise InputError(f"{file} is not Python (line {error.lineno}: {error.msg})") from error
     return module

@@ -59,6 +59,8 @@ class Conditions:
         Raises:
             InputError: something else.
         """
+        if not isinstance(given, Mapping):
+            raise InputError(f"conditions are a mapping of the network's arguments to values, got {type(given).__name__}")
         values = {name: _tensor(name, value) for name, value in given.items()}
         rows = {name: value for name, value in values.items() if isinstance(value, Tensor)}
         return cls(rows, {name: value.value for name, value in values.items() if isinstance(value, Constant)})
@@ -127,7 +129,7 @@ def of_samples(given: OfSamples | None, indices: range) -> Conditions:
     Raises:
         InputError: not one row per sample.
     """
-    conditions = Conditions.of(given(indices) if callable(given) else given or {})
+    conditions = Conditions.of(given(indices) if callable(given) else {} if given is None else given)
     conditions.arguments(len(indices))
     return conditions
 

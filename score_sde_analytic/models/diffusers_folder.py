@@ -167,7 +167,7 @@ def load_diffusers(folder: str | Path) -> tuple[nn.Module, Training | None]:
     if kind is None or not issubclass(kind, nn.Module):
         raise InputError(f"{part / CONFIG} names a network {settings.get('_class_name')!r}, which diffusers does not have")
     with reading(part, RESTORE):
-        net = kind.from_pretrained(part, local_files_only=True, use_safetensors=True).eval()
+        net = kind.from_pretrained(part, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False).eval()
     told = root / "scheduler" / SCHEDULER
     training = training_of(read_plain_json(told, "config", dict, RESTORE)) if told.is_file() else None
     return _fed(net), training

@@ -48,6 +48,8 @@ REFUSALS = {
     "index out of range": "the network knows no such index: set times=ZeroBased(N) or OneBased(N) as in its training, and give"
     " classes that it has",
     "same dtype": "the network mixes precisions: cast the float32 time labels to the weights' dtype inside it",
+    "channels, but got": "the network takes another number of channels than the examples have: convert them (channels= of"
+    " images, config.data.channels)",
     "unexpected keyword argument": "the network takes no such condition: name those that it takes, ScoreModel(conditions=...)",
     "class_embedding needs": "the network takes no classes: say so, ScoreModel(conditions=())",
     "required positional argument": f"the network needs a condition: {WAYS.format('name')}",

@@ -32,7 +32,8 @@ class Views:
     clamp: Any
 
     def __init__(self, conditions: Iterable[str] | None) -> None:
-        self.takes = None if conditions is None else tuple(conditions)
+        named = (conditions,) if isinstance(conditions, str) else conditions
+        self.takes = None if named is None else tuple(named)
         self.bound = NONE
         self.viewed: Self | None = None
 

@@ -320,4 +320,4 @@ def _models(
     if callable(conditions):
         given = conditions
         return lambda part: model.conditioned(of_samples(given, indices[part]).to(device))
-    return model.conditioned(of_samples(conditions, indices).to(device)).rows if conditions else model.rows
+    return model.rows if conditions is None else model.conditioned(of_samples(conditions, indices).to(device)).rows

@@ -10,8 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from score_sde_analytic.data import Examples
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.conditions import Constant
 from score_sde_analytic.models.free import LinearDenoiser
+from score_sde_analytic.models.guided import Guided
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.networks import LearnedRange, Output, WithFeatures
@@ -209,3 +212,12 @@ def test_a_stacked_model_passes_conditions_on():
 
 def test_outputs_say_nothing_unless_they_do():
     assert Output(torch.zeros(1)).extra is Output(torch.zeros(1)).learned_range is None
+
+
+def test_what_is_no_mapping_is_refused_in_one_line():
+    for wrong in (torch.zeros(3), 2, None):
+        with pytest.raises(InputError, match="are a mapping"):
+            Guided(MODEL, 2.0, wrong)
+    with pytest.raises(InputError, match="are a mapping"):
+        Examples(torch.zeros(3, 2), conditions=torch.zeros(3))
+    assert ScoreModel(MODEL.net, VP, "eps", fingerprint="x", conditions="label").takes == ("label",)

@@ -14,7 +14,7 @@ from score_sde_analytic.runners import main as application
 from score_sde_analytic.runners import networks, wiring
 from torch import nn
 
-from score_sde_analytic.errors import InputError
+from score_sde_analytic.errors import InputError, UserError
 from score_sde_analytic.models.times import OneBased, ZeroBased
 from score_sde_analytic.process import CosineVP, LinearVP, Tabulated
 
@@ -139,3 +139,40 @@ def test_what_the_source_says_is_tried_first(tmp_path):
     written = wiring.run(digits_vp.get_config(), tmp_path)
     [report] = written
     assert "as its source and the config say fits best" in json.loads(report.read_text())["wiring"]["said"][0]
+
+
+def test_weights_are_not_ignored(pipeline, tmp_path):
+    for source in ("digits_unet", f"diffusers:{pipeline}"):
+        with pytest.raises(InputError, match="this source has its own"):
+            networks.find(settings(source, weights="nowhere.pt"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"), [("needs", "no arguments"), ("Tabulated", "no arguments"), ("torch", "cannot be called")]
+)
+def test_functions_that_make_no_network(function, said, own, tmp_path):
+    with open(own, "a") as file:
+        file.write("\n\ndef needs(size):\n    return Best()\n")
+    with pytest.raises(InputError, match=said):
+        networks.find(settings(f"{own}:{function}"), tmp_path)
+
+
+def test_a_file_that_is_not_python(tmp_path):
+    (tmp_path / "bad.py").write_text("def f(:\n")
+    with pytest.raises(InputError, match=r"is not Python \(line 1"):
+        networks.find(settings(f"{tmp_path / 'bad.py'}:f"), tmp_path)
+
+
+def test_few_pictures_do_not_choose_a_wiring(own, tmp_path):
+    config = settings(f"{own}:Best")
+    config.data.split = (3, 2, 2)
+    with pytest.raises(InputError, match="7 pictures tell nothing of a wiring"):
+        wiring.run(config, tmp_path)
+
+
+def test_a_check_asks_the_network_once(pipeline, own, tmp_path):
+    """A condition that it does not take, or pictures of other channels, end there."""
+    config = settings("digits_unet", condition="klass")
+    with pytest.raises(UserError, match=r"takes no such condition|takes no condition"):
+        application.MODES["check"](config, tmp_path)
+    application.MODES["check"](settings("digits_unet"), tmp_path)
