@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 from torch import nn
 
 import score_sde_analytic
-from score_sde_analytic.errors import InputError
+from score_sde_analytic.checks import hint
+from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.models.building import load_torchscript, network_from
 from score_sde_analytic.models.diffusers_folder import load_diffusers
 from score_sde_analytic.models.model import ScoreModel
@@ -39,6 +40,8 @@ from score_sde_analytic.study.names import construct
 from .datasets import is_mixture, mixture
 
 ASSETS = Path(score_sde_analytic.__file__).parent / "assets"
+#: What a source may be.
+KINDS = "name a shipped one, a folder, diffusers:FOLDER, file.py:FUNCTION, MODULE:FUNCTION or torchscript:FILE"
 #: The name of the schedule that a network was trained with.
 TRAINED = "trained"
 #: As the source says.
@@ -88,8 +91,15 @@ def directory(config: ConfigDict, workdir: Path) -> Path:
     """The folder of a network of ours."""
     if not config.network.source:
         return workdir / "network"
-    shipped = ASSETS / config.network.source
-    return shipped if shipped.is_dir() else Path(config.network.source)
+    shipped, own = ASSETS / config.network.source, Path(config.network.source)
+    if shipped.is_dir():
+        return shipped
+    if not own.exists():
+        near = hint(config.network.source, (folder.name for folder in ASSETS.glob("*_unet")))
+        raise MissingFileError(
+            f"there is no network {config.network.source}{near or f': {KINDS}'} (or run --mode=train to make one)"
+        )
+    return own
 
 
 def _ours(folder: Path) -> Found:

@@ -124,7 +124,11 @@ class Images(Dataset[Any]):
         if x.shape == first.shape and x.dtype == first.dtype:
             return x
         here, there = (f"{'x'.join(map(str, y.shape))} of {y.dtype}" for y in (x, first))
-        way = "channels=1 or 3, to bring all to one kind" if len(x) != len(first) else "size=32, to crop and resize all"
+        way = (
+            "channels=1 or 3, to bring all to one kind"
+            if len(x) != len(first)
+            else f"size={min(*first.shape[-2:])}, or another, to crop and resize all"
+        )
         raise InputError(f"{self.source.place(index)} is {here}, {self.source.place(0)} {there}: pass {way}")
 
 

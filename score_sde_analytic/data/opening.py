@@ -72,6 +72,8 @@ def _of_folder(path: Path, column: str) -> Source:
         held = sorted(file.name for file in path.iterdir())[:3]
         inside = f"only {', '.join(held)}" if held else "nothing"
         raise InputError(f"{path} holds {inside}, no {', '.join(SUFFIXES[:3])} or other pictures; give {KINDS}")
+    if column:
+        raise InputError(f"{path} holds files of one picture each, which have no column {column!r}: leave it out")
     return files
 
 

@@ -67,7 +67,9 @@ def part_indices(total: int, sizes: Sequence[float], seed: int, groups: Sequence
     if groups is None:
         return np.split(rng.permutation(total)[: sum(counts)], np.cumsum(counts)[:-1])
     if len(groups) != total:
-        raise InputError(f"there are {len(groups)} groups for {total} examples; give the group of every example")
+        raise InputError(
+            f"there are {len(groups)} groups for {total} examples; give the group of every example, as of images(...).column(name)"
+        )
     return _whole_groups(groups, counts, rng)
 
 

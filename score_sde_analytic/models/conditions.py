@@ -19,7 +19,10 @@ from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.identity import weights_digest
 
 #: How conditions reach a network.
-WAYS = "give it by the data, Examples(data, conditions={{'{0}': ...}}), to generate(conditions=), or as model.given({0}=...)"
+WAYS = (
+    "give it by the data, Examples(data, conditions={{'{0}': ...}}), to generate(conditions=), as model.given({0}=...), or in"
+    " the runner config.network.condition='{0}'"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,8 +172,8 @@ def refuse_bound_rows(net: Any) -> None:
     Traceback (most recent call last):
         ...
     score_sde_analytic.errors.InputError: functools.partial binds the 2 rows of label to every batch, whose examples they
-    do not follow; give it by the data, Examples(data, conditions={'label': ...}), to generate(conditions=), or as
-    model.given(label=...)
+    do not follow; give it by the data, Examples(data, conditions={'label': ...}), to generate(conditions=), as
+    model.given(label=...), or in the runner config.network.condition='label'
     """
     while isinstance(net, functools.partial):
         _refuse_rows({**{f"argument {place}": value for place, value in enumerate(net.args)}, **net.keywords})

@@ -374,7 +374,7 @@ def test_shipped_network_on_held_out_patches(tmp_path):
         ("data.split", (1, 2), "data.split must be 3 values"),
         ("data.split", (2000, 2, 2), "the split .* needs 2004 examples"),
         ("data.levels", 9, "do not fit 9 levels"),
-        ("network.source", "nowhere", "no config.json in nowhere"),
+        ("network.source", "nowhere", "there is no network nowhere: name a shipped one"),
         ("device", "cuda:77", "not available here"),
         ("sample.grids", ("cubic",), "unknown grid 'cubic'"),
         ("sample.variances", ("gamma",), "unknown covariance 'gamma'"),
