@@ -68,7 +68,7 @@ def part_indices(total: int, sizes: Sequence[float], seed: int, groups: Sequence
         return np.split(rng.permutation(total)[: sum(counts)], np.cumsum(counts)[:-1])
     if len(groups) != total:
         raise InputError(
-            f"there are {len(groups)} groups for {total} examples; give the group of every example, as of images(...).column(name)"
+            f"there are {len(groups)} groups for {total} examples; give that of every example, as images(...).column(name) does"
         )
     return _whole_groups(groups, counts, rng)
 
