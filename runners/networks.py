@@ -113,10 +113,7 @@ def _ours(folder: Path) -> Found:
 
 def _diffusers(folder: str) -> Found:
     net, training = load_diffusers(folder)
-    if training is None:
-        return Found(net, {})
-    names = ("predicts", "times", "coordinates", "clamp", "sigma_data")
-    return Found(net, {name: getattr(training, name) for name in names}, training.schedule)
+    return Found(net, {}) if training is None else Found(net, training.wiring, training.schedule)
 
 
 def find(config: ConfigDict, workdir: Path) -> Found | ScoreModel:

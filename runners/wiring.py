@@ -1,6 +1,6 @@
 """--mode=inspect: what a network is, and how it is fed and read, found by trying what is usual on a few examples.
 
-Writes WORKDIR/wiring.json and WORKDIR/found.py, a config that fits: --config=WORKDIR/found.py.
+Writes the section "wiring" of WORKDIR/report.json and WORKDIR/found.py, a config that fits: --config=WORKDIR/found.py.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from score_sde_analytic.data.examples import as_dataset
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
+from score_sde_analytic.extras import versions
 from score_sde_analytic.files import write_text
 from score_sde_analytic.measure.wiring import Remembering, Wiring, WiringCost, told, wiring_costs
 from score_sde_analytic.models.identity import unwrapped
@@ -65,13 +66,12 @@ class Fields:
     coordinates: str
     predicts: str
     data_range: DataRange
-    name: str = field(default="")
 
     def __str__(self) -> str:
         label = ", ".join(f"{key}={value}" for key, value in self.times.items() if key != "name")
         scaled = "" if self.coordinates == "schedule" else f", {self.coordinates} coordinates"
         span = f"data in [{self.data_range.lo:g}, {self.data_range.hi:g}]"
-        return self.name or f"{self.predicts}, {self.schedule['name']}, {self.times['name']}({label}){scaled}, {span}"
+        return f"{self.predicts}, {self.schedule['name']}, {self.times['name']}({label}){scaled}, {span}"
 
     def wiring(self, net: nn.Module) -> Wiring:
         """Of a network."""
@@ -101,7 +101,8 @@ def run(config: ConfigDict, workdir: Path) -> list[Path]:
     tried = {str(each): each for each in candidates()}
     wirings = [*_as_told(config, found, net), *(each.wiring(net) for each in tried.values() if _sensible(each))]
     declared = datasets.data_range(config)
-    costs = wiring_costs(wirings, x_0.to(device), declared, seed=config.seed, conditions=conditions)
+    given = {name: value.to(device) for name, value in conditions.items()}
+    costs = wiring_costs(wirings, x_0.to(device), declared, seed=config.seed, conditions=given)
     print(_table(costs))
     sentences = [*told(costs), *_against_source(costs)]
     print(f"\nOn {len(x_0)} pictures " + ".\n".join(sentences) + ".")
@@ -127,8 +128,6 @@ def _sensible(fields: Fields) -> bool:
 
 
 def _about(config: ConfigDict) -> dict[str, Any]:
-    from score_sde_analytic.extras import versions
-
     return {"config": config.to_dict(), "model": config.network.source, "versions": versions()}
 
 
@@ -149,9 +148,7 @@ def _seen(config: ConfigDict, found: networks.Found) -> Iterator[str]:
     kinds = sorted({str(each.dtype).removeprefix("torch.") for each in inner.parameters()})
     yield f"{config.network.source}: {type(inner).__name__}, {count:,} weights ({', '.join(kinds) or 'none'})"
     settings = getattr(inner, "config", {})
-    known = {
-        name: settings[name] for name in ("sample_size", "in_channels", "out_channels", "num_class_embeds") if name in settings
-    }
+    known = {name: settings[name] for name in DESIGN if name in settings}
     if known:
         yield "  " + ", ".join(f"{name} {value}" for name, value in known.items())
     with suppress(ValueError):  # TorchScript has no signature
@@ -164,7 +161,7 @@ def _seen(config: ConfigDict, found: networks.Found) -> Iterator[str]:
 
 
 def _examples(config: ConfigDict) -> tuple[Tensor, dict[str, Tensor]]:
-    """A few of the validation split, and what they are conditioned on."""
+    """A few, of the validation split before the others, and what they are conditioned on."""
     splits = datasets.splits(config)
     parts = [as_dataset(splits.some(name, COUNT), splits.data_range) for name in ("validation", "test", "train")]
     batches = [part.batch(range(len(part))) for part in parts]
@@ -199,11 +196,7 @@ def _content(costs: list[WiringCost], sentences: list[str]) -> dict[str, Any]:
 
 def _config(config: ConfigDict, fields: Fields, count: int) -> str:
     """A config file that says the wiring."""
-    data = {
-        name: config.data[name]
-        for name in ("name", "source", "directory", "levels", "split", "size", "channels")
-        if config.data[name]
-    }
+    data = {name: config.data[name] for name in OF_DATA if config.data[name]}
     lines = [
         f'"""{config.network.source}, fed and read as fits it best on {count} examples."""',
         "",

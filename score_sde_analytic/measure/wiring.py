@@ -10,7 +10,6 @@ is right, as far as examples tell. Data of another range are compared at levels 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from score_sde_analytic.arrays import Array, numbers, wide
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError, UserError
-from score_sde_analytic.models.identity import Wrapper
+from score_sde_analytic.models.identity import Wrapper, weights_digest
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.noise import SampleNoise
 from score_sde_analytic.uncertainty import Estimate
@@ -61,21 +60,13 @@ class Remembering(Wrapper):
         self._known: dict[str, Any] = {}
 
     def forward(self, x: Float[Tensor, " batch *dims"], labels: Shaped[Tensor, " batch"], **conditions: Any) -> Any:
-        asked = hashlib.sha256(b"".join(_bytes(each) for each in (x, labels, *conditions.values()))).hexdigest()
+        asked = weights_digest({"x": x, "labels": labels} | conditions)
         if asked not in self._known:
             self._known[asked] = self.wrapped(x, labels, **conditions)
         return self._known[asked]
 
     def forget(self) -> None:
         self._known.clear()
-
-
-def _bytes(x: Any) -> bytes:
-    return (
-        x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        if isinstance(x, Tensor)
-        else repr(x).encode()
-    )
 
 
 @dataclass
@@ -144,7 +135,7 @@ def wiring_costs(
     """
     levels = numbers("log_snr", log_snr)
     found = [WiringCost(wiring, levels, np.full((len(x_0), len(levels)), np.nan)) for wiring in wirings]
-    eps = SampleNoise(seed, range(len(x_0))).draw(torch.empty(x_0.shape))
+    eps = SampleNoise(seed, range(len(x_0))).draw(torch.empty(x_0.shape)).to(x_0.device)
     for column, level in enumerate(levels):
         for cost in found:
             if not cost.failure:

@@ -75,10 +75,14 @@ class Training:
     sigma_data: float = 0.5
     shift: float = 1.0
 
+    @property
+    def wiring(self) -> dict[str, Any]:
+        """As settings of `ScoreModel`, all but the schedule."""
+        return {name: getattr(self, name) for name in ("predicts", "times", "coordinates", "clamp", "sigma_data")}
+
     def model(self, net: nn.Module, **settings: Any) -> ScoreModel:
         """The network so wired; settings replace."""
-        own = {name: getattr(self, name) for name in ("schedule", "predicts", "times", "coordinates", "clamp", "sigma_data")}
-        return ScoreModel(net, **(own | settings))
+        return ScoreModel(net, **({"schedule": self.schedule} | self.wiring | settings))
 
 
 def training_of(config: Mapping[str, Any]) -> Training:
