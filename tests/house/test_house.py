@@ -36,6 +36,7 @@ ORDER = [
     "report",
     "study",
     "compare",
+    "interop",
     "front",  # names of the package's top, imported on demand
 ]
 #: Families whose members are asked for what they do: only their own module or room may look which one it holds.
