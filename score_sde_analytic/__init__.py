@@ -31,6 +31,7 @@ ROOMS = (
     "report",
     "study",
     "compare",
+    "interop",
 )
 
 #: Names of the front door, by the room or module that they live in.
