@@ -111,9 +111,8 @@ def from_score_sde(module: nn.Module, config: Any, **settings: Any) -> ScoreMode
     sde = one_of(("vpsde", "subvpsde", "vesde"))("config.training.sde", str(_setting(config, "training.sde")).lower())
     continuous = flag()("config.training.continuous", _setting(config, "training.continuous"))
     steps = None if continuous else whole(2)("config.model.num_scales", _setting(config, "model.num_scales"))
-    predicts = "score" if sde == "vesde" else "eps"
-    wiring = {"schedule": _process(sde, config, steps), "predicts": predicts, "times": _times(sde, steps)}
-    return ScoreModel(module, **(wiring | settings))
+    wiring: dict[str, Any] = {"schedule": _process(sde, config, steps), "times": _times(sde, steps)}
+    return ScoreModel(module, **(wiring | {"predicts": "score" if sde == "vesde" else "eps"} | settings))
 
 
 def _process(sde: str, config: Any, steps: int | None) -> Schedule:

@@ -55,6 +55,8 @@ REFUSALS = {
     "required positional argument": f"the network needs a condition: {WAYS.format('name')}",
     "required keyword-only argument": f"the network needs a condition: {WAYS.format('name')}",
     "class_labels should be": f"the network needs classes: {WAYS.format('class_labels')}",
+    "Class values must be": "the network has no such class: give classes from 0 on, as many as it was trained with",
+    "one_hot is only applicable": "the network takes classes as whole numbers: give them as torch.long",
 }
 
 
@@ -222,6 +224,10 @@ class ScoreModel(Views):
             cause = next((cause for mark, cause in REFUSALS.items() if mark in str(error)), None)
             if cause is None:
                 raise
+            fractions = [name for name, value in conditions.items() if value.is_floating_point()]
+            if fractions and LOOKS_UP in str(error):
+                self._found.clear()  # it need not be the time
+                cause += f"; or it looks {' or '.join(fractions)} up: give whole numbers, as torch.long"
             given = f"{self.times} feeds it {labels.dtype}, {labels.min():g} to {labels.max():g}"
             given += "".join(f", {told(name, value)}" for name, value in conditions.items())
             raise RunError(f"{cause}; {given}. It said: {error}") from error
