@@ -27,7 +27,7 @@ from score_sde_analytic.process.schedule import Schedule
 class Mean(Wrapper):
     """A denoiser of azula as a network of x_0."""
 
-    def forward(self, x: Float[Tensor, " batch *dims"], t: Float[Tensor, " batch"], **conditions: Any) -> Tensor:
+    def forward(self, x: Float[Tensor, " batch *dims"], t: Float[Tensor, " batch"], **conditions: Any) -> Any:
         return self.wrapped(x, t, **conditions).mean
 
 

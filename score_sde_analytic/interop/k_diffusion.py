@@ -86,7 +86,7 @@ def sample_analytic(
     disable: bool | None = None,
     eta: float = 1.0,
     s_noise: float = 1.0,
-    noise_sampler: Callable[[Tensor, Tensor], Tensor] | None = None,
+    noise_sampler: Callable[..., State] | None = None,
 ) -> State:
     """The analytic chain, by k-diffusion's conventions: one call per step, no noise in a last step to sigma = 0.
 

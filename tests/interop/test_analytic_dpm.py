@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from malicious import Malicious
 
+from malicious import Malicious
 from score_sde_analytic.covariance import Isotropic
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.interop.analytic_dpm import load_ms_eps, save_ms_eps

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from foreign import load
 from torch import Tensor, nn
 
+from other_packages import load
 from score_sde_analytic import covariance, grids
 from score_sde_analytic.errors import UnsupportedError
 from score_sde_analytic.interop.azula import as_azula, from_azula

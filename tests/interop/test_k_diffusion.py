@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from foreign import part
 from torch import Tensor
 
+from other_packages import part
 from score_sde_analytic import covariance, grids
 from score_sde_analytic.errors import InputError, UnsupportedError
 from score_sde_analytic.interop.k_diffusion import as_denoiser, from_denoiser, sample_analytic

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from malicious import Malicious
 from torch import Tensor, nn
 
+from malicious import Malicious
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.interop.score_sde import data_range, from_score_sde, load_checkpoint
