@@ -19,7 +19,7 @@ from score_sde_analytic.process.schedule import VE, LinearVP, RectifiedFlow, Sch
 from score_sde_analytic.samplers import Ancestral, carry
 
 #: Schedules of every kind of alpha.
-SCHEDULES = [LinearVP(), SubVP(), VE(0.01, 20.0), Tabulated.linear(), Tabulated.cosine()]
+SCHEDULES = [LinearVP(), SubVP(), VE(0.01, 20.0), RectifiedFlow(), Tabulated.linear(), Tabulated.cosine()]
 
 
 class Draws:
@@ -48,7 +48,7 @@ def ours(sampler: Ancestral, grid: grids.Grid, x: Tensor, noise: Draws) -> Tenso
 
 @pytest.mark.parametrize("process", SCHEDULES, ids=lambda process: type(process).__name__)
 def test_its_euler_is_our_ddim(process: Schedule, mixture: GaussianMixture) -> None:
-    model, grid = mixture.score_model(process), grids.even(8, 0.02)
+    model, grid = mixture.score_model(process), grids.even(8, 0.02, top=0.99 if process.ends_in_noise else 1.0)
     denoiser = as_denoiser(model)
     sigmas = denoiser.sigmas(grid)
     x = start(sigmas[0])
