@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,12 +27,39 @@ MEASURED = (
     "ms_eps of Analytic-DPM: measured by its authors' code on the data that the network was trained on, in float32, without"
     " standard errors; of the score, so that prices (bits/dim, optimal grids) need a pass of one's own"
 )
-#: What the pickle of an array of numbers names; numpy 1 had the first elsewhere.
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
-HARMLESS = [
-    _RECONSTRUCT,
-    *((_RECONSTRUCT, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
-    *(np.ndarray, np.dtype, type(np.dtype(np.float32)), type(np.dtype(np.float64))),
+
+
+class _Type:
+    """What stands for numpy's dtype while a file is read: two letters, and nothing that numpy itself would have to trust."""
+
+    def __init__(self, code: str, *flags: object) -> None:
+        self.code, self.order = code, "<"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+
+class _Table:
+    """What stands for numpy's array while a file is read."""
+
+    def __init__(self, *empty: object) -> None:
+        self.state: tuple[Any, ...] = ()
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.state = state
+
+    def numbers(self) -> Array:
+        _, shape, kind, _, data = self.state
+        if kind.code not in ("f4", "f8") or kind.order not in ("<", ">"):
+            raise ValueError(f"an array of {kind.code}, not of float32 or float64")
+        return np.frombuffer(data, kind.order + kind.code).reshape(shape).astype(np.float64)
+
+
+#: The names in the pickle of an array; numpy 1 had its constructor elsewhere.
+STANDING_IN = [
+    (_Table, "numpy.ndarray"),
+    (_Type, "numpy.dtype"),
+    *((_Table, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
 ]
 
 
@@ -95,8 +123,11 @@ def _array(path: Path) -> Array:
     """N + 1 finite numbers."""
     if not path.is_file():
         raise MissingFileError(f"there is no file {path}; name that of ms_eps, as their train or calc script wrote it")
-    content = torch_content(path, HARMLESS)
-    table = numbers(str(path), content)
+    content = torch_content(path, STANDING_IN)
+    try:
+        table = numbers("ms_eps", content.numbers() if isinstance(content, _Table) else content)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} holds no ms_eps, N + 1 numbers ({error})") from error
     if table.ndim != 1 or len(table) < 2:
-        raise InputError(f"{path} holds no ms_eps, N + 1 numbers, but {type(content).__name__} of shape {np.shape(table)}")
+        raise InputError(f"{path} holds no ms_eps, N + 1 numbers, but an array of shape {table.shape}")
     return table

@@ -74,6 +74,7 @@ class Denoiser(nn.Module):
     def __init__(self, model: ScoreModel) -> None:
         super().__init__()
         self.model = model
+        self.net = model.net if isinstance(model.net, nn.Module) else None  # whose weights are its own
 
     def schedule(self, t: Float[Tensor, " ..."]) -> tuple[Float[Tensor, " ..."], Float[Tensor, " ..."]]:
         """(alpha_t, sigma_t) in the dtype of t; sigma is 0 at t = 0."""

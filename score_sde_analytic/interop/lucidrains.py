@@ -76,7 +76,7 @@ def _averaged(gd: nn.Module, ema: Any) -> Any:
     if ema is None:
         return gd
     if isinstance(ema, str | Path):
-        return load_weights(gd, ema)
+        return load_weights(gd, ema, key="ema")
     average = getattr(ema, "ema_model", None)
     if not isinstance(average, nn.Module):
         raise InputError(f"ema must be an EMA of ema_pytorch or the path of a Trainer's checkpoint, got {type(ema).__name__}")

@@ -191,7 +191,7 @@ def torch_content(path: Path, harmless: Sequence[Any] = ()) -> Any:
             f"{path} holds more than tensors ({reason}), and reading that may run code; where you trust it, write its weights"
             " with safetensors.torch.save_file(torch.load(path, weights_only=False)[..], 'weights.safetensors')"
         ) from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+    except Exception as error:  # damaged bytes say anything
         if "TorchScript" in str(error):
             raise InputError(f"{path} is a network of TorchScript; read it with load_torchscript") from error
         raise InputError(f"{path} is damaged or no checkpoint ({first_line(error)}); copy it again") from error

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def recipes() -> dict[str, str]:
 
 def of_k_diffusion(example: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     module = part("k_diffusion", "sampling", "torchvision.transforms.functional")
-    monkeypatch.setitem(sys.modules, "k_diffusion", sys)
+    monkeypatch.setitem(sys.modules, "k_diffusion", ModuleType("k_diffusion"))
     monkeypatch.setitem(sys.modules, "k_diffusion.sampling", module)
     return {"model": example["model"], "study": example["study"]}
 

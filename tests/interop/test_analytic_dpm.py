@@ -146,6 +146,31 @@ def test_a_malicious_file_is_refused(tmp_path: Path, hidden: bool) -> None:
     assert target.exists()
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_files_are_refused_or_numbers(zipped: bool, tmp_path: Path) -> None:
+    """Whatever bytes are changed: numpy is not asked to restore what a file describes."""
+    path, table, random = tmp_path / "ms_eps.pth", Tabulated.linear(20), np.random.default_rng(0)
+    torch.save(np.linspace(0.0, 0.9, 21).astype(np.float32), path, _use_new_zipfile_serialization=zipped)
+    whole, refused = path.read_bytes(), 0
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for place in random.integers(len(whole), size=3):
+            damaged[place] = random.integers(256)
+        path.write_bytes(damaged)
+        try:
+            load_ms_eps(path, table)
+        except InputError:
+            refused += 1
+    assert refused > 50
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "<f8"])
+def test_other_orders_of_bytes(dtype: str, tmp_path: Path) -> None:
+    torch.save(gaussian_ms_eps().astype(dtype), tmp_path / "ms_eps.pth")
+    torch.save(gaussian_ms_eps(), tmp_path / "own.pth")
+    np.testing.assert_array_equal(load_ms_eps(tmp_path / "ms_eps.pth", TABLE).y, load_ms_eps(tmp_path / "own.pth", TABLE).y)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -154,6 +179,7 @@ def test_a_malicious_file_is_refused(tmp_path: Path, hidden: bool) -> None:
         (gaussian_ms_eps()[:-1], "for 999 steps, the schedule one for 1000"),
         (np.full(N + 1, np.nan, np.float32), "must be finite"),
         ({"a": 1}, "need numbers"),
+        (np.arange(N + 1), "an array of i8, not of float32"),
     ],
 )
 def test_other_content_is_refused(content: object, said: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from score_sde_analytic import covariance, grids
 from score_sde_analytic.errors import UnsupportedError
 from score_sde_analytic.interop.azula import as_azula, from_azula
 from score_sde_analytic.models.mixture import GaussianMixture
+from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.schedule import VE, LinearVP, Schedule, Tabulated
 from score_sde_analytic.samplers import Ancestral, carry
 
@@ -103,6 +104,12 @@ def test_there_and_back(mixture: GaussianMixture) -> None:
     back = from_azula(as_azula(model))
     x, t = torch.randn(3, 16, dtype=torch.float64), torch.tensor([0.1, 0.5, 1.0], dtype=torch.float64)
     torch.testing.assert_close(back(x, t).x_0, model(x, t).x_0, rtol=0, atol=1e-12)
+
+
+def test_it_is_known_by_its_weights() -> None:
+    nets = [nn.Linear(2, 2) for _ in range(2)]
+    known = [from_azula(as_azula(ScoreModel(net, LinearVP()))).fingerprint() for net in (*nets, nets[0])]
+    assert known[0] == known[2] != known[1]
 
 
 def test_objects_without_a_schedule_are_refused() -> None:

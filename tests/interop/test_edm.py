@@ -139,6 +139,8 @@ def test_classes_by_number_and_by_row(x: Tensor) -> None:
     wanted = net(x, torch.ones(4, dtype=torch.float64), rows)
     torch.testing.assert_close(model.predict(x, level, class_labels=labels).x_0, wanted, rtol=0, atol=1e-12)
     torch.testing.assert_close(model.predict(x, level, class_labels=rows).x_0, wanted, rtol=0, atol=1e-12)
+    one = model.given(class_labels=3).predict(x, level).x_0
+    torch.testing.assert_close(one, net(x, torch.ones(4, dtype=torch.float64), torch.eye(5, dtype=torch.float64)[[3] * 4]))
     assert model.takes == ("class_labels",)
     with pytest.raises(InputError, match="needs the condition class_labels"):
         model.predict(x, level)

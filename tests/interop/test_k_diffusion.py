@@ -81,6 +81,17 @@ def test_the_analytic_chain_is_ours(eta: float, mixture: GaussianMixture, curve:
     torch.testing.assert_close(found, ours(Ancestral(model, rule, eta=eta), grid, x, Draws()), rtol=0, atol=1e-12)
 
 
+def test_covariances_that_ask_the_network_are_ours(mixture: GaussianMixture) -> None:
+    """They see all that the network said, not x_0 alone."""
+    model, grid, noise = mixture.score_model(LinearVP()), grids.even(4, 0.05), Draws()
+    rule = covariance.Tweedie(model)
+    denoiser = as_denoiser(model, rule)
+    sigmas = denoiser.sigmas(grid)
+    x = start(sigmas[0])
+    found = sample_analytic(denoiser, x, sigmas, disable=True, noise_sampler=lambda s, t: noise.draw(x))
+    torch.testing.assert_close(found, ours(Ancestral(model, rule), grid, x, Draws()), rtol=0, atol=1e-9)
+
+
 def test_every_sampler_of_theirs_reaches_the_flow(mixture: GaussianMixture) -> None:
     """Different orders, one limit: with many steps all end where the most precise does."""
     module, denoiser = sampling(), as_denoiser(mixture.score_model(LinearVP()))

@@ -88,6 +88,16 @@ def test_ddim_is_theirs() -> None:
     torch.testing.assert_close(gd.unnormalize(samples), theirs, rtol=0, atol=1e-6)
 
 
+def test_their_own_network_is_read_as_they_read_it() -> None:
+    gd = diffusion(package().Unet(dim=8, dim_mults=(1, 2), channels=2, flash_attn=False).eval())
+    model, x = from_gaussian_diffusion(gd), torch.randn(3, 2, 4, 4)
+    index = torch.tensor([0, 17, N - 1])
+    with torch.no_grad():
+        theirs = gd.model_predictions(x, index, clip_x_start=True)
+        found = model(x, (index + 1).double() / N)
+    torch.testing.assert_close(found.x_0, theirs.pred_x_start, rtol=0, atol=1e-6)
+
+
 def test_a_learned_variance_is_theirs() -> None:
     module = package("learned_gaussian_diffusion")
     gd = module.LearnedGaussianDiffusion(Unet(outputs=4), image_size=4, timesteps=N, objective="pred_noise")
@@ -143,6 +153,13 @@ def test_the_averages_of_a_checkpoint(tmp_path: Path) -> None:
         other.model.mix.weight.zero_()
     found = from_gaussian_diffusion(other, path)
     assert torch.equal(found.net.mix.weight, 0.5 * gd.model.mix.weight)
+
+
+def test_a_checkpoint_without_averages_is_told(tmp_path: Path) -> None:
+    gd = diffusion()
+    torch.save({"model": gd.state_dict(), "step": 1}, tmp_path / "model-1.pt")
+    with pytest.raises(InputError, match="holds no 'ema'; it holds model"):
+        from_gaussian_diffusion(gd, tmp_path / "model-1.pt")
 
 
 def test_a_malicious_checkpoint_is_refused(tmp_path: Path) -> None:
