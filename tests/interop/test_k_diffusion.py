@@ -16,7 +16,7 @@ from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.schedule import VE, LinearVP, RectifiedFlow, Schedule, SubVP, Tabulated
-from score_sde_analytic.samplers import Ancestral, carry
+from score_sde_analytic.samplers import LMS, Ancestral, Heun, carry
 
 #: Schedules of every kind of alpha.
 SCHEDULES = [LinearVP(), SubVP(), VE(0.01, 20.0), RectifiedFlow(), Tabulated.linear(), Tabulated.cosine()]
@@ -40,7 +40,7 @@ def start(sigma: Tensor, count: int = 5) -> Tensor:
     return sigma * torch.randn(count, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def ours(sampler: Ancestral, grid: grids.Grid, x: Tensor, noise: Draws) -> Tensor:
+def ours(sampler: Any, grid: grids.Grid, x: Tensor, noise: Draws) -> Tensor:
     """Our chain from its state in k-diffusion's coordinates."""
     plan = sampler.plan(grid)
     return carry(sampler, plan, plan[0].t.alpha * x, noise)
@@ -79,6 +79,19 @@ def test_the_analytic_chain_is_ours(eta: float, mixture: GaussianMixture, curve:
     x = start(sigmas[0])
     found = sample_analytic(denoiser, x, sigmas, eta=eta, disable=True, noise_sampler=lambda s, t: noise.draw(x))
     torch.testing.assert_close(found, ours(Ancestral(model, rule, eta=eta), grid, x, Draws()), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "solver"), [("heun", Heun), ("lms", lambda model: LMS(model, lower_order_final=False))], ids=["heun", "lms"]
+)
+def test_its_solvers_are_ours(name: str, solver: Any, mixture: GaussianMixture) -> None:
+    """Its coefficients of LMS by quadrature to 1e-4, of polynomials: exact."""
+    model, grid = mixture.score_model(LinearVP()), grids.even_log_snr(LinearVP(), 10, 1e-3)
+    denoiser = as_denoiser(model)
+    sigmas = denoiser.sigmas(grid)
+    x = start(sigmas[0])
+    theirs = getattr(sampling(), f"sample_{name}")(denoiser, x, sigmas, disable=True)
+    torch.testing.assert_close(theirs, ours(solver(model), grid, x, Draws()), rtol=0, atol=1e-11)
 
 
 def test_covariances_that_ask_the_network_are_ours(mixture: GaussianMixture) -> None:
