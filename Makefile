@@ -1,6 +1,8 @@
 # Each entry point has its own virtual environment: `make demo`; `make test`, `make test-all`; `make test-oldest`.
 PYTHON ?= python3
 PIP_FLAGS = --quiet --disable-pip-version-check --constraint constraints.txt
+# What tests/interop compares with, without what it requires (torchvision, wandb, ..), for which stand-ins do.
+ELSEWHERE = k-diffusion==0.1.1.post1 denoising-diffusion-pytorch==2.3.4 ema-pytorch==0.8.3 azula==0.11.1 einops==0.8.2
 RUN_TESTS = OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n 2
 
 .PHONY: demo fashion lint test test-all test-oldest
@@ -15,6 +17,7 @@ RUN_TESTS = OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n 2
 	$(PYTHON) -m venv .venv-test
 	.venv-test/bin/pip install $(PIP_FLAGS) torch==2.13.0
 	.venv-test/bin/pip install $(PIP_FLAGS) --editable '.[test]'
+	.venv-test/bin/pip install $(PIP_FLAGS) --no-deps $(ELSEWHERE)
 	touch $@
 
 # The main job: pretrained network -> curve, grids, samples, bits/dim, in results/digits_vp.

@@ -3,4 +3,65 @@
 A module is imported on demand; what it needs of the other package is said where it is absent.
 """
 
-__all__: list[str] = []
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from score_sde_analytic.interop.analytic_dpm import load_ms_eps, save_ms_eps
+    from score_sde_analytic.interop.azula import as_azula, from_azula
+    from score_sde_analytic.interop.edm import from_edm
+    from score_sde_analytic.interop.guided_diffusion import from_guided_diffusion
+    from score_sde_analytic.interop.k_diffusion import as_denoiser, from_denoiser, sample_analytic
+    from score_sde_analytic.interop.lucidrains import from_gaussian_diffusion
+    from score_sde_analytic.interop.score_sde import from_score_sde, load_checkpoint
+
+#: Names by the module that they live in.
+HOMES = {
+    "analytic_dpm": (
+        "load_ms_eps",
+        "save_ms_eps",
+    ),
+    "azula": (
+        "as_azula",
+        "from_azula",
+    ),
+    "edm": ("from_edm",),
+    "guided_diffusion": ("from_guided_diffusion",),
+    "k_diffusion": (
+        "as_denoiser",
+        "from_denoiser",
+        "sample_analytic",
+    ),
+    "lucidrains": ("from_gaussian_diffusion",),
+    "score_sde": (
+        "from_score_sde",
+        "load_checkpoint",
+    ),
+}
+
+__all__ = [
+    "as_azula",
+    "as_denoiser",
+    "from_azula",
+    "from_denoiser",
+    "from_edm",
+    "from_gaussian_diffusion",
+    "from_guided_diffusion",
+    "from_score_sde",
+    "load_checkpoint",
+    "load_ms_eps",
+    "sample_analytic",
+    "save_ms_eps",
+]
+
+_HOME = {name: home for home, names in HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
