@@ -20,9 +20,10 @@ RUN_TESTS = OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n 2
 	.venv-test/bin/pip install $(PIP_FLAGS) --no-deps $(ELSEWHERE)
 	touch $@
 
-# The main job: pretrained network -> curve, grids, samples, bits/dim, in results/digits_vp.
+# The main job: pretrained network -> curve, grids, samples, bits/dim, in results/digits_vp; then emoji by 5 calls and by 50.
 demo: .venv/installed
 	.venv/bin/python -m runners.main --config=configs/digits_vp.py --workdir=results/digits_vp
+	.venv/bin/python -m runners.main --config=configs/emoji.py --mode=sample --workdir=results/emoji
 
 # A DDPM on Fashion-MNIST that others trained (docs/networks.md): make fashion WEIGHTS=FOLDER [DATA=FOLDER].
 DATA ?= /usr/share/datasets/fashion-mnist
