@@ -3,4 +3,37 @@
 A module is imported on demand; what it needs of the other package is said where it is absent.
 """
 
-__all__: list[str] = []
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from score_sde_analytic.extras import optional
+
+if TYPE_CHECKING:
+    from score_sde_analytic.interop.diffusers import AnalyticDPMScheduler, AnalyticFlowScheduler
+
+#: Names by the module that they live in.
+HOMES = {
+    "diffusers": (
+        "AnalyticDPMScheduler",
+        "AnalyticFlowScheduler",
+    ),
+}
+
+__all__ = [
+    "AnalyticDPMScheduler",
+    "AnalyticFlowScheduler",
+]
+
+_HOME = {name: home for home, names in HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        if _HOME[name] == "diffusers":
+            optional("diffusers", extra="images", user=name)
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
