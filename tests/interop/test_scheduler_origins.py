@@ -51,6 +51,7 @@ def test_clipping_and_spacing_stay_those_of_the_class(name, clips, spacing, way)
     assert ours.config.clip_sample is clips
     assert ours.config.timestep_spacing == spacing
     assert (ours.config.beta_schedule, ours.config.beta_start) == ("linear", theirs.config.beta_start)
+    ours.set_timesteps(3)
 
 
 @WAYS
