@@ -27,6 +27,7 @@ from diffusers.utils import BaseOutput
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from score_sde_analytic.arrays import onto
 from score_sde_analytic.covariance import Beta, BetaTilde, Interpolated
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.errors import InputError, UnsupportedError
@@ -89,10 +90,11 @@ class AnalyticDPMScheduler(Carrying, SchedulerMixin, ConfigMixin):  # type: igno
     @parameters_of(DDPMScheduler)
     def __init__(self, *values: Any, **settings: Any) -> None:
         schedule = _schedule(self._internal_dict)
-        alpha_bar = np.exp(2.0 * schedule.log_alpha(schedule.times))
+        alpha, sigma = schedule.alpha(schedule.times), schedule.sigma(schedule.times)
+        self._coefficients = torch.from_numpy(np.stack([alpha, sigma]))
         self.betas = torch.tensor(schedule.betas, dtype=torch.float32)
         self.alphas = 1.0 - self.betas
-        self.alphas_cumprod = torch.tensor(alpha_bar, dtype=torch.float32)
+        self.alphas_cumprod = torch.tensor(alpha**2, dtype=torch.float32)
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(len(schedule.betas) - 1, -1, -1)
 
@@ -203,10 +205,13 @@ class AnalyticDPMScheduler(Carrying, SchedulerMixin, ConfigMixin):  # type: igno
         return alpha * noise - sigma * sample
 
     def _scalars(self, timesteps: Tensor, like: Tensor) -> list[Any]:
-        """(alpha, sigma) of every sample."""
-        times = ((timesteps.flatten().cpu().double() + 1.0) / len(self.betas)).clamp(0.0, 1.0)
-        level = self.schedule.level(times if len(times) == len(like) else times.expand(len(like)))
-        return [expand(level.alpha, like), expand(level.sigma, like)]
+        """(alpha, sigma) of every sample; whole timesteps are looked up where the samples lie."""
+        flat = timesteps.flatten().expand(len(like)) if timesteps.numel() == 1 else timesteps.flatten()
+        if flat.is_floating_point():
+            level = self.schedule.level(((flat.cpu().double() + 1.0) / len(self.betas)).clamp(0.0, 1.0))
+            return [expand(level.alpha, like), expand(level.sigma, like)]
+        self._coefficients = onto(self._coefficients, like.device)
+        return [expand(column[flat.to(like.device)], like) for column in self._coefficients]
 
 
 def _schedule(config: Mapping[str, Any]) -> Tabulated:

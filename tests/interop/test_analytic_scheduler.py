@@ -448,6 +448,20 @@ def test_a_structured_covariance_adds_its_own_noise():
         assert torch.allclose(noise[:, channel], expected[:, channel], atol=1e-6)
 
 
+@pytest.mark.parametrize("settings", [{}, {"clip_sample": False}, {"thresholding": True}, {"prediction_type": "v_prediction"}])
+def test_no_step_waits_for_the_device(settings):
+    """On "meta", where nothing can be read back, whole runs pass; diffusers' own would ask for the timestep's value."""
+    ours = carrying(**settings)
+    x, out = X.to("meta"), OUT.to("meta")
+    for _ in range(2):
+        ours.set_timesteps(4, device="meta")
+        for t in ours.timesteps:
+            x = ours.step(out, t, ours.scale_model_input(x, t)).prev_sample
+    assert x.shape == X.shape
+    noised = ours.add_noise(x, out, torch.zeros(2, dtype=torch.int64, device="meta"))
+    assert noised.device.type == "meta"
+
+
 # --- the forward process ---------------------------------------------------------------------------------------------------
 
 
