@@ -23,6 +23,7 @@ from score_sde_analytic.interop.solvers import sampler_of
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.samplers import Ancestral, Sampler
+from score_sde_analytic.samplers.base import Start
 
 KEY = "_analytic"
 PATH = f"{KEY} of a scheduler's config"
@@ -74,12 +75,12 @@ class Carried:
             made = [Grid(tuple(times), "carried") for times in self.content.get("grids", {}).values()]
         return {grid.steps: grid for grid in made}
 
-    def sampler(self, model: ScoreModel, steps: int | None) -> Sampler[Any]:
-        """The rule of a run of so many steps on the carried grid; None for any other run."""
+    def sampler(self, model: ScoreModel, steps: int | None) -> tuple[Sampler[Any], Start | None]:
+        """The rule of a run of so many steps on the carried grid, None for any other run, and what it begins with."""
         solvers = self.content.get("solvers", {})
         if str(steps) in solvers:
             return sampler_of(solvers[str(steps)], model, PATH)
-        return Ancestral(model, self.covariance, self.eta, clip=self.content.get("clip", 0.0))
+        return Ancestral(model, self.covariance, self.eta, clip=self.content.get("clip", 0.0)), None
 
 
 def content_of(

@@ -148,8 +148,8 @@ class AnalyticDPMScheduler(Carrying, SchedulerMixin, ConfigMixin):  # type: igno
         name, value = request or ("spaced", table)
         own = desk.carried.grids.get(value) if name == "steps" else None
         grid = self._grid(name, value) if own is None else own
-        sampler = desk.carried.sampler(desk.model, None if own is None else own.steps)
-        return Plan.of(sampler, grid, indices_of(grid, table))
+        rule = desk.carried.sampler(desk.model, None if own is None else own.steps)
+        return Plan.of(rule, grid, indices_of(grid, table))
 
     def _grid(self, name: str, value: Any) -> Grid:
         """Of a request, without those that are carried."""
@@ -325,14 +325,14 @@ class AnalyticFlowScheduler(Carrying, FlowMatchEulerDiscreteScheduler):  # type:
 
     def _planned(self, desk: Desk, request: Any) -> Plan:
         own = None if request is None else desk.carried.grids.get(request.plain_steps)
-        sampler = desk.carried.sampler(desk.model, None if own is None else own.steps)
+        rule = desk.carried.sampler(desk.model, None if own is None else own.steps)
         if own is not None:
             sigmas = torch.tensor(own.times, dtype=torch.float64)
             timesteps = sigmas[:-1] * desk.config["num_train_timesteps"]
-            return Plan.of(sampler, own, timesteps.float(), sigmas.float())
+            return Plan.of(rule, own, timesteps.float(), sigmas.float())
         stock = self._stock(desk.config, request)
         sigmas = stock.sigmas[: len(stock.timesteps)]
-        return Plan.of(sampler, grid_of_shares(sigmas.tolist()), stock.timesteps, torch.cat([sigmas, torch.zeros(1)]))
+        return Plan.of(rule, grid_of_shares(sigmas.tolist()), stock.timesteps, torch.cat([sigmas, torch.zeros(1)]))
 
     def _stock(self, config: Mapping[str, Any], request: FlowRun | None) -> Any:
         """That of diffusers with its run; the one over all timesteps of the training where none was asked for."""

@@ -28,7 +28,7 @@ from score_sde_analytic.interop import AnalyticDPMScheduler, AnalyticFlowSchedul
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.models import Interpolant, LinearDenoiser
 from score_sde_analytic.models.diffusers_folder import training_of
-from score_sde_analytic.samplers import AnalyticMultistep, TableSampler, carry
+from score_sde_analytic.samplers import AnalyticMultistep, TableSampler, carry, table_of
 from tiny_pipelines import autoencoder, stable_diffusion, stable_diffusion_3
 
 transformers = pytest.importorskip("transformers")
@@ -213,8 +213,9 @@ def test_tables_of_few_calls_start_in_scale_model_input(quiet):
     """With guidance the pipeline scales z twice over."""
     model, linear = guided(quiet), LinearDenoiser.of(torch.randn(60, 2, 4, 4, generator=seeded(9)[0]))
     flow, grid = AnalyticMultistep(model, BetaTilde(), 0.0), Grid((0.9, 0.4, 0.05, 0.0))
-    quiet.scheduler.with_sampler(flow, grid, linear)
-    sampler = TableSampler(model, quiet.scheduler._desk.carried.sampler(model, 3).table)
+    with torch.no_grad():
+        sampler = TableSampler(model, table_of(flow, grid, linear))
+    quiet.scheduler.with_sampler(sampler)
     with torch.no_grad():
         first = sampler.table.start(Z, quiet.scheduler.schedule.level(0.9))
         expected = carry(sampler, sampler.plan(sampler.grid), first, Drawn(None))
