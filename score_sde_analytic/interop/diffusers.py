@@ -340,7 +340,8 @@ class AnalyticFlowScheduler(Carrying, FlowMatchEulerDiscreteScheduler):  # type:
         made: Any = FlowMatchEulerDiscreteScheduler(**{key: config[key] for key in parameters})
         if request is not None:
             made.set_shift(request.shift)
-            made.set_timesteps(request.steps, "cpu", request.sigmas, request.mu, request.timesteps)
+            fed = {} if request.timesteps is None else {"timesteps": request.timesteps}  # which older versions do not take
+            made.set_timesteps(request.steps, "cpu", request.sigmas, request.mu, **fed)
         return made
 
     def step(  # type: ignore[override]

@@ -16,9 +16,12 @@ import pickle
 import time
 from statistics import median
 
+import pytest
+
+pytest.importorskip("diffusers", reason="schedulers and pipelines are those of diffusers")
+
 import diffusers
 import numpy as np
-import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler
 from diffusers.configuration_utils import FrozenDict

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
+
+pytest.importorskip("diffusers", reason="schedulers and pipelines are those of diffusers")
+
+import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.utils.torch_utils import randn_tensor
