@@ -25,6 +25,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteSchedu
 from score_sde_analytic.covariance import Diagonal, Isotropic
 from score_sde_analytic.data.basis import Channel
 from score_sde_analytic.interop import AnalyticDPMScheduler, AnalyticFlowScheduler
+from score_sde_analytic.interop.timesteps import grid_of_indices
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.spectrum import Spectrum
 from score_sde_analytic.models.diffusers_folder import training_of
@@ -134,7 +135,8 @@ def furthest(table: str, prediction: str, x: torch.Tensor) -> np.ndarray:
     sampler = Ancestral(model, ours.covariance)
     z = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
     found = []
-    for t, step in zip(ours.timesteps, ours._plan(ours._desk).steps, strict=True):
+    steps = sampler.plan(grid_of_indices(ours.timesteps.tolist(), len(ours)))
+    for t, step in zip(ours.timesteps, steps, strict=True):
         taken = ours.step(torch.tanh(x), t, x, variance_noise=z).prev_sample
         ancestral, _ = sampler.step(x, step, None, Repeated(z))
         float32, float64 = (s.step(torch.tanh(x), t, x, torch.Generator().manual_seed(1)).prev_sample for s in (own, exact))

@@ -87,4 +87,4 @@ class Carrying(Driven):
     @property
     def grids(self) -> dict[int, Grid]:
         """Carried grids by their numbers of steps."""
-        return self._desk.carried.grids
+        return dict(self._desk.carried.grids)

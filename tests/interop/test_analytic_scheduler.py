@@ -171,7 +171,11 @@ def test_impossible_settings_are_refused(settings, error, message):
 @pytest.mark.parametrize(
     ("carried", "message"),
     [
+        ([1.0], "its content is .*, not a mapping"),
+        ("curve", "its content is 'curve', not a mapping"),
         ({"eta": 2.0}, "eta must be"),
+        ({"grids": {"3": [1.0, 0.5, 0.0]}}, "the grid given for 3 steps has 2"),
+        ({"grids": {"two": [1.0, 0.5, 0.0]}}, "invalid literal"),
         ({"eta": "1"}, "eta is '1', not a number"),
         ({"grids": {"2": [1.0, 0.5]}}, "a grid ends in the data"),
         ({"covariance": {"name": "isotropic"}}, "it lacks log_snr"),

@@ -18,6 +18,7 @@ from diffusers import (
     FluxPipeline,
     FluxTransformer2DModel,
     PNDMScheduler,
+    StableDiffusion3Img2ImgPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
 )
@@ -300,6 +301,26 @@ def test_stable_diffusion_3(third, eta):
     torch.manual_seed(3)
     with torch.no_grad():
         assert (images - carry(sampler, sampler.plan(GRID), Z, Drawn(None))).abs().max() < 1e-5
+
+
+def test_stable_diffusion_3_from_an_image(third):
+    """Images are noised by scale_noise to where the run begins, on a carried grid as on those of the class."""
+    changed = StableDiffusion3Img2ImgPipeline(**third.components)
+    changed.set_progress_bar_config(disable=True)
+    stock = third.scheduler
+    settings = {"image": IMAGE, "strength": 0.5, "output_type": "latent", "height": 8, "width": 8, "max_sequence_length": 6}
+    expected = changed("low", num_inference_steps=4, generator=seeded(5)[0], **settings).images
+    changed.scheduler = AnalyticFlowScheduler.from_config(stock.config)
+    images = changed("low", num_inference_steps=4, generator=seeded(5)[0], **settings).images
+    assert (images - expected).abs().max() < 1e-5
+    even = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    even.set_timesteps(sigmas=list(GRID.times[:-1]))
+    changed.scheduler = even
+    changed.scheduler.set_timesteps = lambda *given, **options: None  # stays on these
+    expected = changed("low", num_inference_steps=4, generator=seeded(5)[0], **settings).images
+    changed.scheduler = AnalyticFlowScheduler.from_config(stock.config).with_curve(BetaTilde(), {4: GRID}, eta=0.0)
+    images = changed("low", num_inference_steps=4, generator=seeded(5)[0], **settings).images
+    assert (images - expected).abs().max() < 1e-5
 
 
 @pytest.fixture(scope="module")
