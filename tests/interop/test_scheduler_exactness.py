@@ -226,7 +226,11 @@ def test_solvers_refuse_what_they_cannot_do(net, linear):
     ours.set_timesteps(3)
     with pytest.raises(InputError, match="this pipeline does not call that"):
         ours.step(X, ours.timesteps[0], X)
+    ours.step(X, ours.timesteps[0], ours.scale_model_input(X, ours.timesteps[0]))
+    with pytest.raises(InputError, match="this pipeline does not call that"):  # shown once, stepped once
+        ours.step(X, ours.timesteps[0], X)
     with pytest.raises(InputError, match="cannot begin with call 2"):
+        ours.set_timesteps(3)
         ours.step(X, ours.timesteps[1], X)
     with pytest.raises(UnsupportedError, match="once a step"):
         ours.with_sampler(Heun(model), grids.even(3, 0.01))
