@@ -6,9 +6,12 @@ A module is imported on demand; what it needs of the other package is said where
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from score_sde_analytic.extras import optional
+
 if TYPE_CHECKING:
     from score_sde_analytic.interop.analytic_dpm import load_ms_eps, save_ms_eps
     from score_sde_analytic.interop.azula import as_azula, from_azula
+    from score_sde_analytic.interop.diffusers import AnalyticDPMScheduler, AnalyticFlowScheduler
     from score_sde_analytic.interop.edm import from_edm
     from score_sde_analytic.interop.guided_diffusion import from_guided_diffusion
     from score_sde_analytic.interop.k_diffusion import as_denoiser, from_denoiser, sample_analytic
@@ -25,6 +28,10 @@ HOMES = {
         "as_azula",
         "from_azula",
     ),
+    "diffusers": (
+        "AnalyticDPMScheduler",
+        "AnalyticFlowScheduler",
+    ),
     "edm": ("from_edm",),
     "guided_diffusion": ("from_guided_diffusion",),
     "k_diffusion": (
@@ -40,6 +47,8 @@ HOMES = {
 }
 
 __all__ = [
+    "AnalyticDPMScheduler",
+    "AnalyticFlowScheduler",
     "as_azula",
     "as_denoiser",
     "from_azula",
@@ -59,6 +68,8 @@ _HOME = {name: home for home, names in HOMES.items() for name in names}
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
+        if _HOME[name] == "diffusers":
+            optional("diffusers", extra="images", user=name)
         return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
 
