@@ -5,6 +5,7 @@ from score_sde_analytic.covariance.diagonal import Diagonal
 from score_sde_analytic.covariance.head_networks import load_head
 from score_sde_analytic.covariance.heads import Interpolated, LearnedDiagonal, covariance_of
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic
+from score_sde_analytic.covariance.plain import of_content
 from score_sde_analytic.covariance.tweedie import Tweedie
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "Tweedie",
     "covariance_of",
     "load_head",
+    "of_content",
 ]

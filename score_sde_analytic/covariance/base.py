@@ -37,6 +37,11 @@ class StepCovariance(ABC):
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
         """KL(q(x_s | x_t, x_0) || p(x_s | x_t)) per sample, in nats per dimension."""
 
+    @property
+    def silent(self) -> bool:
+        """Whether it adds nothing, whatever the state."""
+        return False
+
     def capped(self, variance: float) -> StepCovariance:
         """min(var, variance) I where this is var I.
 
@@ -104,6 +109,16 @@ class Covariance(ABC):
     ) -> Float64[Array, " n"] | Float64[Array, "n nodes"] | None:
         """R, or nodes of equal mass of its distribution, of which these covariances are optimal; None where not."""
         return None
+
+    def content(self) -> dict[str, Any]:
+        """It as JSON has it, which `covariance.of_content` reads.
+
+        Raises:
+            UnsupportedError: it holds a network, or is one's own.
+        """
+        raise UnsupportedError(
+            f"{type(self).__name__} has no form of plain data: it holds a network or is of your own; take Isotropic or Diagonal"
+        )
 
     @abstractmethod
     def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:

@@ -103,6 +103,9 @@ class Interpolated(Covariance):
             self.require_eta(kernel.eta)
         return [_ExcessStep(kernel, self) for kernel in kernels]
 
+    def content(self) -> dict[str, Any]:
+        return super().content() if self.head is not None else {"name": "interpolated"}
+
     def range(self, prediction: Prediction) -> Float64[Tensor, " batch *dims"]:
         """v of every coordinate."""
         if self.head is not None:

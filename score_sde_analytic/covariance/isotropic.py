@@ -22,6 +22,7 @@ from torch import Tensor
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.checks import number, settle
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
+from score_sde_analytic.files import plain
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.process.gaussian import axpy, mean_square, normal_kl, step_kl
@@ -42,6 +43,10 @@ class IsotropicStep(StepCovariance):
 
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
         return normal_kl(kernel.error(mean_square(x_0 - prediction.x_0)), kernel.rho2, self.variance)
+
+    @property
+    def silent(self) -> bool:
+        return self.variance == 0.0
 
     def capped(self, variance: float) -> IsotropicStep:
         return IsotropicStep(min(self.variance, variance))
@@ -91,6 +96,9 @@ class Beta(IsotropicCovariance):
     def variance(self, kernel: Kernel, t: Level) -> Any:
         return kernel.beta
 
+    def content(self) -> dict[str, Any]:
+        return {"name": "beta"}
+
 
 class BetaTilde(IsotropicCovariance):
     """var = rho^2.
@@ -102,6 +110,9 @@ class BetaTilde(IsotropicCovariance):
 
     def variance(self, kernel: Kernel, t: Level) -> Any:
         return kernel.rho2
+
+    def content(self) -> dict[str, Any]:
+        return {"name": "beta_tilde"}
 
 
 @dataclass(frozen=True)
@@ -122,6 +133,16 @@ class Isotropic(IsotropicCovariance):
 
     def __post_init__(self) -> None:
         settle(self)
+
+    def content(self) -> dict[str, Any]:
+        """An infinite cap is null."""
+        return {
+            "name": "isotropic",
+            "log_snr": self.curve.log_snr.tolist(),
+            "y": self.curve.y.tolist(),
+            "source": self.curve.source,
+            "max_posterior_variance": plain(self.max_posterior_variance),
+        }
 
     def optimal_for(self, curve: NoiseCurve) -> bool:
         """Whether these are the optimal variances when R is that of `curve`."""
