@@ -20,7 +20,7 @@ from diffusers import (
     UNet2DConditionModel,
     UNet2DModel,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from score_sde_analytic import Budget, Settings
 from score_sde_analytic.study import Knots, Search
@@ -45,6 +45,14 @@ QUICK: dict[str, Any] = {
 WORDS = ["<|startoftext|>", "<|endoftext|>", "l", "o", "w", "l</w>", "o</w>", "w</w>", "lo", "low</w>"]
 
 
+def _quiet(net: nn.Module, last: str) -> Any:
+    """With small outputs: one of v then knows that the data are about as large as the noise."""
+    with torch.no_grad():
+        for weight in net.get_submodule(last).parameters():
+            weight.mul_(0.1)
+    return net.eval()
+
+
 def unconditional(scheduler: Any = None, classes: int | None = None, channels: int = 1) -> DDPMPipeline:
     torch.manual_seed(0)
     net = UNet2DModel(**UNET | {"out_channels": channels}, num_class_embeds=classes).eval()
@@ -62,8 +70,11 @@ def autoencoder(channels: int = 2, **settings: Any) -> AutoencoderKL:
 def with_classes(scheduler: Any = None) -> DiTPipeline:
     """Of 5 classes, on latents, with a learned variance."""
     torch.manual_seed(0)
-    net = DiTTransformer2DModel(**DIT, in_channels=2, out_channels=4, sample_size=4, num_embeds_ada_norm=5).eval()
-    return DiTPipeline(net, autoencoder(), DDPMScheduler(clip_sample=False) if scheduler is None else scheduler)
+    net = _quiet(
+        DiTTransformer2DModel(**DIT, in_channels=2, out_channels=4, sample_size=4, num_embeds_ada_norm=5), "proj_out_2"
+    )
+    told = {"clip_sample": False, "prediction_type": "v_prediction"}
+    return DiTPipeline(net, autoencoder(), DDPMScheduler(**told) if scheduler is None else scheduler)
 
 
 def tokenizer(folder: Path) -> Any:
@@ -85,27 +96,27 @@ def _clip(projected: bool) -> Any:
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
 
 
-def stable_diffusion(folder: Path, scheduler: Any = None, prediction: str = "epsilon") -> StableDiffusionPipeline:
+def stable_diffusion(folder: Path, scheduler: Any = None, prediction: str = "v_prediction") -> StableDiffusionPipeline:
     torch.manual_seed(0)
     blocks = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
     sizes = {"block_out_channels": (8,), "layers_per_block": 1, "norm_num_groups": 2, "attention_head_dim": 2}
-    net = UNet2DConditionModel(4, 2, 2, **blocks, **sizes, cross_attention_dim=8).eval()
+    net = UNet2DConditionModel(4, 2, 2, **blocks, **sizes, cross_attention_dim=8)
     table = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": prediction}
     made = DDPMScheduler(**table, clip_sample=False, steps_offset=1) if scheduler is None else scheduler
     others = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    return StableDiffusionPipeline(autoencoder(), _clip(False), tokenizer(folder), net, made, **others)
+    return StableDiffusionPipeline(autoencoder(), _clip(False), tokenizer(folder), _quiet(net, "conv_out"), made, **others)
 
 
 def stable_diffusion_3(folder: Path, shift: float = 3.0) -> StableDiffusion3Pipeline:
     torch.manual_seed(0)
     sizes = {"num_layers": 1, "attention_head_dim": 4, "num_attention_heads": 2, "pos_embed_max_size": 4}
     widths = {"joint_attention_dim": 16, "caption_projection_dim": 8, "pooled_projection_dim": 16}
-    net = SD3Transformer2DModel(4, 1, 2, **sizes, **widths, out_channels=2).eval()
+    net = SD3Transformer2DModel(4, 1, 2, **sizes, **widths, out_channels=2)
     words = tokenizer(folder)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     vae = autoencoder(shift_factor=0.1)
     texts = {"text_encoder": _clip(True), "tokenizer": words, "text_encoder_2": _clip(True), "tokenizer_2": words}
-    return StableDiffusion3Pipeline(net, scheduler, vae, **texts, text_encoder_3=None, tokenizer_3=None)
+    return StableDiffusion3Pipeline(_quiet(net, "proj_out"), scheduler, vae, **texts, text_encoder_3=None, tokenizer_3=None)
 
 
 def pictures(count: int = 40, channels: int = 1, side: int = 4) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,12 @@ class Parts:
     def conditions(self) -> tuple[str, ...]:
         """Names of all that the network needs."""
         return (*self.embeddings, *((CLASSES,) if self.classes else ()))
+
+    @property
+    def highest(self) -> float:
+        """Log-SNR of the least noise that the network was trained on: of a table its first entry, else without end."""
+        steps = getattr(self.training.times, "steps", None)
+        return math.inf if steps is None else float(self.training.schedule.log_snr(1.0 / steps))
 
 
 def _first(pipe: Any, names: tuple[str, ...]) -> Any:

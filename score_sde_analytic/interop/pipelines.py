@@ -142,17 +142,24 @@ def fit_pipeline(
     numbers = tuple(each(whole(2), least=1)("steps", steps))
     source = _Source(data, class_labels, column, getattr(data, "data_range", None) if data_range is None else data_range)
     folder = None if path is None else Path(path)
-    examples, declared = source.examples(parts, folder, pipe.device)
+    examples, declared = source.examples(parts, folder, pipe.device, how.get("progress", True))
     if prompts is not None:
         examples = _prompted(pipe, parts, examples, prompts_of(data, prompts, len(examples)))
     _require(pipe, parts, examples)
     told = {"device": pipe.device, "path": folder, "record": ()} | how
-    told["settings"] = replace(told.get("settings") or Settings(), covariance=covariance)
+    told["settings"] = replace(_within(told.get("settings") or Settings(), parts), covariance=covariance)
     study = analyse(from_pipeline(pipe), examples, declared, **told)
     scheduler = analytic(pipe.scheduler).with_curve(study.covariance(), {k: study.grid(k) for k in numbers})
     if guidance_scale != 1.0:
         study = study.guided(guidance_scale, _null(pipe, parts, null))
     return Fitted(study, scheduler, numbers, examples.space)
+
+
+def _within(settings: Settings, parts: Parts) -> Settings:
+    """Noise levels that a network of a table was trained on, and that its timesteps can name."""
+    top = parts.highest
+    knots = replace(settings.knots, high=min(settings.knots.high, top))
+    return replace(settings, knots=knots, search=replace(settings.search, log_snr_max=min(settings.search.log_snr_max, top)))
 
 
 @dataclass(frozen=True)
@@ -168,14 +175,17 @@ class _Source:
     column: str
     data_range: DataRange | None
 
-    def examples(self, parts: Parts, path: Path | None, device: torch.device | str) -> tuple[Examples, DataRange | None]:
+    def examples(
+        self, parts: Parts, path: Path | None, device: torch.device | str, progress: bool
+    ) -> tuple[Examples, DataRange | None]:
         """What the network learned, with their declared range: pictures, or the latents of pictures, which have none."""
         given = self._given()
         if given.space or parts.autoencoder is None:
             return given, None if given.space else self.data_range
         kept = None if path is None else path / "latents"
         declared = PICTURES if self.data_range is None else self.data_range
-        return as_dataset(LatentDataset(parts.autoencoder, given, kept, data_range=declared, device=device)), None
+        told: dict[str, Any] = {"data_range": declared, "device": device, "progress": progress}
+        return as_dataset(LatentDataset(parts.autoencoder, given, kept, **told)), None
 
     def _given(self) -> Examples:
         named = None if self.class_labels is None else {CLASSES: self.class_labels}
