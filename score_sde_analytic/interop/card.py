@@ -9,6 +9,7 @@ from typing import Any
 from score_sde_analytic.files import read_plain_json, write_text
 from score_sde_analytic.interop.pipelines import Fitted
 from score_sde_analytic.interop.swapping import stock
+from score_sde_analytic.report.study_page import GRIDS, LABELS
 from score_sde_analytic.report.tables import error_bar, markdown
 from score_sde_analytic.study.names import ChainName
 
@@ -44,7 +45,7 @@ Without it, `DiffusionPipeline.from_pretrained` gives the same network with `{sc
 def write(path: Path, fitted: Fitted, pipeline: str, report: Path) -> Path:
     """Write the card of a report that lies beside it."""
     told = read_plain_json(report / "study_report.json", "report", dict, RESTORE)
-    write_text(path, text(fitted, pipeline, told, sorted(picture.name for picture in report.glob("*.png"))))
+    write_text(path, text(fitted, pipeline, told, sorted((picture.name for picture in report.glob("*.png")), key=_natural)))
     return path
 
 
@@ -76,7 +77,14 @@ def _bits(told: Mapping[str, Any]) -> str:
         for grid, covariance in pairs:
             values = [cells[ChainName(grid, covariance, steps)].get(kind) for steps in told["steps"]]
             if any(values):
-                rows.append([grid, covariance, kind, *(error_bar(value and value["total"]) for value in values)])
+                rows.append(
+                    [
+                        GRIDS.get(grid, grid),
+                        LABELS.get(covariance, covariance),
+                        kind,
+                        *(error_bar(value and value["total"]) for value in values),
+                    ]
+                )
     return markdown(["times", "variance", "", *(f"K = {steps}" for steps in told["steps"])], rows)
 
 
@@ -99,6 +107,11 @@ def _pictures(names: Sequence[str]) -> str:
     shown = {name: PICTURES.get(name) or _of_sheet(name) for name in order}
     lines = [f"![{what}](report/{name})\n{what}" for name, what in shown.items()]
     return "## Pictures\n\n" + "\n\n".join(lines)
+
+
+def _natural(name: str) -> tuple[int, str]:
+    """In the order of the numbers in names."""
+    return int("".join(filter(str.isdigit, name)) or 0), name
 
 
 def _of_sheet(name: str) -> str:

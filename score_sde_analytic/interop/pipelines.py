@@ -79,7 +79,7 @@ class Fitted:
 
     def report(self, folder: str | Path, data: Data | None = None, **options: Any) -> list[Path]:
         """The study's page with its pictures (`Study.report`)."""
-        return self.study.report(folder, data, **({"steps": self.steps} | options))
+        return self.study.report(folder, data, **({"steps": self.steps, "samples_at": self.steps} | options))
 
 
 def from_pipeline(pipe: Any, guidance_scale: float = 1.0, null: str | int | None = None, **conditions: Any) -> ScoreModel:
