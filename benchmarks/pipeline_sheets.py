@@ -206,7 +206,7 @@ def fitted(pipe: DDPMPipeline, judged: World, steps: int) -> Fitted:
 def ours(made: Fitted, steps: int) -> list[Entry]:
     """The isotropic variance, and the best recorded one, each on its own grid."""
     study, kind = made.study, type(made.scheduler)
-    names = {"ours": "isotropic"}
+    names = {"ours": "isotropic", "ours, structured": "auto"}
     return [
         Entry(
             name,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Mapping
 from functools import cache
+from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,6 +17,8 @@ from torch import Tensor
 from score_sde_analytic.errors import InputError
 
 Array = NDArray[np.float64]
+#: Kinds of arrays that are packed.
+PACKED = ("float64", "int64")
 
 
 Scalars = TypeVar("Scalars", float, Array, Tensor)
@@ -115,3 +120,34 @@ def as_array(value: Any) -> Array:
         return np.asarray(value.detach().cpu().double().numpy() if isinstance(value, Tensor) else value, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"need numbers, got {value!r}") from error
+
+
+def packed(array: NDArray[Any]) -> dict[str, Any]:
+    """An array as JSON has it, every bit of it.
+
+    >>> packed(np.array([[0.5]]))
+    {'dtype': 'float64', 'shape': [1, 1], 'base64': 'AAAAAAAA4D8='}
+    """
+    kind = "int64" if array.dtype.kind in "iu" else "float64"
+    data = np.ascontiguousarray(array, np.dtype(kind).newbyteorder("<")).tobytes()
+    return {"dtype": kind, "shape": list(array.shape), "base64": base64.b64encode(data).decode()}
+
+
+def unpacked(content: Mapping[str, Any]) -> NDArray[Any]:
+    """The array of what `packed` gave.
+
+    Raises:
+        InputError: something else.
+
+    >>> unpacked(packed(np.arange(3.0)))
+    array([0., 1., 2.])
+    """
+    try:
+        kind, shape = content["dtype"], [int(size) for size in content["shape"]]
+        data = base64.b64decode(content["base64"], validate=True)
+        fits = kind in PACKED and min(shape, default=0) >= 0 and len(data) == 8 * prod(shape)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"not a packed array ({error!r})") from error
+    if not fits:
+        raise InputError(f"{len(data)} bytes are no {kind} of shape {shape}")
+    return np.frombuffer(data, np.dtype(kind).newbyteorder("<")).astype(kind).reshape(shape)

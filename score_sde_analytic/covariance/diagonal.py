@@ -20,11 +20,11 @@ from jaxtyping import Float, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from score_sde_analytic.arrays import Array, float64_place, wide
+from score_sde_analytic.arrays import Array, float64_place, packed, unpacked, wide
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.data import bases
 from score_sde_analytic.data.basis import Basis, Pixel, PixelChannel
-from score_sde_analytic.declared import reading
+from score_sde_analytic.declared import reading, require_arrays, require_shape
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
 from score_sde_analytic.measure import statistics as conditioning
@@ -46,8 +46,9 @@ ARRAYS = {
     "mass?": "float64 m bins shared",
     "correction?": "float64 steps replicates m",
 }
+SETTINGS = {"smooth": bool, "basis": {"name": str}, "statistic": ({"name": str}, None)}
 #: Of the metadata.
-SHAPE = {"smooth": bool, "basis": {"name": str}, "statistic": ({"name": str}, None), "model": dict}
+SHAPE = SETTINGS | {"model": dict}
 
 
 class _Plan:
@@ -176,21 +177,23 @@ class Diagonal(Covariance):
 
     def save(self, path: str | Path, fingerprint: Mapping[str, Any] | None = None) -> None:
         """Write curves, basis, statistic and held-out price as safetensors, with the fingerprint of the measured model."""
+        save_arrays(path, self._arrays(), {"kind": KIND, **self._settings(), "model": dict(fingerprint or {})})
+
+    def content(self) -> dict[str, Any]:
+        return {"name": "diagonal", **self._settings(), "arrays": {name: packed(a) for name, a in self._arrays().items()}}
+
+    def _settings(self) -> dict[str, Any]:
+        statistic = None if self.statistic is None else self.statistic.config()
+        return {"smooth": self.spectrum.smooth, "basis": self.basis.config(), "statistic": statistic}
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
         s = self.spectrum
         arrays = {"log_snr": s.log_snr, "y": s.y, "quantiles": s.quantiles, "sizes": s.sizes}
         if s.mass is not None:  # shares are those of states for all labels alike, but for local statistics
             arrays["mass"] = s.mass[..., :1] if np.all(s.mass == s.mass[..., :1]) else s.mass
         if self.correction is not None:
             arrays["correction"] = self.correction.table
-        arrays |= {f"basis.{name}": values for name, values in bases.to_arrays(self.basis).items()}
-        metadata = {
-            "kind": KIND,
-            "smooth": s.smooth,
-            "basis": self.basis.config(),
-            "statistic": None if self.statistic is None else self.statistic.config(),
-            "model": dict(fingerprint or {}),
-        }
-        save_arrays(path, arrays, metadata)
+        return arrays | {f"basis.{name}": values for name, values in bases.to_arrays(self.basis).items()}
 
     @classmethod
     def load(
@@ -211,14 +214,37 @@ class Diagonal(Covariance):
         arrays, metadata = load_arrays(path, KIND, ARRAYS, SHAPE)
         if model_fingerprint is not None:
             require_match(path, metadata["model"], model_fingerprint)
+        with reading(path):
+            return cls._of(arrays, metadata, basis, statistic)
+
+    @classmethod
+    def of_content(cls, content: Mapping[str, Any], path: str | Path) -> Diagonal:
+        """Of a `content` that was read from `path`.
+
+        Raises:
+            InputError: damaged content, or a basis or statistic that is not built in.
+        """
+        require_shape(dict(content), {**SETTINGS, "arrays": {str: dict}}, path)
+        with reading(path):
+            arrays = {name: unpacked(array) for name, array in content["arrays"].items()}
+            require_arrays(arrays, ARRAYS, path)
+            return cls._of(arrays, content)
+
+    @classmethod
+    def _of(
+        cls,
+        arrays: Mapping[str, NDArray[Any]],
+        settings: Mapping[str, Any],
+        basis: Basis | None = None,
+        statistic: Statistic | None = None,
+    ) -> Diagonal:
         of_basis = {name.removeprefix("basis."): values for name, values in arrays.items() if name.startswith("basis.")}
         log_snr, y, quantiles, sizes = (arrays[name] for name in ("log_snr", "y", "quantiles", "sizes"))
-        described = metadata["statistic"]
-        with reading(path):
-            mass = np.broadcast_to(arrays["mass"], y.shape).copy() if "mass" in arrays else None
-            return cls(
-                Spectrum(log_snr, y, quantiles, sizes, metadata["smooth"], mass),
-                bases.from_config(metadata["basis"], of_basis, basis),
-                None if described is None else conditioning.from_config(described, statistic),
-                Correction(log_snr, arrays["correction"]) if "correction" in arrays else None,
-            )
+        described = settings["statistic"]
+        mass = np.broadcast_to(arrays["mass"], y.shape).copy() if "mass" in arrays else None
+        return cls(
+            Spectrum(log_snr, y, quantiles, sizes, settings["smooth"], mass),
+            bases.from_config(settings["basis"], of_basis, basis),
+            None if described is None else conditioning.from_config(described, statistic),
+            Correction(log_snr, arrays["correction"]) if "correction" in arrays else None,
+        )

@@ -10,6 +10,7 @@ import numpy as np
 
 from score_sde_analytic.checks import unknown
 from score_sde_analytic.covariance.base import Covariance
+from score_sde_analytic.covariance.diagonal import Diagonal
 from score_sde_analytic.covariance.heads import Interpolated
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic
 from score_sde_analytic.declared import reading, require_shape
@@ -57,5 +58,6 @@ KINDS: dict[str, Callable[[Mapping[str, Any], str], Covariance]] = {
     "beta": lambda content, path: Beta(),
     "beta_tilde": lambda content, path: BetaTilde(),
     "isotropic": _isotropic,
+    "diagonal": Diagonal.of_content,
     "interpolated": lambda content, path: Interpolated(),
 }

@@ -6,8 +6,11 @@ A module is imported on demand; what it needs of the other package is said where
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from score_sde_analytic.extras import optional
+
 if TYPE_CHECKING:
     from score_sde_analytic.interop.artefacts import load_pipeline, open_study, push_pipeline, save_pipeline
+    from score_sde_analytic.interop.diffusers import AnalyticDPMScheduler, AnalyticFlowScheduler
     from score_sde_analytic.interop.elsewhere import sigmas_for, timesteps_for
     from score_sde_analytic.interop.pipelines import Fitted, fit_pipeline, from_pipeline
 
@@ -18,6 +21,10 @@ HOMES = {
         "open_study",
         "push_pipeline",
         "save_pipeline",
+    ),
+    "diffusers": (
+        "AnalyticDPMScheduler",
+        "AnalyticFlowScheduler",
     ),
     "elsewhere": (
         "sigmas_for",
@@ -31,6 +38,8 @@ HOMES = {
 }
 
 __all__ = [
+    "AnalyticDPMScheduler",
+    "AnalyticFlowScheduler",
     "Fitted",
     "fit_pipeline",
     "from_pipeline",
@@ -47,6 +56,8 @@ _HOME = {name: home for home, names in HOMES.items() for name in names}
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
+        if _HOME[name] == "diffusers":
+            optional("diffusers", extra="images", user=name)
         return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
 

@@ -1,10 +1,10 @@
-"""Analytic variances, optimal grids and our solvers in pipelines of diffusers.
+"""Optimal variances, grids and our solvers in pipelines of diffusers.
 
-    scheduler = AnalyticDPMScheduler.from_config(pipe.scheduler.config).with_curve(curve, grids={10: grid})
-    pipe.scheduler = scheduler
+    pipe.scheduler = AnalyticDPMScheduler.from_config(pipe.scheduler.config).with_curve(curve, grids={10: grid})
+    pipe(num_inference_steps=10)
 
-A scheduler carries what was measured under one private key of its config (`carried.py`), so that it is saved, loaded and handed
-from scheduler to scheduler like any setting; the path of this module stands in saved pipelines.
+What is measured is carried under one private key of a scheduler's config (`carried.py`): it is saved, loaded and handed from
+class to class like any setting. The path of this module stands in saved pipelines.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchEulerDiscreteSchedulerOutput,
+)
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils import BaseOutput
 from jaxtyping import Float, Shaped
@@ -27,15 +31,16 @@ from score_sde_analytic.covariance import Beta, BetaTilde, Interpolated
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.errors import InputError, UnsupportedError
 from score_sde_analytic.grids.grid import Grid
-from score_sde_analytic.interop.carried import KEY, Carried, content_of
-from score_sde_analytic.interop.driving import Answered, Desk, Driven, Plan
-from score_sde_analytic.interop.timesteps import grid_of_indices, grid_of_sigmas, indices_of, spaced
-from score_sde_analytic.measure.curve import NoiseCurve
-from score_sde_analytic.models.diffusers_folder import TABLES, Training, training_of
+from score_sde_analytic.interop.carried import KEY, Carried
+from score_sde_analytic.interop.carrying import Carrying
+from score_sde_analytic.interop.driving import Answered, Desk, Plan
+from score_sde_analytic.interop.origins import flow_settings, table_settings
+from score_sde_analytic.interop.timesteps import grid_of_indices, grid_of_shares, grid_of_sigmas, indices_of, spaced
+from score_sde_analytic.models.diffusers_folder import training_of
 from score_sde_analytic.process.gaussian import expand
-from score_sde_analytic.process.tabulated import Tabulated
+from score_sde_analytic.process.schedule import RectifiedFlow, Tabulated
 
-#: What a network returns of its variance, or a hand chose -> the covariance where no other is carried.
+#: variance_type -> the covariance where no other is carried; the logarithms are of the same variances.
 VARIANCES: dict[str, type[Covariance]] = {
     "fixed_small": BetaTilde,
     "fixed_small_log": BetaTilde,
@@ -45,9 +50,19 @@ VARIANCES: dict[str, type[Covariance]] = {
 }
 
 
+def parameters_of(stock: type) -> Any:
+    """Let a constructor take what that of a class of diffusers takes, with its defaults, and write it to the config."""
+
+    def decorate(init: Any) -> Any:
+        init.__signature__ = inspect.signature(vars(stock)["__init__"])
+        return register_to_config(init)
+
+    return decorate
+
+
 @dataclass
 class AnalyticDPMSchedulerOutput(BaseOutput):
-    """A step's result, as of DDPMScheduler.
+    """What a step gives, as DDPMScheduler's does.
 
     Attributes:
         prev_sample: x_s.
@@ -58,104 +73,46 @@ class AnalyticDPMSchedulerOutput(BaseOutput):
     pred_original_sample: Float[Tensor, " batch *dims"] | None = None
 
 
-def _as_of(stock: type) -> Any:
-    """Let a constructor have the parameters of a class of diffusers, with their defaults."""
+class AnalyticDPMScheduler(Carrying, SchedulerMixin, ConfigMixin):  # type: ignore[misc]
+    """DDPMScheduler with KL-optimal variances, on optimal grids and with our solvers, wherever that one works.
 
-    def decorate(init: Any) -> Any:
-        init.__signature__ = inspect.signature(vars(stock)["__init__"])
-        return register_to_config(init)
+    Its parameters are DDPMScheduler's, with their defaults; without a curve it takes the same steps, with tables in float64.
 
-    return decorate
-
-
-class AnalyticDPMScheduler(Driven, SchedulerMixin, ConfigMixin):  # type: ignore[misc]
-    """Ancestral sampling with KL-optimal variances on optimal grids, wherever DDPMScheduler works.
-
-    Without a curve it is DDPMScheduler with tables in float64. It takes DDPMScheduler's parameters, with their defaults.
+    >>> scheduler = AnalyticDPMScheduler().with_curve(curve, grids={3: (1.0, 0.5, 0.1, 0.0)})
+    >>> scheduler.set_timesteps(3)
+    >>> scheduler.timesteps
+    tensor([999, 499,  99])
     """
 
     _compatibles = [each.name for each in KarrasDiffusionSchedulers]  # noqa: RUF012
 
-    @_as_of(DDPMScheduler)
-    def __init__(self, *positional: Any, **settings: Any) -> None:
-        training = self._at_desk_training(self._internal_dict)
-        schedule = _table(training)
+    @parameters_of(DDPMScheduler)
+    def __init__(self, *values: Any, **settings: Any) -> None:
+        schedule = _schedule(self._internal_dict)
         alpha_bar = np.exp(2.0 * schedule.log_alpha(schedule.times))
         self.betas = torch.tensor(schedule.betas, dtype=torch.float32)
         self.alphas = 1.0 - self.betas
         self.alphas_cumprod = torch.tensor(alpha_bar, dtype=torch.float32)
         self.num_inference_steps: int | None = None
-        self.custom_timesteps = False
         self.timesteps = torch.arange(len(schedule.betas) - 1, -1, -1)
 
-    @staticmethod
-    def _at_desk_training(config: Mapping[str, Any]) -> Training:
-        return training_of({**config, "_class_name": "DDPMScheduler"})
-
     @classmethod
-    def from_config(
-        cls,
-        config: Any = None,
-        return_unused_kwargs: bool = False,
-        *,
-        covariance: Covariance | NoiseCurve | None = None,
-        grids: Mapping[int, Any] | None = None,
-        eta: float = 1.0,
-        **settings: Any,
-    ) -> Any:
-        """From the config of any scheduler of a table of betas, which keeps that class's own clipping and spacing.
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **settings: Any) -> Any:
+        """From the config of any scheduler of a table of betas; settings replace what it says.
+
+        Where a key is absent the class of the config decides: those that never clip x_0 do not, and timesteps are spaced as
+        that class spaces them.
 
         Raises:
             UnsupportedError: a flow, EDM, or a scheduler of distilled networks.
         """
-        made: Any = super().from_config(_resolved(config), return_unused_kwargs, **settings)
-        scheduler = made[0] if return_unused_kwargs else made
-        if covariance is not None:
-            scheduler.with_curve(covariance, grids, eta=eta)
-        return made
-
-    def with_curve(
-        self,
-        curve: NoiseCurve | Covariance,
-        grids: Mapping[int, Any] | None = None,
-        *,
-        eta: float = 1.0,
-        clip: float = 0.0,
-    ) -> Self:
-        """The scheduler itself, from now on with the variances of a curve, or another covariance, and with these grids.
-
-        Args:
-            grids: number of steps -> `Grid`, or its times; other numbers are spaced as the config says.
-            eta: 1 for DDPM's kernel, 0 for DDIM's.
-            clip: of the last noisy step, as of `Ancestral`.
-        """
-        self.register_to_config(**{KEY: content_of(curve, grids, eta, clip)})
-        return self
-
-    @property
-    def curve(self) -> NoiseCurve | None:
-        """The carried curve; None without one."""
-        return self._at_desk.carried.curve
-
-    @property
-    def covariance(self) -> Covariance:
-        """Of its steps."""
-        return self._at_desk.carried.covariance
-
-    @property
-    def eta(self) -> float:
-        """Of its kernel."""
-        return self._at_desk.carried.eta
-
-    @property
-    def grids(self) -> dict[int, Grid]:
-        """Carried grids by their numbers of steps."""
-        return self._at_desk.carried.grids
+        known = table_settings(config, cls) if isinstance(config, Mapping) else config
+        return super().from_config(known, return_unused_kwargs, **settings)
 
     @property
     def schedule(self) -> Tabulated:
         """The forward process."""
-        return self._at_desk.model.schedule  # type: ignore[return-value]
+        return self._desk.model.schedule  # type: ignore[return-value]
 
     def __len__(self) -> int:
         return len(self.betas)
@@ -167,45 +124,40 @@ class AnalyticDPMScheduler(Driven, SchedulerMixin, ConfigMixin):  # type: ignore
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
     ) -> None:
-        """Plan a run of so many steps, or of these timesteps or noise levels, whole or not; exactly one of the three.
+        """Plan a run of so many steps, or of these timesteps or noise levels sigma / alpha, whole or not; one of the three.
 
         Raises:
             InputError: none or several of them, or values outside the table.
         """
         given = {"steps": num_inference_steps, "timesteps": timesteps, "sigmas": sigmas}
-        named = [(name, value) for name, value in given.items() if value is not None]
-        if len(named) != 1:
+        asked = [(name, value) for name, value in given.items() if value is not None]
+        if len(asked) != 1:
             raise InputError("pass exactly one of num_inference_steps, timesteps and sigmas")
-        name, value = named[0]
-        self._begin((name, value if name == "steps" else tuple(value)), device)  # type: ignore[arg-type]
+        self._begin(_hashable(*asked[0]), device)
         self.num_inference_steps = len(self.timesteps)
-        self.custom_timesteps = name != "steps"
 
     def _desk_of(self, config: Mapping[str, Any]) -> Desk:
-        training = self._at_desk_training(config)
+        training = training_of({**config, "_class_name": "DDPMScheduler"})
         model = Answered(training.schedule, training.predicts, training.clamp)
-        return Desk(config, model, Carried.of(config, _handcrafted(config), 1.0))
+        return Desk(config, model, Carried(config.get(KEY) or {}, _by_hand(config), self.hand_eta))
 
     def _planned(self, desk: Desk, request: Any) -> Plan:
-        grid = self._grid(desk, request)
-        timesteps = indices_of(grid, len(_betas(desk)))
-        return Plan.of(desk.carried.sampler(desk.model), grid, timesteps)
+        table = len(self.betas)
+        name, value = request or ("spaced", table)
+        own = desk.carried.grids.get(value) if name == "steps" else None
+        grid = self._grid(name, value) if own is None else own
+        sampler = desk.carried.sampler(desk.model, None if own is None else own.steps)
+        return Plan.of(sampler, grid, indices_of(grid, table))
 
-    def _grid(self, desk: Desk, request: Any) -> Grid:
-        """Of a request; None stands for the whole table."""
-        name: str
-        value: Any
-        name, value = request or ("steps", len(_betas(desk)))
+    def _grid(self, name: str, value: Any) -> Grid:
+        """Of a request, without those that are carried."""
         if name == "timesteps":
-            return grid_of_indices(value, len(_betas(desk)))
+            return grid_of_indices(value, len(self.betas))
         if name == "sigmas":
-            return grid_of_sigmas(value, desk.model.schedule)
-        if value in desk.carried.grids and request is not None:
-            return desk.carried.grids[value]
-        config = desk.config
-        return grid_of_indices(
-            spaced(value, len(_betas(desk)), config["timestep_spacing"], config["steps_offset"]), len(_betas(desk))
-        )
+            return grid_of_sigmas(value, self.schedule)
+        config = self._internal_dict
+        indices = spaced(value, len(self.betas), config["timestep_spacing"], config["steps_offset"])
+        return grid_of_indices(indices, len(self.betas))
 
     def step(
         self,
@@ -217,14 +169,15 @@ class AnalyticDPMScheduler(Driven, SchedulerMixin, ConfigMixin):  # type: ignore
         return_dict: bool = True,
         **ignored: Any,
     ) -> AnalyticDPMSchedulerOutput | tuple[Float[Tensor, " batch *dims"], ...]:
-        """x_s = a x_t + b x0_hat + Sigma^{1/2} z.
+        """x_s = a x_t + b x0_hat + Sigma^{1/2} z, or what another solver makes of x_t and the past.
 
         Args:
-            timestep: one of `timesteps`; another than the one to come is looked up.
-            variance_noise: z; drawn where it is not given.
-            ignored: what pipelines tell other schedulers, such as an eta of their own.
+            timestep: the next of `timesteps`; another of them is looked up.
+            variance_noise: z; None to draw it.
+            ignored: what pipelines tell other schedulers, such as an eta of their own; ours is carried.
         """
-        x_s, x_0 = self._taken(model_output, timestep, sample, generator, variance_noise)
+        x_s, prediction = self._taken(model_output, timestep, sample, generator, variance_noise)
+        x_s, x_0 = x_s.to(sample.dtype), prediction.x_0.to(sample.dtype)
         if not return_dict:
             return x_s, x_0
         return AnalyticDPMSchedulerOutput(x_s, x_0)
@@ -250,53 +203,158 @@ class AnalyticDPMScheduler(Driven, SchedulerMixin, ConfigMixin):  # type: ignore
         return alpha * noise - sigma * sample
 
     def _scalars(self, timesteps: Tensor, like: Tensor) -> list[Any]:
-        """(alpha, sigma) per sample, in the shape of what they multiply."""
-        times = ((timesteps.flatten().double().cpu() + 1.0) / len(self.betas)).clamp(0.0, 1.0)
-        level = self.schedule.level(times.expand(len(like)) if len(times) == 1 else times)
+        """(alpha, sigma) of every sample."""
+        times = ((timesteps.flatten().cpu().double() + 1.0) / len(self.betas)).clamp(0.0, 1.0)
+        level = self.schedule.level(times if len(times) == len(like) else times.expand(len(like)))
         return [expand(level.alpha, like), expand(level.sigma, like)]
 
 
-def _betas(desk: Desk) -> Any:
-    return desk.model.schedule.betas  # type: ignore[attr-defined]
+def _schedule(config: Mapping[str, Any]) -> Tabulated:
+    """The table of a config.
 
-
-def _table(training: Training) -> Tabulated:
+    Raises:
+        InputError: zero terminal SNR for a network of epsilon.
+    """
+    training = training_of({**config, "_class_name": "DDPMScheduler"})
     if training.schedule.ends_in_noise and training.predicts == "eps":
         raise InputError(
-            "rescale_betas_zero_snr ends in pure noise, of which a network of epsilon says nothing; it takes one of"
+            "rescale_betas_zero_snr ends in pure noise, of which a network of epsilon says nothing: it takes one of"
             " v_prediction or sample"
         )
     return training.schedule  # type: ignore[return-value]
 
 
-def _handcrafted(config: Mapping[str, Any]) -> Covariance:
-    """By `variance_type`."""
+def _by_hand(config: Mapping[str, Any]) -> Covariance:
+    """By `variance_type`.
+
+    Raises:
+        UnsupportedError: variances that a network learned for the steps of its training.
+    """
     name = config.get("variance_type", "fixed_small")
-    if name not in VARIANCES:
-        raise UnsupportedError(
-            f"variance_type {name!r} is a variance of the training's own steps; carry a curve, with_curve(..)"
-        )
-    return VARIANCES[name]()
+    if name in VARIANCES:
+        return VARIANCES[name]()
+    if config.get(KEY):
+        return BetaTilde()
+    raise UnsupportedError(
+        f"variance_type {name!r} is of the training's own steps alone; carry a curve, with_curve(..), or take 'learned_range'"
+        f" or one of {', '.join(VARIANCES)}"
+    )
 
 
-def _resolved(config: Any) -> Any:
-    """A config with the defaults of its own class in place of ours."""
-    if not isinstance(config, Mapping):
-        return config
-    name = config.get("_class_name")
-    known = {key: value for key, value in config.items() if key != "_use_default_values"}
-    if config.get("use_flow_sigmas"):
-        raise UnsupportedError(f"{name} with use_flow_sigmas is of a flow; take AnalyticFlowScheduler")
-    if name in (None, "AnalyticDPMScheduler"):
-        return known
-    if name not in TABLES:
-        raise UnsupportedError(
-            f"a {name} is not one of a table of betas, so AnalyticDPMScheduler cannot stand for it; flows take"
-            " AnalyticFlowScheduler"
-        )
-    import diffusers
+def _hashable(name: str, value: Any) -> tuple[str, Any]:
+    return name, value if name == "steps" else tuple(float(each) for each in value)
 
-    stock = inspect.signature(getattr(diffusers, name).__init__).parameters
-    ours = inspect.signature(AnalyticDPMScheduler.__init__).parameters
-    defaults = {key: each.default for key, each in stock.items() if key in ours and key != "self"}
-    return {"clip_sample": False} | defaults | known
+
+class FlowRun(NamedTuple):
+    """What a run of a flow is asked for by."""
+
+    steps: int | None
+    sigmas: tuple[float, ...] | None
+    mu: float | None
+    timesteps: tuple[float, ...] | None
+    shift: float
+
+    @property
+    def plain_steps(self) -> int:
+        """How many steps are asked for where nothing is said of which; 0 where it is."""
+        if self.timesteps is not None:
+            return 0
+        if self.sigmas is None:
+            return self.steps or 0
+        count = len(self.sigmas)
+        even = np.arange(count, 0, -1) / max(count, 1)
+        return count if np.allclose(self.sigmas, even, rtol=0.0, atol=1e-6) else 0
+
+
+class AnalyticFlowScheduler(Carrying, FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
+    """FlowMatchEulerDiscreteScheduler with our grids, covariances and solvers; without them the same steps.
+
+    Its parameters are those of that class, and so are its shifts, which grids that are carried go without: they hold shares of
+    noise. eta = 0 is Euler's step; with a curve, `with_curve(curve, eta=..)`, steps add noise of the optimal variance.
+
+    >>> scheduler = AnalyticFlowScheduler(shift=3.0).with_curve(curve, grids={2: (1.0, 0.5, 0.0)})
+    >>> scheduler.set_timesteps(2)
+    >>> scheduler.timesteps
+    tensor([1000.,  500.])
+    """
+
+    hand_eta = 0.0
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **settings: Any) -> Any:
+        """From the config of a flow's scheduler, or of another with use_flow_sigmas; settings replace what it says.
+
+        Raises:
+            UnsupportedError: a table of betas, EDM, or a scheduler of distilled networks.
+        """
+        known = flow_settings(config, cls) if isinstance(config, Mapping) else config
+        return super().from_config(known, return_unused_kwargs, **settings)
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+        timesteps: Sequence[float] | None = None,
+    ) -> None:
+        """Plan a run; a number of steps that has a grid takes it, as do the even sigmas that pipelines pass by themselves.
+
+        Raises:
+            InputError: sigmas that do not fall.
+        """
+        known = None if sigmas is None else tuple(float(each) for each in sigmas)
+        fed = None if timesteps is None else tuple(float(each) for each in timesteps)
+        plan = self._begin(FlowRun(num_inference_steps, known, mu, fed, self._shift), device)
+        self.num_inference_steps = len(plan.steps)
+        self.sigmas = plan.sigmas.to(self.timesteps.device, copy=True)  # type: ignore[union-attr]
+
+    def _desk_of(self, config: Mapping[str, Any]) -> Desk:
+        refused = [key for key in ("invert_sigmas", "stochastic_sampling") if config.get(key)]
+        if refused:
+            raise UnsupportedError(
+                f"{refused[0]} has no place in AnalyticFlowScheduler: its networks count from noise to data, and its noise is"
+                " that of eta (with_curve(curve, eta=1.0))"
+            )
+        return Desk(config, Answered(RectifiedFlow(), "velocity"), Carried(config.get(KEY) or {}, BetaTilde(), self.hand_eta))
+
+    def _planned(self, desk: Desk, request: Any) -> Plan:
+        own = None if request is None else desk.carried.grids.get(request.plain_steps)
+        sampler = desk.carried.sampler(desk.model, None if own is None else own.steps)
+        if own is not None:
+            sigmas = torch.tensor(own.times, dtype=torch.float64)
+            timesteps = sigmas[:-1] * desk.config["num_train_timesteps"]
+            return Plan.of(sampler, own, timesteps.float(), sigmas.float())
+        stock = self._stock(desk.config, request)
+        sigmas = stock.sigmas[: len(stock.timesteps)]
+        return Plan.of(sampler, grid_of_shares(sigmas.tolist()), stock.timesteps, torch.cat([sigmas, torch.zeros(1)]))
+
+    def _stock(self, config: Mapping[str, Any], request: FlowRun | None) -> Any:
+        """That of diffusers with its run; the one over all timesteps of the training where none was asked for."""
+        parameters = inspect.signature(FlowMatchEulerDiscreteScheduler).parameters
+        made: Any = FlowMatchEulerDiscreteScheduler(**{key: config[key] for key in parameters})
+        if request is not None:
+            made.set_shift(request.shift)
+            made.set_timesteps(request.steps, "cpu", request.sigmas, request.mu, request.timesteps)
+        return made
+
+    def step(  # type: ignore[override]
+        self,
+        model_output: Float[Tensor, " batch *outs"],
+        timestep: Any,
+        sample: Float[Tensor, " batch *dims"],
+        generator: Any = None,
+        variance_noise: Float[Tensor, " batch *dims"] | None = None,
+        return_dict: bool = True,
+        **ignored: Any,
+    ) -> FlowMatchEulerDiscreteSchedulerOutput | tuple[Float[Tensor, " batch *dims"], ...]:
+        """x_s = a x_t + b x0_hat + Sigma^{1/2} z; at eta = 0 x_t + (sigma_s - sigma_t) v.
+
+        Raises:
+            UnsupportedError: a timestep for each token.
+        """
+        if ignored.get("per_token_timesteps") is not None:
+            raise UnsupportedError("per_token_timesteps are of FlowMatchEulerDiscreteScheduler alone; take that")
+        taken, _ = self._taken(model_output, timestep, sample, generator, variance_noise)
+        x_s: Any = taken.to(model_output.dtype)
+        return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=x_s) if return_dict else (x_s,)

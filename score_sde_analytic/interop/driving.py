@@ -1,4 +1,8 @@
-"""Our samplers one step at a time, driven by a pipeline that calls the network itself, as diffusers' schedulers are."""
+"""Our samplers one step at a time, driven by a pipeline that calls the network itself.
+
+A pipeline asks for a run, `set_timesteps`, feeds its network each of `timesteps`, and hands `step` what that said. Here a run
+is a plan of one of our samplers, whose model repeats the answer. Plans are kept: the same run again costs a look-up.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
+import numpy as np
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -20,18 +24,18 @@ from score_sde_analytic.models.model import Quantity, ScoreModel
 from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.schedule import Schedule
-from score_sde_analytic.samplers import Sampler, Step
+from score_sde_analytic.samplers import Sampler, Step, Table
 
-#: Plans that are kept by what they were asked for.
+#: Plans that are kept.
 MOST_PLANS = 32
 
 
 class Answered(ScoreModel):
-    """A model whose network somebody else has called: it predicts what the network is known to have said."""
+    """A model whose network somebody else has called: it predicts what that said."""
 
     prediction: Prediction
 
-    def __init__(self, schedule: Schedule, predicts: Quantity, clamp: Clamp | None) -> None:
+    def __init__(self, schedule: Schedule, predicts: Quantity, clamp: Clamp | None = None) -> None:
         super().__init__(_uncalled, schedule, predicts, clamp=clamp, fingerprint="of a pipeline")
 
     def answer(self, out: Float[Tensor, " batch *outs"], x_t: Float[Tensor, " batch *dims"], level: Level) -> Prediction:
@@ -48,11 +52,11 @@ class Answered(ScoreModel):
 
 
 def _uncalled(*_: Any) -> Tensor:
-    raise RunError("the network of a pipeline is called by the pipeline")
+    raise RunError("the network of a pipeline is called by the pipeline alone")
 
 
 class Given:
-    """Noise that a pipeline gives, or that its generators draw, one for the batch or one per sample."""
+    """Noise that a pipeline gives, or that its generators draw: one for the batch, or one per sample."""
 
     def __init__(self, generator: Any, given: Float[Tensor, " batch *dims"] | None) -> None:
         self._generator = generator
@@ -66,22 +70,47 @@ class Given:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sampler's steps, and what the pipeline feeds its network at each."""
+    """A sampler's steps, and what the pipeline feeds its network at each.
+
+    Attributes:
+        labels: the timesteps as numbers.
+        start: what carries z to the first state; None where z is it.
+        sigmas: what else a scheduler shows.
+    """
 
     sampler: Sampler[Any]
     steps: Sequence[Step]
     timesteps: Tensor
     labels: list[float]
+    start: Table | None
+    sigmas: Tensor | None = None
 
     @classmethod
-    def of(cls, sampler: Sampler[Any], grid: Grid, timesteps: Shaped[Tensor, " steps"]) -> Plan:
+    def of(
+        cls,
+        sampler: Sampler[Any],
+        grid: Grid,
+        timesteps: Shaped[Tensor, " steps"],
+        sigmas: Float[Tensor, " levels"] | None = None,
+    ) -> Plan:
         """On a grid."""
-        return cls(sampler, sampler.plan(grid), timesteps, timesteps.tolist())
+        steps = sampler.plan(grid)
+        table: Any = sampler.beginning
+        plain = table is None or (table.starts_from_noise and abs(steps[0].t.norm - 1.0) < 1e-12)
+        return cls(sampler, steps, timesteps, timesteps.tolist(), None if plain else table, sigmas)
 
-    def index(self, timestep: Any) -> int | None:
-        """The first step whose timestep this is."""
-        label = float(torch.as_tensor(timestep, dtype=torch.float32).flatten()[0])
-        return self.labels.index(label) if label in self.labels else None
+    def begun(self, index: int, x: Float[Tensor, " batch *dims"]) -> Any:
+        """The sampler's state before a step.
+
+        Raises:
+            InputError: a table in the middle of its run.
+        """
+        if index > 0 and self.sampler.beginning is not None:
+            raise InputError(
+                f"{self.sampler.name} weighs all of its calls and cannot begin with call {index + 1}; start at the first"
+                " timestep (strength=1), or ask for a number of steps without a table"
+            )
+        return self.sampler.init(self.steps[index:], x)
 
 
 @dataclass
@@ -96,34 +125,38 @@ class Desk:
 
 
 class Driven:
-    """A scheduler whose steps are those of a sampler of ours. Configs are read late: pipelines replace them."""
+    """A scheduler whose steps are those of a sampler. Configs are read late: pipelines replace them."""
 
     order = 1
     init_noise_sigma = 1.0
     timesteps: Tensor
     _internal_dict: Mapping[str, Any]
-    _desk: Desk | None = None
+    _kept: Desk | None = None
     _request: Any = None
     _step_index: int | None = None
     _begin_index: int | None = None
     _state: Any = None
+    _started = False
 
     def _desk_of(self, config: Mapping[str, Any]) -> Desk:
         raise NotImplementedError
 
     def _planned(self, desk: Desk, request: Any) -> Plan:
+        """None stands for a run that was not asked for: one over all timesteps of the training."""
         raise NotImplementedError
 
     @property
-    def _at_desk(self) -> Desk:
+    def _desk(self) -> Desk:
         """Made anew where the config is another."""
-        if self._desk is None or self._desk.config is not self._internal_dict:
-            self._desk = self._desk_of(self._internal_dict)
-        return self._desk
+        if self._kept is None or self._kept.config is not self._internal_dict:
+            self._kept = self._desk_of(self._internal_dict)
+        return self._kept
 
-    def _asked(self, request: Any) -> Plan:
+    def _plan(self, desk: Desk) -> Plan:
+        return desk.plan or self._asked(desk, self._request)
+
+    def _asked(self, desk: Desk, request: Any) -> Plan:
         """The plan of a request, from now on the one in use."""
-        desk = self._at_desk
         plan = desk.plans.get(request)
         if plan is None:
             if len(desk.plans) >= MOST_PLANS:
@@ -132,11 +165,13 @@ class Driven:
         self._request, desk.plan = request, plan
         return plan
 
-    def _begin(self, request: Any, device: Any) -> None:
+    def _begin(self, request: Any, device: Any) -> Plan:
         """A run to come."""
-        plan = self._asked(request)
+        plan = self._asked(self._desk, request)
         self.timesteps = plan.timesteps.clone() if device is None else plan.timesteps.to(device, copy=True)
         self._step_index = self._begin_index = self._state = None
+        self._started = False
+        return plan
 
     @property
     def step_index(self) -> int | None:
@@ -145,7 +180,7 @@ class Driven:
 
     @property
     def begin_index(self) -> int | None:
-        """Of the first step of a run."""
+        """Of the first step of a run; None where its timestep tells."""
         return self._begin_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:
@@ -153,44 +188,74 @@ class Driven:
         self._begin_index = begin_index
 
     def scale_model_input(self, sample: Float[Tensor, " batch *dims"], timestep: Any = None) -> Float[Tensor, " batch *dims"]:
-        """The sample itself."""
-        return sample
+        """The sample; before the first call of a table, the state that it makes of z."""
+        plan = self._plan(self._desk)
+        if plan.start is None or (self._step_index or 0) > 0:
+            return sample
+        self._started = True
+        return plan.start.start(sample, plan.steps[0].t)
 
     def _place(self, plan: Plan, timestep: Any) -> int:
-        """The index of a timestep, without waiting for an accelerator: by where it lies in `timesteps`, or the one to come."""
+        """The index of a timestep; an accelerator is not waited for.
+
+        A part of `timesteps` tells by where it lies there; of others the next one is expected, and the rest are looked up.
+        """
         expected = self._begin_index if self._step_index is None else self._step_index
+        due = expected is not None and expected < len(plan.steps)
         if isinstance(timestep, Tensor):
             if timestep.untyped_storage().data_ptr() == self.timesteps.untyped_storage().data_ptr():
                 return int(timestep.storage_offset())
-            if expected is not None and not timestep.is_cpu and expected < len(plan.steps):
-                return expected
-        elif expected is not None and expected < len(plan.steps) and plan.labels[expected] == timestep:
-            return expected
-        found = plan.index(timestep)
-        if found is None and self._step_index is None:
-            found = self._begin_index
-        if found is None:
-            raise InputError(
-                f"timestep {timestep} is none of this run's {_shown(plan.labels)}; step through scheduler.timesteps, or call"
-                " set_timesteps for another run"
-            )
-        return found
+            if due and not timestep.is_cpu:
+                return expected  # type: ignore[return-value]
+        label = _label(timestep)
+        if due and plan.labels[expected] == label:  # type: ignore[index]
+            return expected  # type: ignore[return-value]
+        if label in plan.labels:
+            return plan.labels.index(label)
+        if due and self._step_index is None:
+            return expected  # type: ignore[return-value]
+        raise InputError(
+            f"timestep {label:g} is none of this run's {_shown(plan.labels)}; step through scheduler.timesteps, or call"
+            " set_timesteps for another run"
+        )
 
     def _taken(
         self, out: Tensor, timestep: Any, sample: Tensor, generator: Any, variance_noise: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """(x_s, x0_hat) in the precision of the sample."""
-        desk = self._at_desk
-        plan = desk.plan or self._asked(self._request)
+    ) -> tuple[Tensor, Prediction]:
+        """(x_s, what the network said), in float32 or better."""
+        desk = self._desk
+        plan = self._plan(desk)
         index = self._place(plan, timestep)
         step = plan.steps[index]
         x_t = onto(sample, sample.device)
-        prediction = desk.model.answer(onto(out, out.device), x_t, step.t)
+        if index == 0 and plan.start is not None:
+            x_t = self._first(plan, x_t)
         if index != self._step_index:
-            self._state = plan.sampler.init(plan.steps, x_t)
+            self._state = plan.begun(index, x_t)
+        prediction = desk.model.answer(onto(out, out.device), x_t, step.t)
         x_s, self._state = plan.sampler.step(x_t, step, self._state, Given(generator, variance_noise))
         self._step_index = index + 1
-        return x_s.to(sample.dtype), prediction.x_0.to(sample.dtype)
+        return x_s, prediction
+
+    def _first(self, plan: Plan, z: Tensor) -> Tensor:
+        """The state that the network was shown.
+
+        Raises:
+            InputError: it was shown z.
+        """
+        if not self._started:
+            raise InputError(
+                f"{plan.sampler.name} begins with its own first state, which it makes of noise in scale_model_input; this"
+                " pipeline does not call that: ask for a number of steps without a table, or draw with Study.fewest(..)"
+            )
+        self._started = False
+        assert plan.start is not None
+        return plan.start.start(z, plan.steps[0].t)
+
+
+def _label(timestep: Any) -> float:
+    """A timestep as float32 has it; of a batch's, the first."""
+    return float(timestep.flatten()[0]) if isinstance(timestep, Tensor) else float(np.float32(timestep))
 
 
 def _shown(labels: Sequence[float]) -> str:

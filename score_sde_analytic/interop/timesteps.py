@@ -73,6 +73,18 @@ def grid_of_sigmas(sigmas: Sequence[float] | Array, schedule: Schedule) -> Grid:
     return Grid((*np.atleast_1d(schedule.time(log_snr)).tolist(), 0.0), "sigmas")
 
 
+def grid_of_shares(sigmas: Sequence[float]) -> Grid:
+    """The grid of a flow's shares of noise.
+
+    Raises:
+        InputError: they do not fall strictly from 1 or below to above 0.
+    """
+    given = numbers("sigmas", sigmas)
+    if not len(given) or np.any(np.diff(given) >= 0.0) or given[0] > 1.0 or given[-1] <= 0.0:
+        raise InputError(f"the sigmas of a flow must fall strictly from at most 1 to above 0, got {list(sigmas)}")
+    return Grid((*given.tolist(), 0.0), "sigmas")
+
+
 def indices_of(grid: Grid, table: int) -> Shaped[Tensor, " steps"]:
     """What a network is fed at a grid's times: whole indices where all are, else float32; 0 for times before the first.
 

@@ -21,10 +21,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from score_sde_analytic.arrays import Array, numbers, onto
+from score_sde_analytic.arrays import Array, numbers, onto, packed, unpacked
 from score_sde_analytic.data import bases
 from score_sde_analytic.data.basis import Basis, PixelChannel
-from score_sde_analytic.declared import reading
+from score_sde_analytic.declared import reading, require_arrays, require_shape
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, plain, require_match, save_arrays
 from score_sde_analytic.grids.grid import Grid
@@ -37,7 +37,9 @@ from score_sde_analytic.uncertainty import Estimate
 
 KIND = "sampler table"
 AGAIN = "delete it and fit it again"
-SHAPE = {"label": str, "basis": dict, "network": (dict, None), "facts": {str: float}}
+ARRAYS = {"log_snrs": "float64 k", "shifts": "float64 _", "mean": "float64 ..."}
+SETTINGS = {"label": str, "basis": dict, "facts": {str: float}}
+SHAPE = SETTINGS | {"network": (dict, None)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,13 +140,28 @@ class Table:
             said.append(f"mean square distance to the recorded paths per dimension {near:.2g}")
         return "; ".join(said)
 
+    @property
+    def starts_from_noise(self) -> bool:
+        """Whether the first state, in variance-preserving coordinates, is z itself."""
+        return bool(np.all(self.rows[0] == 1.0)) and not float(self.shifts[0]) * self.mean.abs().max()
+
     def save(self, path: str | Path) -> None:
         """Write it as one file."""
-        arrays = {f"row_{i:03d}": row for i, row in enumerate(self.rows)}
-        arrays |= {"log_snrs": self.log_snrs, "shifts": self.shifts, "mean": self.mean.numpy()} | bases.to_arrays(self.basis)
-        said = {"label": self.label, "basis": self.basis.config(), "facts": dict(self.facts)}
         network = None if self.network is None else plain(self.network)
-        save_arrays(path, arrays, {"kind": KIND, "network": network, **said})
+        save_arrays(path, self._arrays(), {"kind": KIND, "network": network, **self._settings()})
+
+    def content(self) -> dict[str, Any]:
+        """It as JSON has it, for any network."""
+        return {**self._settings(), "arrays": {name: packed(array) for name, array in self._arrays().items()}}
+
+    def _settings(self) -> dict[str, Any]:
+        return {"label": self.label, "basis": self.basis.config(), "facts": dict(self.facts)}
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        arrays = {f"row_{i:03d}": row for i, row in enumerate(self.rows)}
+        return (
+            arrays | {"log_snrs": self.log_snrs, "shifts": self.shifts, "mean": self.mean.numpy()} | bases.to_arrays(self.basis)
+        )
 
     @classmethod
     def load(cls, path: str | Path, basis: Basis | None = None) -> Table:
@@ -157,14 +174,39 @@ class Table:
             MissingFileError: no such file.
             InputError: it is damaged, or of another basis.
         """
-        declared = {"log_snrs": "float64 k", "shifts": "float64 _", "mean": "float64 ..."}
-        arrays, metadata = load_arrays(path, KIND, declared, SHAPE, AGAIN)
+        arrays, metadata = load_arrays(path, KIND, ARRAYS, SHAPE, AGAIN)
         with reading(path, AGAIN):
-            rows = tuple(arrays[f"row_{i:03d}"] for i in range(len(arrays["shifts"])))
-            basis = bases.from_config(metadata["basis"], arrays, basis)
-            mean = torch.from_numpy(arrays["mean"].copy())
-            said = {name: metadata[name] for name in ("label", "network", "facts")}
-            return cls(arrays["log_snrs"], rows, arrays["shifts"], mean, basis, **said)
+            return cls._of(arrays, metadata, metadata["network"], basis)
+
+    @classmethod
+    def of_content(cls, content: Mapping[str, Any], path: str | Path) -> Table:
+        """Of a `content` that was read from `path`.
+
+        Raises:
+            InputError: it is damaged, or of a basis that is not built in.
+
+        >>> table = Table([0.0], [[1.0], [0.0, 1.0]])
+        >>> Table.of_content(table.content(), "here").digest == table.digest
+        True
+        """
+        require_shape(dict(content), {**SETTINGS, "arrays": {str: dict}}, path, AGAIN)
+        with reading(path, AGAIN):
+            arrays = {name: unpacked(array) for name, array in content["arrays"].items()}
+            require_arrays(arrays, ARRAYS, path, AGAIN)
+            return cls._of(arrays, content)
+
+    @classmethod
+    def _of(
+        cls,
+        arrays: Mapping[str, np.ndarray],
+        settings: Mapping[str, Any],
+        network: Mapping[str, Any] | None = None,
+        basis: Basis | None = None,
+    ) -> Table:
+        rows = tuple(arrays[f"row_{i:03d}"] for i in range(len(arrays["shifts"])))
+        basis = bases.from_config(settings["basis"], arrays, basis)
+        mean = torch.from_numpy(arrays["mean"].copy())
+        return cls(arrays["log_snrs"], rows, arrays["shifts"], mean, basis, settings["label"], network, settings["facts"])
 
 
 @dataclass(frozen=True)
