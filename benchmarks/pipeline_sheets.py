@@ -114,7 +114,8 @@ class Entry:
 
     @property
     def told(self) -> str:
-        return ", ".join(str(value) if isinstance(value, str) else f"{name}={value}" for name, value in self.settings.items())
+        words = (value if isinstance(value, str) else f"{name}={value}" for name, value in self.settings.items())
+        return ", ".join(words)
 
 
 def _choices(**settings: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
@@ -203,22 +204,24 @@ def fitted(pipe: DDPMPipeline, judged: World, steps: int) -> Fitted:
     return fit_pipeline(pipe, judged.validation, **told)
 
 
-def ours(made: Fitted, steps: int) -> list[Entry]:
-    """The isotropic variance, and the best recorded one, each on its own grid."""
-    study, kind = made.study, type(made.scheduler)
-    names = {"ours": "isotropic", "ours, structured": "auto"}
-    return [
-        Entry(
-            name,
-            {"variance": str(study.resolve(covariance))},
-            kind.from_config(
-                made.scheduler.config,
-                covariance=study.covariance(covariance),
-                grids={steps: study.grid(steps, covariance=covariance)},
-            ),
-        )
-        for name, covariance in names.items()
-    ]
+#: Of our chains: names of covariances, and shares of DDPM's noise.
+CHAINS = tuple(_choices(covariance=("isotropic", "auto"), eta=(0.0, 0.5, 1.0)))
+
+
+def chains(made: Fitted, steps: int) -> list[Entry]:
+    """Every variance on its own grid."""
+    study, entries = made.study, []
+    for tried in CHAINS:
+        variance = study.covariance(tried["covariance"])
+        scheduler = type(made.scheduler).from_config(made.scheduler.config)
+        scheduler.with_curve(variance, {steps: study.grid(steps, covariance=tried["covariance"])}, eta=tried["eta"])
+        entries.append(Entry("our chain", {"": str(study.resolve(tried["covariance"])), "eta": tried["eta"]}, scheduler))
+    return entries
+
+
+def fewest(made: Fitted, steps: int) -> Entry:
+    """The table that is fitted to the network's own flow."""
+    return Entry("our table", {"": "fewest"}, made.with_fewest(steps, progress=False).scheduler)
 
 
 def main() -> None:
@@ -235,7 +238,8 @@ def main() -> None:
     pipe = load_pipeline(folder)
     stock = pipeline_of(WORLDS[options.data][1]).scheduler.config
     half = max(100, options.count // 2)
-    entries = [best(tried, pipe, judged, options.steps, half) for tried in public(stock).values()] + ours(made, options.steps)
+    tried = [*public(stock).values(), chains(made, options.steps)]
+    entries = [best(each, pipe, judged, options.steps, half) for each in tried] + [fewest(made, options.steps)]
     print(rows(entries, pipe, judged, options.steps, options.count))
     print(made.bits())
     sheet(options.picture or folder / "sheets.png", entries, pipe, judged, options.steps)

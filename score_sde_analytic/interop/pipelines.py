@@ -66,8 +66,27 @@ class Fitted:
                 f"the network of this {type(pipe).__name__} was trained under other noise, or predicts {other.predicts} where"
                 f" the one that was measured predicts {mine.predicts}; fit this pipeline by itself"
             )
-        pipe.scheduler = type(self.scheduler).from_config(self.scheduler.config)
+        pipe.scheduler = self._own_scheduler()
         return pipe
+
+    def _own_scheduler(self) -> Any:
+        return type(self.scheduler).from_config(self.scheduler.config)
+
+    def with_fewest(self, *steps: int, data: Data | None = None, **options: Any) -> Fitted:
+        """The same, which takes so few steps by `Study.fewest`: for samples; `bits` stay those of chains.
+
+        Args:
+            data: examples by which the sampler is chosen, as the network has them; None takes the table.
+            options: of `Study.fewest`.
+
+        Raises:
+            UnsupportedError: the choice is a sampler that pipelines cannot drive: one with noise that begins elsewhere.
+        """
+        scheduler = self._own_scheduler()
+        for k in each(whole(1), least=1)("steps", steps):
+            plan = self.study.fewest(k, data, **options)
+            scheduler.with_sampler(plan.sampler, plan.grid, plan.start)
+        return replace(self, scheduler=scheduler)
 
     def timesteps(self, steps: int) -> list[float] | list[int]:
         """Where so many calls are made, as the network is fed its time."""
