@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ from score_sde_analytic.interop import Fitted, fit_pipeline, load_pipeline, save
 from score_sde_analytic.models.networks import load_unet
 from score_sde_analytic.report.style import STYLE, mosaic, save
 from score_sde_analytic.report.tables import markdown
+from score_sde_analytic.samplers import AnalyticMultistep, DPMSolverPP, Sampler, UniPC
+from score_sde_analytic.study import Study
 
 #: Name of the data -> (config, network).
 WORLDS = {"digits": ("digits_vp", "digits_unet"), "patches": ("patches", "patches_unet"), "emoji": ("emoji", "emoji_unet")}
@@ -114,7 +116,7 @@ class Entry:
 
     @property
     def told(self) -> str:
-        words = (value if isinstance(value, str) else f"{name}={value}" for name, value in self.settings.items())
+        words = (value if isinstance(value, str) else f"{name}={value:g}" for name, value in self.settings.items())
         return ", ".join(words)
 
 
@@ -215,13 +217,29 @@ def chains(made: Fitted, steps: int) -> list[Entry]:
         variance = study.covariance(tried["covariance"])
         scheduler = type(made.scheduler).from_config(made.scheduler.config)
         scheduler.with_curve(variance, {steps: study.grid(steps, covariance=tried["covariance"])}, eta=tried["eta"])
-        entries.append(Entry("our chain", {"": str(study.resolve(tried["covariance"])), "eta": tried["eta"]}, scheduler))
+        entries.append(Entry("ours, chain", {"": str(study.resolve(tried["covariance"])), "eta": tried["eta"]}, scheduler))
     return entries
 
 
-def fewest(made: Fitted, steps: int) -> Entry:
-    """The table that is fitted to the network's own flow."""
-    return Entry("our table", {"": "fewest"}, made.with_fewest(steps, progress=False).scheduler)
+#: Of our solvers of the second order and above, by name, and the grids of the study that they are tried on.
+SOLVERS: dict[str, Callable[[Study], Sampler[Any]]] = {
+    "multistep, isotropic": lambda study: AnalyticMultistep(study.model, study.covariance("isotropic")),
+    "multistep, structured": lambda study: AnalyticMultistep(study.model, study.covariance("auto")),
+    "DPM-Solver++ 2M": lambda study: DPMSolverPP(study.model, 2),
+    "DPM-Solver++ 3M": lambda study: DPMSolverPP(study.model, 3),
+    "UniPC 3": lambda study: UniPC(study.model, 3),
+}
+TIMES = ("dp", "log_snr", "karras")
+
+
+def solvers(made: Fitted, steps: int) -> list[Entry]:
+    """Every solver on every grid."""
+    entries = []
+    for (name, solver), grid in itertools.product(SOLVERS.items(), TIMES):
+        scheduler = type(made.scheduler).from_config(made.scheduler.config)
+        scheduler.with_sampler(solver(made.study), made.study.grid(steps, grid))
+        entries.append(Entry("ours, solver", {"": name, "grid": grid}, scheduler))
+    return entries
 
 
 def main() -> None:
@@ -238,8 +256,8 @@ def main() -> None:
     pipe = load_pipeline(folder)
     stock = pipeline_of(WORLDS[options.data][1]).scheduler.config
     half = max(100, options.count // 2)
-    tried = [*public(stock).values(), chains(made, options.steps)]
-    entries = [best(each, pipe, judged, options.steps, half) for each in tried] + [fewest(made, options.steps)]
+    tried = [*public(stock).values(), chains(made, options.steps), solvers(made, options.steps)]
+    entries = [best(each, pipe, judged, options.steps, half) for each in tried]
     print(rows(entries, pipe, judged, options.steps, options.count))
     print(made.bits())
     sheet(options.picture or folder / "sheets.png", entries, pipe, judged, options.steps)

@@ -76,7 +76,9 @@ class Prompted(Dataset[Any]):
         distinct: every prompt once.
     """
 
-    def __init__(self, dataset: Any, prompts: Sequence[str], rows: Mapping[str, Tensor], distinct: Sequence[str]) -> None:
+    def __init__(
+        self, dataset: Any, prompts: Sequence[str], rows: Mapping[str, Shaped[Tensor, "prompts ..."]], distinct: Sequence[str]
+    ) -> None:
         self.dataset = dataset
         self.rows = rows
         place = {prompt: i for i, prompt in enumerate(distinct)}
