@@ -230,7 +230,7 @@ def _by_hand(config: Mapping[str, Any]) -> Covariance:
     Raises:
         UnsupportedError: variances that a network learned for the steps of its training.
     """
-    name = config.get("variance_type", "fixed_small")
+    name = config.get("variance_type") or "fixed_small"
     if name in VARIANCES:
         return VARIANCES[name]()
     if config.get(KEY):

@@ -94,7 +94,7 @@ class Plan:
         sigmas: Float[Tensor, " levels"] | None = None,
     ) -> Plan:
         """On a grid."""
-        steps = sampler.plan(grid)
+        steps = sampler.plan(getattr(sampler, "grid", grid))
         table: Any = sampler.beginning
         plain = table is None or (table.starts_from_noise and abs(steps[0].t.norm - 1.0) < 1e-12)
         return cls(sampler, steps, timesteps, timesteps.tolist(), None if plain else table, sigmas)

@@ -19,6 +19,8 @@ from score_sde_analytic.models.diffusers_folder import FLOWS, TABLES
 #: Under which a config lists the keys whose values were its class' defaults.
 DEFAULTED = "_use_default_values"
 KNOWN = TABLES | FLOWS
+#: Classes that have no setting for it.
+SPACED = {"DPMSolverSinglestepScheduler": "linspace"}
 
 
 def table_settings(config: Mapping[str, Any], ours: type) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def table_settings(config: Mapping[str, Any], ours: type) -> dict[str, Any]:
         )
     shared = set(_parameters(ours))
     defaults = {key: default for key, default in _parameters(getattr(diffusers, name)).items() if key in shared}
-    return {"clip_sample": False} | defaults | known
+    return {"clip_sample": False, "timestep_spacing": SPACED.get(name, "leading")} | defaults | known
 
 
 def flow_settings(config: Mapping[str, Any], ours: type) -> dict[str, Any]:
@@ -71,7 +73,7 @@ def class_of(config: Mapping[str, Any]) -> str | None:
     named = config.get("_class_name")
     if named is not None or not isinstance(config, FrozenDict):
         return named
-    fitting = {name: (len(keys), name in KNOWN) for name, keys in _stock().items() if keys <= set(config)}
+    fitting = {name: (len(keys), name in KNOWN, -len(name)) for name, keys in _stock().items() if keys <= set(config)}
     return max(fitting, key=lambda name: fitting[name], default=None)
 
 
