@@ -56,10 +56,11 @@ def text(fitted: Fitted, pipeline: str, told: Mapping[str, Any], pictures: Seque
         told: the report's content.
         pictures: names of its files.
     """
+    space = fitted.study.space
     named = type(stock(fitted.scheduler)).__name__
     sections = [
         HEADER.format(pipeline=pipeline, steps=fitted.steps[0], scheduler=named),
-        f"## Bits/dim{' of latents' if fitted.of else ''}\n\n{_bits(told)}\n\n{_within(told)}",
+        f"## Bits/dim{f' of {space}' if space else ''}\n\n{_bits(told)}\n\n{_within(told)}",
         f"## Where the network is called\n\n{_times(told)}",
         _pictures(pictures),
         _remarks(told),

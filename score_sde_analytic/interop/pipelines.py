@@ -46,13 +46,11 @@ class Fitted:
         study: what the pass says, whose samples are the network's own states (latents, where it works on them).
         scheduler: with curve, covariance and grids; `attach` puts a copy of it into a pipeline.
         steps: numbers of network calls that it has a grid for.
-        of: what examples are, where they stand for pictures: "latents"; else nothing.
     """
 
     study: Study
     scheduler: Any
     steps: tuple[int, ...]
-    of: str = ""
 
     def attach(self, pipe: Any) -> Any:
         """The pipeline, with a copy of the scheduler in place of its own.
@@ -93,7 +91,7 @@ class Fitted:
         return timesteps_for(self.study.grid(steps), self.scheduler)
 
     def bits(self, *steps: int) -> Bits[Priced]:
-        """Predicted bits/dim of the scheduler's chains of so many steps; no network call. Of latents, where `of` says so."""
+        """Predicted bits/dim of the scheduler's chains of so many steps, of latents where they are; no network call."""
         return self.study.bits(*(steps or self.steps))
 
     def report(self, folder: str | Path, data: Data | None = None, **options: Any) -> list[Path]:
@@ -157,7 +155,7 @@ def fit_pipeline(
         UnsupportedError: a pipeline whose network has no known forward process, or is fed more than its noisy state.
         InputError: prompts or classes that are missing, or data that do not fit.
     """
-    parts = Parts.of(pipe)
+    parts, scheduler = Parts.of(pipe), analytic(pipe.scheduler)
     numbers = tuple(each(whole(2), least=1)("steps", steps))
     source = _Source(data, class_labels, column, getattr(data, "data_range", None) if data_range is None else data_range)
     folder = None if path is None else Path(path)
@@ -168,10 +166,10 @@ def fit_pipeline(
     told = {"device": pipe.device, "path": folder, "record": ()} | how
     told["settings"] = replace(_within(told.get("settings") or Settings(), parts), covariance=covariance)
     study = analyse(from_pipeline(pipe), examples, declared, **told)
-    scheduler = analytic(pipe.scheduler).with_curve(study.covariance(), {k: study.grid(k) for k in numbers})
+    scheduler.with_curve(study.covariance(), {k: study.grid(k) for k in numbers})
     if guidance_scale != 1.0:
         study = study.guided(guidance_scale, _null(pipe, parts, null))
-    return Fitted(study, scheduler, numbers, examples.space)
+    return Fitted(study, scheduler, numbers)
 
 
 def _within(settings: Settings, parts: Parts) -> Settings:

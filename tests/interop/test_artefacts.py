@@ -56,6 +56,12 @@ pipe.scheduler = AnalyticDPMScheduler.from_config(pipe.scheduler.config)
 """
 
 
+STOCK = {
+    "stable_diffusion": ("DDPMScheduler", "AnalyticDPMScheduler"),
+    "stable_diffusion_3": ("FlowMatchEulerDiscreteScheduler", "AnalyticFlowScheduler"),
+}
+
+
 def run(pipe: Any) -> np.ndarray:
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(7)
@@ -149,6 +155,22 @@ def test_what_was_not_fitted_is_said(tmp_path):
         load_pipeline(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("make", [tiny.stable_diffusion, tiny.stable_diffusion_3])
+def test_text_pipelines_by_their_stock_names(tmp_path, make):
+    pytest.importorskip("transformers")
+    pipe = make(tmp_path / "words")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        fitted = fit_pipeline(pipe, tiny.pictures(channels=3, side=8), prompts=["low"], steps=(3,), **tiny.QUICK)
+    folder = save_pipeline(fitted.attach(pipe), tmp_path / "pipe")
+    stock, ours = STOCK[make.__name__]
+    assert json.loads((folder / "model_index.json").read_text())["scheduler"] == ["diffusers", stock]
+    absent = dict.fromkeys(("text_encoder_3", "tokenizer_3")) if make is tiny.stable_diffusion_3 else {}
+    loaded = load_pipeline(folder, **absent)
+    assert type(loaded.scheduler).__name__ == ours
+    assert loaded.scheduler.grids == fitted.scheduler.grids
+
+
 # --- study and card -----------------------------------------------------------------------------------------------------
 
 
@@ -181,6 +203,21 @@ def test_the_card_shows_what_the_report_says(measured, whole_folder):
     bits = f"{fitted.study.bits(5)[5].total.value:.2f}"
     assert any(bits in line for line in card.splitlines() if line.startswith("| optimal times"))
     assert all(remark in card for remark in told["remarks"])
+
+
+@pytest.mark.slow
+def test_a_guided_study_is_read_as_that_of_its_network(tmp_path):
+    """The pass measured the conditional network, which is what the folder holds; samples of the report are guided."""
+    pipe = tiny.with_classes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        told = {"class_labels": torch.arange(40) % 5, "guidance_scale": 2.0, "steps": (3, 5)}
+        fitted = fit_pipeline(pipe, tiny.pictures(channels=3, side=8), **told, **tiny.QUICK)
+        folder = save_pipeline(pipe, tmp_path, fitted, report=REPORT)
+    study = open_study(folder)
+    assert not study.model.guidance
+    assert np.array_equal(study.moments.residual, fitted.study.moments.residual)
+    assert "## Bits/dim of latents" in (folder / "README.md").read_text()
 
 
 @pytest.mark.slow

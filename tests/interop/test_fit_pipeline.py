@@ -15,6 +15,7 @@ import torch
 from diffusers import (
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     PNDMScheduler,
@@ -132,7 +133,7 @@ def test_bits_and_report_are_the_studys(plain):
     _, _, fitted = plain
     assert list(fitted.bits()) == [3, 5]
     assert fitted.bits(5)[5].total == fitted.study.bits(5)[5].total
-    assert fitted.of == ""
+    assert str(fitted.bits(5)).endswith("bits/dim")
 
 
 def test_a_pass_goes_on_from_its_folder(tmp_path, plain):
@@ -185,7 +186,7 @@ def test_latents_of_classes_guided():
     fitted = {scale: fit(pipe, data, class_labels=labels, guidance_scale=scale) for scale in (1.0, 3.0)}
     assert np.array_equal(fitted[1.0].study.moments.residual, fitted[3.0].study.moments.residual)
     assert fitted[3.0].study.model.guidance == "guided with scale 3"
-    assert fitted[3.0].of == "latents"
+    assert str(fitted[3.0].bits(5)).endswith("bits/dim of latents")
     assert fitted[3.0].study.shape == (2, 4, 4)
     assert any("of latents as a density" in remark for remark in fitted[3.0].study.remarks)
     encoded = LatentDataset(pipe.vae, Examples(data, conditions={"class_labels": labels}))
@@ -252,11 +253,24 @@ def test_text_pipelines(tmp_path, make):
         fit(pipe, data)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(tmp_path, dtype):
+    """Weights, encoders and autoencoder in half precision, states of the pass in float32."""
+    pytest.importorskip("transformers")
+    whole, half = (tiny.stable_diffusion(tmp_path) for _ in range(2))
+    half.to(dtype=dtype)
+    data = tiny.pictures(channels=3, side=8)
+    residual = [fit(pipe, data, prompts=["low"]).study.moments.residual for pipe in (whole, half)]
+    np.testing.assert_allclose(*residual, rtol=0.02)
+
+
 def test_pipelines_that_are_not_measured(tmp_path):
     with pytest.raises(InputError, match="encodes no prompts"):
         fit(tiny.unconditional(), tiny.pictures(), prompts=["low"], data_range=RANGE)
     with pytest.raises(UnsupportedError, match="more than the noisy state"):
         from_pipeline(tiny.unconditional(channels=3))
+    with pytest.raises(UnsupportedError, match="EDMEulerScheduler"):  # before the pass, not after it
+        fit(tiny.unconditional(EDMEulerScheduler()), None)
 
 
 # --- our grids in schedulers of others ----------------------------------------------------------------------------------
