@@ -55,7 +55,10 @@ def get_config() -> ConfigDict:
     estimate.most_knots = 128  # in the end: some are added where R between them is less certain than at them; 0 adds none
     estimate.log_snr_min = -10.0
     estimate.log_snr_max = 10.2
-    estimate.tolerance = 0.01  # relative standard error of R at which a knot is finished
+    # What decides where draws go, and what tolerance means: "variance", the relative standard error of R at every knot; "bits",
+    # the standard error of bits/dim; or "grid", the share of the excess of optimal grids that errors of the curve add.
+    estimate.answer = "variance"
+    estimate.tolerance = 0.01
     estimate.min_draws = 300  # network evaluations per knot
     estimate.max_draws = 600
     estimate.batch_size = 100
@@ -111,6 +114,7 @@ def get_config() -> ConfigDict:
     sample.grids = ("log_snr", "dp")
     sample.grid_variance = ""  # the variance for which "dp" and "tuned" grids are optimised; empty for covariance.name
     sample.fewest = ()  # numbers K of calls for samples of the fewest calls: a table fitted to the network's flow, or noise too
+    sample.choose = True  # the sampler of the fewest calls by comparing samples to validation examples; False takes the table
     sample.variances = ("beta", "beta_tilde", "score", "residual")
     sample.seed = 0
     sample.eta = 1.0

@@ -58,8 +58,8 @@ def study_settings(config: ConfigDict) -> Settings:
 
 def budget(config: ConfigDict) -> Budget:
     """Network evaluations of the pass over the validation split."""
-    settings = config.estimate
-    return Budget(settings.tolerance, settings.min_draws, settings.max_draws, settings.batch_size)
+    names = ("answer", "tolerance", "min_draws", "max_draws", "batch_size")
+    return Budget(**{name: config.estimate[name] for name in names})
 
 
 def entry(settings: ConfigDict, decoder: Decoder) -> Entry:

@@ -10,6 +10,7 @@ import torch
 
 from score_sde_analytic.data.examples import as_dataset, batches
 from score_sde_analytic.data.portions import batch_by_bytes
+from score_sde_analytic.measure.answers import reached
 from score_sde_analytic.report import figures
 from score_sde_analytic.uncertainty import Estimate
 
@@ -45,6 +46,7 @@ def estimate(experiment: Experiment) -> list[Path]:
     content = {
         "network_evaluations": moments.evaluations,
         "network_calls": moments.cost.calls,
+        "reached": reached(moments),
         "groups": moments.groups,
         "knots": table,
         "remarks": experiment.study.remarks,
@@ -54,7 +56,7 @@ def estimate(experiment: Experiment) -> list[Path]:
     report = experiment.record("moments", content)
     difference, size = moments.calibration()
     worst = int(np.abs(difference).argmax())
-    print(f"\nMoments: {moments.evaluations} network evaluations at {len(moments.log_snr)} noise levels.")
+    print(f"\nMoments: {moments.evaluations} network evaluations at {len(moments.log_snr)} noise levels; {reached(moments)}.")
     print(
         f"Calibration: 1 - Lambda and R differ most at log-SNR {moments.log_snr[worst]:.1f},"
         f" by {difference[worst]:+.4f} ({size[worst]:+.1f} standard errors)."

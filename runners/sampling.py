@@ -117,9 +117,10 @@ def _fewest(experiment: Experiment, total: Receipt) -> tuple[list[Path], dict[in
     if not settings.fewest:
         return [], {}
     file, rows, reasons = Sheets.open(work / "samples_fewest.safetensors", settings.seed), {}, {}
+    judges = experiment.splits.validation if settings.choose else None
     with noted(lambda: f"{len(file.made)} sheets are in {file.path}", file.save):
         for steps in settings.fewest:
-            plan = study.fewest(steps, experiment.splits.validation, path=work / "fewest")
+            plan = study.fewest(steps, judges, path=work / "fewest")
             reasons[steps] = plan.reason
             print(f"K = {steps}: {plan.reason}")
             sheet = file.sheet(f"K{steps}", plan, settings.count, settings.batch_size, _identity(experiment, plan))

@@ -1,5 +1,6 @@
 """What one Monte Carlo pass finds: moments, curves, and residuals in a basis."""
 
+from score_sde_analytic.measure.answers import reached
 from score_sde_analytic.measure.by_class import estimate_by
 from score_sde_analytic.measure.curve import NoiseCurve, residual_cap
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
@@ -38,6 +39,7 @@ __all__ = [
     "estimate_by",
     "guidance_price",
     "mutual_information",
+    "reached",
     "recalibrate",
     "residual_cap",
     "wiring_costs",

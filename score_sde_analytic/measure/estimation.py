@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from score_sde_analytic.arrays import Array, numbers, onto, wide
-from score_sde_analytic.checks import COUNT, number, settle, whole
+from score_sde_analytic.checks import COUNT, number, one_of, settle, whole
 from score_sde_analytic.data.examples import Data, Examples, as_dataset
 from score_sde_analytic.data.portions import STATE_BYTES, batch_by_bytes
 from score_sde_analytic.data.ranges import DataRange, check_examples
@@ -27,6 +27,7 @@ from score_sde_analytic.declared import reading
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.files import load_arrays, plain
 from score_sde_analytic.interruption import save_points
+from score_sde_analytic.measure.answers import ANSWERS, relative_tolerance
 from score_sde_analytic.measure.knots import knots_in_doubt
 from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, Moments, decoder_scale
 from score_sde_analytic.measure.visits import known, visited
@@ -69,8 +70,13 @@ class Observer(Protocol):
 class Budget:
     """How many draws a knot gets, and how they are dealt out.
 
-    A knot is finished after `min_draws` draws once its relative standard error of R is at most `tolerance`, and after
-    `max_draws` in any case.
+    Every knot gets `min_draws`. Then draws go where they matter for the answer asked, until its error is at most `tolerance`:
+
+        variance    largest relative standard error of R; a knot is finished once its own is small enough
+        bits        standard error of bits/dim in the limit of many steps
+        grid        share of an optimal grid's excess that errors of the curve add to it
+
+    After `max_draws` a knot is finished in any case. `answers.reached` says what came of it.
 
     Attributes:
         batch_size: draws of a knot per network call.
@@ -87,6 +93,7 @@ class Budget:
     batch_size: Annotated[int, COUNT] = 100
     groups: Annotated[int, whole(2, 10**6)] = 32
     most_knots: Annotated[int, whole(0, 10_000)] = 0
+    answer: Annotated[str, one_of(ANSWERS)] = "variance"
 
     def __post_init__(self) -> None:
         settle(self)
@@ -98,7 +105,8 @@ class Budget:
 
     def settings(self) -> dict[str, Any]:
         """What decides when a pass ends, as plain data."""
-        return {name: getattr(self, name) for name in ("tolerance", "min_draws", "max_draws", "batch_size", "most_knots")}
+        names = ("answer", "tolerance", "min_draws", "max_draws", "batch_size", "most_knots")
+        return {name: getattr(self, name) for name in names}
 
 
 def estimate(
@@ -289,7 +297,7 @@ class _Pass:
         """Begin anew with knots in the gaps that the finished ones leave."""
         before = len(self.knots)
         room = self.settings["most_knots"] - before
-        gaps = knots_in_doubt(self.result(), self.settings["tolerance"], room) if room > 0 else np.zeros(0)
+        gaps = knots_in_doubt(self.result(), relative_tolerance(self.settings), room) if room > 0 else np.zeros(0)
         self._place(np.concatenate([self.knots, gaps]))
         for name, axis in SUMS.items():
             sums = getattr(self, name)
@@ -302,9 +310,7 @@ class _Pass:
         drawn = self.counts.sum(0)
         enough = drawn >= self.settings["min_draws"]
         moments = self.result()
-        with np.errstate(divide="ignore", invalid="ignore"):
-            precise = moments.stderr("residual") <= self.settings["tolerance"] * np.abs(moments.residual)
-        precise = precise[np.argsort(moments.order)]
+        precise = ANSWERS[self.settings["answer"]].finished(moments, self.settings["tolerance"])[np.argsort(moments.order)]
         finished = (enough & precise) | (drawn >= self.settings["max_draws"])
         return [m for m in self.active if not finished[m]]
 

@@ -53,7 +53,14 @@ SHAPE = {
         "groups": COUNT,
         "decoder": ([(float, None)], None),
         "knots": [float],
-        "settings": {"tolerance": float, "min_draws": COUNT, "max_draws": COUNT, "batch_size": COUNT, "most_knots": COUNT},
+        "settings": {
+            "answer": str,
+            "tolerance": float,
+            "min_draws": COUNT,
+            "max_draws": COUNT,
+            "batch_size": COUNT,
+            "most_knots": COUNT,
+        },
         "observers": {str: dict},
     },
     "state": {
@@ -167,6 +174,11 @@ class Moments:
         """Standard error of "noise_power" (also called "score"), "cross" or "residual"."""
         column = OUTCOMES["noise_power" if outcome == "score" else outcome]
         return _ratio_stderr(self._group_sums[..., column], self.counts)
+
+    def influence(self, outcome: str) -> Float64[Array, "g m"]:
+        """What each group moves the mean of an outcome by, (S_i - r n_i) / n; `stderr` is their root sum of squares."""
+        column = OUTCOMES["noise_power" if outcome == "score" else outcome]
+        return _deviations(self._group_sums[..., column], self.counts) / self.draws
 
     @cached_property
     def between(self) -> BetweenKnots:
@@ -304,7 +316,9 @@ def _ratio_stderr(sums: Array, counts: Array) -> Array:
     in closed form for all knots at once, however many groups each of them has.
     """
     occupied = (counts > 0).sum(0)
-    total = counts.sum(0)
-    deviation = sums - sums.sum(0) / total * counts
-    error = np.sqrt((deviation**2).sum(0) * occupied / np.maximum(occupied - 1, 1)) / total
+    error = np.sqrt((_deviations(sums, counts) ** 2).sum(0) * occupied / np.maximum(occupied - 1, 1)) / counts.sum(0)
     return np.where(occupied > 1, error, np.inf)  # one example says nothing about another
+
+
+def _deviations(sums: Array, counts: Array) -> Array:
+    return sums - sums.sum(0) / counts.sum(0) * counts

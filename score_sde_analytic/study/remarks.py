@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from score_sde_analytic.likelihood.bound import BITS
+from score_sde_analytic.measure.answers import relative_tolerance
 from score_sde_analytic.measure.knots import doubt_between
 from score_sde_analytic.study.measured import Measured
 from score_sde_analytic.study.record import Record
@@ -76,7 +77,8 @@ def _linear(record: Measured) -> list[str]:
 
 def _between(record: Record) -> list[str]:
     """Whether the curve is less certain between knots than at them."""
-    moments, tolerance = record.moments, float(record.moments.fingerprint["settings"]["tolerance"])
+    moments = record.moments
+    tolerance = relative_tolerance(moments.fingerprint["settings"])
     cells, doubt, ends = doubt_between(moments, tolerance)
     if not len(cells) or (doubt <= DOUBT * ends).all():
         return []
