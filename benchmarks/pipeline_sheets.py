@@ -90,7 +90,7 @@ def pipeline_of(asset: str) -> DDPMPipeline:
     scheduler = DDPMScheduler(
         num_train_timesteps=len(table(wiring["times"])), trained_betas=table(wiring["times"]), prediction_type="v_prediction"
     )
-    return DDPMPipeline(unconditional(net), scheduler)
+    return DDPMPipeline(unconditional(net).float(), scheduler)
 
 
 # --- schedulers ---------------------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ class Entry:
 
     @property
     def told(self) -> str:
-        words = (value if isinstance(value, str) else f"{name}={value:g}" for name, value in self.settings.items())
+        words = (value if isinstance(value, str) else f"{name}={value}" for name, value in self.settings.items())
         return ", ".join(words)
 
 
@@ -133,8 +133,8 @@ PUBLIC: dict[str, tuple[Any, tuple[dict[str, Any], ...]]] = {
         DPMSolverMultistepScheduler,
         (
             *_choices(timestep_spacing=SPACINGS, solver_order=(2, 3), final_sigmas_type=("zero", "sigma_min")),
-            *_choices(use_karras_sigmas=(True,), solver_order=(2, 3), final_sigmas_type=("zero", "sigma_min")),
-            *_choices(use_lu_lambdas=(True,), solver_order=(2, 3), final_sigmas_type=("zero", "sigma_min")),
+            *_choices(use_karras_sigmas=(True,), solver_order=(2, 3)),
+            *_choices(use_lu_lambdas=(True,), solver_order=(2, 3)),
         ),
     ),
 }
