@@ -38,7 +38,7 @@ def of_content(content: Mapping[str, Any], path: str = "a covariance") -> Covari
     Raises:
         InputError: an unknown name, or content that is not what it should be.
     """
-    require_shape(dict(content), {"name": str}, path, AGAIN)
+    require_shape(content, {"name": str}, path, AGAIN)
     name = content["name"]
     if name not in KINDS:
         raise unknown("covariance", name, KINDS)
@@ -47,7 +47,7 @@ def of_content(content: Mapping[str, Any], path: str = "a covariance") -> Covari
 
 
 def _isotropic(content: Mapping[str, Any], path: str) -> Isotropic:
-    require_shape(dict(content), ISOTROPIC, path, AGAIN)
+    require_shape(content, ISOTROPIC, path, AGAIN)
     cap = content.get("max_posterior_variance")
     curve = NoiseCurve(np.array(content["log_snr"], np.float64), np.array(content["y"], np.float64), content["source"])
     return Isotropic(curve, math.inf if cap is None else cap)

@@ -23,6 +23,7 @@ from score_sde_analytic.interop.solvers import sampler_of
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.samplers import Ancestral, Sampler
+from score_sde_analytic.samplers.base import Start
 
 KEY = "_analytic"
 PATH = f"{KEY} of a scheduler's config"
@@ -54,7 +55,7 @@ class Carried:
     hand_eta: float
 
     def __post_init__(self) -> None:
-        require_shape(dict(self.content), SHAPE, PATH, AGAIN)
+        require_shape(self.content, SHAPE, PATH, AGAIN)
 
     @cached_property
     def covariance(self) -> Covariance:
@@ -70,16 +71,16 @@ class Carried:
     @cached_property
     def grids(self) -> dict[int, Grid]:
         """By their numbers of steps."""
+        held = self.content.get("grids", {})
         with reading(PATH, AGAIN):
-            made = [Grid(tuple(times), "carried") for times in self.content.get("grids", {}).values()]
-        return {grid.steps: grid for grid in made}
+            return {int(steps): _grid(times, int(steps)) for steps, times in held.items()}
 
-    def sampler(self, model: ScoreModel, steps: int | None) -> Sampler[Any]:
-        """The rule of a run of so many steps on the carried grid; None for any other run."""
+    def sampler(self, model: ScoreModel, steps: int | None) -> tuple[Sampler[Any], Start | None]:
+        """The rule of a run of so many steps on the carried grid, None for any other run, and what it begins with."""
         solvers = self.content.get("solvers", {})
         if str(steps) in solvers:
             return sampler_of(solvers[str(steps)], model, PATH)
-        return Ancestral(model, self.covariance, self.eta, clip=self.content.get("clip", 0.0))
+        return Ancestral(model, self.covariance, self.eta, clip=self.content.get("clip", 0.0)), None
 
 
 def content_of(
@@ -100,12 +101,12 @@ def content_of(
     held = Isotropic(covariance) if isinstance(covariance, NoiseCurve) else covariance
     eta = number(0, 1)("eta", eta)
     held.require_eta(eta)
-    times = {str(whole(1)("steps", steps)): _times(grid, steps) for steps, grid in (grids or {}).items()}
+    times = {str(whole(1)("steps", steps)): list(_grid(grid, steps).times) for steps, grid in (grids or {}).items()}
     return {"covariance": held.content(), "eta": eta, "clip": number(0)("clip", clip), "grids": times}
 
 
-def _times(grid: Any, steps: int) -> list[float]:
-    made = grid if isinstance(grid, Grid) else Grid(tuple(grid))
+def _grid(given: Any, steps: int) -> Grid:
+    made = given if isinstance(given, Grid) else Grid(tuple(given), "carried")
     if made.steps != steps:
         raise InputError(f"the grid given for {steps} steps has {made.steps}; key grids by their number of steps")
-    return list(made.times)
+    return made

@@ -30,7 +30,7 @@ class Carrying(Driven):
         eta: float = 1.0,
         clip: float = 0.0,
     ) -> Self:
-        """The scheduler itself, from now on with the variances of a curve, or another covariance, and with these grids.
+        """The scheduler itself, from now on with the variances of a curve, or another covariance, and with these grids alone.
 
         Args:
             grids: number of steps -> `Grid`, or its times; runs of other numbers are spaced as the config says.
@@ -51,7 +51,8 @@ class Carrying(Driven):
         Args:
             sampler: of the network that the pipeline calls.
             grid: its times; None for a table's own.
-            start: what it begins with, None for noise.
+            start: what its runs begin with, None for noise or a table's own. It is made of the pipeline's noise in
+                `scale_model_input`, which most pipelines call, but not DDPMPipeline and those of flows.
 
         Raises:
             UnsupportedError: a sampler that does not call the network just once a step.
@@ -60,7 +61,7 @@ class Carrying(Driven):
         if times is None:
             raise InputError(f"{sampler.name} takes any grid: say which, with_sampler(sampler, grid)")
         steps, held = str(times.steps), self._desk.carried.content
-        solvers = {**held.get("solvers", {}), steps: of_sampler(sampler, times, start)}
+        solvers = {**held.get("solvers", {}), steps: of_sampler(sampler, start)}
         grids = {**held.get("grids", {}), steps: list(times.times)}
         return self._carry({**held, "grids": grids, "solvers": solvers})
 
@@ -86,4 +87,4 @@ class Carrying(Driven):
     @property
     def grids(self) -> dict[int, Grid]:
         """Carried grids by their numbers of steps."""
-        return self._desk.carried.grids
+        return dict(self._desk.carried.grids)

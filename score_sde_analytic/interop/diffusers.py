@@ -27,6 +27,7 @@ from diffusers.utils import BaseOutput
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from score_sde_analytic.arrays import onto
 from score_sde_analytic.covariance import Beta, BetaTilde, Interpolated
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.errors import InputError, UnsupportedError
@@ -89,10 +90,11 @@ class AnalyticDPMScheduler(Carrying, SchedulerMixin, ConfigMixin):  # type: igno
     @parameters_of(DDPMScheduler)
     def __init__(self, *values: Any, **settings: Any) -> None:
         schedule = _schedule(self._internal_dict)
-        alpha_bar = np.exp(2.0 * schedule.log_alpha(schedule.times))
+        alpha, sigma = schedule.alpha(schedule.times), schedule.sigma(schedule.times)
+        self._coefficients = torch.from_numpy(np.stack([alpha, sigma]))
         self.betas = torch.tensor(schedule.betas, dtype=torch.float32)
         self.alphas = 1.0 - self.betas
-        self.alphas_cumprod = torch.tensor(alpha_bar, dtype=torch.float32)
+        self.alphas_cumprod = torch.tensor(alpha**2, dtype=torch.float32)
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(len(schedule.betas) - 1, -1, -1)
 
@@ -146,8 +148,8 @@ class AnalyticDPMScheduler(Carrying, SchedulerMixin, ConfigMixin):  # type: igno
         name, value = request or ("spaced", table)
         own = desk.carried.grids.get(value) if name == "steps" else None
         grid = self._grid(name, value) if own is None else own
-        sampler = desk.carried.sampler(desk.model, None if own is None else own.steps)
-        return Plan.of(sampler, grid, indices_of(grid, table))
+        rule = desk.carried.sampler(desk.model, None if own is None else own.steps)
+        return Plan.of(rule, grid, indices_of(grid, table))
 
     def _grid(self, name: str, value: Any) -> Grid:
         """Of a request, without those that are carried."""
@@ -203,10 +205,13 @@ class AnalyticDPMScheduler(Carrying, SchedulerMixin, ConfigMixin):  # type: igno
         return alpha * noise - sigma * sample
 
     def _scalars(self, timesteps: Tensor, like: Tensor) -> list[Any]:
-        """(alpha, sigma) of every sample."""
-        times = ((timesteps.flatten().cpu().double() + 1.0) / len(self.betas)).clamp(0.0, 1.0)
-        level = self.schedule.level(times if len(times) == len(like) else times.expand(len(like)))
-        return [expand(level.alpha, like), expand(level.sigma, like)]
+        """(alpha, sigma) of every sample; whole timesteps are looked up where the samples lie."""
+        flat = timesteps.flatten().expand(len(like)) if timesteps.numel() == 1 else timesteps.flatten()
+        if flat.is_floating_point():
+            level = self.schedule.level(((flat.cpu().double() + 1.0) / len(self.betas)).clamp(0.0, 1.0))
+            return [expand(level.alpha, like), expand(level.sigma, like)]
+        self._coefficients = onto(self._coefficients, like.device)
+        return [expand(column[flat.to(like.device)], like) for column in self._coefficients]
 
 
 def _schedule(config: Mapping[str, Any]) -> Tabulated:
@@ -320,14 +325,14 @@ class AnalyticFlowScheduler(Carrying, FlowMatchEulerDiscreteScheduler):  # type:
 
     def _planned(self, desk: Desk, request: Any) -> Plan:
         own = None if request is None else desk.carried.grids.get(request.plain_steps)
-        sampler = desk.carried.sampler(desk.model, None if own is None else own.steps)
+        rule = desk.carried.sampler(desk.model, None if own is None else own.steps)
         if own is not None:
             sigmas = torch.tensor(own.times, dtype=torch.float64)
             timesteps = sigmas[:-1] * desk.config["num_train_timesteps"]
-            return Plan.of(sampler, own, timesteps.float(), sigmas.float())
+            return Plan.of(rule, own, timesteps.float(), sigmas.float())
         stock = self._stock(desk.config, request)
         sigmas = stock.sigmas[: len(stock.timesteps)]
-        return Plan.of(sampler, grid_of_shares(sigmas.tolist()), stock.timesteps, torch.cat([sigmas, torch.zeros(1)]))
+        return Plan.of(rule, grid_of_shares(sigmas.tolist()), stock.timesteps, torch.cat([sigmas, torch.zeros(1)]))
 
     def _stock(self, config: Mapping[str, Any], request: FlowRun | None) -> Any:
         """That of diffusers with its run; the one over all timesteps of the training where none was asked for."""
@@ -335,7 +340,8 @@ class AnalyticFlowScheduler(Carrying, FlowMatchEulerDiscreteScheduler):  # type:
         made: Any = FlowMatchEulerDiscreteScheduler(**{key: config[key] for key in parameters})
         if request is not None:
             made.set_shift(request.shift)
-            made.set_timesteps(request.steps, "cpu", request.sigmas, request.mu, request.timesteps)
+            fed = {} if request.timesteps is None else {"timesteps": request.timesteps}  # which older versions do not take
+            made.set_timesteps(request.steps, "cpu", request.sigmas, request.mu, **fed)
         return made
 
     def step(  # type: ignore[override]

@@ -24,7 +24,8 @@ from score_sde_analytic.models.model import Quantity, ScoreModel
 from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.schedule import Schedule
-from score_sde_analytic.samplers import Sampler, Step, Table
+from score_sde_analytic.samplers import Sampler, Step
+from score_sde_analytic.samplers.base import Start
 
 #: Plans that are kept.
 MOST_PLANS = 32
@@ -82,22 +83,22 @@ class Plan:
     steps: Sequence[Step]
     timesteps: Tensor
     labels: list[float]
-    start: Table | None
+    start: Start | None = None
     sigmas: Tensor | None = None
 
     @classmethod
     def of(
         cls,
-        sampler: Sampler[Any],
+        rule: tuple[Sampler[Any], Start | None],
         grid: Grid,
         timesteps: Shaped[Tensor, " steps"],
         sigmas: Float[Tensor, " levels"] | None = None,
     ) -> Plan:
-        """On a grid."""
+        """Of a sampler, and what its runs begin with, on a grid."""
+        sampler, start = rule
         steps = sampler.plan(getattr(sampler, "grid", grid))
-        table: Any = sampler.beginning
-        plain = table is None or (table.starts_from_noise and abs(steps[0].t.norm - 1.0) < 1e-12)
-        return cls(sampler, steps, timesteps, timesteps.tolist(), None if plain else table, sigmas)
+        plain = getattr(start, "starts_from_noise", False) and abs(steps[0].t.norm - 1.0) < 1e-12
+        return cls(sampler, steps, timesteps, timesteps.tolist(), None if plain else start, sigmas)
 
     def begun(self, index: int, x: Float[Tensor, " batch *dims"]) -> Any:
         """The sampler's state before a step.
@@ -188,7 +189,7 @@ class Driven:
         self._begin_index = begin_index
 
     def scale_model_input(self, sample: Float[Tensor, " batch *dims"], timestep: Any = None) -> Float[Tensor, " batch *dims"]:
-        """The sample; before the first call of a table, the state that it makes of z."""
+        """The sample; before the first call of a run that begins elsewhere than with noise, the state that is made of it."""
         plan = self._plan(self._desk)
         if plan.start is None or (self._step_index or 0) > 0:
             return sample
@@ -245,8 +246,8 @@ class Driven:
         """
         if not self._started:
             raise InputError(
-                f"{plan.sampler.name} begins with its own first state, which it makes of noise in scale_model_input; this"
-                " pipeline does not call that: ask for a number of steps without a table, or draw with Study.fewest(..)"
+                f"{plan.sampler.name} begins with a first state that is made of noise in scale_model_input; this pipeline does"
+                " not call that: ask for a number of steps without a solver of its own, or draw with Study.fewest(..)"
             )
         self._started = False
         assert plan.start is not None

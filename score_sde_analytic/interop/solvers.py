@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from score_sde_analytic.arrays import packed, unpacked
 from score_sde_analytic.checks import unknown
 from score_sde_analytic.covariance import of_content
-from score_sde_analytic.declared import reading
+from score_sde_analytic.declared import reading, require_arrays, require_shape
 from score_sde_analytic.errors import UnsupportedError
-from score_sde_analytic.grids.grid import Grid
-from score_sde_analytic.models.free import LinearDenoiser
+from score_sde_analytic.models.free import ARRAYS, LinearDenoiser
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.samplers import (
     DEIS,
@@ -26,8 +26,8 @@ from score_sde_analytic.samplers import (
     Table,
     TableSampler,
     UniPC,
-    table_of,
 )
+from score_sde_analytic.samplers.base import Start
 
 SOLVERS: dict[str, type[Sampler[Any]]] = {
     kind.__name__: kind for kind in (Ancestral, AnalyticMultistep, TableSampler, DPMSolverPP, UniPC, DEIS, IPNDM)
@@ -36,32 +36,37 @@ SOLVERS: dict[str, type[Sampler[Any]]] = {
 PARTS = {"covariance": of_content, "table": Table.of_content}
 
 
-def of_sampler(sampler: Sampler[Any], grid: Grid, start: LinearDenoiser | None = None) -> dict[str, Any]:
-    """The plain data of a sampler; a deterministic one that begins elsewhere than at z is read out as a table.
+START = {"basis": {"name": str}, "arrays": {str: dict}}
 
-    >>> from score_sde_analytic import grids
-    >>> of_sampler(UniPC(model, order=3), grids.even(5, 0.01))
+
+def of_sampler(sampler: Sampler[Any], start: LinearDenoiser | None = None) -> dict[str, Any]:
+    """The plain data of a sampler.
+
+    >>> of_sampler(UniPC(model, order=3))
     {'name': 'UniPC', 'order': 3, 'solver_type': 'bh2', 'lower_order_final': True}
 
     Args:
-        start: what it begins with, as of a plan of samples.
+        start: what its runs begin with; None for noise, or a table's own.
 
     Raises:
-        UnsupportedError: it calls the network more than once a step, or begins elsewhere and takes noise.
+        UnsupportedError: it calls the network more than once a step, or holds what plain data cannot tell.
     """
     name = type(sampler).__name__
     if name not in SOLVERS:
         raise UnsupportedError(
             f"{sampler.name} does not call the network just once a step, as pipelines do; known are {', '.join(SOLVERS)}"
         )
-    if start is not None:
-        return {"name": TableSampler.__name__, "table": table_of(sampler, grid, start).content()}
     settings = {each.name: getattr(sampler, each.name) for each in fields(sampler) if each.name != "model"}  # type: ignore[arg-type]
-    return {"name": name} | {key: value.content() if key in PARTS else value for key, value in settings.items()}
+    told = {"name": name} | {key: value.content() if key in PARTS else value for key, value in settings.items()}
+    return told if start is None else told | {"start": _of_start(start)}
 
 
-def sampler_of(content: Mapping[str, Any], model: ScoreModel, path: str) -> Sampler[Any]:
-    """The sampler of plain data, for another model.
+def _of_start(start: LinearDenoiser) -> dict[str, Any]:
+    return {"basis": start.basis.config(), "arrays": {name: packed(array) for name, array in start.arrays().items()}}
+
+
+def sampler_of(content: Mapping[str, Any], model: ScoreModel, path: str) -> tuple[Sampler[Any], Start | None]:
+    """The sampler of plain data, for another model, and what its runs begin with.
 
     Raises:
         InputError: an unknown name, or settings that it does not take.
@@ -70,8 +75,16 @@ def sampler_of(content: Mapping[str, Any], model: ScoreModel, path: str) -> Samp
     if name not in SOLVERS:
         raise unknown("solver", name, SOLVERS)
     with reading(path):
-        given = {key: _part(key, value, path) for key, value in content.items() if key != "name"}
-        return SOLVERS[name](model, **given)  # type: ignore[call-arg]
+        settings = {key: _part(key, value, path) for key, value in content.items() if key not in ("name", "start")}
+        made = SOLVERS[name](model, **settings)  # type: ignore[call-arg]
+        return made, _start(content["start"], path) if "start" in content else made.beginning
+
+
+def _start(content: Mapping[str, Any], path: str) -> LinearDenoiser:
+    require_shape(dict(content), START, path)
+    arrays = {name: unpacked(array) for name, array in content["arrays"].items()}
+    require_arrays(arrays, ARRAYS, path)
+    return LinearDenoiser.of_arrays(arrays, content["basis"])
 
 
 def _part(key: str, value: Any, path: str) -> Any:

@@ -36,16 +36,16 @@ RESTORE = "save it again with save_pretrained"
 SCHEDULER = "scheduler_config.json"
 #: Folders of a pipeline that hold the network.
 PARTS = ("unet", "transformer", "prior")
-#: Schedulers of one table of betas each.
+#: Schedulers of one table of betas each; the last is of this package.
 TABLES = {
     f"{name}Scheduler"
     for name in (
         *("DDPM", "DDPMParallel", "DDIM", "DDIMParallel", "PNDM", "DEISMultistep", "DPMSolverMultistep", "DPMSolverSinglestep"),
         *("DPMSolverSDE", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete"),
-        *("LMSDiscrete", "UniPCMultistep", "SASolver", "RePaint"),
+        *("LMSDiscrete", "UniPCMultistep", "SASolver", "RePaint", "AnalyticDPM"),
     )
 }
-FLOWS = {"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"}
+FLOWS = {"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "AnalyticFlowScheduler"}
 EDM = {"EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"}
 PREDICTIONS: dict[str, Quantity] = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
 #: Tables by what diffusers calls them; those with two ends take them.

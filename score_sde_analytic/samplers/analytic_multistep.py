@@ -112,7 +112,9 @@ class AnalyticMultistep(Sampler[MultistepStep]):
         mean = step.mean(prediction)
         if state is not None and step.slope > 0.0:
             mean = axpy(mean, prediction.x_0 - state, step.slope)
-        return step.covariance.add_noise(mean, prediction, noise.draw(x_t)), prediction.x_0
+        if not step.covariance.silent:
+            mean = step.covariance.add_noise(mean, prediction, noise.draw(x_t))
+        return mean, prediction.x_0
 
 
 def _slope(step: Step, past: Level, eta: float) -> float:

@@ -16,9 +16,12 @@ import pickle
 import time
 from statistics import median
 
+import pytest
+
+pytest.importorskip("diffusers", reason="schedulers and pipelines are those of diffusers")
+
 import diffusers
 import numpy as np
-import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler
 from diffusers.configuration_utils import FrozenDict
@@ -168,7 +171,11 @@ def test_impossible_settings_are_refused(settings, error, message):
 @pytest.mark.parametrize(
     ("carried", "message"),
     [
+        ([1.0], "its content is .*, not a mapping"),
+        ("curve", "its content is 'curve', not a mapping"),
         ({"eta": 2.0}, "eta must be"),
+        ({"grids": {"3": [1.0, 0.5, 0.0]}}, "the grid given for 3 steps has 2"),
+        ({"grids": {"two": [1.0, 0.5, 0.0]}}, "invalid literal"),
         ({"eta": "1"}, "eta is '1', not a number"),
         ({"grids": {"2": [1.0, 0.5]}}, "a grid ends in the data"),
         ({"covariance": {"name": "isotropic"}}, "it lacks log_snr"),
@@ -446,6 +453,20 @@ def test_a_structured_covariance_adds_its_own_noise():
         alone.set_timesteps(5)
         expected = alone.step(OUT, 600, X, variance_noise=z)[0] - alone.step(OUT, 600, X, variance_noise=zero)[0]
         assert torch.allclose(noise[:, channel], expected[:, channel], atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{}, {"clip_sample": False}, {"thresholding": True}, {"prediction_type": "v_prediction"}])
+def test_no_step_waits_for_the_device(settings):
+    """On "meta", where nothing can be read back, whole runs pass; diffusers' own would ask for the timestep's value."""
+    ours = carrying(**settings)
+    x, out = X.to("meta"), OUT.to("meta")
+    for _ in range(2):
+        ours.set_timesteps(4, device="meta")
+        for t in ours.timesteps:
+            x = ours.step(out, t, ours.scale_model_input(x, t)).prev_sample
+    assert x.shape == X.shape
+    noised = ours.add_noise(x, out, torch.zeros(2, dtype=torch.int64, device="meta"))
+    assert noised.device.type == "meta"
 
 
 # --- the forward process ---------------------------------------------------------------------------------------------------

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
+
+pytest.importorskip("diffusers", reason="schedulers and pipelines are those of diffusers")
+
+import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.utils.torch_utils import randn_tensor
 
-from score_sde_analytic import Ancestral, ScoreModel, ZeroBased, grids
+from score_sde_analytic import Ancestral, Budget, ScoreModel, ZeroBased, analyse, grids
 from score_sde_analytic.covariance import BetaTilde, Isotropic
 from score_sde_analytic.errors import InputError, UnsupportedError
 from score_sde_analytic.grids.grid import Grid
@@ -19,6 +22,7 @@ from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.models import LinearDenoiser
 from score_sde_analytic.models.diffusers_folder import training_of
 from score_sde_analytic.models.networks import LearnedRange
+from score_sde_analytic.process.noise import SampleNoise
 from score_sde_analytic.samplers import (
     DEIS,
     IPNDM,
@@ -35,6 +39,11 @@ from tiny_pipelines import UNET, pictures, unconditional
 
 CURVE = NoiseCurve(np.linspace(-9.0, 9.0, 17), np.linspace(-1.0, 2.0, 17))
 TABLES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
+#: One of mild and one of extreme ends; the others are for `make test-all`.
+QUICK_TABLES = [
+    *("linear", "squaredcos_cap_v2"),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("scaled_linear", "sigmoid")),
+]
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
 X = torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -163,29 +172,66 @@ def test_tables_with_a_first_state_of_their_own(net, linear):
     """scale_model_input makes it of the pipeline's z, also of z twice over, as guidance has it."""
     ours = AnalyticDPMScheduler(prediction_type="v_prediction")
     model = model_of(ours, net)
-    multistep, grid = AnalyticMultistep(model, BetaTilde(), 0.0), Grid((0.9, 0.4, 0.05, 0.0))
-    ours.with_sampler(multistep, grid, start=linear)
-    sampler = TableSampler(model, table_of(multistep, grid, linear))
-    assert not sampler.table.starts_from_noise
-    first = sampler.table.start(X, ours.schedule.level(0.9))
+    table = table_of(AnalyticMultistep(model, BetaTilde(), 0.0), Grid((0.9, 0.4, 0.05, 0.0)), linear)
+    sampler = TableSampler(model, table)
+    ours = AnalyticDPMScheduler.from_config(json.loads(ours.with_sampler(sampler).to_json_string()))
+    assert not table.starts_from_noise
+    first = table.start(X, ours.schedule.level(0.9))
     expected = carry(sampler, sampler.plan(sampler.grid), first, Drawn(1))
     for _ in range(2):  # a second run as well as the first
         assert torch.allclose(looped(ours, net, X, num_inference_steps=3), expected, atol=1e-5)
     ours.set_timesteps(3)
-    assert torch.equal(ours.scale_model_input(torch.cat([X, X]), ours.timesteps[0]).chunk(2)[1], first)
+    assert torch.allclose(ours.scale_model_input(torch.cat([X, X]), ours.timesteps[0]).chunk(2)[1], first, atol=1e-6)
 
 
-def test_tables_refuse_what_they_cannot_do(net, linear):
+def test_chains_that_begin_with_a_gaussian_of_the_data(net, linear):
+    """As `Study.fewest` may choose: noise by a covariance, and a start that costs no call; in the middle there is none."""
+    ours = AnalyticDPMScheduler(prediction_type="v_prediction")
+    model, grid = model_of(ours, net), Grid((0.9, 0.4, 0.05, 0.0))
+    sampler = AnalyticMultistep(model, Isotropic(CURVE))
+    ours = AnalyticDPMScheduler.from_config(json.loads(ours.with_sampler(sampler, grid, linear).to_json_string()))
+    first = linear.start(X, ours.schedule.level(0.9))
+    expected = carry(sampler, sampler.plan(grid), first, Drawn(1))
+    assert torch.allclose(looped(ours, net, X, num_inference_steps=3), expected, atol=1e-6)
+    ours.set_timesteps(3)
+    late = ours.step(0.1 * X, ours.timesteps[1], X, variance_noise=X)[0]
+    alone = AnalyticDPMScheduler(prediction_type="v_prediction").with_sampler(sampler, grid)
+    alone.set_timesteps(3)
+    assert torch.equal(late, alone.step(0.1 * X, alone.timesteps[1], X, variance_noise=X)[0])
+
+
+@pytest.mark.slow
+def test_the_fewest_calls_of_a_study_run_in_a_pipeline(mixture):
+    """From the pass to the table, and through JSON, to the samples of the study's own plan."""
+    model = mixture.score_model(AnalyticDPMScheduler().schedule)
+    study = analyse(model, mixture.sample(400), budget=Budget(max_draws=300), progress=False)
+    plan = study.fewest(2, progress=False)
+    ours = AnalyticDPMScheduler(clip_sample=False).with_sampler(plan.sampler, plan.grid, plan.start)
+    ours = AnalyticDPMScheduler.from_config(json.loads(ours.to_json_string()))
+    ours.set_timesteps(2)
+    noise = SampleNoise(3, range(5))
+    z = x = noise.draw(torch.empty(5, 16, dtype=torch.float64))
+    for t in ours.timesteps:
+        shown = ours.scale_model_input(x, t)
+        x = ours.step(model(shown, (float(t) + 1.0) / 1000.0).eps, t, x).prev_sample
+    assert torch.allclose(x, plan(5, seed=3), atol=1e-3)
+    assert not torch.allclose(x, z, atol=0.1)
+
+
+def test_solvers_refuse_what_they_cannot_do(net, linear):
     ours = AnalyticDPMScheduler(prediction_type="v_prediction")
     model = model_of(ours, net)
-    ours.with_sampler(AnalyticMultistep(model, BetaTilde(), 0.0), Grid((0.9, 0.4, 0.05, 0.0)), start=linear)
+    table = table_of(AnalyticMultistep(model, BetaTilde(), 0.0), Grid((0.9, 0.4, 0.05, 0.0)), linear)
+    ours.with_sampler(TableSampler(model, table))
     ours.set_timesteps(3)
     with pytest.raises(InputError, match="this pipeline does not call that"):
         ours.step(X, ours.timesteps[0], X)
+    ours.step(X, ours.timesteps[0], ours.scale_model_input(X, ours.timesteps[0]))
+    with pytest.raises(InputError, match="this pipeline does not call that"):  # shown once, stepped once
+        ours.step(X, ours.timesteps[0], X)
     with pytest.raises(InputError, match="cannot begin with call 2"):
+        ours.set_timesteps(3)
         ours.step(X, ours.timesteps[1], X)
-    with pytest.raises(UnsupportedError, match="takes noise"):
-        ours.with_sampler(AnalyticMultistep(model, Isotropic(CURVE)), Grid((0.9, 0.4, 0.0)), start=linear)
     with pytest.raises(UnsupportedError, match="once a step"):
         ours.with_sampler(Heun(model), grids.even(3, 0.01))
     with pytest.raises(InputError, match="say which"):
@@ -215,7 +261,7 @@ CONFINED = {
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "fixed_small_log", "learned_range"])
 @pytest.mark.parametrize("confined", CONFINED)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("table", QUICK_TABLES)
 def test_steps_are_those_of_ddpm(table, prediction, confined, variance):
     """Of every step of a run, relative to how large it is; the step to the data adds no noise."""
     settings = {"beta_schedule": table, "prediction_type": prediction, "variance_type": variance, **CONFINED[confined]}

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 
-import diffusers
 import pytest
+
+pytest.importorskip("diffusers", reason="schedulers and pipelines are those of diffusers")
+
+import diffusers
 
 from score_sde_analytic.errors import UnsupportedError
 from score_sde_analytic.interop import AnalyticDPMScheduler, AnalyticFlowScheduler

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
+
+pytest.importorskip("diffusers", reason="schedulers and pipelines are those of diffusers")
+
+import numpy as np
 import torch
 from diffusers import (
     DiTPipeline,
@@ -15,6 +18,7 @@ from diffusers import (
     FluxPipeline,
     FluxTransformer2DModel,
     PNDMScheduler,
+    StableDiffusion3Img2ImgPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
 )
@@ -28,7 +32,7 @@ from score_sde_analytic.interop import AnalyticDPMScheduler, AnalyticFlowSchedul
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.models import Interpolant, LinearDenoiser
 from score_sde_analytic.models.diffusers_folder import training_of
-from score_sde_analytic.samplers import AnalyticMultistep, TableSampler, carry
+from score_sde_analytic.samplers import AnalyticMultistep, TableSampler, carry, table_of
 from tiny_pipelines import autoencoder, stable_diffusion, stable_diffusion_3
 
 transformers = pytest.importorskip("transformers")
@@ -213,8 +217,9 @@ def test_tables_of_few_calls_start_in_scale_model_input(quiet):
     """With guidance the pipeline scales z twice over."""
     model, linear = guided(quiet), LinearDenoiser.of(torch.randn(60, 2, 4, 4, generator=seeded(9)[0]))
     flow, grid = AnalyticMultistep(model, BetaTilde(), 0.0), Grid((0.9, 0.4, 0.05, 0.0))
-    quiet.scheduler.with_sampler(flow, grid, linear)
-    sampler = TableSampler(model, quiet.scheduler._desk.carried.sampler(model, 3).table)
+    with torch.no_grad():
+        sampler = TableSampler(model, table_of(flow, grid, linear))
+    quiet.scheduler.with_sampler(sampler)
     with torch.no_grad():
         first = sampler.table.start(Z, quiet.scheduler.schedule.level(0.9))
         expected = carry(sampler, sampler.plan(sampler.grid), first, Drawn(None))
@@ -296,6 +301,26 @@ def test_stable_diffusion_3(third, eta):
     torch.manual_seed(3)
     with torch.no_grad():
         assert (images - carry(sampler, sampler.plan(GRID), Z, Drawn(None))).abs().max() < 1e-5
+
+
+def test_stable_diffusion_3_from_an_image(third):
+    """Images are noised by scale_noise to where the run begins, on a carried grid as on those of the class."""
+    changed = StableDiffusion3Img2ImgPipeline(**third.components)
+    changed.set_progress_bar_config(disable=True)
+    stock = third.scheduler
+    settings = {"image": IMAGE, "strength": 0.5, "output_type": "latent", "height": 8, "width": 8, "max_sequence_length": 6}
+    expected = changed("low", num_inference_steps=4, generator=seeded(5)[0], **settings).images
+    changed.scheduler = AnalyticFlowScheduler.from_config(stock.config)
+    images = changed("low", num_inference_steps=4, generator=seeded(5)[0], **settings).images
+    assert (images - expected).abs().max() < 1e-5
+    even = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    even.set_timesteps(sigmas=list(GRID.times[:-1]))
+    changed.scheduler = even
+    changed.scheduler.set_timesteps = lambda *given, **options: None  # stays on these
+    expected = changed("low", num_inference_steps=4, generator=seeded(5)[0], **settings).images
+    changed.scheduler = AnalyticFlowScheduler.from_config(stock.config).with_curve(BetaTilde(), {4: GRID}, eta=0.0)
+    images = changed("low", num_inference_steps=4, generator=seeded(5)[0], **settings).images
+    assert (images - expected).abs().max() < 1e-5
 
 
 @pytest.fixture(scope="module")
