@@ -15,7 +15,6 @@ from score_sde_analytic.runners import main
 from torch import Tensor, nn
 
 import score_sde_analytic
-import tiny_pipelines
 from score_sde_analytic import ROOMS, DataRange, Tabulated
 from score_sde_analytic.interop import pipelines
 from score_sde_analytic.study import CovarianceName, GridName
@@ -123,6 +122,7 @@ def test_own_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_pipelines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """On tiny random networks, by passes of a few draws."""
     pytest.importorskip("transformers")
+    tiny_pipelines = pytest.importorskip("tiny_pipelines", reason="pipelines are those of diffusers", exc_type=ImportError)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pipelines, "analyse", partial(pipelines.analyse, budget=tiny_pipelines.QUICK["budget"]))
     tiny_pipelines.unconditional().save_pretrained("ddpm")

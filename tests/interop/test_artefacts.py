@@ -11,9 +11,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+pytest.importorskip("diffusers", reason="pipelines are those of diffusers")
+
 import huggingface_hub
 import numpy as np
-import pytest
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 

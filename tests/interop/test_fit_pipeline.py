@@ -9,8 +9,11 @@ import warnings
 from dataclasses import replace
 from functools import wraps
 
-import numpy as np
 import pytest
+
+pytest.importorskip("diffusers", reason="pipelines are those of diffusers")
+
+import numpy as np
 import torch
 from diffusers import (
     DDPMScheduler,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
+
+pytest.importorskip("diffusers", reason="pipelines are those of diffusers")
+
+import numpy as np
 import torch
 from score_sde_analytic.runners.networks import ASSETS
 
