@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from score_sde_analytic.data import DataRange, images
     from score_sde_analytic.grids import Grid
+    from score_sde_analytic.interop import fit_pipeline
     from score_sde_analytic.likelihood import Chain, ContinuousTime, Flow, bits_per_dim
     from score_sde_analytic.measure import Budget
     from score_sde_analytic.models import Continuous, GaussianMixture, LogSNR, OneBased, ScoreModel, Sigma, ZeroBased
@@ -41,6 +42,7 @@ HOMES = {
         "images",
     ),
     "grids": ("Grid",),
+    "interop": ("fit_pipeline",),
     "likelihood": (
         "Chain",
         "ContinuousTime",
@@ -103,6 +105,7 @@ __all__ = [
     "ZeroBased",
     "analyse",
     "bits_per_dim",
+    "fit_pipeline",
     "generate",
     "images",
 ]

@@ -68,10 +68,10 @@ def autoencoder(channels: int = 2, **settings: Any) -> AutoencoderKL:
 
 
 def with_classes(scheduler: Any = None) -> DiTPipeline:
-    """Of 5 classes, on latents, with a learned variance."""
+    """Of 1000 classes, as the pipeline takes it for granted, on latents, with a learned variance."""
     torch.manual_seed(0)
     net = _quiet(
-        DiTTransformer2DModel(**DIT, in_channels=2, out_channels=4, sample_size=4, num_embeds_ada_norm=5), "proj_out_2"
+        DiTTransformer2DModel(**DIT, in_channels=2, out_channels=4, sample_size=4, num_embeds_ada_norm=1000), "proj_out_2"
     )
     told = {"clip_sample": False, "prediction_type": "v_prediction"}
     return DiTPipeline(net, autoencoder(), DDPMScheduler(**told) if scheduler is None else scheduler)

@@ -174,15 +174,15 @@ def load_diffusers(folder: str | Path) -> tuple[nn.Module, Training | None]:
         net = kind.from_pretrained(part, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False).eval()
     told = root / "scheduler" / SCHEDULER
     training = training_of(read_plain_json(told, "config", dict, RESTORE)) if told.is_file() else None
-    return _fed(net), training
+    return fed(net), training
 
 
-def _fed(net: Any) -> nn.Module:
+def fed(net: Any) -> nn.Module:
     """Called as net(x, labels), with learned variances set apart."""
-    fed = net if list(inspect.signature(net.forward).parameters)[1:2] == ["timestep"] else Keyworded(net)
+    called = net if list(inspect.signature(net.forward).parameters)[1:2] == ["timestep"] else Keyworded(net)
     if net.config.get("out_channels") == 2 * net.config.get("in_channels", 0):
-        return LearnedRange(fed)
-    return fed
+        return LearnedRange(called)
+    return called
 
 
 def from_diffusers(folder: str | Path, **settings: Any) -> ScoreModel:

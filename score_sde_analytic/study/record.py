@@ -90,6 +90,11 @@ class Record:
         return self.model.schedule
 
     @property
+    def space(self) -> str:
+        """What the examples are where they stand for something else, as "latents" of pictures; else nothing."""
+        return str(self.moments.fingerprint.get("space", ""))
+
+    @property
     def of_samples(self) -> OfSamples | None:
         """What samples are conditioned on unless they are told otherwise."""
         return in_turn(self.conditions)

@@ -50,9 +50,9 @@ def _guided(record: Record) -> list[str]:
 
 def _space(record: Record) -> list[str]:
     """Whether the examples stand for something else."""
-    space = record.moments.fingerprint.get("space", "")
-    if not space:
+    if not record.space:
         return []
+    space = record.space
     return [f"the examples are {space}: bits/dim are those of {space} as a density, and not of what they stand for"]
 
 

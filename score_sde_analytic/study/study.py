@@ -215,7 +215,8 @@ class Study(Measured):
         prior: FreeModel | str | None = None,
     ) -> Bits[Priced]:
         """Priced bits/dim of chains of so many steps, with errors; no network call."""
-        return Bits(self.price({k: self.chain(k, grid, covariance, prior) for k in each(whole(1))("steps", steps)}))
+        chains = {k: self.chain(k, grid, covariance, prior) for k in each(whole(1))("steps", steps)}
+        return Bits(self.price(chains), self.space)
 
     def price(self, methods: Mapping[Name, Chain | ContinuousTime]) -> dict[Name, Priced]:
         """Priced bits/dim of chains, and of continuous time, from the moments alone, with errors.
@@ -260,7 +261,7 @@ class Study(Measured):
         steps = each(whole(1))("steps", steps)
         chains = {str(k): self.chain(k, grid, covariance, prior) for k in steps}
         bounds = self.evaluate(data, chains, path, **options)
-        return Bits({k: bounds[str(k)] for k in steps})
+        return Bits({k: bounds[str(k)] for k in steps}, self.space)
 
     def evaluate(
         self, data: Data, methods: Mapping[str, Method], path: str | Path | None = None, draws: int = 1, **options: Any

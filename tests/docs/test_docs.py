@@ -6,6 +6,7 @@ import importlib
 import re
 import shlex
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 import score_sde_analytic
 from score_sde_analytic import ROOMS, DataRange, Tabulated
+from score_sde_analytic.interop import pipelines
 from score_sde_analytic.study import CovarianceName, GridName
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +115,30 @@ def test_own_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     names: dict[str, object] = {}
     for line, code in blocks(DOCS / "extend.md"):
         run(DOCS / "extend.md", line, code, names)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of networks that know nothing
+def test_pipelines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On tiny random networks, by passes of a few draws."""
+    pytest.importorskip("transformers")
+    tiny_pipelines = pytest.importorskip("tiny_pipelines", reason="pipelines are those of diffusers", exc_type=ImportError)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pipelines, "analyse", partial(pipelines.analyse, budget=tiny_pipelines.QUICK["budget"]))
+    tiny_pipelines.unconditional().save_pretrained("ddpm")
+    tiny_pipelines.with_classes().save_pretrained("dit")
+    tiny_pipelines.stable_diffusion(tmp_path / "words").save_pretrained("sd")
+    tiny_pipelines.stable_diffusion_3(tmp_path / "words").save_pretrained("sd3")
+    coloured = tiny_pipelines.pictures(channels=3, side=8)
+    names: dict[str, object] = {
+        "pictures": tiny_pipelines.pictures(),
+        "labelled": [{"image": x, "label": i % 5} for i, x in enumerate(coloured)],
+        "captioned": [{"image": x, "text": ("low", "l o")[i % 2]} for i, x in enumerate(coloured)],
+    }
+    for line, code in blocks(DOCS / "diffusers.md"):
+        run(DOCS / "diffusers.md", line, code, names)
+    assert type(names["pipe"].scheduler).__name__ == "AnalyticDPMScheduler"  # type: ignore[attr-defined]
+    assert (tmp_path / "measured" / "README.md").is_file()
 
 
 def test_examples_of_names() -> None:
