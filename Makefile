@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP_FLAGS = --quiet --disable-pip-version-check --constraint constraints.txt
 # What tests/interop compares with, without what it requires (torchvision, wandb, ..), for which stand-ins do.
-ELSEWHERE = k-diffusion==0.1.1.post1 denoising-diffusion-pytorch==2.3.4 ema-pytorch==0.8.3 azula==0.11.1 einops==0.8.2
+ELSEWHERE = k-diffusion denoising-diffusion-pytorch ema-pytorch azula einops
 RUN_TESTS = OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n 2
 
 .PHONY: demo fashion lint test test-all test-oldest
@@ -10,7 +10,7 @@ RUN_TESTS = OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n 2
 .venv/installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install $(PIP_FLAGS) torch==2.13.0
-	.venv/bin/pip install $(PIP_FLAGS) --editable '.[images,grids,ode,sde]'
+	.venv/bin/pip install $(PIP_FLAGS) --editable '.[runner,images,grids,ode,sde]'
 	touch $@
 
 .venv-test/installed: setup.py constraints.txt

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+REPORT = ["matplotlib>=3.9", "contourpy>=1.2.1", "jinja2>=3.1"]
+RUNNER = ["absl-py>=2.0", "ml-collections>=1.0", *REPORT]
 GRIDS = ["numba>=0.60"]
 ODE = ["torchdiffeq>=0.2.5"]
 SDE = ["torchsde>=0.2.6"]
@@ -18,6 +20,7 @@ TEST = [
     "beartype>=0.18.2",
     "ruff>=0.6",
     "mypy>=1.11",
+    "transformers>=4.48",  # text encoders of pipelines
     "setuptools>=77.0.3",  # builds the wheel that the tests install
 ]
 APPLICATION = {"score_sde_analytic.runners": "runners", "score_sde_analytic.configs": "configs"}
@@ -66,19 +69,16 @@ setup(
         "safetensors>=0.4",
         "jaxtyping>=0.2.33",
         "tqdm>=4.66",
-        "absl-py>=2.0",
-        "ml-collections>=1.0",
-        "matplotlib>=3.9",
-        "contourpy>=1.2.1",
-        "jinja2>=3.1",
     ],
     extras_require={
+        "report": REPORT,
+        "runner": RUNNER,
         "images": IMAGES,
         "hub": HUB,
         "grids": GRIDS,
         "ode": ODE,
         "sde": SDE,
         "fidelity": FIDELITY,
-        "test": IMAGES + GRIDS + ODE + SDE + TEST,
+        "test": RUNNER + IMAGES + GRIDS + ODE + SDE + TEST,
     },
 )

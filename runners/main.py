@@ -17,12 +17,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
-
 from score_sde_analytic.checks import hint
 from score_sde_analytic.errors import InputError, UserError
 from score_sde_analytic.interruption import Stopped, ended_by_signals
+
+try:
+    from absl import flags
+    from ml_collections import ConfigDict, config_flags
+except ImportError as error:
+    sys.exit(f"error: the command line needs {error.name}: pip install 'score_sde_analytic[runner]'")
 
 #: The shipped configs lie beside this package, in the repository and where it is installed.
 CONFIGS = Path(__file__).parents[1] / "configs"

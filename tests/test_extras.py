@@ -44,3 +44,47 @@ def test_the_package_imports_no_more_than_it_needs():
     command = f"import sys, score_sde_analytic; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+OPTIONAL = ("absl", "contourpy", "diffusers", "jinja2", "matplotlib", "ml_collections", "numba", "sklearn", "transformers")
+ABSENT = f"""
+import sys
+from importlib.abc import MetaPathFinder
+
+class Absent(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {OPTIONAL}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def without(code):
+    """What a process prints, and its errors, in which nothing optional is installed."""
+    done = subprocess.run([sys.executable, "-c", ABSENT + code], capture_output=True, text=True, check=False)
+    return done.stdout, done.stderr
+
+
+def test_every_room_is_there_without_what_is_optional():
+    printed, errors = without(
+        "from importlib import import_module\n"
+        "from score_sde_analytic import ROOMS\n"
+        "print([import_module(f'score_sde_analytic.{room}').__name__.rpartition('.')[2] for room in ROOMS] == list(ROOMS))"
+    )
+    assert (printed.strip(), errors) == ("True", "")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (
+            "import score_sde_analytic.runners.main",
+            "error: the command line needs absl: pip install 'score_sde_analytic[run",
+        ),
+        ("from score_sde_analytic.report import drawing; drawing('figures', 'x')", "install 'score_sde_analytic[report]'"),
+        ("from score_sde_analytic.interop import AnalyticDPMScheduler", "install 'score_sde_analytic[images]'"),
+    ],
+)
+def test_what_is_absent_is_named_with_its_extra(code, said):
+    assert said in without(code)[1]

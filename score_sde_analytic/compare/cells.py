@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -29,7 +28,7 @@ from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.metrics import Measured
 from score_sde_analytic.models.free import FreeModel, LinearDenoiser
 from score_sde_analytic.process.noise import SampleNoise
-from score_sde_analytic.report import comparison
+from score_sde_analytic.report import drawing
 from score_sde_analytic.samplers import Sampler
 from score_sde_analytic.samplers.base import prior_sample
 from score_sde_analytic.study import GridName, Study
@@ -44,6 +43,7 @@ KEPT = ("value", "stderr", "low", "high")
 #: Fields of a cell that differ between runs.
 TIMINGS = ("seconds_per_sample", "ratio_to_bare")
 KIND = "cell"
+USER = "a comparison of solvers"
 #: What a finished cell holds at least.
 _ANY = {
     "solver": str,
@@ -188,7 +188,7 @@ class Bench:
             content = read_json(path, KIND, SHAPE)
             if content["sheet"] is not None:
                 arrays, _ = load_arrays(path.with_suffix(".safetensors"), "samples")
-                plt.imread(self.folder.parent / content["sheet"])
+                drawing("comparison", USER).readable(self.folder.parent / content["sheet"])
                 if not all(any(_is_of(name, metric) for name in arrays) for metric in content["metrics"]):
                     return None  # of a version that could not compare in pairs
             return content
@@ -247,7 +247,7 @@ class Bench:
             f"{name}/{side}": part for name, value in values.items() for side, part in enumerate(value.replicates)
         }
         save_arrays(path.with_suffix(".safetensors"), arrays, {"kind": "samples"})
-        comparison.sheet(path.with_suffix(".png"), kept, self.data, self.declared)
+        drawing("comparison", USER).sheet(path.with_suffix(".png"), kept, self.data, self.declared)
         return {
             "metrics": {name: {part: finite(getattr(m, part)) for part in KEPT} for name, m in values.items()},
             "sheet": f"{self.folder.name}/{path.with_suffix('.png').name}",

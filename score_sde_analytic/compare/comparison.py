@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from score_sde_analytic.compare import fidelity, paths
-from score_sde_analytic.compare.cells import INTERVAL, Bench, Job, Sampling, shown
+from score_sde_analytic.compare.cells import INTERVAL, USER, Bench, Job, Sampling, shown
 from score_sde_analytic.compare.empirical import statistics
 from score_sde_analytic.compare.examples import SPLITS, Examples, Labelled
 from score_sde_analytic.compare.fidelity import Fidelity
@@ -43,7 +43,7 @@ from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.measure import EmpiricalStatistics
 from score_sde_analytic.models.compiled import compiled
 from score_sde_analytic.models.free import LinearDenoiser
-from score_sde_analytic.report import comparison, comparison_tables, page
+from score_sde_analytic.report import comparison_tables, drawing
 from score_sde_analytic.samplers import Ancestral, Sampler
 from score_sde_analytic.study import CovarianceName, Study
 from score_sde_analytic.study.free import GAUSSIAN
@@ -90,7 +90,9 @@ def compare(
 
     Raises:
         InputError: unknown names, settings that make no comparison, or examples of another shape than the study's.
+        MissingExtraError: what draws is not installed.
     """
+    drawing("page", USER)  # before any work
     asked = Comparison.of(study, examples, settings or ComparisonSettings(), Path(folder), bounds, progress)
     asked.check()
     content = asked.content(asked.cells(), command, config)
@@ -99,18 +101,17 @@ def compare(
 
 def write(content: Mapping[str, Any], folder: Path) -> list[Path]:
     """compare.json, tables, pictures and the page of a comparison; returns their paths."""
-    data = folder / "compare.json"
-    table = folder / "compare.md"
-    html = folder / "compare.html"
+    data, table, html = (folder / f"compare.{kind}" for kind in ("json", "md", "html"))
     write_text(data, json.dumps(content, indent=1, allow_nan=False) + "\n")
     write_text(table, comparison_tables.text(content) + "\n")
     drawn = pictures(content, folder)
-    page.write(html, content, folder)
+    drawing("page", USER).write(html, content, folder)
     return [data, table, *drawn, html]
 
 
 def pictures(content: Mapping[str, Any], folder: Path) -> list[Path]:
     """The main metric and bits/dim against calls, samples side by side, and paths."""
+    comparison = drawing("comparison", USER)
     main = content["metrics"][0]
     grids = dict.fromkeys(cell["grid"] for cell in content["cells"] if cell["budget"])
     drawn = [
@@ -369,9 +370,8 @@ class Comparison:
         }
 
     def _data_sheet(self) -> Path:
-        test = self.examples.test
-        examples = test[: shown(self.settings.sheet, test)]
-        return comparison.sheet(self.folder / "data.png", examples, test, self.declared)
+        test, count = self.examples.test, shown(self.settings.sheet, self.examples.test)
+        return drawing("comparison", USER).sheet(self.folder / "data.png", test[:count], test, self.declared)
 
     def _described(self, name: SolverName) -> dict[str, Any]:
         entry = name.entry

@@ -35,6 +35,11 @@ def styles(solvers: Sequence[Content]) -> dict[str, dict[str, Any]]:
     return looks
 
 
+def readable(path: Path) -> None:
+    """Read a picture; whatever its reader raises says that it is damaged."""
+    plt.imread(path)
+
+
 def sheet(
     path: Path,
     x: Float[Tensor, " samples *dims"],

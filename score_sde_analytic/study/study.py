@@ -26,6 +26,7 @@ from score_sde_analytic.models.conditions import OfSamples
 from score_sde_analytic.models.free import FreeModel, LinearDenoiser
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.decoder import Decoder
+from score_sde_analytic.report import drawing
 from score_sde_analytic.samplers import Ancestral
 from score_sde_analytic.study import few, fewest, storage
 from score_sde_analytic.study.budgets import steps_within
@@ -353,6 +354,7 @@ class Study(Measured):
         Returns:
             report.html, study_report.json, and the pictures.
         """
+        drawing("figures", user="a report")
         from score_sde_analytic.study import report  # pictures take long to import
 
         request = report.Request(tuple(steps), tuple(samples_at), count, seed)
