@@ -108,7 +108,8 @@ def _ours(folder: Path) -> Found:
     learned_range = settings.out_channels == 2 * settings.in_channels
     times = construct(TIMES, wiring["times"], "network time label")
     told = {"predicts": wiring["predicts"], "times": times, "coordinates": wiring["coordinates"]}
-    return Found((LearnedRange if learned_range else WithFeatures)(net), told)
+    single = net.float()  # however it is stored; what it runs in is for network.dtype to say
+    return Found((LearnedRange if learned_range else WithFeatures)(single), told)
 
 
 def _diffusers(folder: str) -> Found:

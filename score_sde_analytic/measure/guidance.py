@@ -13,6 +13,7 @@ w^2 G e / (1 + R_c e) / 2. A network that claims more information than the entro
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ POINTS = 2001
 
 
 def mutual_information(conditional: Moments, unconditional: Moments, interval: tuple[float, float] | None = None) -> Estimate:
-    """1/2 integral of (R_u - R_c) dlam: what the condition says of the data, in bits/dim.
+    """1/2 integral of (R_u - R_c) dlam: what the condition says of the data, in bits/dim; a warning where that is negative.
 
     Args:
         conditional, unconditional: moments at the same knots and of the same examples, so that what both err in drops out.
@@ -55,7 +56,21 @@ def mutual_information(conditional: Moments, unconditional: Moments, interval: t
         gap = np.asarray(other.residual(points)) - np.asarray(own.residual(points))
         return float(0.5 * np.trapezoid(gap, points) / math.log(2.0))
 
-    return _paired(conditional, unconditional, bits)
+    return _told(_paired(conditional, unconditional, bits))
+
+
+def _told(information: Estimate) -> Estimate:
+    """The estimate, with a warning where it is negative, which no information is."""
+    value, stderr = information
+    if value < 0.0:
+        cause = (
+            "within three standard errors of 0: more draws would tell what the condition says, if anything"
+            if value > -3.0 * stderr
+            else "beyond its errors: the moments with the condition come first, those without it second; where they do, the"
+            " network is worse with its condition than without"
+        )
+        warnings.warn(f"{information} bits/dim of information is negative, {cause}", stacklevel=4)
+    return information
 
 
 def guidance_price(

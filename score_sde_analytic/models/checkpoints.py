@@ -10,7 +10,7 @@ import json
 import pickle
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,21 +159,39 @@ def checkpoint_file(path: Path) -> Path:
 def _read(path: Path) -> Any:
     if path.name.endswith(".index.json"):
         return _shards(path)
-    try:
-        if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
+        try:
             return load_file(path)
-        # A namespace of settings holds values and runs nothing; TorchScript is told below.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path} is damaged or no safetensors file ({error}); copy it again") from error
+    return torch_content(path)
+
+
+def torch_content(path: Path, harmless: Sequence[Any] = ()) -> Any:
+    """What torch.save wrote, by its `weights_only`.
+
+    >>> torch.save({"weight": torch.ones(1), "step": 3}, "all.pt")
+    >>> torch_content(Path("all.pt"))
+    {'weight': tensor([1.]), 'step': 3}
+
+    Args:
+        harmless: further types and functions that it may name, as of `torch.serialization.safe_globals`.
+
+    Raises:
+        InputError: it is damaged, or names something else, which might run code.
+    """
+    # A namespace of settings holds values and runs nothing; TorchScript is told below.
+    known = [argparse.Namespace, *harmless]
+    try:
+        with torch.serialization.safe_globals(known), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged or no safetensors file ({error}); copy it again") from error
     except pickle.UnpicklingError as error:
         reason = str(error).partition("Unsupported global: ")[2].partition(" was not")[0] or "code"
         raise InputError(
             f"{path} holds more than tensors ({reason}), and reading that may run code; where you trust it, write its weights"
             " with safetensors.torch.save_file(torch.load(path, weights_only=False)[..], 'weights.safetensors')"
         ) from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+    except Exception as error:  # damaged bytes say anything
         if "TorchScript" in str(error):
             raise InputError(f"{path} is a network of TorchScript; read it with load_torchscript") from error
         raise InputError(f"{path} is damaged or no checkpoint ({first_line(error)}); copy it again") from error

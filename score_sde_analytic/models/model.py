@@ -24,7 +24,7 @@ from score_sde_analytic.arrays import onto
 from score_sde_analytic.checks import number
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.models.clamps import Clamp, checked_clamp, config_of, confined
-from score_sde_analytic.models.conditions import WAYS, refuse_bound_rows, told
+from score_sde_analytic.models.conditions import WAYS, Conditions, refuse_bound_rows, told
 from score_sde_analytic.models.identity import digest_of
 from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.receipt import Receipt, charge, metered, show, watched
@@ -55,6 +55,8 @@ REFUSALS = {
     "required positional argument": f"the network needs a condition: {WAYS.format('name')}",
     "required keyword-only argument": f"the network needs a condition: {WAYS.format('name')}",
     "class_labels should be": f"the network needs classes: {WAYS.format('class_labels')}",
+    "Class values must be": "the network has no such class: give classes from 0 on, as many as it was trained with",
+    "one_hot is only applicable": "the network takes classes as whole numbers: give them as torch.long",
 }
 
 
@@ -132,7 +134,8 @@ class ScoreModel(Views):
             conditions: as of `given`.
 
         Raises:
-            InputError: t outside the schedule, t = 0 (the data need no prediction), or neither one time nor one per example.
+            InputError: t outside the schedule, t = 0 (the data need no prediction), or neither one time nor one per example;
+                conditions that the model does not take, or that are fixed for all examples.
             RunError: the network returned another shape than its input's, or non-finite numbers.
         """
         expand(t, x_t)  # one time, or one per example
@@ -152,7 +155,7 @@ class ScoreModel(Views):
         if not isinstance(level.sigma, Tensor) and level.sigma == 0.0:
             raise InputError("t = 0 is the data itself: there is nothing to predict")
         if conditions:
-            return self.given(**conditions).predict(x_t, level)
+            return self.asked(Conditions.of(conditions)).predict(x_t, level)
         prediction = replace(self._predicted(x_t, level), conditions=self.bound)
         show(self, prediction)
         return prediction
@@ -222,6 +225,10 @@ class ScoreModel(Views):
             cause = next((cause for mark, cause in REFUSALS.items() if mark in str(error)), None)
             if cause is None:
                 raise
+            fractions = [name for name, value in conditions.items() if value.is_floating_point()]
+            if fractions and LOOKS_UP in str(error):
+                self._found.clear()  # it need not be the time
+                cause += f"; or it looks {' or '.join(fractions)} up: give whole numbers, as torch.long"
             given = f"{self.times} feeds it {labels.dtype}, {labels.min():g} to {labels.max():g}"
             given += "".join(f", {told(name, value)}" for name, value in conditions.items())
             raise RunError(f"{cause}; {given}. It said: {error}") from error

@@ -35,7 +35,7 @@ from score_sde_analytic.models.identity import (
     unwrapped,
     weights_digest,
 )
-from score_sde_analytic.models.model import HALF, Coordinates, Quantity
+from score_sde_analytic.models.model import Coordinates, Quantity
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -89,8 +89,6 @@ def save_unet(net: nn.Module, directory: str | Path, wiring: Mapping[str, Any]) 
 def load_unet(directory: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """Read (network in eval mode, wiring) of a network directory; only safetensors weights are accepted.
 
-    Weights stored in half precision are made float32: what a network runs in is for `ScoreModel(dtype=...)` to say.
-
     Raises:
         MissingFileError: the directory or a file of it is missing.
         InputError: a file is damaged, or the network is not the one whose identity was recorded.
@@ -111,12 +109,8 @@ def load_unet(directory: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         )
     with reading(folder, RESTORE):
         net = kind.from_config(settings)
-        net.load_state_dict({name: _widened(value) for name, value in tensors.items()}, assign=True)
+        net.load_state_dict(tensors, assign=True)  # in the dtypes of the file
     return net.eval(), wiring
-
-
-def _widened(value: Tensor) -> Tensor:
-    return value.float() if value.dtype in HALF else value
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -45,6 +45,9 @@ class Views:
     def given(self, **conditions: Any) -> Self:
         """The model on some conditions: a view of it, of the same fingerprint, whose costs its receipts count.
 
+        What is given anew takes the place of what was given before; data leave out what is fixed for all examples, and a call
+        or a run that names it is refused.
+
         Args:
             conditions: by the names of the network's arguments. Tensors have one row per example of a batch, and the view is
                 for that batch; a number or `Constant(tensor)` holds for all examples, and is part of the fingerprint.
@@ -68,6 +71,27 @@ class Views:
             if self.takes is not None and name not in self.takes:
                 raise InputError(f"the model takes no condition {name!r} but {', '.join(self.takes) or 'none'}")
         return self.on(self.bound.replaced(conditions))
+
+    def asked(self, conditions: Conditions) -> Self:
+        """The view on conditions of a call or of samples, besides those that are fixed for all examples.
+
+        Raises:
+            InputError: one that the model does not take, or that is fixed.
+
+        >>> classes = mixture.conditional(model.schedule).given(component=1)
+        >>> classes(torch.zeros(1, 2), 0.5, component=2)
+        Traceback (most recent call last):
+            ...
+        score_sde_analytic.errors.InputError: component is fixed for all examples by given(component=...): leave it out here, or
+        fix it anew, model.given(component=...)
+        """
+        for name in conditions.names:
+            if name in self.bound.constants:
+                raise InputError(
+                    f"{name} is fixed for all examples by given({name}=...): leave it out here, or fix it anew,"
+                    f" model.given({name}=...)"
+                )
+        return self.conditioned(conditions)
 
     def for_batch(self, conditions: Mapping[str, Shaped[Tensor, " batch ..."]], device: torch.device | str = "cpu") -> Self:
         """The view for a batch of data, on those of its conditions that are `wanted`.

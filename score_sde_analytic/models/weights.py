@@ -103,9 +103,11 @@ def _fits(net: nn.Module, part: Part, others: Sequence[Part]) -> Iterator[_Fit]:
     tensors = {name.replace(f"{COMPILED}.", ""): tensor for name, tensor in part.tensors.items()}
     wanted = set(net.state_dict())
     yield _Fit.of(net, tensors, part.averaged)
-    for prefix in _prefixes(tensors, wanted):
+    prefixes = _prefixes(tensors, wanted)
+    told = any(map(says_average, prefixes))  # averages may lie beside what they are of
+    for prefix in prefixes:
         behind = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        yield _Fit.of(net, behind, part.averaged or says_average(prefix))
+        yield _Fit.of(net, behind, says_average(prefix) if told else part.averaged)
     if named := _run_together(net, tensors):
         yield _average(net, named, others)
 

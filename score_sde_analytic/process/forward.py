@@ -211,6 +211,9 @@ NEAR = 2e-3
 #: Weights of five-point derivatives: of both sides, and of the times before.
 CENTRAL = {-2: 1.0, -1: -8.0, 1: 8.0, 2: -1.0}
 BACKWARD = {0: 25.0, -1: -48.0, -2: 36.0, -3: -16.0, -4: 3.0}
+#: Until when a log-SNR may stand still, up to the rounding of laws such as log sqrt(sigma_0^2 + t^2).
+BEGINNING = 1e-3
+ROUNDED = 1e-9
 
 
 class Functions(Schedule):
@@ -218,11 +221,12 @@ class Functions(Schedule):
 
     def __init__(self, log_alpha: Law, log_sigma: Law, prior_variance: float | None = None) -> None:
         self._laws = log_alpha, log_sigma
-        times = np.append(np.geomspace(1e-12, 1e-3, 64), np.arange(2, 1001) / 1000)
+        times = np.append(np.geomspace(1e-12, BEGINNING, 64), np.arange(2, 1001) / 1000)
         with np.errstate(divide="ignore"):
             table = np.stack([self._log_alpha(times), self._log_sigma(times)])
         lam = 2.0 * (table[0] - table[1])
-        if not np.isfinite(table[:, :-1]).all() or not np.all(np.diff(lam) < 0.0) or not np.isfinite(table[1, -1]):
+        falls = np.where(times[1:] <= BEGINNING, np.diff(lam) <= ROUNDED, np.diff(lam) < 0.0)
+        if not np.isfinite(table[:, :-1]).all() or not falls.all() or not np.isfinite(table[1, -1]):
             raise InputError(
                 "log alpha and log sigma must be finite for t in (0, 1), and 2 (log alpha - log sigma) strictly decreasing;"
                 " only log alpha may be -inf, at t = 1"
@@ -234,10 +238,10 @@ class Functions(Schedule):
         self.prior_variance = number(above=0)("prior_variance", given)
 
     def _log_alpha(self, t: Array) -> Array:
-        return np.broadcast_to(as_array(self._laws[0](t)), t.shape)
+        return np.broadcast_to(as_array(self._laws[0](t)), t.shape).copy()
 
     def _log_sigma(self, t: Array) -> Array:
-        return np.broadcast_to(as_array(self._laws[1](t)), t.shape)
+        return np.broadcast_to(as_array(self._laws[1](t)), t.shape).copy()
 
     def _log_alpha_rate(self, t: Array) -> Array:
         return _rate(self._log_alpha, t)

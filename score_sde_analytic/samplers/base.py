@@ -276,7 +276,7 @@ def generate(
 
     Raises:
         InputError: count or batch_size not positive, a grid that does not begin at t = 1 without a start, or conditions of
-            another number of samples.
+            another number of samples, or that are fixed for all.
         RunError: samples are not finite.
     """
     indices = _indices(count)
@@ -319,5 +319,5 @@ def _models(
     """The model for some of the samples."""
     if callable(conditions):
         given = conditions
-        return lambda part: model.conditioned(of_samples(given, indices[part]).to(device))
-    return model.rows if conditions is None else model.conditioned(of_samples(conditions, indices).to(device)).rows
+        return lambda part: model.asked(of_samples(given, indices[part]).to(device))
+    return model.rows if conditions is None else model.asked(of_samples(conditions, indices).to(device)).rows

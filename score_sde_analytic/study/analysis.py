@@ -29,7 +29,7 @@ from score_sde_analytic.study.structures import moments_file, recorders
 from score_sde_analytic.study.study import Study
 
 #: The pass of those who ask for none in particular.
-CHEAP = Budget(tolerance=0.02, min_draws=100, max_draws=1000, answer="bits")
+CHEAP = Budget(tolerance=0.05, min_draws=100, max_draws=1000, answer="bits")
 
 
 def knots(schedule: Schedule, settings: Knots) -> Float64[Array, " m"]:
@@ -80,7 +80,7 @@ def analyse(
         statistics: of the data's distribution, where it is known in closed form.
         settings: what the study decides by itself.
         budget: network evaluations per noise level, and the precision at which fewer are enough; by default 100, and up to
-            1,000 where they matter for bits/dim, until these are known to 0.02.
+            1,000 where they matter for bits/dim, until these are known to 0.05.
         path: folder of the pass: an interrupted one goes on to the identical result, a finished one is read.
         device: of the model's network.
 

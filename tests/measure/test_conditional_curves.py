@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -121,6 +122,25 @@ def test_prices_want_the_same_examples_and_knots(both):
     fewer = estimate(CONDITIONAL, labelled(), KNOTS[::2], FIXED, progress=False)
     with pytest.raises(ValueError, match="other knots"):
         guidance_price(fewer, both[1], 2.0)
+
+
+@pytest.mark.parametrize(
+    ("order", "interval", "said"),
+    [
+        (slice(None, None, -1), None, "beyond its errors: the moments with the condition come first"),
+        (slice(None, None, -1), (6.0, 8.0), "within three standard errors of 0"),
+    ],
+)
+def test_information_below_zero_is_told(both, order, interval, said):
+    """As where the two are exchanged."""
+    with pytest.warns(UserWarning, match=f"is negative, {said}"):
+        assert mutual_information(*both[order], interval).value < 0.0
+
+
+def test_information_above_zero_is_not_remarked(both):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mutual_information(*both)
 
 
 def test_grids_are_those_of_the_conditional_curve(both):

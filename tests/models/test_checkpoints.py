@@ -76,6 +76,7 @@ def test_prefixes_and_containers(tmp_path, prefix, container):
     [
         # lucidrains
         {"model": under("", RAW), "ema": under("ema_model.", EMA) | under("online_model.", RAW) | {"step": torch.tensor(3)}},
+        {"model": under("", RAW), "ema": under("online_model.", RAW) | under("ema_model.", EMA)},
         # score_sde, whose averages are of trained parameters; diffusers, of all
         {"model": under("module.", RAW), "ema": {"decay": 0.999, "num_updates": 10, "shadow_params": trained(EMA)}},
         {"model": under("module.", RAW), "ema": {"shadow_params": everything(EMA)}},

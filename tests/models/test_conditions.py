@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from score_sde_analytic.covariance import BetaTilde
 from score_sde_analytic.data import Examples
-from score_sde_analytic.errors import InputError
+from score_sde_analytic.errors import InputError, UserError
+from score_sde_analytic.grids import even
 from score_sde_analytic.models.conditions import Constant
 from score_sde_analytic.models.free import LinearDenoiser
 from score_sde_analytic.models.guided import Guided
@@ -21,6 +23,7 @@ from score_sde_analytic.models.networks import LearnedRange, Output, WithFeature
 from score_sde_analytic.models.recalibrated import Recalibrated, Stack
 from score_sde_analytic.models.times import ZeroBased
 from score_sde_analytic.process.schedule import LinearVP
+from score_sde_analytic.samplers import Ancestral, generate
 
 VP = LinearVP()
 MIXTURE = GaussianMixture([0.5, 0.3, 0.2], [[-0.8, 0.2], [0.9, 0.4], [0.1, -1.0]], 0.1)
@@ -120,6 +123,69 @@ def test_what_is_wrong_is_told_in_one_line(ask, message):
     with pytest.raises((ValueError, RuntimeError), match=message) as caught:
         ask()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda fixed: fixed(states(), 0.5, component=LABELS),
+        lambda fixed: fixed.predict(states(), VP.level(0.5), component=1),
+        lambda fixed: generate(chain(fixed), even(2, 0.1), (2,), 4, conditions={"component": LABELS}),
+        lambda fixed: generate(chain(fixed), even(2, 0.1), (2,), 4, conditions=lambda of: {"component": torch.tensor(of)}),
+    ],
+)
+def test_what_is_fixed_for_all_is_not_overridden(ask):
+    with pytest.raises(InputError, match="component is fixed for all examples by given"):
+        ask(MODEL.given(component=1))
+
+
+def test_what_is_fixed_may_be_fixed_anew_and_data_leave_it():
+    x_t, wanted = states(), MODEL(states(), 0.5, component=2).eps
+    fixed = MODEL.given(component=1).given(component=2)
+    assert torch.equal(fixed(x_t, 0.5).eps, wanted)
+    assert torch.equal(fixed.for_batch({"component": LABELS})(x_t, 0.5).eps, wanted)
+
+
+def chain(model):
+    return Ancestral(model, BetaTilde())
+
+
+class Looking(nn.Module):
+    """A network that looks its classes up in a table."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(4, 2)
+
+    def forward(self, x, t, label):
+        return x + self.table(label)
+
+
+class OneHot(nn.Module):
+    """A network that counts its classes."""
+
+    def forward(self, x, t, label):
+        return x + nn.functional.one_hot(label, 4).to(x)[:, :2]
+
+
+@pytest.mark.parametrize(
+    ("net", "label", "message"),
+    [
+        (Looking(), torch.tensor([0.0, 1.0, 2.0, 3.0]), "or it looks label up: give whole numbers, as torch.long"),
+        (Looking(), torch.tensor([0, 1, 2, 4]), r"classes that it has; .*label torch.int64 \(4,\), 0 to 4"),
+        (OneHot(), torch.tensor([0, 1, 2, 4]), "no such class: .*label torch.int64"),
+        (OneHot(), torch.tensor([0, -1, 2, 3]), "no such class: .*label torch.int64"),
+        (OneHot(), torch.tensor([0.0, 1.0, 2.0, 3.0]), "classes as whole numbers: .*label torch.float32"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:the network looks its time up")
+def test_classes_of_a_wrong_kind_are_named(net, label, message):
+    for times in (ZeroBased(1000), ZeroBased(1000, integer=True)):
+        model = ScoreModel(net, VP, times=times)
+        with pytest.raises(UserError, match=message):
+            model(states().float(), 0.5, label=label)
+        if isinstance(net, Looking):  # and nothing is kept of what was tried
+            assert model(states().float(), 0.5, label=LABELS).eps.isfinite().all()
 
 
 @pytest.mark.parametrize(
