@@ -18,9 +18,10 @@ from typing import Any
 from score_sde_analytic.data.examples import Data
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.extras import optional
+from score_sde_analytic.interop.carried import KEY
 from score_sde_analytic.interop.pipelines import Fitted, from_pipeline
 from score_sde_analytic.interop.safety import CODE, vetted
-from score_sde_analytic.interop.swapping import KEY, analytic, stock
+from score_sde_analytic.interop.swapping import analytic, stock
 from score_sde_analytic.study import Study
 
 STUDY, REPORT, CARD = "study", "report", "README.md"

@@ -13,6 +13,7 @@ import numpy as np
 
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.interop.carried import KEY
 from score_sde_analytic.interop.swapping import config_of
 from score_sde_analytic.models.diffusers_folder import Training, training_of
 from score_sde_analytic.process.level import Level
@@ -44,7 +45,7 @@ def timesteps_for(grid: Grid, scheduler: Any) -> list[float] | list[int]:
     if training.predicts == "edm":
         raise InputError(f"{config['_class_name']} takes sigmas, no timesteps; use sigmas_for")
     labels = [float(training.times.label(level)) for level in grid.levels(training.schedule)[:-1]]
-    if config["_class_name"] in BETWEEN or config.get("_analytic") is not None:
+    if config["_class_name"] in BETWEEN or config.get(KEY) is not None:
         return labels
     return _whole(labels, training)
 

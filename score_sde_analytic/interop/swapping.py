@@ -7,8 +7,6 @@ from typing import Any
 from score_sde_analytic.extras import optional
 from score_sde_analytic.models.diffusers_folder import training_of
 
-#: Of a scheduler's config, what this package adds.
-KEY = "_analytic"
 #: Schedulers of this package, by the class of diffusers whose parameters they have.
 STOCK = {"AnalyticDPMScheduler": "DDPMScheduler", "AnalyticFlowScheduler": "FlowMatchEulerDiscreteScheduler"}
 

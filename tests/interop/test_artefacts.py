@@ -18,7 +18,7 @@ pytest.importorskip("diffusers", reason="pipelines are those of diffusers")
 import huggingface_hub
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers import DDIMPipeline, DDPMScheduler, DiffusionPipeline
 
 import tiny_pipelines as tiny
 from score_sde_analytic import DataRange
@@ -172,6 +172,17 @@ def test_text_pipelines_by_their_stock_names(tmp_path, make):
     loaded = load_pipeline(folder, **absent)
     assert type(loaded.scheduler).__name__ == ours
     assert loaded.scheduler.grids == fitted.scheduler.grids
+
+
+def test_a_pipeline_that_makes_every_scheduler_its_own(measured, tmp_path):
+    """DDIMPipeline turns what it is built with into a DDIMScheduler, loaded or not; what is attached afterwards stays."""
+    pipe, fitted = measured
+    attached = fitted.attach(DDIMPipeline(pipe.unet, pipe.scheduler))
+    assert type(attached.scheduler).__name__ == "AnalyticDPMScheduler"
+    loaded = load_pipeline(save_pipeline(attached, tmp_path))
+    assert type(loaded).__name__ == "DDIMPipeline"
+    assert np.array_equal(run(loaded), run(attached))
+    assert np.array_equal(run(attached), run(fitted.attach(tiny.unconditional())))  # whatever eta it passes
 
 
 # --- study and card -----------------------------------------------------------------------------------------------------
