@@ -28,8 +28,8 @@ from score_sde_analytic.study.analysis import CHEAP, analyse
 STEPS = (5, 10, 25)
 LONG = Budget(tolerance=0.0, min_draws=2000, max_draws=2000)
 PASSES = {
-    "every variance to 1 %": Budget(),
-    "bits to 0.02": Budget(answer="bits", tolerance=0.02, min_draws=100, max_draws=3000),
+    "every variance to 1 %": Budget(max_draws=2000),
+    "bits to 0.02": Budget(answer="bits", tolerance=0.02, min_draws=100, max_draws=2000),
     "bits to 0.05 (default)": CHEAP,
     "grids to 5 %": Budget(answer="grid", tolerance=0.05, min_draws=100, max_draws=1000),
 }

@@ -106,7 +106,7 @@ def reached(moments: Moments) -> str:
     """The error of what a pass was asked for, beside what was allowed.
 
     >>> reached(moments)
-    '0.0204 of R at the least certain noise level, asked for 0.01'
+    '0.0629 of R at the least certain noise level, asked for 0.01'
     """
     asked = moments.fingerprint["settings"]
     answer = asked["answer"]
