@@ -118,6 +118,8 @@ def get_config() -> ConfigDict:
     sample.variances = ("beta", "beta_tilde", "score", "residual")
     sample.seed = 0
     sample.eta = 1.0
+    sample.guidance = 1.0  # scale of classifier-free guidance, of networks that are given labels; two evaluations a call
+    sample.null = -1  # the label that says there is none; -1 for train.classes, the one after the last
     sample.final = "mean"  # "mean" as in the papers, or "draw" from the posterior N(x_0_hat, V0)
     sample.clip_pixels = 0.0  # > 0: the last noise is at most this many levels (Analytic-DPM, appendix)
     sample.count = 48

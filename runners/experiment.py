@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from score_sde_analytic.data.examples import Data
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.extras import versions
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import Moments
@@ -124,6 +125,17 @@ class Experiment:
             path=self.workdir,
             device=self.device,
         ).with_heads(lambda kind: networks.head_directory(self.config, self.workdir, kind))
+
+    @cached_property
+    def sampled(self) -> Study:
+        """The study that samples are drawn by: guided where config.sample.guidance is not 1."""
+        settings, argument = self.config.sample, self.config.network.condition
+        if settings.guidance == 1.0:
+            return self.study
+        if not argument:
+            raise InputError("sample.guidance is for networks that are given labels: set network.condition, or leave it at 1")
+        null = self.config.train.classes if settings.null < 0 else settings.null
+        return self.study.guided(settings.guidance, {argument: null})
 
     @property
     def moments_path(self) -> Path:

@@ -113,7 +113,7 @@ def run(experiment: Experiment) -> list[Path]:
 
 def _fewest(experiment: Experiment, total: Receipt) -> tuple[list[Path], dict[int, str]]:
     """(files written, why these samplers by K) of the samples of the fewest calls; what they cost is added to the total."""
-    settings, study, work = experiment.config.sample, experiment.study, experiment.workdir
+    settings, study, work = experiment.config.sample, experiment.sampled, experiment.workdir
     if not settings.fewest:
         return [], {}
     file, rows, reasons = Sheets.open(work / "samples_fewest.safetensors", settings.seed), {}, {}
@@ -134,9 +134,9 @@ def _fewest(experiment: Experiment, total: Receipt) -> tuple[list[Path], dict[in
 
 def _sheets(experiment: Experiment, file: Sheets, name: GridName, covariance: CovarianceName) -> dict[int, Sheet]:
     """The samples of one grid and covariance for every K."""
-    settings, study = experiment.config.sample, experiment.study
+    settings, study = experiment.config.sample, experiment.sampled
     clip = settings.clip_pixels * experiment.splits.data_range.bin_width if settings.clip_pixels else 0.0
-    sampler = Ancestral(experiment.model, study.covariance(covariance), settings.eta, settings.final, clip)
+    sampler = Ancestral(study.model, study.covariance(covariance), settings.eta, settings.final, clip)
     sheets = {}
     for steps in settings.steps:
         grid = study.grid(steps, name, settings.grid_variance)
@@ -151,7 +151,7 @@ def _identity(experiment: Experiment, plan: SamplingPlan) -> str:
     """A short name of all that decides samples and their cost."""
     settings = experiment.config.sample
     decides: dict[str, Any] = {
-        "model": experiment.model.fingerprint(),
+        "model": plan.sampler.model.fingerprint(),
         "sampler": plan.sampler.config(),
         "covariances": plan.sampler.fingerprints(plan.grid),
         "times": plan.grid.times,

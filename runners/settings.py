@@ -137,6 +137,8 @@ FIELDS: dict[str, Check[Any]] = {
     "sample.variances": each(COVARIANCE),
     "sample.seed": SEED,
     "sample.choose": flag(),
+    "sample.guidance": number(0.0, 1e3),
+    "sample.null": whole(-1, 10**6),
     "sample.eta": number(0.0, 1.0),
     "sample.final": one_of(FINALS),
     "sample.clip_pixels": number(0.0, 65_536.0),

@@ -5,7 +5,8 @@
     grid        1/4 sum rho_c (sd(D_c y) / D_c y)^2           share of a grid's excess that errors of the curve add to it
 
 The last is the second-order cost of a density of times rho ~ sqrt(w) that is off by half the relative error of w in every cell
-between knots (w = Lambda R dy/dlam, grids/optimal.py). Optimal grids of 5 to 16 steps cost what it says within a factor of two.
+between knots (w = Lambda R dy/dlam, grids/optimal.py). Optimal grids of 5 to 16 steps between given ends cost what it says
+within a factor of two; the errors of a choice of ends, where a decoder's nats decide it, come on top.
 
 Errors are those of the groups of examples, so they hold what knots share because they saw the same examples.
 """

@@ -1,5 +1,6 @@
 """A network that is given the classes of the data, in every mode of the runner."""
 
+import numpy as np
 import pytest
 import torch
 from score_sde_analytic.configs import digits_classes
@@ -9,7 +10,10 @@ from score_sde_analytic.runners.settings import validate
 
 from score_sde_analytic.data.examples import as_dataset
 from score_sde_analytic.data.sources import digit_labels, digits
+from score_sde_analytic.errors import InputError
+from score_sde_analytic.files import load_arrays
 from score_sde_analytic.models.networks import build_unet, save_unet
+from score_sde_analytic.samplers import Ancestral
 
 WIRING = {"predicts": "v", "coordinates": "vp", "times": {"name": "log_snr", "scale": 1.0}}
 
@@ -69,3 +73,19 @@ def test_every_mode_gives_them(config, tmp_path):
     written += compare.run(Experiment(config, tmp_path / "work"))
     assert all(path.exists() for path in written)
     assert set(experiment.study.conditions) == {"class_labels"}
+
+
+def test_guidance_is_that_of_the_study(config, tmp_path):
+    """Samples of the mode are those of the guided study, two evaluations a call; without a condition it is refused."""
+    config.sample.guidance, config.sample.steps, config.sample.grids, config.sample.variances = 2.0, (2,), ("dp",), ("beta",)
+    config.sample.count = config.sample.batch_size = 3
+    validate(config)
+    experiment = Experiment(config, tmp_path / "work")
+    sampling.run(experiment)
+    x = load_arrays(tmp_path / "work" / "samples_dp.safetensors", "samples")[0]["beta_K2"]
+    study = experiment.study.guided(2.0, {"class_labels": 10})
+    plan = study.plan(Ancestral(study.model, study.covariance("beta")), study.grid(2, "dp"))
+    assert np.array_equal(x, plan(3, config.sample.seed, 3).numpy())
+    config.network.condition = ""
+    with pytest.raises(InputError, match=r"set network\.condition"):
+        _ = Experiment(config, tmp_path / "none").sampled
