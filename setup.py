@@ -11,7 +11,7 @@ ODE = ["torchdiffeq>=0.2.5"]
 SDE = ["torchsde>=0.2.6"]
 FIDELITY = ["torch-fidelity>=0.4", "clean-fid>=0.1.35", "torchvision"]  # the Inception features of published tables
 HUB = ["datasets>=2.14"]  # Dataset.from_parquet and load_from_disk of Hugging Face's data sets
-IMAGES = ["diffusers>=0.32", "scikit-learn>=1.5"]
+IMAGES = ["diffusers>=0.34", "scikit-learn>=1.5"]
 TEST = [
     "pytest>=8",
     "pytest-cov>=5",
