@@ -260,7 +260,7 @@ def test_dit_with_guidance():
     with torch.no_grad():
         x = carry(sampler, sampler.plan(GRID), randn_tensor(Z.shape, seeded(5)[0]), FirstOfTwo())
         expected = (pipe.vae.decode(x / pipe.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
-    assert (images - expected).abs().max() < 1e-5
+    assert (torch.as_tensor(images) - expected).abs().max() < 1e-5
 
 
 # --- flows ----------------------------------------------------------------------------------------------------------------
