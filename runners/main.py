@@ -19,13 +19,18 @@ from typing import Any, NoReturn
 
 from score_sde_analytic.checks import hint
 from score_sde_analytic.errors import InputError, UserError
+from score_sde_analytic.extras import installed
 from score_sde_analytic.interruption import Stopped, ended_by_signals
+from score_sde_analytic.report import DRAWS_WITH
 
 try:
     from absl import flags
     from ml_collections import ConfigDict, config_flags
 except ImportError as error:
     sys.exit(f"error: the command line needs {error.name}: pip install 'score_sde_analytic[runner]'")
+for needed in DRAWS_WITH:
+    if not installed(needed):
+        sys.exit(f"error: the command line needs {needed}: pip install 'score_sde_analytic[runner]'")
 
 #: The shipped configs lie beside this package, in the repository and where it is installed.
 CONFIGS = Path(__file__).parents[1] / "configs"

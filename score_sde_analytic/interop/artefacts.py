@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from score_sde_analytic.data.examples import Data
-from score_sde_analytic.errors import InputError
+from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.extras import optional
 from score_sde_analytic.interop.carried import KEY
 from score_sde_analytic.interop.pipelines import Fitted, from_pipeline
 from score_sde_analytic.interop.safety import CODE, vetted
 from score_sde_analytic.interop.swapping import analytic, stock
+from score_sde_analytic.report import drawing
 from score_sde_analytic.study import Study
 
 STUDY, REPORT, CARD = "study", "report", "README.md"
@@ -51,6 +52,8 @@ def save_pipeline(
     scheduler = pipe.scheduler if fitted is None else fitted.scheduler
     if KEY not in scheduler.config:
         raise InputError(f"{type(scheduler).__name__} carries no curve; fit the pipeline first: fit_pipeline(pipe, data)")
+    if fitted is not None:
+        drawing("figures", user="the report of a pipeline")  # before anything is written
     stand_in = copy.copy(pipe)
     stand_in.register_modules(scheduler=stock(scheduler))
     stand_in.save_pretrained(folder, **({"safe_serialization": True} | options))
@@ -75,7 +78,7 @@ def load_pipeline(source: str | Path, **options: Any) -> Any:
     """
     folder = _local(source, options)
     pipe = _stock_pipeline(folder, options)
-    if KEY not in pipe.scheduler.config:
+    if not pipe.scheduler.config.get(KEY):
         raise InputError(f"the pipeline in {folder} carries no curve; fit it, fit_pipeline(pipe, data), and save it again")
     pipe.scheduler = analytic(pipe.scheduler)
     return pipe
@@ -129,7 +132,10 @@ def _local(source: str | Path, options: dict[str, Any]) -> Path:
     if folder.is_dir() or not _is_repository(str(source)):
         return folder
     pickles = [f"*{end}" for end in CODE]
-    return Path(_hub().snapshot_download(str(source), ignore_patterns=pickles, **online))
+    try:
+        return Path(_hub().snapshot_download(str(source), ignore_patterns=pickles, **online))
+    except OSError as error:  # what the hub raises of repositories and connections
+        raise MissingFileError(f"there is no folder {source} here, and the hub gives none of that name ({error})") from error
 
 
 def _is_repository(name: str) -> bool:

@@ -34,7 +34,8 @@ class Carrying(Driven):
 
         Args:
             grids: number of steps -> `Grid`, or its times; runs of other numbers are spaced as the config says.
-            eta: 1 for DDPM's kernel, 0 for DDIM's, anything between.
+            eta: 1 for DDPM's kernel, 0 for DDIM's, anything between. The variance is the best for that kernel, and is not 0 at
+                eta = 0: runs without noise are those of `with_curve(BetaTilde(), eta=0.0)`.
             clip: of the last noisy step, as of `Ancestral`.
 
         Raises:

@@ -9,6 +9,7 @@ class to class like any setting. The path of this module stands in saved pipelin
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,9 +55,15 @@ VARIANCES: dict[str, type[Covariance]] = {
 def parameters_of(stock: type) -> Any:
     """Let a constructor take what that of a class of diffusers takes, with its defaults, and write it to the config."""
 
+    signature = inspect.signature(vars(stock)["__init__"])
+
     def decorate(init: Any) -> Any:
-        init.__signature__ = inspect.signature(vars(stock)["__init__"])
-        return register_to_config(init)
+        def checked(self: Any, *values: Any, **settings: Any) -> None:
+            signature.bind(self, *values, **settings)  # raises TypeError as the stock constructor does
+            init(self, *values, **settings)
+
+        checked.__signature__ = signature  # type: ignore[attr-defined]
+        return register_to_config(functools.wraps(init)(checked))
 
     return decorate
 

@@ -42,7 +42,9 @@ class Answered(ScoreModel):
     def answer(self, out: Float[Tensor, " batch *outs"], x_t: Float[Tensor, " batch *dims"], level: Level) -> Prediction:
         """What the network said of x_t; of twice its channels the second half is a learned range."""
         learned = None
-        if out.shape[1:2] != x_t.shape[1:2]:
+        if out.shape != x_t.shape:
+            if out.shape != (len(x_t), 2 * x_t.shape[1], *x_t.shape[2:]):
+                raise InputError(f"the network said {tuple(out.shape)} of a sample of shape {tuple(x_t.shape)}")
             out, learned = out.tensor_split(2, 1)
         said = Prediction(x_t, level, out, self.predicts, None, learned)  # type: ignore[arg-type]
         self.prediction = confined(said, self.clamp)
@@ -137,6 +139,7 @@ class Driven:
     _step_index: int | None = None
     _begin_index: int | None = None
     _state: Any = None
+    _shape: tuple[int, ...] = ()
     _started = False
 
     def _desk_of(self, config: Mapping[str, Any]) -> Desk:
@@ -232,7 +235,11 @@ class Driven:
         if index == 0 and plan.start is not None:
             x_t = self._first(plan, x_t)
         if index != self._step_index:
-            self._state = plan.begun(index, x_t)
+            self._state, self._shape = plan.begun(index, x_t), x_t.shape
+        elif x_t.shape != self._shape:
+            raise InputError(
+                f"samples of shape {tuple(x_t.shape)} cannot go on one of {tuple(self._shape)}; call set_timesteps"
+            )
         prediction = desk.model.answer(onto(out, out.device), x_t, step.t)
         x_s, self._state = plan.sampler.step(x_t, step, self._state, Given(generator, variance_noise))
         self._step_index = index + 1

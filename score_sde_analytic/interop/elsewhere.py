@@ -7,6 +7,8 @@ flow      share of noise s = sigma / (alpha + sigma); sigmas go through the sche
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,10 @@ from score_sde_analytic.process.level import Level
 
 #: Schedulers that interpolate their table; all others read it at whole indices.
 BETWEEN = ("EulerDiscreteScheduler", "HeunDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")
+#: Those that take the last sigma that they are given for the end of the run, and so need the data's.
+TO_THE_DATA = ("EulerDiscreteScheduler",)
+#: Settings by which a flow's scheduler moves the sigmas that it is given.
+MOVED = ("use_dynamic_shifting", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "shift_terminal")
 #: A schedule that ends in pure noise has no larger sigma than this in a table's coordinates.
 LARGEST = 1e4
 
@@ -37,13 +43,16 @@ def timesteps_for(grid: Grid, scheduler: Any) -> list[float] | list[int]:
         scheduler: it, or its config with its class.
 
     Raises:
-        InputError: more steps than the table has indices, or a scheduler that takes sigmas alone.
+        InputError: more steps than the table has indices, or a scheduler that takes no timesteps, or moves them.
         UnsupportedError: a scheduler without a forward process of this package.
     """
     config = config_of(scheduler)
     training = training_of(config)
     if training.predicts == "edm":
         raise InputError(f"{config['_class_name']} takes sigmas, no timesteps; use sigmas_for")
+    if training.shift != 1.0 and config.get(KEY) is None:
+        raise InputError(f"{config['_class_name']} shifts the sigmas of the timesteps that it is given; use sigmas_for")
+    _require_taken(config, "timesteps")
     labels = [float(training.times.label(level)) for level in grid.levels(training.schedule)[:-1]]
     if config["_class_name"] in BETWEEN or config.get(KEY) is not None:
         return labels
@@ -74,17 +83,32 @@ def sigmas_for(grid: Grid, scheduler: Any) -> list[float]:
         scheduler: it, or its config with its class.
 
     Raises:
-        InputError: a flow whose shift depends on the picture.
+        InputError: a scheduler that takes no sigmas, or moves them by more than a shift.
         UnsupportedError: a scheduler without a forward process of this package.
     """
     config = config_of(scheduler)
     training = training_of(config)
     levels = grid.levels(training.schedule)[:-1]
+    if training.predicts == "edm":
+        raise InputError(f"{config['_class_name']} takes sigmas for places on a ramp of its own, not for sigmas")
+    _require_taken(config, "sigmas")
     if training.predicts != "velocity":
-        return [min(level.ratio, LARGEST) for level in levels]
-    if config.get("use_dynamic_shifting"):
-        raise InputError("this scheduler shifts sigmas by the picture's size; build it with use_dynamic_shifting=False")
+        end = [0.0] if config["_class_name"] in TO_THE_DATA else []
+        return [min(level.ratio, LARGEST) for level in levels] + end
+    moved = [name for name in MOVED if config.get(name)]
+    if moved:
+        raise InputError(f"this scheduler moves the sigmas that it is given; build it without {', '.join(moved)}")
     return [_unshifted(level, training.shift) for level in levels]
+
+
+def _require_taken(config: Mapping[str, Any], argument: str) -> None:
+    """Raises InputError where set_timesteps of a scheduler of diffusers has no such argument."""
+    import diffusers
+
+    name = str(config["_class_name"])
+    kind = getattr(diffusers, name, None)
+    if kind is not None and argument not in inspect.signature(kind.set_timesteps).parameters:
+        raise InputError(f"set_timesteps of {name} takes no {argument}=; take another scheduler")
 
 
 def _unshifted(level: Level, shift: float) -> float:

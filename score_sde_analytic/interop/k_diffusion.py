@@ -90,20 +90,20 @@ def sample_analytic(
 ) -> State:
     """The analytic chain, by k-diffusion's conventions: one call per step, no noise in a last step to sigma = 0.
 
+    The model is that of `as_denoiser(model, covariance)`, or what holds it as its `inner_model`, as for guidance.
+
     >>> from score_sde_analytic import covariance, grids
     >>> denoiser = as_denoiser(model, covariance.Isotropic(curve))
     >>> sigmas = denoiser.sigmas(grids.even(5, 0.01))
     >>> sample_analytic(denoiser, torch.randn(4, 2) * sigmas[0].float(), sigmas, disable=True).shape
     torch.Size([4, 2])
 
-    Args:
-        model: of `as_denoiser(model, covariance)`, or what holds it as its `inner_model`, as for guidance.
-
     Raises:
-        UnsupportedError: no covariance.
-        InputError: sigmas that do not fall, or leave the model's.
+        UnsupportedError, InputError: no covariance; sigmas that do not fall, or leave the model's.
     """
     denoiser, covariance = _inside(model)
+    if sigmas.ndim != 1 or len(sigmas) < 2 or not bool((sigmas.diff() < 0.0).all()):
+        raise InputError(f"sigmas must be two or more that fall, the last of them 0 for samples, got {sigmas.tolist()}")
     draw = noise_sampler or (lambda sigma, sigma_next: torch.randn_like(x))
     levels = [_level(denoiser.model, sigma) if sigma else Level(0.0, 1.0, 0.0, math.inf) for sigma in sigmas.tolist()]
     for i, step in zip(trange(len(levels) - 1, disable=disable), kernel_steps(levels, covariance, eta), strict=True):

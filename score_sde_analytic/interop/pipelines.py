@@ -163,6 +163,8 @@ def fit_pipeline(
     if prompts is not None:
         examples = _prompted(pipe, parts, examples, prompts_of(data, prompts, len(examples)))
     _require(pipe, parts, examples)
+    if class_labels is not None and CLASSES not in parts.conditions:
+        raise InputError(f"the network of {type(pipe).__name__} is given no classes; leave class_labels out")
     told = {"device": pipe.device, "path": folder, "record": ()} | how
     told["settings"] = replace(_within(told.get("settings") or Settings(), parts), covariance=covariance)
     study = analyse(from_pipeline(pipe), examples, declared, **told)

@@ -56,6 +56,12 @@ def _require_name(name: str, path: Path) -> None:
         raise InputError(f"{path} names the file {name!r}, which leads out of its folder; {RESTORE}")
 
 
+def _require_mappings(component: Path) -> None:
+    """A component's configs are mappings: diffusers takes a bare name for one on the hub."""
+    for path in sorted(component.glob("*config.json")):
+        read_plain_json(path, "config of a component", {str: object}, RESTORE)
+
+
 def _require_known(index: dict[str, Any], folder: Path) -> None:
     """A pipeline of diffusers, of components of diffusers and transformers, each in a folder of its own name."""
     import diffusers
@@ -70,5 +76,6 @@ def _require_known(index: dict[str, Any], folder: Path) -> None:
         library = told[0] if told else None
         if not name.isidentifier():
             raise InputError(f"{folder / INDEX} names the component {name!r}, which leads out of the folder; {RESTORE}")
+        _require_mappings(folder / name)
         if library is not None and library not in LIBRARIES and not hasattr(pipelines, str(library)):
             raise InputError(f"{folder / INDEX} takes {name} from {library!r}, a package that is not loaded from; {RESTORE}")

@@ -17,6 +17,7 @@ from score_sde_analytic.data.examples import Data, Examples, as_dataset, batches
 from score_sde_analytic.data.portions import batch_by_bytes, portion
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.statistics import DataStatistics
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.knots import irregular
 from score_sde_analytic.models.model import ScoreModel
@@ -96,6 +97,8 @@ def analyse(
     torch.Size([5, 2])
     """
     settings, seed = settings or Settings(), whole(0)("seed", seed)
+    if budget is not None and not isinstance(budget, Budget):
+        raise InputError(f"budget must be a Budget, as Budget(answer='bits', tolerance=0.05), got {budget!r}")
     named = covariance_names((settings.covariance, *record))
     examples = as_dataset(data, data_range)
     others = None if train is None else as_dataset(train, data_range)

@@ -499,3 +499,27 @@ def test_add_noise_where_the_examples_lie(device):
         noised = ours.add_noise(X.to(device), OUT.to(device), timestep)
         assert noised.device.type == device.type
         assert torch.isfinite(noised).all()
+
+
+def test_misspelt_settings_are_refused_as_ddpm_refuses_them():
+    for kind in (DDPMScheduler, AnalyticDPMScheduler):
+        with pytest.raises(TypeError, match="clip_smaple"):
+            kind(clip_smaple=False)
+
+
+def test_outputs_of_other_shapes_are_refused():
+    """Twice the channels are a learned range; anything else is none of this sample."""
+    scheduler = AnalyticDPMScheduler()
+    scheduler.set_timesteps(2)
+    for shape in ((2, 5, 4, 4), (2, 3, 4, 2)):
+        with pytest.raises(InputError, match="the network said"):
+            scheduler.step(torch.zeros(shape), scheduler.timesteps[0], torch.zeros(2, 3, 4, 4))
+
+
+def test_a_run_keeps_its_batch():
+    scheduler = AnalyticDPMScheduler()
+    scheduler.set_timesteps(3)
+    two, one = torch.zeros(2, 3, 4, 4), torch.zeros(1, 3, 4, 4)
+    scheduler.step(two, scheduler.timesteps[0], two)
+    with pytest.raises(InputError, match="call set_timesteps"):
+        scheduler.step(one, scheduler.timesteps[1], one)

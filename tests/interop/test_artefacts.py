@@ -368,3 +368,19 @@ def test_a_damaged_curve_is_refused(folder):
     path.write_text(json.dumps(config))
     with pytest.raises(InputError):
         load_pipeline(folder).scheduler.set_timesteps(5)
+
+
+@pytest.mark.parametrize("content", [{}, None, []])
+def test_an_empty_curve_is_none(folder, content):
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_analytic": content}))
+    with pytest.raises(InputError, match="carries no curve"):
+        load_pipeline(folder)
+
+
+@pytest.mark.parametrize("text", ['"someone/else"', '{"num_train', ""])
+def test_configs_of_components_are_mappings(folder, text):
+    """A bare name would be looked for on the hub."""
+    (folder / "scheduler" / "scheduler_config.json").write_text(text)
+    with pytest.raises(InputError, match="scheduler_config"):
+        load_pipeline(folder)

@@ -16,6 +16,7 @@ pytest.importorskip("diffusers", reason="pipelines are those of diffusers")
 import numpy as np
 import torch
 from diffusers import (
+    DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     EDMEulerScheduler,
@@ -299,13 +300,48 @@ def test_sigmas_for_other_schedulers():
     """Euler's table has sigma / alpha; a flow's scheduler shifts what it is given to the grid's own share of noise."""
     scheduler = EulerDiscreteScheduler()
     table = ((1.0 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod).sqrt().double().numpy()
-    np.testing.assert_allclose(sigmas_for(Grid((1.0, 0.5, 0.001, 0.0)), scheduler), table[[999, 499, 0]], rtol=1e-4)
+    *steps, end = sigmas_for(Grid((1.0, 0.5, 0.001, 0.0)), scheduler)
+    np.testing.assert_allclose(steps, table[[999, 499, 0]], rtol=1e-4)
+    assert end == 0.0
     for shift in (1.0, 3.0):
         flow = FlowMatchEulerDiscreteScheduler(shift=shift)
         flow.set_timesteps(sigmas=sigmas_for(Grid((1.0, 0.7, 0.2, 0.0)), flow))
         np.testing.assert_allclose(flow.sigmas.numpy(), [1.0, 0.7, 0.2, 0.0], atol=1e-6)
-    with pytest.raises(InputError, match="use_dynamic_shifting=False"):
-        sigmas_for(Grid((1.0, 0.0)), FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True))
+    for moved in ({"use_dynamic_shifting": True}, {"use_karras_sigmas": True}, {"shift_terminal": 0.1}):
+        with pytest.raises(InputError, match=f"without {next(iter(moved))}"):
+            sigmas_for(Grid((1.0, 0.0)), FlowMatchEulerDiscreteScheduler(**moved))
+    for refused in (EDMEulerScheduler(), DDIMScheduler()):
+        with pytest.raises(InputError, match="sigmas"):
+            sigmas_for(Grid((1.0, 0.0)), refused)
+
+
+def test_runs_of_other_schedulers_on_our_grids_end_in_the_data():
+    """With data that are zero and the exact eps, x_t / sigma_t, samples are zero; so are those of our own DDIM."""
+    grid = Grid((1.0, 0.6, 0.2, 0.0))
+    for told in (
+        {"sigmas": sigmas_for(grid, EulerDiscreteScheduler())},
+        {"timesteps": timesteps_for(grid, EulerDiscreteScheduler())},
+    ):
+        euler = EulerDiscreteScheduler()
+        euler.set_timesteps(**told)
+        assert len(euler.timesteps) == 3
+        x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0)) * euler.init_noise_sigma
+        for t, sigma in zip(euler.timesteps, euler.sigmas[:-1], strict=True):
+            x = euler.step(x / sigma, t, x).prev_sample
+        assert x.abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "said"),
+    [
+        (FlowMatchEulerDiscreteScheduler(shift=3.0), "shifts the sigmas"),
+        (EDMEulerScheduler(), "takes sigmas, no timesteps"),
+        (DDIMScheduler(), "takes no timesteps="),
+    ],
+)
+def test_schedulers_that_take_no_timesteps_are_named(scheduler, said):
+    with pytest.raises(InputError, match=said):
+        timesteps_for(Grid((1.0, 0.0)), scheduler)
 
 
 def test_the_room_needs_no_other_package():

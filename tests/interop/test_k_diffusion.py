@@ -207,8 +207,11 @@ def test_what_it_cannot_do_is_said(mixture: GaussianMixture) -> None:
         sample_analytic(denoiser, start(sigmas[0]), sigmas)
     with pytest.raises(UnsupportedError, match="from_denoiser"):
         sample_analytic(lambda x, sigma: x, start(sigmas[0]), sigmas)
-    with pytest.raises(InputError, match="earlier time"):
+    with pytest.raises(InputError, match="must be two or more that fall"):
         sample_analytic(as_denoiser(denoiser.model, covariance.BetaTilde()), start(sigmas[0]), sigmas.flip(0)[1:])
+    for few in (sigmas[:1], sigmas[[0, 0]]):
+        with pytest.raises(InputError, match="must be two or more that fall"):
+            sample_analytic(as_denoiser(denoiser.model, covariance.BetaTilde()), start(sigmas[0]), few)
     flow = as_denoiser(ScoreModel(lambda x, t: x, RectifiedFlow(), predicts="velocity"))
     with pytest.raises(InputError, match="begins in pure noise"):
         flow.sigmas(grids.even(2, 0.5))
