@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from score_sde_analytic.configs.emoji import get_config
+from score_sde_analytic.runners import datasets
 
 from score_sde_analytic.files import load_arrays
 
@@ -26,9 +28,13 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("results/emoji"))
     parser.add_argument("--output", type=Path, default=Path("docs/figures/emoji.png"))
     options = parser.parse_args()
-    figure = Figure(figsize=(8.0, 2.1), layout="constrained")
-    for axes, (label, file, name) in zip(figure.subplots(len(ROWS), 1), ROWS, strict=True):
-        axes.imshow(strip(load_arrays(options.workdir / f"{file}.safetensors", "samples")[0][name][:SHOWN]))
+    strips = {
+        label: load_arrays(options.workdir / f"{file}.safetensors", "samples")[0][name][:SHOWN] for label, file, name in ROWS
+    }
+    strips["test images"] = datasets.splits(get_config()).held("test", SHOWN).numpy()
+    figure = Figure(figsize=(8.0, 2.8), layout="constrained")
+    for axes, (label, x) in zip(figure.subplots(len(strips), 1), strips.items(), strict=True):
+        axes.imshow(strip(x))
         axes.set(xticks=[], yticks=[])
         axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
         axes.spines[:].set_visible(False)
