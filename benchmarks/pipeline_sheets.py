@@ -23,6 +23,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+from jaxtyping import Float, Float64
 from score_sde_analytic.runners.networks import ASSETS
 from torch import Tensor, nn
 
@@ -32,6 +33,7 @@ from score_sde_analytic.data import DataRange
 from score_sde_analytic.data.examples import as_dataset
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.interop import Fitted, fit_pipeline, load_pipeline, save_pipeline
+from score_sde_analytic.metrics import Features
 from score_sde_analytic.models.networks import load_unet
 from score_sde_analytic.report.style import STYLE, mosaic, save
 from score_sde_analytic.report.tables import markdown
@@ -160,10 +162,23 @@ class World:
     fidelity: Fidelity
 
 
+class Leading(Features):
+    """The first principal components of the training images."""
+
+    def __init__(self, train: Tensor, count: int) -> None:
+        self.all, self.count, self.name = features("pca", train, count), count, f"{count} principal components"
+
+    def __call__(self, x: Float[Tensor, " batch *dims"]) -> Float64[Tensor, "batch d"]:
+        return self.all(x)[:, : self.count]
+
+    def config(self) -> dict[str, Any]:
+        return self.all.config() | {"name": self.name}
+
+
 def world(name: str) -> World:
     splits = experiment(WORLDS[name][0]).splits
     train, validation = (_some(part, most) for part, most in ((splits.train, JUDGING), (splits.validation, MEASURED)))
-    known_by = features(CLASSIFIERS.get(name, "pca"), train, COMPONENTS)
+    known_by = features(CLASSIFIERS[name], train) if name in CLASSIFIERS else Leading(train, COMPONENTS)
     return World(validation, splits.data_range, of_examples(train, known_by, splits.data_range, groups=10))
 
 
