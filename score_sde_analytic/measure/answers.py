@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -34,6 +34,8 @@ BETWEEN = 0.05
 class Answer(Protocol):
     """What a pass is asked for."""
 
+    unit: ClassVar[str]
+
     def error(self, moments: Moments) -> float:
         """Of the answer, in its own units."""
 
@@ -44,6 +46,8 @@ class Answer(Protocol):
 @dataclass(frozen=True)
 class Variance:
     """R at every knot, and with it the variance of any step; relative."""
+
+    unit: ClassVar[str] = "of R at the least certain noise level"
 
     def error(self, moments: Moments) -> float:
         return float(np.max(_relative(moments)))
@@ -57,6 +61,8 @@ class Variance:
 class Bits:
     """Bits/dim in the limit of many steps, between the first and the last knot."""
 
+    unit: ClassVar[str] = "bits/dim"
+
     def error(self, moments: Moments) -> float:
         parts = _deviations(moments) * _widths(moments.log_snr)
         return _spread(parts.sum(1)) * 0.5 / math.log(2.0)
@@ -69,6 +75,8 @@ class Bits:
 @dataclass(frozen=True)
 class Times:
     """Optimal grids: the share of the excess over the limit of many steps that errors of the curve add."""
+
+    unit: ClassVar[str] = "of the excess of optimal grids"
 
     def error(self, moments: Moments) -> float:
         return float(self._parts(moments).sum())
@@ -95,7 +103,6 @@ class Times:
 
 #: What a pass may be asked for.
 ANSWERS: Mapping[str, Answer] = {"variance": Variance(), "bits": Bits(), "grid": Times()}
-UNITS = {"variance": "of R at the least certain noise level", "bits": "bits/dim", "grid": "of the excess of optimal grids"}
 
 
 def relative_tolerance(settings: Mapping[str, Any]) -> float:
@@ -110,8 +117,8 @@ def reached(moments: Moments) -> str:
     '0.0629 of R at the least certain noise level, asked for 0.01'
     """
     asked = moments.fingerprint["settings"]
-    answer = asked["answer"]
-    return f"{ANSWERS[answer].error(moments):.3g} {UNITS[answer]}, asked for {asked['tolerance']:g}"
+    answer = ANSWERS[asked["answer"]]
+    return f"{answer.error(moments):.3g} {answer.unit}, asked for {asked['tolerance']:g}"
 
 
 def _deviations(moments: Moments) -> Float64[Array, "g m"]:
