@@ -11,6 +11,7 @@ ODE = ["torchdiffeq>=0.2.5"]
 SDE = ["torchsde>=0.2.6"]
 FIDELITY = ["torch-fidelity>=0.4", "clean-fid>=0.1.35", "torchvision"]  # the Inception features of published tables
 HUB = ["datasets>=2.14"]  # Dataset.from_parquet and load_from_disk of Hugging Face's data sets
+CODING = ["constriction>=0.4"]  # entropy coder of lossless files
 IMAGES = ["diffusers>=0.34", "scikit-learn>=1.5"]
 TEST = [
     "pytest>=8",
@@ -76,9 +77,10 @@ setup(
         "images": IMAGES,
         "hub": HUB,
         "grids": GRIDS,
+        "coding": CODING,
         "ode": ODE,
         "sde": SDE,
         "fidelity": FIDELITY,
-        "test": RUNNER + IMAGES + GRIDS + ODE + SDE + TEST,
+        "test": RUNNER + IMAGES + GRIDS + ODE + SDE + CODING + TEST,
     },
 )

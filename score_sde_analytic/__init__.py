@@ -28,6 +28,7 @@ ROOMS = (
     "grids",
     "samplers",
     "likelihood",
+    "coding",
     "metrics",
     "report",
     "study",

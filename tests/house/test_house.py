@@ -32,6 +32,7 @@ ORDER = [
     "grids",
     "samplers",
     "likelihood",
+    "coding",
     "metrics",
     "report",
     "study",
