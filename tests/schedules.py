@@ -2,7 +2,18 @@
 
 import numpy as np
 
-from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, RectifiedFlow, Schedule, Sigmas, SubVP, Tabulated
+from score_sde_analytic.process.density import Density
+from score_sde_analytic.process.schedule import (
+    VE,
+    CosineVP,
+    Learned,
+    LinearVP,
+    RectifiedFlow,
+    Schedule,
+    Sigmas,
+    SubVP,
+    Tabulated,
+)
 
 SCHEDULES: dict[str, Schedule] = {
     "linear_vp": LinearVP(),
@@ -30,5 +41,6 @@ MORE: dict[str, Schedule] = {
     "sigmas": Sigmas(VE().sigma((1 + NUMBERS) / 200)),
     "functions": Schedule.from_functions(LinearVP()._log_alpha, LinearVP()._log_sigma, prior_variance=1.0),
     "functions_ve": Schedule.from_functions(lambda t: 0.0 * t, VE()._log_sigma),
+    "learned": Learned(Density.from_function(lambda lam: np.exp(0.3 * lam), -9.0, 8.0)),
     "functions_flow": Schedule.from_functions(lambda t: np.log1p(-t), np.log),
 }

@@ -9,6 +9,7 @@ from score_sde_analytic.likelihood.evaluation import bits_per_dim
 from score_sde_analytic.likelihood.flow import Flow
 from score_sde_analytic.likelihood.method import Method
 from score_sde_analytic.likelihood.priced import Priceable, price
+from score_sde_analytic.likelihood.variance import TimesPerExample, VarianceOfBound, times_per_example, variance_of_bound
 from score_sde_analytic.models.ode_solvers import Adaptive, Fixed
 
 __all__ = [
@@ -31,8 +32,12 @@ __all__ = [
     "Method",
     "Priceable",
     "Priced",
+    "TimesPerExample",
     "Uniform",
+    "VarianceOfBound",
     "bits_per_dim",
     "paper_chain",
     "price",
+    "times_per_example",
+    "variance_of_bound",
 ]

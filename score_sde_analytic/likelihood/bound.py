@@ -121,7 +121,7 @@ class Bound(BitsPerDim):
     def parts(self) -> dict[str, Estimate]:  # type: ignore[override]
         # A chain of one step has transitions, but no columns of them.
         names = dict.fromkeys([*self.columns, *([] if "volume" in self.columns else ["transitions"])])
-        return {name: Estimate.of(self._columns_of(name).sum(1)) for name in names}
+        return {name: Estimate.of(self.part(name)) for name in names}
 
     @cached_property
     def per_step(self) -> Float64[Array, " transitions"]:  # type: ignore[override]
@@ -130,6 +130,10 @@ class Bound(BitsPerDim):
     @cached_property
     def per_step_stderr(self) -> Float64[Array, " transitions"]:  # type: ignore[override]
         return np.array([Estimate.of(column).stderr for column in self._columns_of("transitions").T])
+
+    def part(self, name: str) -> Float64[Array, " n"]:
+        """One part of every example's bits/dim."""
+        return self._columns_of(name).sum(1)
 
     def _columns_of(self, name: str) -> Array:
         return self.terms[:, [i for i, column in enumerate(self.columns) if column == name]]

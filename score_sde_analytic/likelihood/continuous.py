@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import scipy
@@ -19,7 +19,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array, float64_place
-from score_sde_analytic.checks import number, settle, whole
+from score_sde_analytic.checks import number, one_of, settle, whole
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood.evaluation import digest
@@ -30,13 +30,14 @@ from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.models.free import FreeModel
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.decoder import Decoder, as_decoder
+from score_sde_analytic.process.density import Density, Sampling
 from score_sde_analytic.process.forward import BLANK
 from score_sde_analytic.process.gaussian import mean_square
 from score_sde_analytic.process.noise import KNOTS, stream_seed
 from score_sde_analytic.process.schedule import Schedule
 
-#: Cells of the piecewise constant density from which log-SNRs are drawn.
-CELLS = 1000
+#: Step of the sequence frac(u + i step), which spreads evenly over [0, 1] however many of it are taken.
+GOLDEN = 0.5 * (5.0**0.5 - 1.0)
 #: Share of that density which is uniform, whatever the curve: no weight exceeds its inverse.
 DEFENSIVE = 0.1
 #: Points of the integral of R.
@@ -57,6 +58,9 @@ class ContinuousTime(Method):
             None where nothing was chosen.
         prior: a free model of the data, p(x_{t_max}); None for N(0, prior_variance I) at t = 1.
         t_max: where the integral starts; below 1 with a free prior only.
+        density: draws times from it, whatever R is; unbiased for any that reaches from one end to the other.
+        sampling: "independent", or "stratified": the times of a stratum are spread evenly over the examples, as VDM's over a
+            batch: the mean varies less than the errors say, which take examples to be independent.
 
     >>> low, high = ContinuousTime(t_min=0.01, decoder=0.1).range(model.schedule)
     >>> round(low, 2), round(high, 2)
@@ -70,11 +74,15 @@ class ContinuousTime(Method):
     choice: Callable[[Moments, int], ContinuousTime] | None = field(default=None, compare=False, repr=False)
     prior: FreeModel | None = None
     t_max: Annotated[float, number(above=0, most=1)] = 1.0
+    density: Density | None = field(default=None, repr=False)
+    sampling: Annotated[Sampling, one_of(get_args(Sampling))] = "independent"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "decoder", as_decoder(self.decoder))
         settle(self)
         check_top("the continuous bound", self.prior, self.t_max)
+        if self.curve is not None and self.density is not None:
+            raise InputError("times are drawn by a curve or by a density: give one of them")
         if not self.t_min < self.t_max:
             raise InputError(f"need t_min < t_max, got {self.t_min:g} and {self.t_max:g}")
 
@@ -85,7 +93,10 @@ class ContinuousTime(Method):
         curve = None if self.curve is None else digest(self.curve.log_snr.tolist(), self.curve.y.tolist())
         settings = {"name": "continuous", "t_min": self.t_min, "times": self.times, "curve": curve}
         top = {} if self.prior is None else {"t_max": self.t_max}
-        return settings | self.decoder.config() | settings_of(self.prior) | top
+        drawn: dict[str, Any] = {} if self.sampling == "independent" else {"sampling": self.sampling}
+        if self.density is not None:
+            drawn["density"] = digest(self.density.low, self.density.high, self.density.mass.tolist())
+        return settings | self.decoder.config() | settings_of(self.prior) | top | drawn
 
     def check(self, model: ScoreModel, data_range: DataRange | None) -> None:
         self.decoder.check(data_range)
@@ -147,24 +158,22 @@ class ContinuousTime(Method):
 
     def _draws(self, batch: Batch, low: float, high: float) -> tuple[Tensor, Tensor]:
         """Log-SNRs (batch, times) and their weights 1 / (times x density)."""
-        jitter = np.stack([np.random.default_rng(stream_seed(batch.seed, *key)).random(self.times) for key in batch.keys])
-        edges, mass = self._density(low, high)
-        width = edges[1] - edges[0]
-        rank = (np.arange(self.times) + jitter) / self.times * mass[-1]
-        cell = np.clip(np.searchsorted(mass, rank, side="right") - 1, 0, CELLS - 1)
-        share = np.diff(mass)[cell]
-        log_snr = edges[cell] + width * (rank - mass[cell]) / share
-        weight = width * mass[-1] / (share * self.times)
-        return torch.from_numpy(np.clip(log_snr, low, high)), torch.from_numpy(weight)
+        log_snr, weight = self._density(low, high).draw((np.arange(self.times) + self.places(batch)) / self.times)
+        return torch.from_numpy(log_snr), torch.from_numpy(weight / self.times)
 
-    def _density(self, low: float, high: float) -> tuple[Array, Array]:
-        """Edges of the cells in log-SNR and the mass below each, both (CELLS + 1,)."""
-        edges = np.linspace(low, high, CELLS + 1)
-        mass = np.ones(CELLS)
+    def places(self, batch: Batch) -> Array:
+        """Where in its stratum every time lies, uniform in [0, 1), (batch, times)."""
+        if self.sampling == "independent":
+            return np.stack([np.random.default_rng(stream_seed(batch.seed, *key)).random(self.times) for key in batch.keys])
+        first = np.random.default_rng(stream_seed(batch.seed, batch.repetition)).random(self.times)
+        return (first + GOLDEN * np.array(batch.indices, dtype=np.float64)[:, None]) % 1.0
+
+    def _density(self, low: float, high: float) -> Density:
+        if self.density is not None:
+            return self.density.between(low, high)
         if self.curve is not None:
-            mass = np.asarray(self.curve.residual(0.5 * (edges[1:] + edges[:-1])))
-            mass = (1.0 - DEFENSIVE) * mass + DEFENSIVE * mass.mean()
-        return edges, np.concatenate([[0.0], np.cumsum(mass)])
+            return Density.from_curve(self.curve, low, high).defended(DEFENSIVE)
+        return Density.uniform(low, high)
 
     def _last(self, model: ScoreModel, batch: Batch) -> Tensor:
         """The decoder's term, (batch,)."""

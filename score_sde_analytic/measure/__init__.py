@@ -5,6 +5,7 @@ from score_sde_analytic.measure.by_class import estimate_by
 from score_sde_analytic.measure.curve import NoiseCurve, residual_cap
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
 from score_sde_analytic.measure.empirical import EmpiricalStatistics
+from score_sde_analytic.measure.end_points import EndPoints, end_points
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.guidance import guidance_price, mutual_information
 from score_sde_analytic.measure.held_out import Choice, HeldOut
@@ -12,6 +13,7 @@ from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.recalibration import Recalibration, recalibrate
 from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.measure.spectrum import Spectrum
+from score_sde_analytic.measure.squared_error import SquaredError
 from score_sde_analytic.measure.statistics import Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic
 from score_sde_analytic.measure.wiring import Remembering, Wiring, WiringCost, wiring_costs
 
@@ -19,6 +21,7 @@ __all__ = [
     "Budget",
     "Choice",
     "EmpiricalStatistics",
+    "EndPoints",
     "Energy",
     "GradientEnergy",
     "HeldOut",
@@ -32,9 +35,11 @@ __all__ = [
     "Remembering",
     "ResidualDraws",
     "Spectrum",
+    "SquaredError",
     "Statistic",
     "Wiring",
     "WiringCost",
+    "end_points",
     "estimate",
     "estimate_by",
     "guidance_price",

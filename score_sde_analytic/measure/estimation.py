@@ -29,7 +29,7 @@ from score_sde_analytic.files import load_arrays, plain
 from score_sde_analytic.interruption import save_points
 from score_sde_analytic.measure.answers import ANSWERS, relative_tolerance
 from score_sde_analytic.measure.knots import knots_in_doubt
-from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, Moments, decoder_scale
+from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, OUTCOMES, Moments, decoder_scale
 from score_sde_analytic.measure.visits import known, visited
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
@@ -42,7 +42,7 @@ from score_sde_analytic.process.noise import stream_seed
 #: Coordinates per draw that enter the decoder table; a random subset keeps it cheap beside the network.
 DECODER_COORDINATES = 256
 #: The running sums, with the axis of their knots.
-SUMS = {"counts": 1, "sums": 1, "products": 0, "decoder_sums": 1}
+SUMS = {"counts": 1, "sums": 1, "products": 0, "decoder_sums": 1, "squares": 1}
 
 
 class Observer(Protocol):
@@ -207,6 +207,7 @@ class _Pass:
         self.sums = np.zeros((g, m, 6))
         self.products = np.zeros((m, 6, 6))
         self.decoder_sums = np.zeros((g, m, len(DECODER_RATIOS)))
+        self.squares = np.zeros((g, m))
         self.round = 0
         self.knot = 0
         self.active = list(range(m))
@@ -354,6 +355,7 @@ class _Pass:
         group = index % len(self.counts)
         np.add.at(self.counts[:, m], group, 1.0)
         np.add.at(self.sums[:, m], group, values)
+        np.add.at(self.squares[:, m], group, values[:, OUTCOMES["residual"]] ** 2)
         self.products[m] += values.T @ values
         subset = torch.randperm(x_0[0].numel(), generator=generator)[:DECODER_COORDINATES].to(x_0.device)
         x_0, x_0_hat = (x.flatten(1)[:, subset] for x in (x_0, prediction.x_0))

@@ -31,6 +31,7 @@ from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
 from score_sde_analytic.measure.between import BetweenKnots
+from score_sde_analytic.measure.squared_error import SquaredError
 from score_sde_analytic.models.receipt import Receipt
 
 KIND = "moments"
@@ -40,6 +41,7 @@ STORED = {
     "sums": "float64 g m 6",
     "products": "float64 m 6 6",
     "decoder_sums": "float64 g m r",
+    "squares": "float64 g m",
 }
 COUNT = range(1 << 63)
 #: Of the metadata.
@@ -95,6 +97,7 @@ class Moments:
         sums: of [Lambda, X, R, three centred control variates] per draw.
         products: of all pairs of these, over all groups.
         decoder_sums: of -log p(x_0 | x_t) in nats per dimension under each decoder ratio.
+        squares: of the squared error ||eps - eps_hat||^2 / d of each draw.
         coefficients: regression of the outcomes on the controls; None fits them.
         fingerprint: model, data and settings.
         state: where an unfinished pass stands.
@@ -108,6 +111,7 @@ class Moments:
     sums: Float64[Array, "g m 6"]
     products: Float64[Array, "m 6 6"]
     decoder_sums: Float64[Array, "g m r"]
+    squares: Float64[Array, "g m"]
     fingerprint: Mapping[str, Any]
     state: Mapping[str, Any]
     coefficients: Float64[Array, "m 3 3"] | None = None
@@ -240,6 +244,19 @@ class Moments:
         """Whether every knot reached its tolerance or its largest number of draws."""
         return not self.state["active"]
 
+    @cached_property
+    def squared_error(self) -> SquaredError:
+        """r = ||eps - eps_hat||^2 / d of one draw, as a random number at every level.
+
+        >>> error = moments.squared_error
+        >>> bool(error.std(2.0) < error.mean(2.0) < error.root_mean_square(2.0))
+        True
+        """
+        plain = self.sums[..., OUTCOMES["residual"]].sum(0) / self.draws
+        variance = np.maximum(self.squares.sum(0) / self.draws - plain**2, 0.0)
+        mean = np.where(self.residual > 0.0, self.residual, plain)  # controls may take more than there is
+        return SquaredError(self.log_snr, mean, variance)
+
     def decoder_nats(self) -> Float64[Array, "m r"]:
         """E[-log p(x_0 | x_t)] in nats per dimension, decoder std = DECODER_RATIOS * decoder_scale."""
         return self.decoder_sums.sum(0) / self.draws[:, None]
@@ -251,6 +268,7 @@ class Moments:
             counts=self.counts[groups],
             sums=self.sums[groups],
             decoder_sums=self.decoder_sums[groups],
+            squares=self.squares[groups],
             coefficients=self.control_coefficients,
         )
 

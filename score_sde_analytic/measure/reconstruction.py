@@ -20,6 +20,7 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array, as_array
+from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.interpolant import Interpolant
@@ -80,6 +81,18 @@ class Reconstruction:
         curve = NoiseCurve.fit(moments, warn=False) if curve is None else curve
         width = None if data_range is None or data_range.levels is None else data_range.bin_width
         return cls(moments.log_snr, moments.decoder_nats(), moments.data_variance, curve, width)
+
+    @classmethod
+    def normal(cls, curve: NoiseCurve, data_variance: float, data_range: DataRange | None = None) -> Reconstruction:
+        """As if errors were normal, of the variance that the curve says: where nothing but the curve is known.
+
+        >>> bool(Reconstruction.normal(curve, 0.2).best(3.0)[0] < 0.0)
+        True
+        """
+        width = None if data_range is None or data_range.levels is None else data_range.bin_width
+        std = decoder_scale(curve.log_snr, data_variance)[:, None] * DECODER_RATIOS
+        nats = normal_nats(np.asarray(curve.posterior_variance(curve.log_snr))[:, None], std, width)
+        return cls(curve.log_snr, nats, data_variance, curve, width)
 
     @property
     def density(self) -> bool:

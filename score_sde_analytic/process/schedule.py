@@ -2,6 +2,7 @@
 
 from score_sde_analytic.process.continuous import VE, CosineVP, LinearVP, RectifiedFlow, SubVP
 from score_sde_analytic.process.forward import LARGEST, Functions, Schedule, VariancePreserving
+from score_sde_analytic.process.learned import Learned
 from score_sde_analytic.process.tabulated import Sigmas, Tabulated
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "VE",
     "CosineVP",
     "Functions",
+    "Learned",
     "LinearVP",
     "RectifiedFlow",
     "Schedule",

@@ -41,6 +41,7 @@ def synthetic(seed, variance=1.0, error=0.3, knots=KNOTS):
         sums=sums,
         products=np.zeros((len(knots), 6, 6)),
         decoder_sums=np.zeros((32, len(knots), 13)),
+        squares=np.zeros((32, len(knots))),
         fingerprint={"decoder": None, "data_variance": variance, "settings": {"tolerance": 0.01}},
         state={"active": [], "order": list(range(len(knots)))},
         coefficients=np.zeros((len(knots), 3, 3)),

@@ -22,7 +22,7 @@ SHAPE = (3, 5, 4)
 KNOTS = np.array([-3.0, 0.0, 4.0])
 BUDGET = Budget(min_draws=64, max_draws=64, batch_size=32, groups=16)
 OPTIONS = {"budget": BUDGET, "progress": False}
-STORED = ("log_snr", "counts", "sums", "products", "decoder_sums")
+STORED = ("log_snr", "counts", "sums", "products", "decoder_sums", "squares")
 
 
 def images(count=50, dtype=torch.float32):

@@ -23,7 +23,7 @@ from score_sde_analytic.models.times import LogSNR
 from score_sde_analytic.process.decoder import decoder_nats
 from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP
 
-ARRAYS = ("log_snr", "counts", "sums", "products", "decoder_sums")
+ARRAYS = ("log_snr", "counts", "sums", "products", "decoder_sums", "squares")
 BUDGET = Budget(min_draws=64, max_draws=64, batch_size=32, groups=16)
 SMALL = {"budget": BUDGET, "progress": False}
 
