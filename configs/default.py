@@ -108,6 +108,11 @@ def get_config() -> ConfigDict:
     grid.excess = (0.5, 0.2, 0.1, 0.05, 0.02)  # bits/dim over the continuous limit
     grid.log_snr_max = 9.0  # log-SNR of the first time t_1 of fixed grids, and the highest that is searched
 
+    config.learned = learned = ConfigDict()  # --mode=schedule: the schedule by which the bound's estimator varies least
+    learned.sampling = "independent"  # of times of different draws, or "stratified" over them
+    learned.ends = ()  # lowest and highest log-SNR; () for the best ones
+    learned.tolerance = 1e-3  # most that the prior may cost at the best lowest one, bits/dim
+
     config.sample = sample = ConfigDict()
     sample.steps = (5, 10, 25, 50)
     # A sheet per grid: "even", "quadratic", "log_snr", "karras", "dp", ... as in grid.name.

@@ -90,6 +90,9 @@ MODES: dict[str, Mode] = {
     "grid": OnNetwork(
         "where to put the steps: every grid's predicted bits/dim for each K, step budgets, pictures", "grids.run"
     ),
+    "schedule": OnNetwork(
+        "the schedule that makes the bound's estimator vary least, and how much it varies under others", "schedules.run"
+    ),
     "sample": OnNetwork("sample sheets for every variance and number of steps", "sampling.run"),
     "evaluate": OnNetwork("bits/dim, predicted from the curve and measured on the test split", "evaluate.run"),
     "compare": OnNetwork(

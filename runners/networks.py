@@ -34,7 +34,17 @@ from score_sde_analytic.models.times import (
     ZeroBased,
 )
 from score_sde_analytic.models.weights import load_weights
-from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, RectifiedFlow, Schedule, Sigmas, SubVP, Tabulated
+from score_sde_analytic.process.schedule import (
+    VE,
+    CosineVP,
+    Learned,
+    LinearVP,
+    RectifiedFlow,
+    Schedule,
+    Sigmas,
+    SubVP,
+    Tabulated,
+)
 from score_sde_analytic.study.names import construct
 
 from .datasets import is_mixture, mixture
@@ -52,6 +62,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "sub_vp": SubVP,
     "ve": VE,
     "rectified_flow": RectifiedFlow,
+    "learned": Learned.load,
     "ddpm_linear": Tabulated.linear,
     "ddpm_scaled_linear": Tabulated.scaled_linear,
     "ddpm_cosine": Tabulated.cosine,

@@ -38,6 +38,7 @@ from score_sde_analytic.models.model import Coordinates, Quantity
 from score_sde_analytic.models.network_training import NetworkRecipe
 from score_sde_analytic.models.ode_solvers import ADAPTIVE, FIXED
 from score_sde_analytic.models.probability_flow import CLOCKS
+from score_sde_analytic.process.density import check_sampling
 from score_sde_analytic.study.names import COVARIANCE, CovarianceName, GridName, choose
 from score_sde_analytic.study.settings import Knots, Search, Settings, Structure
 
@@ -130,6 +131,9 @@ FIELDS: dict[str, Check[Any]] = {
     "grid.shown_steps": STEPS,
     "grid.max_steps": whole(2, 100_000),
     "grid.excess": each(number(above=0.0, most=1e3), 1),
+    "learned.sampling": check_sampling,
+    "learned.ends": each(LOG_SNR, 0, 2),
+    "learned.tolerance": number(above=0.0, most=1.0),
     "sample.steps": each(STEPS, 1),
     "sample.fewest": each(STEPS),
     "sample.grids": each(GRID),
@@ -194,6 +198,7 @@ FIELDS: dict[str, Check[Any]] = {
 #: Fields that some configs have.
 OPTIONAL: dict[str, Check[Any]] = {
     "schedule.steps": STEPS,
+    "schedule.path": text(),
     **{
         f"schedule.{name}": number(-1e6, 1e6)
         for name in ("beta_min", "beta_max", "beta_start", "beta_end", "max_beta", "sigma_min", "sigma_max", "offset", "shift")
