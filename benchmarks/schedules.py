@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from score_sde_analytic.models.monotone_net import MonotoneNet, fit_by_variance
 from score_sde_analytic.runners import schedules
 from score_sde_analytic.runners.experiment import Experiment
 from torch.utils.data import Subset
@@ -34,6 +33,7 @@ from score_sde_analytic.likelihood import ContinuousTime, bits_per_dim, times_pe
 from score_sde_analytic.likelihood.bound import BITS
 from score_sde_analytic.likelihood.method import Batch
 from score_sde_analytic.models import ScoreModel
+from score_sde_analytic.models.monotone_net import MonotoneNet, fit_by_variance
 from score_sde_analytic.process import VE, CosineVP, Density, Learned, LinearVP, NoDecoder, Schedule
 from score_sde_analytic.report import schedules as pictures
 from score_sde_analytic.report.tables import markdown
