@@ -160,7 +160,7 @@ def variances(model: ScoreModel, study: Any, density: Density, experiment: Exper
 def gradient(study: Any, best: Density) -> dict[str, float]:
     """Variance under the density that gradients find, a monotone network for gamma, over that of the closed form."""
     net, error = MonotoneNet(best.low, best.high), study.moments.squared_error
-    fit_by_variance(net, lambda lam: torch.from_numpy(error.second_moment(lam.numpy())))
+    fit_by_variance(net, lambda lam: torch.from_numpy(error.second_moment(lam.numpy())), steps=20_000)
     found = Density.from_function(lambda lam: net.density(torch.from_numpy(lam)).numpy(), best.low, best.high)
     return {
         "network": variance_of_bound(study.moments, found).relative.value,
