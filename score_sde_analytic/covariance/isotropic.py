@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
+import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.checks import number, settle
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
+from score_sde_analytic.data.basis import Scalar
 from score_sde_analytic.files import plain
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.models.prediction import Prediction
@@ -43,6 +45,13 @@ class IsotropicStep(StepCovariance):
 
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
         return normal_kl(kernel.error(mean_square(x_0 - prediction.x_0)), kernel.rho2, self.variance)
+
+    @property
+    def basis(self) -> Scalar:
+        return Scalar()
+
+    def variances(self, prediction: Prediction) -> Float64[Tensor, " batch *dims"]:
+        return torch.full_like(prediction.x_t, self.variance, dtype=torch.float64)
 
     @property
     def silent(self) -> bool:

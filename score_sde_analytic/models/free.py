@@ -32,7 +32,7 @@ from score_sde_analytic.data.basis import Basis, Scalar, array_digest
 from score_sde_analytic.data.examples import Data
 from score_sde_analytic.data.portions import batch_by_bytes
 from score_sde_analytic.data.transforms import PCA
-from score_sde_analytic.errors import InputError
+from score_sde_analytic.errors import InputError, UnsupportedError
 from score_sde_analytic.files import load_arrays, plain, save_arrays
 from score_sde_analytic.models.mixture import preserving_level
 from score_sde_analytic.models.model import ScoreModel
@@ -74,6 +74,16 @@ class FreeModel(ABC):
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """Plain data that identify it."""
+
+    def normal(self, level: Level) -> tuple[Basis, Float64[Tensor, "*dims"], Float64[Tensor, "*dims"]]:
+        """(U, means and variances of the coefficients U x_t), of a model whose x_t is normal.
+
+        Raises:
+            UnsupportedError: it is not.
+        """
+        raise UnsupportedError(
+            f"{type(self).__name__} is no normal distribution of independent coefficients; fit LinearDenoiser"
+        )
 
     def score_model(self, schedule: Schedule) -> ScoreModel:
         """Its denoiser as a `ScoreModel` like any other: what no network call knows."""
@@ -214,6 +224,15 @@ class LinearDenoiser(FreeModel):
         tensor([0.6400, 1.0000], dtype=torch.float64)
         """
         return self._scalar(level.alpha) ** 2 * torch.as_tensor(self.spectrum) + self._scalar(level.sigma) ** 2
+
+    def normal(self, level: Level) -> tuple[Basis, Float64[Tensor, "*dims"], Float64[Tensor, "*dims"]]:
+        """(U, alpha U mu, alpha^2 c + sigma^2).
+
+        >>> LinearDenoiser(PCA(np.eye(2)), torch.ones(2), np.array([0.0, 1.0])).normal(Level(0.5, 0.6, 0.8, -0.575))[1]
+        tensor([0.6000, 0.6000], dtype=torch.float64)
+        """
+        mean = self.basis.forward(self.mean[None])[0]
+        return self.basis, self._scalar(level.alpha) * mean, self.variances(level)
 
     def gain(self, level: Level) -> Float64[Tensor, "*shape"]:
         """alpha c / (alpha^2 c + sigma^2), by which W multiplies the coefficients of x_t - alpha mu."""
