@@ -23,7 +23,7 @@ from score_sde_analytic.extras import optional
 from score_sde_analytic.models.model import ScoreModel
 
 #: Hexadecimal digits of digests in a header.
-DIGITS = 8
+DIGITS = 6
 #: Of the stream of a probe's latents.
 PROBE = 2**41
 #: About how far a probe's latents lie from zero, in units of sigma.
@@ -58,13 +58,9 @@ class Arithmetic(ABC):
         own = self.record(ladder, sizes)[self.name]
         said = record[self.name]
         if own["probe"] != said["probe"]:
-            others = [
-                f"{name} {said[name]} there, {own[name]} here" for name in own if own[name] != said[name] and name != "probe"
-            ]
-            told = f" ({'; '.join(others)})" if others else ""
-            raise InputError(
-                f"this machine's numbers in {self.name} arithmetic are not those of the encoder{told}; {self.cure}"
-            )
+            others = [f"; {name} {said[name]} there, {own[name]} here" for name in own if own[name] != said[name]]
+            told = f"numbers worked out here in {self.name} arithmetic are not the encoder's"
+            raise InputError(f"{told}{''.join(others)}; {self.cure}")
 
     cure: ClassVar[str]
 

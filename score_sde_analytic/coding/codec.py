@@ -69,7 +69,8 @@ class Compressed:
 class Codec:
     """Lossless coding of discrete images by a network and a chain of it, at about the chain's bound.
 
-    >>> from score_sde_analytic.models import GaussianMixture
+    >>> from score_sde_analytic import GaussianMixture, Grid
+    >>> from score_sde_analytic.covariance import BetaTilde
     >>> exact = GaussianMixture([0.5, 0.5], [[-0.5] * 16, [0.5] * 16], [0.01] * 16).score_model(model.schedule)
     >>> codec = Codec(exact, Chain(Grid((1.0, 0.3, 0.1, 0.01, 0.0)), BetaTilde(), decoder=0.1), DataRange(levels=17))
     >>> images = DataRange(levels=17).encode(np.full((30, 16), 12))
@@ -94,13 +95,14 @@ class Codec:
         self,
         model: ScoreModel,
         chain: Chain,
-        data_range: DataRange,
+        data_range: DataRange | None,
         ratio: float = 0.5,
         batch_size: int = 64,
         arithmetic: str = "float32",
         device: torch.device | str = "cpu",
     ) -> None:
-        data_range.bin_width  # noqa: B018 - refuses continuous data
+        if data_range is None or data_range.levels is None:
+            raise InputError("continuous data cannot be coded without a loss: declare their levels, DataRange(levels=256)")
         chain.check(model, data_range)
         self.arithmetic = ARITHMETICS[one_of(ARITHMETICS)("arithmetic", arithmetic)]
         self.ratio = number(above=0.0, most=4.0)("ratio", ratio)
@@ -165,9 +167,11 @@ class Codec:
         self._require(header)
         shape, record = tuple(header["shape"]), header["arithmetic"]
         dim = math.prod(shape)
-        if dim >= container.MOST_DIM:
-            raise InputError(f"its images of {dim} numbers are too large; {container.CURE}")
+        if not shape or dim >= container.MOST_DIM:
+            raise InputError(f"its images of shape {shape} are none, or too large; {container.CURE}")
         plan = Plan.of_content(header, dim)
+        if plan.count != header["count"]:
+            raise InputError(f"its plan is of another count of images than its header; {container.CURE}")
         with self.arithmetic.as_recorded(record):
             ladder = self._ladder(shape, header["ratio"])
             self.arithmetic.require(record, ladder, plan.sizes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -23,7 +24,7 @@ from score_sde_analytic.coding.stack import FLOOR, WORD, ShallowError, Stack, Sy
 from score_sde_analytic.errors import InputError
 
 #: Bits that are kept on a stack, and how much more than was needed before a batch may need.
-KEPT, MARGIN = WORD * (FLOOR + 1), 1.1
+KEPT, MARGIN = WORD * (FLOOR - 1) + 2, 1.1
 #: Of the stream of words that a stack begins with, beyond the index of any image.
 BEGINNING = 2**40
 
@@ -63,7 +64,9 @@ class _Meter:
         self.needed = max(self.needed, (before - lowest) / count)
 
     def size(self, bits: int, left: int) -> int:
-        return max(1, min(self.most, left, int((bits - KEPT) / max(MARGIN * self.needed, 1.0))))
+        """The largest power of two of images that there are bits for, so that plans are short."""
+        enough = max(1, min(self.most, int((bits - KEPT) / max(MARGIN * self.needed, 1.0))))
+        return min(left, 1 << (enough.bit_length() - 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +144,7 @@ class Coder:
 
     def pop_raw(self, stack: Stack, indices: list[int]) -> NDArray[np.int64]:
         """Images that were pushed as they are."""
-        images = []
+        images: list[NDArray[np.int64]] = []
         for index in reversed(indices):
             hidden = stack.take(uniform(self.levels), self.ladder.dim)
             images.append((hidden - key(index, len(hidden), self.levels)) % self.levels)
@@ -157,7 +160,7 @@ class Coder:
             try:
                 return self._encode(pixels, images, words, needed, progress)
             except ShallowError:  # the first image that is coded asks for more than the very first
-                words += 2
+                words += 1
 
     def _trial(self, pixels: NDArray[np.integer]) -> tuple[float, float]:
         """(bits that a stack must hold for an image, bits that it grows by)."""
@@ -215,11 +218,10 @@ class Coder:
             ShallowError, InputError: the words are those of no images.
         """
         stack = Stack(words, sealed=True)
-        found: list[tuple[NDArray[np.int64], NDArray[np.integer]]] = []
+        found: list[tuple[NDArray[np.int64], NDArray[Any]]] = []
         with tqdm(total=plan.count, desc="decompress", unit="image", disable=not progress) as bar:
             for raw, indices in reversed(list(plan.parts())):
-                images = self.pop_raw(stack, indices.tolist()) if raw else self.pop(stack, len(indices))
-                found.append((indices, images))
+                found.append((indices, self.pop_raw(stack, indices.tolist()) if raw else self.pop(stack, len(indices))))
                 bar.update(len(indices))
         if not np.array_equal(stack.words, Stack(beginning(random)).words):
             raise InputError("what is left when all images are read is not what they were put on")

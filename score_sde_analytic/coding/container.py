@@ -91,9 +91,7 @@ def require_pixels(pixels: Shaped[np.ndarray, " ..."], checksum: bytes) -> None:
         InputError: they are others.
     """
     if _crc(np.asarray(pixels).astype("<u2").tobytes()) != checksum:
-        raise InputError(
-            "the decoded pixels are not those that were written: network, chain or machine differ in their numbers"
-        )
+        raise InputError("the decoded pixels are not those that were encoded: the two machines' numbers differ")
 
 
 def _crc(content: bytes) -> bytes:

@@ -103,7 +103,7 @@ class Ladder:
 
     def _values(self, k: int, symbols: Symbols) -> Array:
         """w of symbols."""
-        return symbols.reshape(-1, *self.shape) * self.widths[k]
+        return symbols.reshape(-1, *self.shape).astype(np.float64) * self.widths[k]
 
     def state(self, k: int, symbols: Symbols) -> Float[Tensor, " batch *dims"]:
         """x_t, as the network is fed it."""
@@ -173,4 +173,4 @@ def _width(exact: float) -> float:
     (0.28125, 1.0)
     """
     fraction, exponent = math.frexp(exact)
-    return math.ldexp(math.floor(math.ldexp(fraction, WIDTH_BITS + 1)), exponent - WIDTH_BITS - 1)
+    return math.ldexp(math.floor(math.ldexp(fraction, WIDTH_BITS)), exponent - WIDTH_BITS)

@@ -186,7 +186,7 @@ class Table:
     (array([0, 1], dtype=int32), array([0.15, 1.  ]))
     """
 
-    parts: list[Float64[Array, "m levels"]]
+    parts: list[Array]  # (m, levels), each m its own
 
     def _each(self, symbols: Symbols) -> Iterator[tuple[Array, Symbols]]:
         start = 0

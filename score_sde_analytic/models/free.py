@@ -81,9 +81,7 @@ class FreeModel(ABC):
         Raises:
             UnsupportedError: it is not.
         """
-        raise UnsupportedError(
-            f"{type(self).__name__} is no normal distribution of independent coefficients; fit LinearDenoiser"
-        )
+        raise UnsupportedError(f"{type(self).__name__} has no independent normal coefficients; take a LinearDenoiser")
 
     def score_model(self, schedule: Schedule) -> ScoreModel:
         """Its denoiser as a `ScoreModel` like any other: what no network call knows."""
