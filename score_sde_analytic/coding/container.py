@@ -44,7 +44,7 @@ COMMON = (
     b'"},"about":{"pictures":[["","chain":{"steps":10,"times":[1.0,"arithmetic":{"exact":{"probe":"{"shape":[3,16,16],"count":1'
     b',"levels":17,"{"shape":[1,8,8],"count":2,"levels":256,"range":[-1.0,1.0],"network":"0123456789abcdef","chain":"fedcba98","'
     b'ratio":0.5,"batches":[[-1,1],[1,1],[2,1],[4,1],[8,1],[16,1],[32,1],[64,4]],"raw":[[0,1]],"random":0,"arithmetic":{"float3'
-    b'2":{"torch":"2.8.0","threads":1,"probe":"'
+    b'2":{"torch":"2.13.0+cpu","threads":1,"probe":"'
 )
 
 

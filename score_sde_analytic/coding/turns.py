@@ -27,6 +27,7 @@ MOST_DIM = 4096
 class Turn:
     """U and U^T of images of one shape, of batches (n, *dims).
 
+    >>> from score_sde_analytic.data import Scalar
     >>> turn = Turn(Scalar(), (2,))
     >>> turn.back(turn.there(np.ones((1, 2))))
     array([[1., 1.]])

@@ -21,9 +21,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
-from score_sde_analytic.checks import number, settle
+from score_sde_analytic.checks import each, number, settle
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.data.basis import Scalar
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import plain
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.models.prediction import Prediction
@@ -89,6 +90,35 @@ class IsotropicCovariance(Covariance):
 
     def fingerprint(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[float]:
         return [float(self.variance(k, t)) for k, t in zip(kernels, levels, strict=True)]
+
+
+@dataclass(frozen=True)
+class StepVariances(Covariance):
+    """var of every step of one chain, as numbers: what is left of any isotropic covariance once its steps are known.
+
+    Raises:
+        InputError: as steps, another number of them than there are variances.
+
+    >>> StepVariances((0.9, 0.3)).content()
+    {'name': 'steps', 'variances': [0.9, 0.3]}
+    """
+
+    isotropic: ClassVar[bool] = True
+    variances: Annotated[tuple[float, ...], each(number(above=0))]
+
+    def __post_init__(self) -> None:
+        settle(self)
+
+    def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
+        if len(kernels) != len(self.variances):
+            raise InputError(f"these are variances of {len(self.variances)} steps, not of {len(kernels)}")
+        return [IsotropicStep(variance) for variance in self.variances]
+
+    def fingerprint(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[float]:
+        return list(self.variances)
+
+    def content(self) -> dict[str, Any]:
+        return {"name": "steps", "variances": list(self.variances)}
 
 
 class Beta(IsotropicCovariance):

@@ -103,6 +103,9 @@ class Judged(FreeModel):
         """R of its denoiser on these examples: twice the slope of the price."""
         return 2.0 * self._curves[0](self._inside(log_snr), 1)
 
+    def content(self) -> dict[str, Any]:
+        return self.free.content()
+
     def normal(self, level: Level) -> tuple[Basis, Float64[Tensor, "*dims"], Float64[Tensor, "*dims"]]:
         return self.free.normal(level)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
@@ -298,6 +299,25 @@ def as_decoder(value: Decoder | float) -> Decoder:
     if type(scalar(value)) not in (int, float):
         raise InputError(f"a decoder is GaussianDecoder(std), CategoricalDecoder() or NoDecoder(), got {value!r}")
     return GaussianDecoder(value)
+
+
+def decoder_of(config: Mapping[str, Any]) -> Decoder:
+    """The decoder with this `config`.
+
+    >>> decoder_of(GaussianDecoder(0.1).config())
+    GaussianDecoder(std=0.1)
+
+    Raises:
+        InputError: there is none.
+    """
+    made: dict[Any, Callable[[], Decoder]] = {
+        "gaussian": lambda: GaussianDecoder(config.get("std")),  # type: ignore[arg-type]
+        "categorical": CategoricalDecoder,
+        "none": NoDecoder,
+    }
+    if config.get("decoder") not in made:
+        raise InputError(f"there is no decoder {config.get('decoder')!r}; choose one of {', '.join(made)}")
+    return made[config["decoder"]]()
 
 
 def decoder_nats(
