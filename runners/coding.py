@@ -12,6 +12,7 @@ import numpy as np
 
 from score_sde_analytic.coding import Codec, header_of
 from score_sde_analytic.coding.chains import chain_content, chain_of
+from score_sde_analytic.coding.codec import require_network
 from score_sde_analytic.coding.tiles import Tiling
 from score_sde_analytic.declared import require_shape
 from score_sde_analytic.errors import InputError, MissingFileError, UserError
@@ -69,6 +70,7 @@ def decompress(experiment: Experiment) -> list[Path]:
         header = header_of(content)
         about = header.get("about", {})
         require_shape(about, ABOUT, "what it says besides", CURE)
+        require_network(header, _unlabelled(experiment))
         experiment.config.code.arithmetic = next(iter(header["arithmetic"]))
         codec = _codec(experiment, _recorded(experiment, about["chain"]))
         shape = tuple(header["shape"])

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
+from importlib import import_module
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,9 +19,7 @@ import torch
 
 from score_sde_analytic.coding.ladder import Ladder
 from score_sde_analytic.coding.laws import key
-from score_sde_analytic.coding.turns import ExactTurn, Turn
 from score_sde_analytic.errors import InputError
-from score_sde_analytic.extras import optional
 from score_sde_analytic.models.model import ScoreModel
 
 #: Hexadecimal digits of digests in a header.
@@ -34,11 +34,15 @@ class Arithmetic(ABC):
     """Of a codec."""
 
     name: ClassVar[str]
-    turn: ClassVar[type[Turn]]
+    cure: ClassVar[str]
 
     @abstractmethod
     def model(self, model: ScoreModel) -> ScoreModel:
         """The model in this arithmetic."""
+
+    @abstractmethod
+    def around(self) -> AbstractContextManager[Any]:
+        """In which all but the network is worked out."""
 
     @abstractmethod
     def record(self, ladder: Ladder, sizes: Sequence[int]) -> dict[str, Any]:
@@ -62,18 +66,18 @@ class Arithmetic(ABC):
             told = f"numbers worked out here in {self.name} arithmetic are not the encoder's"
             raise InputError(f"{told}{''.join(others)}; {self.cure}")
 
-    cure: ClassVar[str]
-
 
 class Float32(Arithmetic):
     """torch's own."""
 
     name = "float32"
-    turn = Turn
     cure = "decode where it was encoded, or encode in exact arithmetic"
 
     def model(self, model: ScoreModel) -> ScoreModel:
         return model
+
+    def around(self) -> AbstractContextManager[Any]:
+        return nullcontext()
 
     def record(self, ladder: Ladder, sizes: Sequence[int]) -> dict[str, Any]:
         ends = sorted({1, *sizes[-1:]})
@@ -95,12 +99,18 @@ class Exact(Arithmetic):
     """Order-independent."""
 
     name = "exact"
-    turn = ExactTurn
-    cure = "decode with the package that encoded it"
+    cure = "decode with the packages that encoded it"
+
+    @cached_property
+    def _module(self) -> Any:
+        """Imported when it is used: it takes its time."""
+        return import_module("score_sde_analytic.coding.exact")
 
     def model(self, model: ScoreModel) -> ScoreModel:
-        exact = optional("score_sde_analytic.coding.exact", extra="coding", user="exact arithmetic")
-        return exact.exact_model(model)
+        return self._module.exact_model(model)  # type: ignore[no-any-return]
+
+    def around(self) -> AbstractContextManager[Any]:
+        return self._module.ExactArithmetic()  # type: ignore[no-any-return]
 
     def record(self, ladder: Ladder, sizes: Sequence[int]) -> dict[str, Any]:
         return {self.name: {"probe": probe(ladder, [1])}}

@@ -116,7 +116,7 @@ class Codec:
         self._ladder = lru_cache(maxsize=4)(self._made_ladder)
 
     def _made_ladder(self, shape: tuple[int, ...], ratio: float) -> Ladder:
-        parts = self.arithmetic.turn, self.device
+        parts = self.arithmetic.around, self.device
         return Ladder.of(self.model, self.chain, self.data_range, shape, ratio, *parts)
 
     def encode(self, images: Float[Tensor, " batch *dims"], progress: bool = False) -> bytes:
@@ -190,8 +190,7 @@ class Codec:
         """Refuse what was encoded with anything else."""
         declared = {"levels": self.data_range.levels, "range": [self.data_range.lo, self.data_range.hi]}
         for name, own in (self.identity | declared).items():
-            if header[name] != own:
-                raise InputError(f"it was encoded with another {name}: {header[name]} there, {own} here; {CURES[name]}")
+            _require_same(header, name, own)
         arithmetic_of(header["arithmetic"], self.arithmetic)
         if not 0.0 < header["ratio"] <= 4.0:
             raise InputError(f"its ratio {header['ratio']} is none; {container.CURE}")
@@ -215,10 +214,27 @@ def header_of(content: bytes) -> dict[str, Any]:
     return container.unpack(content)[0]
 
 
+def require_network(header: Mapping[str, Any], model: ScoreModel) -> None:
+    """Refuse a file of another network, which may be known before its chain is.
+
+    Raises:
+        InputError: it is of another.
+    """
+    _require_same(header, "network", _name(model.fingerprint()))
+
+
+def _require_same(header: Mapping[str, Any], name: str, own: Any) -> None:
+    if header[name] != own:
+        raise InputError(f"it was encoded with another {name}: {header[name]} there, {own} here; {CURES[name]}")
+
+
 def _identity(model: ScoreModel, chain: Chain) -> dict[str, str]:
     """Short names of the network and of the chain."""
-    named = {"network": model.fingerprint(), "chain": chain.config(model)}
-    return {name: digest(json.dumps(value, sort_keys=True, default=str))[:DIGITS] for name, value in named.items()}
+    return {"network": _name(model.fingerprint()), "chain": _name(chain.config(model))}
+
+
+def _name(value: Any) -> str:
+    return digest(json.dumps(value, sort_keys=True, default=str))[:DIGITS]
 
 
 def _compressed(content: bytes, done: Encoded, dim: int) -> Compressed:

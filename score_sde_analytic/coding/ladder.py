@@ -24,7 +24,7 @@ from torch import Tensor
 from score_sde_analytic.arrays import Array, slices
 from score_sde_analytic.coding.laws import Table, Truncated, Windowed
 from score_sde_analytic.coding.stack import Symbols
-from score_sde_analytic.coding.turns import Turn
+from score_sde_analytic.coding.turns import Around, Turn
 from score_sde_analytic.covariance.base import StepCovariance
 from score_sde_analytic.data.basis import Basis, Scalar
 from score_sde_analytic.data.ranges import DataRange
@@ -50,6 +50,7 @@ class Ladder:
         levels, turns, widths: of every position.
         kernels, covariances: of the step from each position to the next.
         top: mean and deviation of the coefficients at t_K.
+        around: in which all but the network is worked out.
     """
 
     model: ScoreModel
@@ -62,6 +63,7 @@ class Ladder:
     top: tuple[Array, Array]
     decoder: Decoder
     data_range: DataRange
+    around: Around
     device: torch.device
 
     @classmethod
@@ -72,7 +74,7 @@ class Ladder:
         data_range: DataRange,
         shape: tuple[int, ...],
         ratio: float,
-        turn: type[Turn],
+        around: Around,
         device: torch.device,
     ) -> Ladder:
         """The latents of a chain.
@@ -84,12 +86,12 @@ class Ladder:
         steps = kernels(levels)
         covariances = chain.covariance.steps(steps, levels[:-1])
         basis, mean, variance = _top(chain, model, levels[0], shape)
-        turns = [turn(basis, shape), *(turn(covariance.basis, shape) for covariance in covariances)]
+        turns = [Turn(each, around) for each in (basis, *(covariance.basis for covariance in covariances))]
         drawn = [*(step.beta for step in steps), levels[-1].sigma ** 2]
         coded = [float(variance.min()), *(step.rho2 for step in steps)]
         widths = [_width(ratio * math.sqrt(min(pair))) for pair in zip(drawn, coded, strict=True)]
         top = mean.ravel(), np.sqrt(variance).ravel()
-        return cls(model, shape, levels, turns, widths, steps, covariances, top, chain.decoder, data_range, device)
+        return cls(model, shape, levels, turns, widths, steps, covariances, top, chain.decoder, data_range, around, device)
 
     @property
     def last(self) -> int:
@@ -140,7 +142,9 @@ class Ladder:
         a, b = self.kernels[k].a, self.kernels[k].b
         x_t, x_0 = (x.double().cpu().numpy() for x in (prediction.x_t, prediction.x_0))
         mean = self.turns[k + 1].there(a * x_t + b * x_0)
-        std = np.sqrt(self.covariances[k].variances(prediction).cpu().numpy())
+        with self.around():
+            variances = self.covariances[k].variances(prediction)
+        std = np.sqrt(variances.cpu().numpy())
         return Windowed(mean.ravel() / self.widths[k + 1], std.ravel() / self.widths[k + 1])
 
     def coded_data(self, symbols: Symbols) -> Table:

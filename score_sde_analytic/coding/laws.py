@@ -139,7 +139,7 @@ class Windowed:
         """(reach, which coordinates, model and its parameters), the narrowest first."""
         if not np.all((self.std > 0.0) & (self.std < MOST_SYMBOLS / (4.0 * WINDOW))):
             raise RunError("a latent's deviation is zero, or too large for its lattice; choose a larger ratio")
-        power = np.ceil(np.log2(WINDOW * self.std + 2.0)).astype(np.int64)
+        power = np.frexp(WINDOW * self.std + 2.0)[1]
         offset = self.mean - self._nearest
         found = []
         for k in np.unique(power).tolist():

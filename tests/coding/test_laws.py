@@ -6,9 +6,7 @@ from scipy.special import ndtr
 
 from score_sde_analytic.coding.laws import Table, Truncated, Windowed, key, normal_bits
 from score_sde_analytic.coding.stack import ShallowError, Stack, uniform
-from score_sde_analytic.coding.turns import ExactTurn, Turn
-from score_sde_analytic.data import DCT, PCA, Scalar
-from score_sde_analytic.errors import InputError, RunError, UnsupportedError
+from score_sde_analytic.errors import InputError, RunError
 
 RNG = np.random.default_rng(0)
 WORDS = RNG.integers(0, 2**32, 4000, dtype=np.uint32)
@@ -102,25 +100,3 @@ def test_keys_are_the_same_everywhere():
 
 
 KEY = [14, 12, 13, 0, 11, 7]
-
-
-# --- turns ---
-
-
-@pytest.mark.parametrize("basis", [Scalar(), DCT(), PCA(np.linalg.qr(RNG.normal(size=(48, 48)))[0])])
-def test_exact_turns_do_not_depend_on_the_order_of_sums(basis):
-    """Bitwise equal for any batch and for the sum backwards, and the basis itself but for rounding."""
-    turn, x = ExactTurn(basis, (3, 4, 4)), RNG.normal(size=(7, 3, 4, 4))
-    whole = turn.there(x)
-    assert np.array_equal(np.concatenate([turn.there(x[i : i + 1]) for i in range(7)]), whole)
-    assert np.abs(whole - Turn(basis, (3, 4, 4)).there(x)).max() < 1e-5
-    assert np.abs(turn.back(whole) - x).max() < 2e-5
-    if turn._matrix is not None:
-        rounded = np.rint(x * 2.0**22) / 2.0**22
-        backwards = (rounded.reshape(7, -1, 1)[:, ::-1] * turn._matrix[::-1]).cumsum(1)[:, -1]
-        assert np.array_equal(backwards.reshape(whole.shape), whole)
-
-
-def test_exact_turns_of_large_images_are_refused():
-    with pytest.raises(UnsupportedError, match="matrix"):
-        ExactTurn(DCT(), (3, 64, 64))
