@@ -188,6 +188,20 @@ def get_config() -> ConfigDict:
     compare.paths = 10  # budget of the runs whose paths are recorded; 0 for none
     compare.compile = ""  # mode of torch.compile: "default", "reduce-overhead" (CUDA graphs), ...; "" for none
 
+    config.code = code = ConfigDict()  # --mode=compress and --mode=decompress: pictures without a loss, at the chain's bits/dim
+    # A folder of 8-bit pictures, or a file .npz of them, of any size: they are cut into tiles of the network's; the other way
+    # round a file .ssac. Values of pixels are the data's levels.
+    code.input = ""
+    code.output = ""  # a file .ssac; the other way round a folder, or a file .npz
+    code.steps = 10  # network calls per tile: more take fewer bits
+    code.grid = "dp"
+    code.covariance = ""  # diagonal in a basis; empty for covariance.name
+    code.prior = "gaussian"  # of the data, or "" for N(0, I) at t = 1
+    code.ratio = 0.5  # of the lattice of latents to the smallest deviation
+    code.arithmetic = "float32"  # to be decoded on this machine, or "exact": on any, and slower
+    code.batch_size = 64
+    code.embed = False  # put the chain into the file, which else is decoded with this workdir only
+
     config.head = head = ConfigDict()
     # Covariance heads on the frozen network (--mode=train_head). Their kinds are variances then, as in sample.variances;
     # "npr|uncalibrated" is one without its shift.
