@@ -1,0 +1,118 @@
+"""Exact arithmetic for whatever runs inside: results are equal to the last bit for any batch, order of sums, threads and BLAS.
+
+Every operation of torch, however it is called, arrives here and is carried out in float64 by `exact_operations`; floating-point
+tensors of other precisions are read as they are and widened. What is not known to be reproducible is refused, never passed on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from types import FrameType
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from score_sde_analytic.coding.exact_operations import COMPUTED, CREATIONS, MOVES, REFUSED, ROUNDED_ONCE, wide
+from score_sde_analytic.coding.exact_sums import Grids
+from score_sde_analytic.errors import UnsupportedError
+
+#: In place, by themselves.
+WRITES = ("copy_", "fill_", "zero_")
+WAY_OUT = "use another layer, or code in float32 arithmetic"
+
+
+class ExactArithmetic(TorchDispatchMode):
+    """`with ExactArithmetic():` all of torch's operations inside are exact or refused.
+
+    Args:
+        weights: tensors that stay as they are, which are rounded once instead of at every use.
+
+    >>> x = torch.randn(64, 100)
+    >>> with ExactArithmetic():
+    ...     sums, one = x.exp().sum(1), x[5:6].flip(1).exp().sum(1)
+    >>> sums.dtype, torch.equal(sums[5:6], one)
+    (torch.float64, True)
+    >>> with ExactArithmetic():
+    ...     x.cumsum(1)
+    Traceback (most recent call last):
+        ...
+    score_sde_analytic.errors.UnsupportedError: exact arithmetic has no aten.cumsum: use another layer, or code in float32
+    arithmetic
+    """
+
+    def __init__(self, weights: Iterable[Shaped[Tensor, " ..."]] = ()) -> None:
+        super().__init__()
+        self.grids = Grids(weights)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        _check_place(args, kwargs)
+        name = func.overloadpacket.__name__
+        if func.namespace != "aten" or "out" in kwargs:
+            raise _refusal(str(func), "")
+        if name in WRITES:
+            return func(*args, **kwargs)
+        if name == "_scaled_dot_product_flash_attention_for_cpu":
+            return self._attention(*args, **kwargs)
+        if name.endswith("_") and not name.endswith("__"):
+            return args[0].copy_(self._carried(name[:-1], args, kwargs))
+        if name not in MOVES and name not in CREATIONS and func._can_decompose() and name not in COMPUTED:
+            with self:
+                return func.decompose(*args, **kwargs)
+        return self._carried(name, args, kwargs)
+
+    def _carried(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        operation = getattr(torch.ops.aten, name)
+        if name in MOVES:
+            return operation(*args, **kwargs)
+        if name in CREATIONS:
+            return operation(*args, **_widened(kwargs))
+        if name == "_to_copy":
+            return operation(args[0], **_widened(kwargs))
+        if name in ROUNDED_ONCE:
+            return operation(*map(wide, args), **{key: wide(value) for key, value in kwargs.items()})
+        try:
+            if name in COMPUTED:
+                return COMPUTED[name](self.grids, *args, **kwargs)
+        except UnsupportedError as error:
+            raise _refusal(f"aten.{name}", str(error)) from error
+        raise _refusal(f"aten.{name}", REFUSED.get(name, ""))
+
+    def _attention(
+        self, q: Any, k: Any, v: Any, dropout: float = 0.0, causal: bool = False, attn_mask: Any = None, scale: Any = None
+    ) -> Any:
+        """By products and softmax, as it is where torch has no fused form."""
+        with self:
+            answer = torch.ops.aten._scaled_dot_product_attention_math(q, k, v, attn_mask, dropout, causal, scale=scale)[0]
+        return answer, answer.new_empty(0)
+
+
+def _widened(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """float64 where another precision was asked for."""
+    dtype = kwargs.get("dtype")
+    return kwargs | ({"dtype": torch.float64} if dtype is not None and dtype.is_floating_point else {})
+
+
+def _check_place(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+    if any(x.device.type != "cpu" or x.is_complex() or x.layout != torch.strided for x in tensors):
+        raise UnsupportedError("exact arithmetic is for real, dense tensors on the CPU; move model and data there")
+
+
+def _refusal(operation: str, why: str) -> UnsupportedError:
+    layer = next(_layers(sys._getframe(2)), None)
+    where = "" if layer is None else f", of which {layer} makes use"
+    return UnsupportedError(f"exact arithmetic has no {operation}{where}: {why or WAY_OUT}")
+
+
+def _layers(frame: FrameType | None) -> Iterator[str]:
+    """The modules at work, innermost first."""
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, nn.Module):
+            yield type(owner).__name__
+        frame = frame.f_back
