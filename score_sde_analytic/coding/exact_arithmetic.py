@@ -7,7 +7,8 @@ tensors of other precisions are read as they are and widened. What is not known 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from types import FrameType
 from typing import Any
 
@@ -16,12 +17,13 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from score_sde_analytic.coding.exact_operations import COMPUTED, CREATIONS, MOVES, REFUSED, ROUNDED_ONCE, wide
+from score_sde_analytic.coding.exact_operations import COMPUTED, CREATIONS, MOVES, REFUSED, ROUNDED_ONCE, NotExact, wide
 from score_sde_analytic.coding.exact_sums import Grids
 from score_sde_analytic.errors import UnsupportedError
 
 #: In place, by themselves.
 WRITES = ("copy_", "fill_", "zero_")
+COMPLEX = (torch.complex32, torch.complex64, torch.complex128)
 WAY_OUT = "use another layer, or code in float32 arithmetic"
 
 
@@ -49,38 +51,12 @@ class ExactArithmetic(TorchDispatchMode):
         self.grids = Grids(weights)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        _check_place(args, kwargs)
-        name = func.overloadpacket.__name__
-        if func.namespace != "aten" or "out" in kwargs:
-            raise _refusal(str(func), "")
-        if name in WRITES:
-            return func(*args, **kwargs)
-        if name == "_scaled_dot_product_flash_attention_for_cpu":
-            return self._attention(*args, **kwargs)
-        if name.endswith("_") and not name.endswith("__"):
-            return args[0].copy_(self._carried(name[:-1], args, kwargs))
-        if name not in MOVES and name not in CREATIONS and func._can_decompose() and name not in COMPUTED:
-            with self:
-                return func.decompose(*args, **kwargs)
-        return self._carried(name, args, kwargs)
-
-    def _carried(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        operation = getattr(torch.ops.aten, name)
-        if name in MOVES:
-            return operation(*args, **kwargs)
-        if name in CREATIONS:
-            return operation(*args, **_widened(kwargs))
-        if name == "_to_copy":
-            return operation(args[0], **_widened(kwargs))
-        if name in ROUNDED_ONCE:
-            return operation(*map(wide, args), **{key: wide(value) for key, value in kwargs.items()})
+        kwargs = kwargs or {}
+        _check_place(args)
         try:
-            if name in COMPUTED:
-                return COMPUTED[name](self.grids, *args, **kwargs)
-        except UnsupportedError as error:
-            raise _refusal(f"aten.{name}", str(error)) from error
-        raise _refusal(f"aten.{name}", REFUSED.get(name, ""))
+            return _way(func)(self, args, kwargs)
+        except NotExact as error:
+            raise _refusal(func, str(error)) from None
 
     def _attention(
         self, q: Any, k: Any, v: Any, dropout: float = 0.0, causal: bool = False, attn_mask: Any = None, scale: Any = None
@@ -91,22 +67,75 @@ class ExactArithmetic(TorchDispatchMode):
         return answer, answer.new_empty(0)
 
 
+#: How an operation is carried out.
+Way = Callable[[ExactArithmetic, tuple[Any, ...], dict[str, Any]], Any]
+
+
+@cache
+def _way(func: Any) -> Way:
+    """Found once for each operation."""
+    name = func.overloadpacket.__name__
+    if func.namespace != "aten" or any(argument.is_out for argument in func._schema.arguments):
+        return _refused("")
+    if name == "_scaled_dot_product_flash_attention_for_cpu":
+        return lambda mode, args, kwargs: mode._attention(*args, **kwargs)
+    if name in MOVES or name in WRITES:
+        return lambda mode, args, kwargs: func(*args, **kwargs)
+    if name.endswith("_") and not name.endswith("__"):
+        way = _by_name(name[:-1])
+        return lambda mode, args, kwargs: args[0].copy_(way(mode, args, kwargs))
+    if name not in COMPUTED and name not in CREATIONS and func._can_decompose():
+        return _decomposed(func)
+    return _by_name(name)
+
+
+def _by_name(name: str) -> Way:
+    operation = getattr(torch.ops.aten, name)
+    if name in MOVES:
+        return lambda mode, args, kwargs: operation(*args, **kwargs)
+    if name in CREATIONS:
+        return lambda mode, args, kwargs: operation(*args, **_widened(kwargs))
+    if name == "_to_copy":
+        return lambda mode, args, kwargs: operation(args[0], **_widened(kwargs))
+    if name in ROUNDED_ONCE:
+        return lambda mode, args, kwargs: operation(*map(wide, args), **kwargs)
+    if name in COMPUTED:
+        return lambda mode, args, kwargs: COMPUTED[name](mode.grids, *args, **kwargs)
+    return _refused(REFUSED.get(name, ""))
+
+
+def _decomposed(func: Any) -> Way:
+    def way(mode: ExactArithmetic, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with mode:
+            return func.decompose(*args, **kwargs)
+
+    return way
+
+
+def _refused(why: str) -> Way:
+    def way(mode: ExactArithmetic, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        raise NotExact(why or WAY_OUT)
+
+    return way
+
+
 def _widened(kwargs: dict[str, Any]) -> dict[str, Any]:
     """float64 where another precision was asked for."""
     dtype = kwargs.get("dtype")
     return kwargs | ({"dtype": torch.float64} if dtype is not None and dtype.is_floating_point else {})
 
 
-def _check_place(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
-    if any(x.device.type != "cpu" or x.is_complex() or x.layout != torch.strided for x in tensors):
-        raise UnsupportedError("exact arithmetic is for real, dense tensors on the CPU; move model and data there")
+def _check_place(args: tuple[Any, ...]) -> None:
+    for x in args:
+        if isinstance(x, Tensor) and (not x.is_cpu or x.dtype in COMPLEX or x.layout is not torch.strided):
+            raise UnsupportedError("exact arithmetic is for real, dense tensors on the CPU; move model and data there")
 
 
-def _refusal(operation: str, why: str) -> UnsupportedError:
+def _refusal(func: Any, why: str) -> UnsupportedError:
     layer = next(_layers(sys._getframe(2)), None)
     where = "" if layer is None else f", of which {layer} makes use"
-    return UnsupportedError(f"exact arithmetic has no {operation}{where}: {why or WAY_OUT}")
+    name = func.overloadpacket.__name__
+    return UnsupportedError(f"exact arithmetic has no {func.namespace}.{name}{where}: {why}")
 
 
 def _layers(frame: FrameType | None) -> Iterator[str]:

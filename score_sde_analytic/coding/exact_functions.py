@@ -48,8 +48,9 @@ def exp(x: Values) -> Values:
     """e^x, held at e^-708 and e^709 beyond."""
     low, high = EXP_RANGE
     confined = x.clamp(low, high)
-    point, d = _split(confined)
-    value = _looked_up(_exp_table(), _counted(point) - low * POINTS)
+    point = confined + ROUND
+    d = confined.sub_(point - ROUND)
+    value = _looked_up(_exp_table(), point.view(torch.int64).sub_(ROUND_BITS + low * POINTS))
     series = (d * 0.5).add_(1.0).mul_(d)  # d + d^2/2
     return series.mul_(value).add_(value)
 
@@ -61,7 +62,7 @@ def sigmoid(x: Values) -> Values:
 
 def silu(x: Values) -> Values:
     """x / (1 + e^-x)."""
-    return x / exp(-x).add_(1.0)
+    return torch.div(x, exp(-x).add_(1.0))
 
 
 def tanh(x: Values) -> Values:
@@ -142,7 +143,7 @@ def _counted(point: Tensor) -> Tensor:
 
 def _looked_up(table: Tensor, index: Int64[Tensor, "*shape"]) -> Tensor:
     """Entries of a table; NaN counts as anything, since the rest that corrects it is NaN."""
-    confined = index.clamp(0, len(table) - 1)
+    confined = index.clamp_(0, len(table) - 1)
     return table.index_select(0, confined.flatten()).view(index.shape)
 
 

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from score_sde_analytic.coding import exact_functions as functions
-from score_sde_analytic.coding.exact_sums import Grids, mean, standardised, total
-from score_sde_analytic.errors import UnsupportedError
+from score_sde_analytic.coding.exact_sums import Grids, location_and_scale, mean, total
 
 #: Views and copies; comparisons of them; numbers are what they were.
 MOVES = frozenset(
@@ -49,6 +48,10 @@ REFUSED = {
     "_native_multi_head_attention": "switch it off: torch.backends.mha.set_fastpath_enabled(False)",
     "_transformer_encoder_layer_fwd": "switch it off: torch.backends.mha.set_fastpath_enabled(False)",
 }
+
+
+class NotExact(Exception):
+    """Arguments for which an operation is not reproducible: why, and what to do."""
 
 
 def _number(x: Any) -> bool:
@@ -86,7 +89,7 @@ def _div(grids: Grids, x: Any, y: Any, rounding_mode: str | None = None) -> Tens
     if rounding_mode is None:
         return torch.div(real(x), real(y))
     if floating:
-        raise UnsupportedError("division with rounding of floating-point numbers")
+        raise NotExact("division with rounding of floating-point numbers")
     return torch.div(x, y, rounding_mode=rounding_mode)
 
 
@@ -113,7 +116,7 @@ def _pow(grids: Grids, base: Any, exponent: Any) -> Tensor:
         -1: lambda x: 1.0 / x,
     }
     if not _number(exponent) or exponent not in known:
-        raise UnsupportedError(f"powers other than {', '.join(map(str, known))}")
+        raise NotExact(f"powers other than {', '.join(map(str, known))}")
     return known[exponent](wide(base))
 
 
@@ -123,7 +126,7 @@ def _rsqrt(grids: Grids, x: Tensor) -> Tensor:
 
 def _arange(grids: Grids, *span: Any, **kwargs: Any) -> Tensor:
     if any(value != int(value) for value in span):
-        raise UnsupportedError("a range of fractions; use a range of whole numbers times a step")
+        raise NotExact("a range of fractions; use a range of whole numbers times a step")
     return torch.arange(*span, **kwargs)
 
 
@@ -164,7 +167,7 @@ def _mean(grids: Grids, x: Tensor, dims: Any = None, keepdim: bool = False, dtyp
 
 def _norm(grids: Grids, x: Tensor, order: float = 2, dims: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
     if order != 2:
-        raise UnsupportedError("norms other than the Euclidean one")
+        raise NotExact("norms other than the Euclidean one")
     x = x.double()
     return total(x * x, _all(x, dims), keepdim).sqrt()
 
@@ -197,17 +200,21 @@ def _safe_softmax(grids: Grids, x: Tensor, dim: int, dtype: Any = None) -> Tenso
 def _group_norm(
     grids: Grids, x: Tensor, weight: Tensor | None, bias: Tensor | None, n: int, c: int, size: int, groups: int, eps: float
 ) -> tuple[Tensor, ...]:
-    grouped = x.double().reshape(n, groups, -1)
-    y, centre, scale = standardised(grouped, [2], eps)
-    affine = _affine(y.reshape(x.shape), weight, bias, (c, *(1,) * (x.ndim - 2)))
-    return affine, centre[..., 0], scale[..., 0]
+    x, ones = x.double(), (1,) * (x.ndim - 2)
+    centre, scale = location_and_scale(x.reshape(n, groups, -1), [2], eps)
+    a = scale.expand(n, groups, c // groups).reshape(n, c)
+    a = a if weight is None else a * wide(weight)
+    b = -(centre.expand(n, groups, c // groups).reshape(n, c) * a)
+    b = b if bias is None else b + wide(bias)
+    return (x * a.reshape(n, c, *ones)).add_(b.reshape(n, c, *ones)), centre[..., 0], scale[..., 0]
 
 
 def _layer_norm(
     grids: Grids, x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, ...]:
-    y, centre, scale = standardised(x.double(), range(x.ndim - len(shape), x.ndim), eps)
-    return _affine(y, weight, bias, tuple(shape)), centre, scale
+    x = x.double()
+    centre, scale = location_and_scale(x, range(x.ndim - len(shape), x.ndim), eps)
+    return _affine((x - centre) * scale, weight, bias, tuple(shape)), centre, scale
 
 
 def _rms_norm(grids: Grids, x: Tensor, shape: Sequence[int], weight: Tensor | None, eps: float | None) -> tuple[Tensor, ...]:
@@ -221,7 +228,7 @@ def _batch_norm(
     grids: Grids, x: Tensor, weight: Tensor | None, bias: Tensor | None, centre: Tensor, variance: Tensor, *settings: Any
 ) -> tuple[Tensor, ...]:
     if len(settings) == 3 and settings[0]:
-        raise UnsupportedError("batch normalisation in training mode; call net.eval()")
+        raise NotExact("batch normalisation in training mode; call net.eval()")
     shape = (-1, *(1,) * (x.ndim - 2))
     scale = 1.0 / (wide(variance) + settings[-1]).sqrt()
     y = (x.double() - wide(centre).reshape(shape)) * scale.reshape(shape)
@@ -244,7 +251,7 @@ def _average(
     divisor_override: int | None = None,
 ) -> Tensor:
     if ceil_mode or (any(padding) and not count_include_pad):
-        raise UnsupportedError("averages over windows of different sizes; use ceil_mode=False, count_include_pad=True")
+        raise NotExact("averages over windows of different sizes; use ceil_mode=False, count_include_pad=True")
     kernel = [*kernel, *kernel][:2]
     example = range(x.ndim - 3, x.ndim)
     rounded = grids(x, example, 53 - (math.prod(kernel) - 1).bit_length() - 2)

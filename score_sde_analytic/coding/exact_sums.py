@@ -28,6 +28,10 @@ BITS = 53
 MOST_BITS = 51
 #: Smaller numbers are rounded as this one: units of products stay far from the least normal number.
 TINY = 2.0**-300
+#: Where a float64 number has its exponent.
+EXPONENT = 0x7FF << 52
+#: Numbers that a convolution unfolds at once; they should stay near the processor.
+UNFOLDED = 2**17
 
 
 def bits_of_terms(terms: int) -> int:
@@ -55,9 +59,9 @@ def on_grid(x: Float64[Tensor, "*shape"], dims: Sequence[int], bits: int) -> Flo
     tensor([[  1.0000,   0.2969],
             [100.0000,   0.5000]], dtype=torch.float64)
     """
-    largest = x.abs().amax(tuple(dims), keepdim=True).clamp_min_(TINY)
-    power = largest / largest.frexp().mantissa  # a quotient that is a power of two, as neither exp2 nor pow need be
-    magic = power * (1.5 * 2.0 ** (BITS - 1 - bits))
+    power = x.abs().amax(tuple(dims), keepdim=True).clamp_min_(TINY)
+    power.view(torch.int64).bitwise_and_(EXPONENT)  # 2^(e-1); neither exp2 nor pow need be exact
+    magic = power.mul_(1.5 * 2.0 ** (BITS - bits))
     return (x + magic).sub_(magic)
 
 
@@ -103,7 +107,9 @@ class Grids:
         bits = bits_of_products(terms)
         own = range(weight.ndim) if transposed else range(1, weight.ndim)
         operands = self(x, range(1, x.ndim), bits), self(weight, own, bits)
-        return torch.ops.aten.convolution(*operands, None, *geometry)
+        together = max(1, UNFOLDED // (terms * math.prod(x.shape[2:])))
+        parts = [torch.ops.aten.convolution(part, operands[1], None, *geometry) for part in operands[0].split(together)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def total(x: Float64[Tensor, "*shape"], dims: Sequence[int], keepdim: bool = False) -> Float64[Tensor, "*out"]:
@@ -122,11 +128,12 @@ def mean(x: Float64[Tensor, "*shape"], dims: Sequence[int], keepdim: bool = Fals
     return total(x, dims, keepdim) / math.prod(x.shape[dim] for dim in dims)
 
 
-def standardised(
+def location_and_scale(
     x: Float64[Tensor, "*shape"], dims: Sequence[int], eps: float
-) -> tuple[Float64[Tensor, "*shape"], Float64[Tensor, "*ones"], Float64[Tensor, "*ones"]]:
-    """(x - mean) / sqrt(variance + eps), the mean and 1 / sqrt(variance + eps), over some dimensions."""
-    centre = mean(x, dims, keepdim=True)
-    centred = x - centre
-    scale = 1.0 / (mean(centred * centred, dims, keepdim=True) + eps).sqrt()
-    return centred * scale, centre, scale
+) -> tuple[Float64[Tensor, "*ones"], Float64[Tensor, "*ones"]]:
+    """The mean and 1 / sqrt(variance + eps) over some dimensions, of x on a grid of sums of squares."""
+    terms = math.prod(x.shape[dim] for dim in dims)
+    rounded = on_grid(x, dims, bits_of_products(terms))
+    centre = rounded.sum(tuple(dims), keepdim=True).div_(terms)
+    square = rounded.square_().sum(tuple(dims), keepdim=True).div_(terms)
+    return centre, 1.0 / (square - centre * centre).clamp_min_(0.0).add_(eps).sqrt_()
