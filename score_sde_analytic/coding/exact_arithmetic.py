@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
+from torch.nn.functional import multi_head_attention_forward
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from score_sde_analytic.coding.exact_operations import COMPUTED, CREATIONS, MOVES, REFUSED, ROUNDED_ONCE, NotExact, wide
@@ -27,7 +28,27 @@ COMPLEX = (torch.complex32, torch.complex64, torch.complex128)
 WAY_OUT = "use another layer, or code in float32 arithmetic"
 
 
-class ExactArithmetic(TorchDispatchMode):
+class Refusal(Exception):
+    """Of an operation, in words for whoever asked."""
+
+
+class _Carrying(TorchDispatchMode):
+    """Carries operations out; raises `NotExact`, as operators of Python swallow any TypeError."""
+
+    def __init__(self, grids: Grids) -> None:
+        super().__init__()
+        self.grids = grids
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        _check_place(args)
+        try:
+            return _way(func)(self, args, kwargs)
+        except NotExact as error:
+            raise _refusal(func, str(error)) from None
+
+
+class ExactArithmetic(_Carrying):
     """`with ExactArithmetic():` all of torch's operations inside are exact or refused.
 
     Args:
@@ -47,28 +68,56 @@ class ExactArithmetic(TorchDispatchMode):
     """
 
     def __init__(self, weights: Iterable[Shaped[Tensor, " ..."]] = ()) -> None:
-        super().__init__()
-        self.grids = Grids(weights)
+        super().__init__(Grids(weights))
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        _check_place(args)
-        try:
-            return _way(func)(self, args, kwargs)
-        except NotExact as error:
-            raise _refusal(func, str(error)) from None
-
-    def _attention(
-        self, q: Any, k: Any, v: Any, dropout: float = 0.0, causal: bool = False, attn_mask: Any = None, scale: Any = None
-    ) -> Any:
-        """By products and softmax, as it is where torch has no fused form."""
-        with self:
-            answer = torch.ops.aten._scaled_dot_product_attention_math(q, k, v, attn_mask, dropout, causal, scale=scale)[0]
-        return answer, answer.new_empty(0)
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        super().__exit__(kind, error, traceback)
+        if isinstance(error, Refusal):
+            raise UnsupportedError(str(error)) from None
 
 
+def _attention(
+    mode: _Carrying, q: Any, k: Any, v: Any, dropout: float = 0.0, causal: bool = False, attn_mask: Any = None, scale: Any = None
+) -> Any:
+    """By products and softmax, as it is where torch has no fused form."""
+    with mode:
+        answer = torch.ops.aten._scaled_dot_product_attention_math(q, k, v, attn_mask, dropout, causal, scale=scale)[0]
+    return answer, answer.new_empty(0)
+
+
+def _attention_of_heads(
+    mode: _Carrying,
+    q: Any,
+    k: Any,
+    v: Any,
+    dim: int,
+    heads: int,
+    into: Any,
+    into_bias: Any,
+    out: Any,
+    out_bias: Any,
+    mask: Any = None,
+    *shares: bool,
+) -> Any:
+    """As nn.MultiheadAttention has it where it is trained; arguments as torch gives them, by position."""
+    if mask is not None:
+        raise NotExact(REFUSED["_transformer_encoder_layer_fwd"])
+    need, average = (*shares, True, True)[:2]
+    weights = (into, into_bias, None, None, False, 0.0, out, out_bias, False)
+    with mode:
+        answer, found = multi_head_attention_forward(
+            *(x.transpose(0, 1) for x in (q, k, v)), dim, heads, *weights, need_weights=need, average_attn_weights=average
+        )
+        return answer.transpose(0, 1), answer.new_empty(0) if found is None else found
+
+
+#: What torch has one kernel for, written out.
+FUSED = {
+    "_scaled_dot_product_flash_attention_for_cpu": _attention,
+    "_native_multi_head_attention": _attention_of_heads,
+}
 #: How an operation is carried out.
-Way = Callable[[ExactArithmetic, tuple[Any, ...], dict[str, Any]], Any]
+Way = Callable[[_Carrying, tuple[Any, ...], dict[str, Any]], Any]
 
 
 @cache
@@ -77,8 +126,8 @@ def _way(func: Any) -> Way:
     name = func.overloadpacket.__name__
     if func.namespace != "aten" or any(argument.is_out for argument in func._schema.arguments):
         return _refused("")
-    if name == "_scaled_dot_product_flash_attention_for_cpu":
-        return lambda mode, args, kwargs: mode._attention(*args, **kwargs)
+    if name in FUSED:
+        return lambda mode, args, kwargs: FUSED[name](_Carrying(mode.grids), *args, **kwargs)
     if name in MOVES or name in WRITES:
         return lambda mode, args, kwargs: func(*args, **kwargs)
     if name.endswith("_") and not name.endswith("__"):
@@ -105,15 +154,15 @@ def _by_name(name: str) -> Way:
 
 
 def _decomposed(func: Any) -> Way:
-    def way(mode: ExactArithmetic, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        with mode:
+    def way(mode: _Carrying, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with _Carrying(mode.grids):
             return func.decompose(*args, **kwargs)
 
     return way
 
 
 def _refused(why: str) -> Way:
-    def way(mode: ExactArithmetic, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def way(mode: _Carrying, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         raise NotExact(why or WAY_OUT)
 
     return way
@@ -128,14 +177,14 @@ def _widened(kwargs: dict[str, Any]) -> dict[str, Any]:
 def _check_place(args: tuple[Any, ...]) -> None:
     for x in args:
         if isinstance(x, Tensor) and (not x.is_cpu or x.dtype in COMPLEX or x.layout is not torch.strided):
-            raise UnsupportedError("exact arithmetic is for real, dense tensors on the CPU; move model and data there")
+            raise Refusal("exact arithmetic is for real, dense tensors on the CPU; move model and data there")
 
 
-def _refusal(func: Any, why: str) -> UnsupportedError:
+def _refusal(func: Any, why: str) -> Refusal:
     layer = next(_layers(sys._getframe(2)), None)
     where = "" if layer is None else f", of which {layer} makes use"
     name = func.overloadpacket.__name__
-    return UnsupportedError(f"exact arithmetic has no {func.namespace}.{name}{where}: {why}")
+    return Refusal(f"exact arithmetic has no {func.namespace}.{name}{where}: {why}")
 
 
 def _layers(frame: FrameType | None) -> Iterator[str]:

@@ -95,7 +95,7 @@ def log(x: Values) -> Values:
     c = point - ROUND
     r = rest / c
     series = r * (1.0 - r * (0.5 - r * (1.0 / 3.0 - r * 0.25)))
-    value = exponent * 0.6931471805599453 + _looked_up(_log_table(), _counted(point)) + series
+    value = exponent.double() * 0.6931471805599453 + _looked_up(_log_table(), _counted(point)) + series
     return torch.where(x > 0, value, torch.where(x == 0, -torch.inf, torch.nan))
 
 

@@ -45,7 +45,6 @@ ROUNDED_ONCE = frozenset(
 REFUSED = {
     "upsample_bilinear2d": "use nearest interpolation or a transposed convolution",
     "upsample_bicubic2d": "use nearest interpolation or a transposed convolution",
-    "_native_multi_head_attention": "switch it off: torch.backends.mha.set_fastpath_enabled(False)",
     "_transformer_encoder_layer_fwd": "switch it off: torch.backends.mha.set_fastpath_enabled(False)",
 }
 
@@ -219,7 +218,7 @@ def _layer_norm(
 
 def _rms_norm(grids: Grids, x: Tensor, shape: Sequence[int], weight: Tensor | None, eps: float | None) -> tuple[Tensor, ...]:
     x = x.double()
-    margin = torch.finfo(torch.float32).eps if eps is None else eps
+    margin = torch.finfo(torch.float64).eps if eps is None else eps
     scale = 1.0 / (mean(x * x, range(x.ndim - len(shape), x.ndim), keepdim=True) + margin).sqrt()
     return _affine(x * scale, weight, None, tuple(shape)), scale
 
