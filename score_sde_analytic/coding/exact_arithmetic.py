@@ -77,7 +77,14 @@ class ExactArithmetic(_Carrying):
 
 
 def _attention(
-    mode: _Carrying, q: Any, k: Any, v: Any, dropout: float = 0.0, causal: bool = False, attn_mask: Any = None, scale: Any = None
+    mode: _Carrying,
+    q: Any,
+    k: Any,
+    v: Any,
+    dropout: float = 0.0,
+    causal: bool = False,
+    attn_mask: Any = None,
+    scale: Any = None,
 ) -> Any:
     """By products and softmax, as it is where torch has no fused form."""
     with mode:

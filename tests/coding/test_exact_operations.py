@@ -136,7 +136,11 @@ def test_functions_at_the_ends():
     ends = torch.tensor([-math.inf, -1e300, 0.0, 1e300, math.inf, math.nan], dtype=torch.float64)
     assert functions.exp(ends)[:3].tolist() == pytest.approx([0.0, 0.0, 1.0], abs=1e-300)
     assert functions.sigmoid(ends)[:5].tolist() == pytest.approx([0.0, 0.0, 0.5, 1.0, 1.0])
-    assert functions.log(torch.tensor([0.0, 1.0, -1.0], dtype=torch.float64)).nan_to_num(9.0, neginf=-9.0).tolist() == [-9.0, 0.0, 9.0]
+    assert functions.log(torch.tensor([0.0, 1.0, -1.0], dtype=torch.float64)).nan_to_num(9.0, neginf=-9.0).tolist() == [
+        -9.0,
+        0.0,
+        9.0,
+    ]
     assert all(functions.FUNCTIONS[name](ends[5:]).isnan().all() for name in functions.FUNCTIONS)
     with pytest.raises(RunError, match="angles above"):
         functions.sin(ends[3:4])
@@ -189,15 +193,20 @@ LAYERS = {
     "attention": (Call(lambda x: F.scaled_dot_product_attention(x, x + 1.0, x)), (7, 2, 5, 8)),
     "causal attention": (Call(lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True)), (7, 2, 5, 8)),
     "multi-head attention": (
-        type("Own", (nn.MultiheadAttention,), {"forward": lambda self, x: nn.MultiheadAttention.forward(self, x, x, x)[0]})(8, 2, batch_first=True),
+        type("Own", (nn.MultiheadAttention,), {"forward": lambda self, x: nn.MultiheadAttention.forward(self, x, x, x)[0]})(
+            8, 2, batch_first=True
+        ),
         TOKENS,
     ),
     "sums": (Call(lambda x: torch.cat([x.sum(1), x.mean(1), x.var(1), x.norm(dim=1), x.amax(1)], 1)), TOKENS),
     "einsum": (Call(lambda x: torch.einsum("bnc,bmc->bnm", x, x)), TOKENS),
     "arithmetic": (Call(lambda x: (2 * x - 1) / (x.square() + 3) + torch.lerp(x, -x, 0.3).clamp(-1, 1).abs().sqrt()), IMAGES),
     "fused": (Call(lambda x: torch.add(x, x.flip(1), alpha=0.3).addcmul(x, x, value=0.1).sub(x, alpha=0.7)), IMAGES),
-    "in place": (Call(lambda x: (x.clone().mul_(0.3).add_(x, alpha=0.7).sigmoid_())), IMAGES),
-    "frequencies": (Call(lambda x: torch.sin(x[..., None] * 100.0 ** (-torch.arange(4) / 4)) + torch.rsqrt(x.abs() + 1)[..., None]), VECTORS),
+    "in place": (Call(lambda x: x.clone().mul_(0.3).add_(x, alpha=0.7).sigmoid_()), IMAGES),
+    "frequencies": (
+        Call(lambda x: torch.sin(x[..., None] * 100.0 ** (-torch.arange(4) / 4)) + torch.rsqrt(x.abs() + 1)[..., None]),
+        VECTORS,
+    ),
     "embedding": (Call(lambda x, table=nn.Embedding(9, 3).double(): table((x.abs() * 2).long().clamp(0, 8))), VECTORS),
 }
 
@@ -235,7 +244,10 @@ def test_large_and_small_networks_are_as_exact():
 REFUSED = {
     "cumsum": (Call(lambda x: x.cumsum(1)), "aten.cumsum, of which Call makes use"),
     "fft": (Call(lambda x: torch.fft.rfft2(x).real), "aten._fft_r2c"),
-    "bilinear": (nn.Upsample(scale_factor=2, mode="bilinear"), "aten.upsample_bilinear2d, of which Upsample makes use: use nearest"),
+    "bilinear": (
+        nn.Upsample(scale_factor=2, mode="bilinear"),
+        "aten.upsample_bilinear2d, of which Upsample makes use: use nearest",
+    ),
     "random": (Call(lambda x: x + torch.randn_like(x)), "aten.randn_like"),
     "dropout": (nn.Dropout(0.5).train(), "aten.bernoulli|aten.native_dropout"),
     "batch norm": (nn.BatchNorm2d(8).double().train(), "call net.eval"),
