@@ -1,12 +1,11 @@
-"""Models whose predictions are equal to the last bit, whatever the batch, the threads and the BLAS: a file can be decoded elsewhere.
+"""Models whose predictions are equal to the last bit, whatever the batch, the threads and the BLAS.
 
 A decoder must work out the very numbers that the encoder worked with, and float32 networks do not: their sums depend on the
-batch size, on threads and on the processor. `exact_model` carries a model out in `ExactArithmetic`. What a codec computes around
-the network belongs there too: means, coefficients in a basis, variances by a free statistic.
+batch size, on threads and on the processor. `exact_model` carries a model out in `ExactArithmetic`. What a codec computes
+around the network belongs there too: means, coefficients in a basis, variances by a free statistic.
 
-    with exact.arithmetic:
-        mean = prediction.combine(a, b)
-        w = basis.forward(mean)
+    with ExactArithmetic():
+        mean = basis.forward(prediction.combine(a, b))
 
 Scalars of schedules and curves come from libraries that differ in the last bit: `settled` rounds that bit away.
 """
@@ -40,7 +39,8 @@ def exact_model(model: ScoreModel) -> ScoreModel:
     """The model in exact arithmetic.
 
     Predictions have x_t's dtype, and hold x_0. `prediction.x_0` is reproducible as it is; other readings are where they are
-    asked for in `ExactArithmetic`. There are no gradients. Weights are read once: make it anew after training.
+    asked for in `ExactArithmetic`. There are no gradients. Weights are copied: make it anew after training. A network that
+    mixes the examples of a batch still does.
 
     Raises:
         UnsupportedError: a prediction meets an operation that is not known to be reproducible, or another device than the CPU.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import multi_head_attention_forward
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from score_sde_analytic.coding.exact_operations import COMPUTED, CREATIONS, MOVES, REFUSED, ROUNDED_ONCE, NotExact, wide
+from score_sde_analytic.coding.exact_operations import COMPUTED, CREATIONS, MOVES, REFUSED, ROUNDED_ONCE, NotExactError, wide
 from score_sde_analytic.coding.exact_sums import Grids
 from score_sde_analytic.errors import UnsupportedError
 
@@ -28,12 +28,12 @@ COMPLEX = (torch.complex32, torch.complex64, torch.complex128)
 WAY_OUT = "use another layer, or code in float32 arithmetic"
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """Of an operation, in words for whoever asked."""
 
 
 class _Carrying(TorchDispatchMode):
-    """Carries operations out; raises `NotExact`, as operators of Python swallow any TypeError."""
+    """Carries operations out; raises `NotExactError`, as operators of Python swallow any TypeError."""
 
     def __init__(self, grids: Grids) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class _Carrying(TorchDispatchMode):
         _check_place(args)
         try:
             return _way(func)(self, args, kwargs)
-        except NotExact as error:
+        except NotExactError as error:
             raise _refusal(func, str(error)) from None
 
 
@@ -72,54 +72,34 @@ class ExactArithmetic(_Carrying):
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         super().__exit__(kind, error, traceback)
-        if isinstance(error, Refusal):
+        if isinstance(error, RefusalError):
             raise UnsupportedError(str(error)) from None
 
 
-def _attention(
-    mode: _Carrying,
-    q: Any,
-    k: Any,
-    v: Any,
-    dropout: float = 0.0,
-    causal: bool = False,
-    attn_mask: Any = None,
-    scale: Any = None,
-) -> Any:
+def _attention(mode: _Carrying, q: Any, k: Any, v: Any, dropout: float = 0.0, causal: bool = False, **settings: Any) -> Any:
     """By products and softmax, as it is where torch has no fused form."""
+    mask, scale = settings.get("attn_mask"), settings.get("scale")
     with mode:
-        answer = torch.ops.aten._scaled_dot_product_attention_math(q, k, v, attn_mask, dropout, causal, scale=scale)[0]
+        answer = torch.ops.aten._scaled_dot_product_attention_math(q, k, v, mask, dropout, causal, scale=scale)[0]
     return answer, answer.new_empty(0)
 
 
-def _attention_of_heads(
-    mode: _Carrying,
-    q: Any,
-    k: Any,
-    v: Any,
-    dim: int,
-    heads: int,
-    into: Any,
-    into_bias: Any,
-    out: Any,
-    out_bias: Any,
-    mask: Any = None,
-    *shares: bool,
-) -> Any:
+def _attention_of_heads(mode: _Carrying, q: Any, k: Any, v: Any, dim: int, heads: int, *given: Any) -> Any:
     """As nn.MultiheadAttention has it where it is trained; arguments as torch gives them, by position."""
+    into, into_bias, out, out_bias, mask, need, average = (*given, *(None, True, True)[len(given) - 4 :])[:7]
     if mask is not None:
-        raise NotExact(REFUSED["_transformer_encoder_layer_fwd"])
-    need, average = (*shares, True, True)[:2]
+        raise NotExactError(REFUSED["_transformer_encoder_layer_fwd"])
+    first = (x.transpose(0, 1) for x in (q, k, v))
     weights = (into, into_bias, None, None, False, 0.0, out, out_bias, False)
+    shown = {"need_weights": need, "average_attn_weights": average}
+    attend: Any = multi_head_attention_forward
     with mode:
-        answer, found = multi_head_attention_forward(
-            *(x.transpose(0, 1) for x in (q, k, v)), dim, heads, *weights, need_weights=need, average_attn_weights=average
-        )
-        return answer.transpose(0, 1), answer.new_empty(0) if found is None else found
+        answer, shares = attend(*first, dim, heads, *weights, **shown)
+        return answer.transpose(0, 1), answer.new_empty(0) if shares is None else shares
 
 
 #: What torch has one kernel for, written out.
-FUSED = {
+FUSED: dict[str, Callable[..., Any]] = {
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
     "_native_multi_head_attention": _attention_of_heads,
 }
@@ -146,7 +126,7 @@ def _way(func: Any) -> Way:
 
 
 def _by_name(name: str) -> Way:
-    operation = getattr(torch.ops.aten, name)
+    operation: Any = getattr(torch.ops.aten, name, None)
     if name in MOVES:
         return lambda mode, args, kwargs: operation(*args, **kwargs)
     if name in CREATIONS:
@@ -170,7 +150,7 @@ def _decomposed(func: Any) -> Way:
 
 def _refused(why: str) -> Way:
     def way(mode: _Carrying, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        raise NotExact(why or WAY_OUT)
+        raise NotExactError(why or WAY_OUT)
 
     return way
 
@@ -184,14 +164,14 @@ def _widened(kwargs: dict[str, Any]) -> dict[str, Any]:
 def _check_place(args: tuple[Any, ...]) -> None:
     for x in args:
         if isinstance(x, Tensor) and (not x.is_cpu or x.dtype in COMPLEX or x.layout is not torch.strided):
-            raise Refusal("exact arithmetic is for real, dense tensors on the CPU; move model and data there")
+            raise RefusalError("exact arithmetic is for real, dense tensors on the CPU; move model and data there")
 
 
-def _refusal(func: Any, why: str) -> Refusal:
+def _refusal(func: Any, why: str) -> RefusalError:
     layer = next(_layers(sys._getframe(2)), None)
     where = "" if layer is None else f", of which {layer} makes use"
     name = func.overloadpacket.__name__
-    return Refusal(f"exact arithmetic has no {func.namespace}.{name}{where}: {why}")
+    return RefusalError(f"exact arithmetic has no {func.namespace}.{name}{where}: {why}")
 
 
 def _layers(frame: FrameType | None) -> Iterator[str]:

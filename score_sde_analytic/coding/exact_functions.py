@@ -1,9 +1,9 @@
 """Functions that are the same to the last bit on every machine: libraries differ, tables and elementary operations do not.
 
-A number x is split into a point of a grid and a rest d, f(point) is read from a table of correctly rounded values, and d corrects
-it by a short series. The tables come from the decimal module, whose results are specified digit by digit; the series from
-additions, multiplications and divisions in float64, one at a time, as IEEE 754 rounds them. (torch's own fused forms, x + a y
-or lerp, round once or twice depending on processor and place in memory.)
+A number x is split into a point of a grid and a rest d, f(point) is read from a table of correctly rounded values, and d
+corrects it by a short series. The tables come from the decimal module, whose results are specified digit by digit; the series
+from additions, multiplications and divisions in float64, one at a time, as IEEE 754 rounds them. (torch's own fused forms,
+x + a y or lerp, round once or twice depending on processor and place in memory.)
 
     exp     e^k (1 + d + d^2/2),   |d| <= 2^-9                  relative error 1.3e-9
     log     log 2^e + log c + r - r^2/2 + r^3/3 - r^4/4         absolute error 1e-12

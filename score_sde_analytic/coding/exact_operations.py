@@ -1,7 +1,7 @@
 """The operations of networks in exact arithmetic, by their names in aten; arguments are as aten's.
 
-Three kinds are as torch has them: those that move numbers, those that IEEE 754 rounds in one way, and sums of integers. The rest is
-made of sums on grids and of functions by tables. What is in none of the lists is refused.
+Three kinds are as torch has them: those that move numbers, those that IEEE 754 rounds in one way, and sums of integers. The
+rest is made of sums on grids and of functions by tables. What is in none of the lists is refused.
 """
 
 from __future__ import annotations
@@ -16,30 +16,38 @@ from torch import Tensor
 from score_sde_analytic.coding import exact_functions as functions
 from score_sde_analytic.coding.exact_sums import Grids, location_and_scale, mean, total
 
-#: Views and copies; comparisons of them; numbers are what they were.
-MOVES = frozenset(
+
+def _named(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+#: Views and copies: numbers are what they were.
+MOVES = _named(
     """
-    _local_scalar_dense _reshape_alias _unsafe_view _upsample_nearest_exact1d _upsample_nearest_exact2d alias as_strided channel_shuffle
-    clone constant_pad_nd detach diagonal embedding expand flip gather im2col index index_select is_same_size lift_fresh
-    narrow permute pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d repeat replication_pad1d replication_pad2d
-    roll select slice split split_with_sizes squeeze t transpose tril triu unbind unfold unsafe_split unsqueeze
-    upsample_nearest1d upsample_nearest2d view
-    """.split()
+    _local_scalar_dense _reshape_alias _unsafe_view _upsample_nearest_exact1d
+    _upsample_nearest_exact2d alias as_strided channel_shuffle clone constant_pad_nd detach diagonal
+    embedding expand flip gather im2col index index_select is_same_size lift_fresh narrow permute
+    pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d repeat replication_pad1d
+    replication_pad2d roll select slice split split_with_sizes squeeze t transpose tril triu unbind
+    unfold unsafe_split unsqueeze upsample_nearest1d upsample_nearest2d view
+    """
 )
 #: New tensors of given numbers.
-CREATIONS = frozenset(
+CREATIONS = _named(
     """
-    empty empty_like empty_strided full full_like new_empty new_full new_ones new_zeros ones ones_like scalar_tensor zeros zeros_like
-    """.split()
+    empty empty_like empty_strided full full_like new_empty new_full new_ones new_zeros ones
+    ones_like scalar_tensor zeros zeros_like
+    """
 )
 #: Rounded in one way, number by number, or not at all.
-ROUNDED_ONCE = frozenset(
+ROUNDED_ONCE = _named(
     """
-    abs all amax amin any bitwise_and bitwise_not bitwise_or bitwise_xor cat ceil clamp clamp_max clamp_min copy eq equal
-    fill floor ge gt hardtanh isfinite isinf isnan le leaky_relu logical_and logical_not logical_or logical_xor lt masked_fill
-    max max_pool2d_with_indices max_pool3d_with_indices maximum min minimum mul ne neg reciprocal relu sign sqrt stack
-    threshold trunc where searchsorted bucketize
-    """.split()
+    abs all amax amin any bitwise_and bitwise_not bitwise_or bitwise_xor bucketize cat ceil clamp
+    clamp_max clamp_min copy eq equal fill floor ge gt hardtanh isfinite isinf isnan le leaky_relu
+    logical_and logical_not logical_or logical_xor lt masked_fill max max_pool2d_with_indices
+    max_pool3d_with_indices maximum min minimum mul ne neg reciprocal relu searchsorted sign sqrt
+    stack threshold trunc where
+    """
 )
 #: Why, and what to do.
 REFUSED = {
@@ -49,7 +57,7 @@ REFUSED = {
 }
 
 
-class NotExact(Exception):
+class NotExactError(Exception):
     """Arguments for which an operation is not reproducible: why, and what to do."""
 
 
@@ -88,7 +96,7 @@ def _div(grids: Grids, x: Any, y: Any, rounding_mode: str | None = None) -> Tens
     if rounding_mode is None:
         return torch.div(real(x), real(y))
     if floating:
-        raise NotExact("division with rounding of floating-point numbers")
+        raise NotExactError("division with rounding of floating-point numbers")
     return torch.div(x, y, rounding_mode=rounding_mode)
 
 
@@ -115,8 +123,9 @@ def _pow(grids: Grids, base: Any, exponent: Any) -> Tensor:
         -1: lambda x: 1.0 / x,
     }
     if not _number(exponent) or exponent not in known:
-        raise NotExact(f"powers other than {', '.join(map(str, known))}")
-    return known[exponent](wide(base))
+        raise NotExactError(f"powers other than {', '.join(map(str, known))}")
+    whole = not base.is_floating_point() and exponent in (1, 2, 3, 4)
+    return known[exponent](base if whole else real(base))
 
 
 def _rsqrt(grids: Grids, x: Tensor) -> Tensor:
@@ -125,7 +134,7 @@ def _rsqrt(grids: Grids, x: Tensor) -> Tensor:
 
 def _arange(grids: Grids, *span: Any, **kwargs: Any) -> Tensor:
     if any(value != int(value) for value in span):
-        raise NotExact("a range of fractions; use a range of whole numbers times a step")
+        raise NotExactError("a range of fractions; use a range of whole numbers times a step")
     return torch.arange(*span, **kwargs)
 
 
@@ -156,7 +165,7 @@ def _addmm(grids: Grids, x: Tensor, a: Tensor, b: Tensor, beta: float = 1, alpha
 
 def _sum(grids: Grids, x: Tensor, dims: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
     if not x.is_floating_point():
-        return torch.sum(x, _all(x, dims), keepdim=keepdim) if x.ndim else x.long()
+        return x.sum(tuple(_all(x, dims)), keepdim=keepdim) if x.ndim else x.long()
     return total(x.double(), _all(x, dims), keepdim) if x.ndim else x.double()
 
 
@@ -166,7 +175,7 @@ def _mean(grids: Grids, x: Tensor, dims: Any = None, keepdim: bool = False, dtyp
 
 def _norm(grids: Grids, x: Tensor, order: float = 2, dims: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
     if order != 2:
-        raise NotExact("norms other than the Euclidean one")
+        raise NotExactError("norms other than the Euclidean one")
     x = x.double()
     return total(x * x, _all(x, dims), keepdim).sqrt()
 
@@ -227,7 +236,7 @@ def _batch_norm(
     grids: Grids, x: Tensor, weight: Tensor | None, bias: Tensor | None, centre: Tensor, variance: Tensor, *settings: Any
 ) -> tuple[Tensor, ...]:
     if len(settings) == 3 and settings[0]:
-        raise NotExact("batch normalisation in training mode; call net.eval()")
+        raise NotExactError("batch normalisation in training mode; call net.eval()")
     shape = (-1, *(1,) * (x.ndim - 2))
     scale = 1.0 / (wide(variance) + settings[-1]).sqrt()
     y = (x.double() - wide(centre).reshape(shape)) * scale.reshape(shape)
@@ -250,11 +259,11 @@ def _average(
     divisor_override: int | None = None,
 ) -> Tensor:
     if ceil_mode or (any(padding) and not count_include_pad):
-        raise NotExact("averages over windows of different sizes; use ceil_mode=False, count_include_pad=True")
+        raise NotExactError("averages over windows of different sizes; use ceil_mode=False, count_include_pad=True")
     kernel = [*kernel, *kernel][:2]
     example = range(x.ndim - 3, x.ndim)
     rounded = grids(x, example, 53 - (math.prod(kernel) - 1).bit_length() - 2)
-    sums = torch.nn.functional.avg_pool2d(rounded, kernel, [*stride] or None, padding, divisor_override=1)
+    sums = torch.nn.functional.avg_pool2d(rounded, kernel, [*stride] or None, [*padding], divisor_override=1)
     return sums / (divisor_override or math.prod(kernel))
 
 

@@ -1,8 +1,8 @@
 """Sums that do not depend on their order: of numbers on a grid, in float64.
 
-The numbers of a sum are multiples of a unit u, and n of them, each at most 2^b u, make partial sums that are multiples of u of at
-most n 2^b u. Where n 2^b <= 2^53 all of these are float64 numbers, so no addition rounds, in whatever order and whether or
-not it is fused with a multiplication. For products of numbers of b bits u is a product of units, and the condition n 2^2b <= 2^53.
+The numbers of a sum are multiples of a unit u, and n of them, each at most 2^b u, make partial sums that are multiples of u,
+at most n 2^b u. Where n 2^b <= 2^53 all of these are float64 numbers, so no addition rounds, in whatever order and whether or
+not it is fused with a multiplication. For products of numbers of b bits u is a product of units, the condition n 2^2b <= 2^53.
 
 Units follow the largest number of a row, a column, a filter or an example, never that of a batch: nothing leaves the range,
 whatever the scale of a network, and what a row gives does not depend on its neighbours. Rounding costs half a unit:
