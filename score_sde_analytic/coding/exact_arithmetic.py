@@ -7,6 +7,7 @@ tensors of other precisions are read as they are and widened. What is not known 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from types import FrameType
@@ -32,6 +33,17 @@ class RefusalError(Exception):
     """Of an operation, in words for whoever asked."""
 
 
+class _State(threading.local):
+    """Of a thread: whether an operation is being carried out, now and where each mode was entered."""
+
+    def __init__(self) -> None:
+        self.busy = False
+        self.before: list[bool] = []
+
+
+_state = _State()
+
+
 class _Carrying(TorchDispatchMode):
     """Carries operations out; raises `NotExactError`, as operators of Python swallow any TypeError."""
 
@@ -39,13 +51,27 @@ class _Carrying(TorchDispatchMode):
         super().__init__()
         self.grids = grids
 
+    def __enter__(self) -> Any:
+        _state.before.append(_state.busy)
+        _state.busy = False
+        return super().__enter__()
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        super().__exit__(kind, error, traceback)
+        _state.busy = _state.before.pop()
+
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if _state.busy:  # by a mode inside this one
+            return func(*args, **kwargs)
         _check_place(args)
+        _state.busy = True
         try:
             return _way(func)(self, args, kwargs)
         except NotExactError as error:
             raise _refusal(func, str(error)) from None
+        finally:
+            _state.busy = False
 
 
 class ExactArithmetic(_Carrying):
