@@ -132,6 +132,15 @@ def test_a_value_does_not_depend_on_its_place(name):
     assert torch.equal(strided, values)
 
 
+def test_values_of_many_numbers_are_those_of_few(monkeypatch):
+    x = random(7, 11, 5).mT
+    whole = functions.FUNCTIONS["gelu"](x, approximate="tanh")
+    monkeypatch.setattr(functions, "BLOCK", 16)
+    blocked = functions.FUNCTIONS["gelu"](x, approximate="tanh")
+    assert torch.equal(blocked, whole)
+    assert torch.equal(whole, functions.gelu(x, approximate="tanh"))
+
+
 def test_functions_at_the_ends():
     ends = torch.tensor([-math.inf, -1e300, 0.0, 1e300, math.inf, math.nan], dtype=torch.float64)
     assert functions.exp(ends)[:3].tolist() == pytest.approx([0.0, 0.0, 1.0], abs=1e-300)
