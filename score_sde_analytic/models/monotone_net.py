@@ -77,11 +77,12 @@ class MonotoneNet(nn.Module):
         >>> round(float(net.share(net(torch.tensor([0.3])).detach())), 6)
         0.3
         """
-        target = log_snr.double()
+        risen = (log_snr.double() - self.low) / (self.high - self.low)
+        target = self._start + self._rise * risen
         below, above = torch.zeros_like(target), torch.ones_like(target)
         for _ in range(HALVINGS):
             middle = 0.5 * (below + above)
-            higher = self(middle) < target
+            higher = self._raw(middle) < target
             below, above = torch.where(higher, middle, below), torch.where(higher, above, middle)
         return 0.5 * (below + above)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -294,11 +294,17 @@ class NetworkTrainer:
         if self.held_out is None or not due:
             return None
         levels = self.proposal if self.recipe.loss == "discrete" else self.residual
-        return self.held_out.bits(self._residual, levels, self.seed, self.device)
+        return self.held_out.bits(self.residuals, levels, self.seed, self.device)
 
     @torch.no_grad()
-    def _residual(self, x_0: Tensor, log_snr: Tensor, eps: Tensor, labels: Tensor | None) -> Tensor:
-        """r of the averaged network."""
+    def residuals(
+        self,
+        x_0: Float[Tensor, " batch *dims"],
+        log_snr: Float[Tensor, " batch"],
+        eps: Float[Tensor, " batch *dims"],
+        labels: Int64[Tensor, " batch"] | None = None,
+    ) -> Float64[Tensor, " batch"]:
+        """r = ||eps - eps_hat||^2 / d of the averaged network."""
         squares = squared_errors(self.ema.module.eval(), x_0, log_snr, eps, labels, self.recipe.predicts)
         return self._alpha2(log_snr) * squares.flatten(1).mean(1).double().cpu()
 

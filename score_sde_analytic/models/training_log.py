@@ -101,7 +101,11 @@ class HeldOut:
     draws: int = 600
 
     def bits(self, residual: Residual, proposal: Proposal, seed: int, device: torch.device) -> Estimate:
-        """The transitions on them, with the standard error of the examples, each with as many noise levels."""
+        """The transitions on them, with the standard error of the examples."""
+        return Estimate.of(self.per_example(residual, proposal, seed, device))
+
+    def per_example(self, residual: Residual, proposal: Proposal, seed: int, device: torch.device) -> Float64[np.ndarray, " n"]:
+        """The transitions of each of them, at as many noise levels, which are stratified over all."""
         examples = as_dataset(self.data)
         count = min(len(examples), self.draws)
         times = self.draws // count
@@ -118,4 +122,4 @@ class HeldOut:
             labels = None if self.labels is None else self.labels[rows].to(device)
             parts.append(residual(x_0.to(device), log_snr[block], eps.to(device), labels).cpu())
         bits = bits_of(proposal, torch.cat(parts), density)
-        return Estimate.of(bits.view(times, count).mean(0).numpy())
+        return bits.view(times, count).mean(0).numpy()
