@@ -237,6 +237,18 @@ def get_config() -> ConfigDict:
     train.drop_labels = 0.1  # how often a label is withheld (label number train.classes)
     train.mirror = False  # left to right, half of the images
     train.log_snr = (-7.0, 9.0)  # lowest and highest training noise level
+    # What is minimised: "v", the error of what is predicted at its own levels; "eps", DDPM's simple loss; "bound", 1/2 of the
+    # integral of R; "discrete", the bound of the steps of a grid.
+    train.loss = "v"
+    # Where levels are drawn, whatever is minimised: "even", "adaptive" in proportion to the loss as it was met, "linear_vp"
+    # even in that schedule's time, or "learned_net" as in variational diffusion models.
+    train.times = "even"
+    train.grid = ""  # of "discrete": a saved grid of config.schedule, "PATH.json"; "" for steps even in log-SNR,
+    train.grid_steps = 1000  # so many
+    train.fourier = 0  # highest frequencies of Fourier features of the input; 2 as in variational diffusion models
+    train.log_every = 100  # steps of a row of WORKDIR/training.jsonl
+    train.validate_every = 0  # steps between measurements of the validation split; 0 for one in the end
+    train.validate_draws = 600  # network evaluations of one
     train.checkpoint_seconds = 60.0
     train.unet = ConfigDict(
         {
