@@ -8,6 +8,8 @@ Three tables per network, and a picture of the second for the first:
                (example, time, noise), examples with replacement from the validation split of the pass
   invariance   the continuous bound of the test split under four schedules with the same ends, times uniform in t of each
   examples     variance between and within examples, and how many times of each are worth drawing
+
+An empty --configs writes the page anew from what was measured before.
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ CASES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--configs", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--configs", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--output", type=Path, default=Path("docs"))
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -235,7 +237,7 @@ def text(name: str, found: dict[str, Any]) -> str:
             "Discrete bounds over the continuous one, T steps even in t (bits/dim, from the curve):",
             markdown(["schedule", *(f"T = {t}" for t in steps)], discrete),
             f"Variance between examples {show(spread['between'], 4)}, within one at {spread['times']} times"
-            f" {show(spread['within'], 4)} (bits/dim)^2: more than {spread['worth']} times of each gain less than a tenth.",
+            f" {show(spread['within'], 4)} (bits/dim)^2: beyond {spread['worth']} per example, times gain less than a tenth.",
         ]
     )
 
