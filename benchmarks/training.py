@@ -59,28 +59,6 @@ ARMS = (
 )
 #: Noise levels per example of the judge, and of the continuous bound of whole networks.
 JUDGED, CONTINUOUS = 64, 64
-
-
-class Arm(NamedTuple):
-    """What is minimised, where levels are drawn, and how many Fourier features the network is given."""
-
-    loss: str
-    times: str
-    fourier: int = 0
-
-
-#: The first is compared with the others.
-ARMS = (
-    Arm("bound", "adaptive"),
-    Arm("bound", "learned_net"),
-    Arm("bound", "even"),
-    Arm("v", "even"),
-    Arm("bound", "linear_vp"),
-    Arm("v", "adaptive"),
-    Arm("bound", "adaptive", fourier=2),
-)
-#: Noise levels per example of the judge, and of the continuous bound of whole networks.
-JUDGED, CONTINUOUS = 64, 64
 #: Log-SNRs where a decoder without parameters takes over from the continuous bound.
 FIRST = (5.0, 6.0, 7.0, 8.0, 9.0)
 
