@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from score_sde_analytic.models.networks import save_unet
 from score_sde_analytic.models.training import Checkpoint, train
 from score_sde_analytic.models.training_log import HeldOut
 from score_sde_analytic.report import drawing
+from score_sde_analytic.uncertainty import Estimate
 
 from . import build, datasets, networks
 
@@ -71,5 +73,8 @@ def run(config: ConfigDict, workdir: Path) -> list[Path]:
     net = trainer.network()
     facts = {"steps": trainer.step, "seed": config.seed, "train": config.train.to_dict(), "data": data}
     save_unet(net, workdir / "network", how.wiring | {"recipe": facts})
+    last = trainer.log.rows[-1]
+    reached = Estimate(last["validation_bits"], last["validation_stderr"] or math.nan)
+    print(f"Transitions of the bound between the trained levels: {reached} bits/dim on the validation split.")
     picture = pictures.training(workdir / "training.png", trainer.log.rows)
     return [workdir / "network", checkpoint.path, log, picture]

@@ -260,7 +260,7 @@ class NetworkTrainer:
         return self.recipe.steps
 
     def advance(self) -> dict[str, float]:
-        """One optimiser step; returns the loss.
+        """One optimiser step; returns the loss, and the bits/dim of the bound's transitions that its batch estimates.
 
         Raises:
             RuntimeError: the loss is not finite.
@@ -274,15 +274,20 @@ class NetworkTrainer:
         value = descend(self.net, self.optimiser, (expand(weight / density, squares) * squares).mean(), rate)
         self.ema.update_parameters(self.net)
         self.step += 1
-        self._observe(log_snr, density, squares.detach().flatten(1).mean(1).double().cpu(), weight, value)
-        return {"loss": value}
+        bits = self._observe(log_snr, density, squares.detach().flatten(1).mean(1).double().cpu(), weight)
+        self._note(value, bits)
+        return {"loss": value, "bits/dim": bits}
 
-    def _observe(self, log_snr: Tensor, density: Tensor, errors: Tensor, weight: Tensor, loss: float) -> None:
-        """Learn where levels are worth drawing, and note what the batch says of the bound."""
+    def _observe(self, log_snr: Tensor, density: Tensor, errors: Tensor, weight: Tensor) -> float:
+        """Learn where levels are worth drawing; what the batch says of the bound."""
         residual = self._alpha2(log_snr) * errors
         self.proposal.observe(log_snr, weight * errors)
         self.residual.observe(log_snr, residual)
-        self.log.note(loss, float(bits_of(self.proposal, residual, density).mean()))
+        return float(bits_of(self.proposal, residual, density).mean())
+
+    def _note(self, loss: float, bits: float) -> None:
+        """A step for the log, and a row where one is due."""
+        self.log.note(loss, bits)
         measured = self._measured()
         if measured is not None or self.step % self.recipe.log_every == 0 or self.step == self.steps:
             self.log.close(self.step, measured)

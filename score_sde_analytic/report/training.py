@@ -24,7 +24,7 @@ def training(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         axis.errorbar(
             steps, bits, 2 * error, fmt="o", ms=3, lw=0.8, color=COLOURS["beta"], label="held-out data, averaged network ± 2 SE"
         )
-    axis.set(title="Transitions of the bound", xlabel="step", ylabel="bits/dim", yscale="log")
+    axis.set(title="Transitions of the bound", xlabel="step", ylabel="bits/dim")
     axis.legend(fontsize=8, framealpha=0.9)
     return save(figure, path)
 
