@@ -86,8 +86,10 @@ def main() -> None:
 
 HEAD = """# Schedules: the variance of the bound, and its invariance
 
-`python -m benchmarks.schedules` writes this page from the JSON files beside it. Predicted: from one pass over the validation
-split, with jackknife errors, no further network call. Measured: one draw of time and noise for each of so many examples, drawn
+    python -m benchmarks.schedules
+
+writes this page from the JSON files beside it. Predicted: from one pass over the validation split, with jackknife errors, no
+further network call. Measured: one draw of time and noise for each of so many examples, drawn
 with replacement from the same split. "Stratified" is what remains, per draw, where times of all draws together are stratified.
 What it means is in [docs/vdm.md](../vdm.md).
 
