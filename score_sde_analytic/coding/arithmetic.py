@@ -107,10 +107,10 @@ class Exact(Arithmetic):
         return import_module("score_sde_analytic.coding.exact")
 
     def model(self, model: ScoreModel) -> ScoreModel:
-        return self._module.exact_model(model)  # type: ignore[no-any-return]
+        return self._module.exact_model(model)
 
     def around(self) -> AbstractContextManager[Any]:
-        return self._module.ExactArithmetic()  # type: ignore[no-any-return]
+        return self._module.ExactArithmetic()
 
     def record(self, ladder: Ladder, sizes: Sequence[int]) -> dict[str, Any]:
         return {self.name: {"probe": probe(ladder, [1])}}

@@ -20,13 +20,17 @@ from score_sde_analytic.coding import container
 from score_sde_analytic.coding.arithmetic import ARITHMETICS, DIGITS, arithmetic_of
 from score_sde_analytic.coding.coder import Coder, Encoded
 from score_sde_analytic.coding.ladder import Ladder
-from score_sde_analytic.coding.plan import Plan
+from score_sde_analytic.coding.plan import Plan, most_together
 from score_sde_analytic.coding.stack import ShallowError
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood.chain import Chain
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.models.model import ScoreModel
+
+MOST_BATCH = 4096
+#: Finer lattices gain nothing, coarser ones are no longer a chain's.
+RATIO = number(2.0**-10, 4.0)
 
 
 @dataclass(frozen=True)
@@ -105,9 +109,10 @@ class Codec:
             raise InputError("continuous data cannot be coded without a loss: declare their levels, DataRange(levels=256)")
         chain.check(model, data_range)
         self.arithmetic = ARITHMETICS[one_of(ARITHMETICS)("arithmetic", arithmetic)]
-        self.ratio = number(above=0.0, most=4.0)("ratio", ratio)
-        self.batch_size = whole(1, 4096)("batch_size", batch_size)
+        self.ratio = RATIO("ratio", ratio)
+        self.batch_size = whole(1, MOST_BATCH)("batch_size", batch_size)
         self.chain = chain
+        self.levels = data_range.levels
         self.data_range = data_range
         self.device = torch.device(device)
         self.network = model
@@ -141,11 +146,12 @@ class Codec:
         shape = tuple(images.shape[1:])
         pixels = self.data_range.index(images).numpy().reshape(len(images), -1)
         ladder = self._ladder(shape, self.ratio)
-        done = Coder(ladder, self.batch_size).encode(pixels, progress)
+        most = min(self.batch_size, most_together(ladder.dim, self.levels))
+        done = Coder(ladder, most).encode(pixels, progress)
         header = {
             "shape": list(shape),
             "count": len(images),
-            "levels": self.data_range.levels,
+            "levels": self.levels,
             "range": [self.data_range.lo, self.data_range.hi],
             **self.identity,
             "ratio": self.ratio,
@@ -169,7 +175,7 @@ class Codec:
         dim = math.prod(shape)
         if not shape or dim >= container.MOST_DIM:
             raise InputError(f"its images of shape {shape} are none, or too large; {container.CURE}")
-        plan = Plan.of_content(header, dim)
+        plan = Plan.of_content(header, min(MOST_BATCH, most_together(dim, header["levels"])))
         if plan.count != header["count"]:
             raise InputError(f"its plan is of another count of images than its header; {container.CURE}")
         with self.arithmetic.as_recorded(record):
@@ -188,12 +194,11 @@ class Codec:
 
     def _require(self, header: Mapping[str, Any]) -> None:
         """Refuse what was encoded with anything else."""
-        declared = {"levels": self.data_range.levels, "range": [self.data_range.lo, self.data_range.hi]}
+        declared = {"levels": self.levels, "range": [self.data_range.lo, self.data_range.hi]}
         for name, own in (self.identity | declared).items():
             _require_same(header, name, own)
         arithmetic_of(header["arithmetic"], self.arithmetic)
-        if not 0.0 < header["ratio"] <= 4.0:
-            raise InputError(f"its ratio {header['ratio']} is none; {container.CURE}")
+        RATIO("its ratio", header["ratio"])
 
 
 #: What of a header differs -> what to do.
