@@ -17,7 +17,7 @@ from torch import Tensor
 
 from score_sde_analytic.checks import number, one_of, whole
 from score_sde_analytic.coding import container
-from score_sde_analytic.coding.arithmetic import ARITHMETICS, DIGITS, arithmetic_of
+from score_sde_analytic.coding.arithmetic import ARITHMETICS, DIGITS, arithmetic_of, require_repeatable
 from score_sde_analytic.coding.coder import Coder, Encoded
 from score_sde_analytic.coding.ladder import Ladder
 from score_sde_analytic.coding.plan import Plan, most_together
@@ -116,13 +116,21 @@ class Codec:
         self.data_range = data_range
         self.device = torch.device(device)
         self.network = model
-        self.identity = _identity(model, chain)
         self.model = self.arithmetic.model(model)
-        self._ladder = lru_cache(maxsize=4)(self._made_ladder)
+        self._ladders = lru_cache(maxsize=4)(self._made_ladder)
 
-    def _made_ladder(self, shape: tuple[int, ...], ratio: float) -> Ladder:
+    def _ladder(self, shape: tuple[int, ...], ratio: float) -> Ladder:
+        """Made anew for another number of threads, which its numbers may depend on."""
+        return self._ladders(shape, ratio, torch.get_num_threads())
+
+    def _made_ladder(self, shape: tuple[int, ...], ratio: float, threads: int) -> Ladder:
         parts = self.arithmetic.around, self.device
         return Ladder.of(self.model, self.chain, self.data_range, shape, ratio, *parts)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Short names of the network, whose weights may have changed, and of the chain."""
+        return {"network": _name(self.network.fingerprint()), "chain": _name(self.chain.config(self.network))}
 
     def encode(self, images: Float[Tensor, " batch *dims"], progress: bool = False) -> bytes:
         """A file of images.
@@ -130,6 +138,7 @@ class Codec:
         Raises:
             InputError: images off the grid of levels, or none.
             UnsupportedError: a chain that cannot be coded with.
+            RunError: a network that does not answer twice the same.
         """
         return self.compress(images, progress).content
 
@@ -144,8 +153,9 @@ class Codec:
         """
         self.data_range.check(images)
         shape = tuple(images.shape[1:])
-        pixels = self.data_range.index(images).numpy().reshape(len(images), -1)
+        pixels = self.data_range.index(images).cpu().numpy().reshape(len(images), -1)
         ladder = self._ladder(shape, self.ratio)
+        require_repeatable(ladder)
         most = min(self.batch_size, most_together(ladder.dim, self.levels))
         done = Coder(ladder, most).encode(pixels, progress)
         header = {
@@ -231,11 +241,6 @@ def require_network(header: Mapping[str, Any], model: ScoreModel) -> None:
 def _require_same(header: Mapping[str, Any], name: str, own: Any) -> None:
     if header[name] != own:
         raise InputError(f"it was encoded with another {name}: {header[name]} there, {own} here; {CURES[name]}")
-
-
-def _identity(model: ScoreModel, chain: Chain) -> dict[str, str]:
-    """Short names of the network and of the chain."""
-    return {"network": _name(model.fingerprint()), "chain": _name(chain.config(model))}
 
 
 def _name(value: Any) -> str:
