@@ -26,6 +26,7 @@ from score_sde_analytic.checks import (
     whole,
 )
 from score_sde_analytic.coding.arithmetic import ARITHMETICS
+from score_sde_analytic.coding.codec import MOST_BATCH, RATIO
 from score_sde_analytic.compare.likelihoods import Evaluation
 from score_sde_analytic.compare.settings import FINALS, ComparisonSettings
 from score_sde_analytic.covariance.head_networks import HEADS
@@ -181,9 +182,9 @@ FIELDS: dict[str, Check[Any]] = {
     "code.grid": GRID,
     "code.covariance": COVARIANCE_OR_USUAL,
     "code.prior": one_of(("gaussian", "")),
-    "code.ratio": number(above=0.0, most=4.0),
+    "code.ratio": RATIO,
     "code.arithmetic": one_of(ARITHMETICS),
-    "code.batch_size": whole(1, 4096),
+    "code.batch_size": whole(1, MOST_BATCH),
     "code.embed": flag(),
     "head.kinds": each(one_of(HEADS)),
     "head.path": optional(text()),

@@ -19,7 +19,7 @@ import torch
 
 from score_sde_analytic.coding.ladder import Ladder
 from score_sde_analytic.coding.laws import key
-from score_sde_analytic.errors import InputError
+from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.models.model import ScoreModel
 
 #: Hexadecimal digits of digests in a header.
@@ -131,9 +131,19 @@ def arithmetic_of(record: Mapping[str, Any], own: Arithmetic) -> Arithmetic:
     return own
 
 
+def require_repeatable(ladder: Ladder) -> None:
+    """Refuse numbers that no decoder will find again.
+
+    Raises:
+        RunError: they are random.
+    """
+    if probe(ladder, [1]) != probe(ladder, [1]):
+        raise RunError("the network does not answer twice the same, and what it encoded would be lost: call net.eval()")
+
+
 def probe(ladder: Ladder, sizes: Sequence[int]) -> str:
-    """Digest of the laws of some latents, and of pixels, at three positions, in batches of these sizes."""
-    sha = hashlib.sha256()
+    """Digest of the prior, and of the laws of some latents and of pixels, at three positions, in batches of these sizes."""
+    sha = hashlib.sha256(b"".join(np.ascontiguousarray(array, "<f8").tobytes() for array in ladder.top))
     for size in sizes:
         for k in sorted({0, ladder.last // 2, ladder.last}):
             symbols = _symbols(ladder, k, size)

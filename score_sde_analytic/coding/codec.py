@@ -17,16 +17,20 @@ from torch import Tensor
 
 from score_sde_analytic.checks import number, one_of, whole
 from score_sde_analytic.coding import container
-from score_sde_analytic.coding.arithmetic import ARITHMETICS, DIGITS, arithmetic_of
+from score_sde_analytic.coding.arithmetic import ARITHMETICS, DIGITS, arithmetic_of, require_repeatable
 from score_sde_analytic.coding.coder import Coder, Encoded
 from score_sde_analytic.coding.ladder import Ladder
-from score_sde_analytic.coding.plan import Plan
+from score_sde_analytic.coding.plan import Plan, most_together
 from score_sde_analytic.coding.stack import ShallowError
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood.chain import Chain
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.models.model import ScoreModel
+
+MOST_BATCH = 4096
+#: Finer lattices gain nothing, coarser ones are no longer a chain's.
+RATIO = number(2.0**-10, 4.0)
 
 
 @dataclass(frozen=True)
@@ -105,19 +109,28 @@ class Codec:
             raise InputError("continuous data cannot be coded without a loss: declare their levels, DataRange(levels=256)")
         chain.check(model, data_range)
         self.arithmetic = ARITHMETICS[one_of(ARITHMETICS)("arithmetic", arithmetic)]
-        self.ratio = number(above=0.0, most=4.0)("ratio", ratio)
-        self.batch_size = whole(1, 4096)("batch_size", batch_size)
+        self.ratio = RATIO("ratio", ratio)
+        self.batch_size = whole(1, MOST_BATCH)("batch_size", batch_size)
         self.chain = chain
+        self.levels = data_range.levels
         self.data_range = data_range
         self.device = torch.device(device)
         self.network = model
-        self.identity = _identity(model, chain)
         self.model = self.arithmetic.model(model)
-        self._ladder = lru_cache(maxsize=4)(self._made_ladder)
+        self._ladders = lru_cache(maxsize=4)(self._made_ladder)
 
-    def _made_ladder(self, shape: tuple[int, ...], ratio: float) -> Ladder:
+    def _ladder(self, shape: tuple[int, ...], ratio: float) -> Ladder:
+        """Made anew for another number of threads, which its numbers may depend on."""
+        return self._ladders(shape, ratio, torch.get_num_threads())
+
+    def _made_ladder(self, shape: tuple[int, ...], ratio: float, threads: int) -> Ladder:
         parts = self.arithmetic.around, self.device
         return Ladder.of(self.model, self.chain, self.data_range, shape, ratio, *parts)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Short names of the network, whose weights may have changed, and of the chain."""
+        return {"network": _name(self.network.fingerprint()), "chain": _name(self.chain.config(self.network))}
 
     def encode(self, images: Float[Tensor, " batch *dims"], progress: bool = False) -> bytes:
         """A file of images.
@@ -125,6 +138,7 @@ class Codec:
         Raises:
             InputError: images off the grid of levels, or none.
             UnsupportedError: a chain that cannot be coded with.
+            RunError: a network that does not answer twice the same.
         """
         return self.compress(images, progress).content
 
@@ -139,13 +153,15 @@ class Codec:
         """
         self.data_range.check(images)
         shape = tuple(images.shape[1:])
-        pixels = self.data_range.index(images).numpy().reshape(len(images), -1)
+        pixels = self.data_range.index(images).cpu().numpy().reshape(len(images), -1)
         ladder = self._ladder(shape, self.ratio)
-        done = Coder(ladder, self.batch_size).encode(pixels, progress)
+        require_repeatable(ladder)
+        most = min(self.batch_size, most_together(ladder.dim, self.levels))
+        done = Coder(ladder, most).encode(pixels, progress)
         header = {
             "shape": list(shape),
             "count": len(images),
-            "levels": self.data_range.levels,
+            "levels": self.levels,
             "range": [self.data_range.lo, self.data_range.hi],
             **self.identity,
             "ratio": self.ratio,
@@ -169,7 +185,7 @@ class Codec:
         dim = math.prod(shape)
         if not shape or dim >= container.MOST_DIM:
             raise InputError(f"its images of shape {shape} are none, or too large; {container.CURE}")
-        plan = Plan.of_content(header, dim)
+        plan = Plan.of_content(header, min(MOST_BATCH, most_together(dim, header["levels"])))
         if plan.count != header["count"]:
             raise InputError(f"its plan is of another count of images than its header; {container.CURE}")
         with self.arithmetic.as_recorded(record):
@@ -188,12 +204,11 @@ class Codec:
 
     def _require(self, header: Mapping[str, Any]) -> None:
         """Refuse what was encoded with anything else."""
-        declared = {"levels": self.data_range.levels, "range": [self.data_range.lo, self.data_range.hi]}
+        declared = {"levels": self.levels, "range": [self.data_range.lo, self.data_range.hi]}
         for name, own in (self.identity | declared).items():
             _require_same(header, name, own)
         arithmetic_of(header["arithmetic"], self.arithmetic)
-        if not 0.0 < header["ratio"] <= 4.0:
-            raise InputError(f"its ratio {header['ratio']} is none; {container.CURE}")
+        RATIO("its ratio", header["ratio"])
 
 
 #: What of a header differs -> what to do.
@@ -226,11 +241,6 @@ def require_network(header: Mapping[str, Any], model: ScoreModel) -> None:
 def _require_same(header: Mapping[str, Any], name: str, own: Any) -> None:
     if header[name] != own:
         raise InputError(f"it was encoded with another {name}: {header[name]} there, {own} here; {CURES[name]}")
-
-
-def _identity(model: ScoreModel, chain: Chain) -> dict[str, str]:
-    """Short names of the network and of the chain."""
-    return {"network": _name(model.fingerprint()), "chain": _name(chain.config(model))}
 
 
 def _name(value: Any) -> str:

@@ -220,7 +220,7 @@ class Coder:
         stack = Stack(words, sealed=True)
         found: list[tuple[NDArray[np.int64], NDArray[Any]]] = []
         with tqdm(total=plan.count, desc="decompress", unit="image", disable=not progress) as bar:
-            for raw, indices in reversed(list(plan.parts())):
+            for raw, indices in plan.parts():
                 found.append((indices, self.pop_raw(stack, indices.tolist()) if raw else self.pop(stack, len(indices))))
                 bar.update(len(indices))
         if not np.array_equal(stack.words, Stack(beginning(random)).words):

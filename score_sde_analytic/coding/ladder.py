@@ -85,7 +85,8 @@ class Ladder:
         levels = chain.grid.levels(model.schedule)[:-1]
         steps = kernels(levels)
         covariances = chain.covariance.steps(steps, levels[:-1])
-        basis, mean, variance = _top(chain, model, levels[0], shape)
+        with around():
+            basis, mean, variance = _top(chain, model, levels[0], shape)
         turns = [Turn(each, around) for each in (basis, *(covariance.basis for covariance in covariances))]
         drawn = [*(step.beta for step in steps), levels[-1].sigma ** 2]
         coded = [float(variance.min()), *(step.rho2 for step in steps)]

@@ -30,6 +30,7 @@ from score_sde_analytic.process.gaussian import log_interval
 DRAWN, WINDOW = 6.5, 12.0
 #: Of what escapes are coded with, low part first.
 HALF = 2**16
+DEVIATION = "a latent's deviation is zero, or too large for its lattice; choose a larger ratio"
 LOG2_E = 1.0 / math.log(2.0)
 
 
@@ -94,6 +95,8 @@ class Truncated:
 
     @property
     def _parameters(self) -> tuple[Any, Array, Array]:
+        if not 0.0 < self.std < MOST_SYMBOLS:
+            raise RunError(DEVIATION)
         offset = self.mean - self._nearest
         return normals(-self._reach, self._reach), offset, np.full_like(offset, self.std)
 
@@ -138,7 +141,7 @@ class Windowed:
     def _groups(self) -> list[tuple[int, Int64[np.ndarray, " m"], tuple[Any, Array, Array]]]:
         """(reach, which coordinates, model and its parameters), the narrowest first."""
         if not np.all((self.std > 0.0) & (self.std < MOST_SYMBOLS / (4.0 * WINDOW))):
-            raise RunError("a latent's deviation is zero, or too large for its lattice; choose a larger ratio")
+            raise RunError(DEVIATION)
         power = np.frexp(WINDOW * self.std + 2.0)[1]
         offset = self.mean - self._nearest
         found = []

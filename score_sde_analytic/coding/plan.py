@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from score_sde_analytic.errors import InputError
+from score_sde_analytic.errors import InputError, UnsupportedError
 
-#: Most images of a file, and most numbers of a batch.
-MOST_IMAGES, MOST_NUMBERS = 2**24, 2**26
+#: Most images of a file, and most probabilities of a batch: of every level of every number.
+MOST_IMAGES, MOST_PROBABILITIES = 2**24, 2**25
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Plan:
 
     >>> plan = Plan([-1, 1, 2], [1])
     >>> [(raw, index.tolist()) for raw, index in plan.parts()]
-    [(True, [1]), (False, [0]), (False, [2, 3])]
+    [(False, [2, 3]), (False, [0]), (True, [1])]
 
     Attributes:
         raw: indices of the raw images.
@@ -53,15 +53,14 @@ class Plan:
             self.raw += indices
 
     def parts(self) -> Iterator[tuple[bool, Int64[np.ndarray, " m"]]]:
-        """(whether they are raw, their indices) of every entry, from the bottom."""
+        """(whether they are raw, their indices) of every entry, from the top of the stack."""
         raw = np.array(self.raw, np.int64)
         coded = np.setdiff1d(np.arange(self.count), raw)
-        places = {True: 0, False: 0}
-        for entry in self.entries:
+        ends = {True: len(raw), False: len(coded)}
+        for entry in reversed(self.entries):
             kind, size = entry < 0, abs(entry)
-            start = places[kind]
-            yield kind, (raw if kind else coded)[start : start + size]
-            places[kind] += size
+            ends[kind] -= size
+            yield kind, (raw if kind else coded)[ends[kind] : ends[kind] + size]
 
     def content(self) -> dict[str, Any]:
         """It as JSON has it: entries with how often they follow each other, raw images as [first, how many]."""
@@ -75,8 +74,11 @@ class Plan:
         return {"batches": runs, "raw": spans}
 
     @classmethod
-    def of_content(cls, content: dict[str, Any], dim: int) -> Plan:
+    def of_content(cls, content: dict[str, Any], most: int) -> Plan:
         """The plan of a `content` that a file holds.
+
+        Args:
+            most: images of a batch.
 
         Raises:
             InputError: it is none, or of more than is sensible.
@@ -85,7 +87,7 @@ class Plan:
         sound = all(len(pair) == 2 and pair[1] > 0 for pair in (*runs, *spans)) and all(run[0] for run in runs)
         count = sum(abs(entry) * times for entry, times in runs) if sound else 0
         raw = sum(-entry * times for entry, times in runs if entry < 0) if sound else 0
-        sound = sound and 0 < count <= MOST_IMAGES and max(entry for entry, _ in runs) * dim <= MOST_NUMBERS
+        sound = sound and 0 < count <= MOST_IMAGES and max(entry for entry, _ in runs) <= most
         if not sound or sum(times for _, times in spans) != raw:
             raise InputError("the plan of its batches is none")
         plan = cls([entry for entry, times in runs for _ in range(times)])
@@ -93,6 +95,20 @@ class Plan:
         if plan.raw and (min(plan.raw) < 0 or max(plan.raw) >= count or len(set(plan.raw)) < raw):
             raise InputError("the plan of its raw images is none")
         return plan
+
+
+def most_together(dim: int, levels: int) -> int:
+    """Images of a batch whose probabilities are not too many.
+
+    Raises:
+        UnsupportedError: one image has too many.
+
+    >>> most_together(64, 17)
+    30840
+    """
+    if dim * levels > MOST_PROBABILITIES:
+        raise UnsupportedError(f"images of {dim} numbers of {levels} levels are too large for a codec; cut them into tiles")
+    return MOST_PROBABILITIES // (dim * levels)
 
 
 def seed(needed: float, net: float, raw: float, count: int) -> tuple[int, int]:

@@ -23,7 +23,7 @@ WORD = 32
 #: Words below which a stack may not fall: what is popped from fewer is not random, and the rate not what it should be.
 FLOOR = 2
 #: The most symbols of an alphabet whose members are all to have a probability.
-MOST_SYMBOLS = 2**23
+MOST_SYMBOLS = 2**20
 
 
 class ShallowError(UserError):

@@ -5,13 +5,24 @@ import pytest
 import torch
 from worlds import DECLARED, NAMES, codec, exact, odd, smooth, study
 
-from score_sde_analytic import DataRange
+from score_sde_analytic import VE, CosineVP, DataRange, Grid, LinearVP, RectifiedFlow, ScoreModel
 from score_sde_analytic.coding import Codec, header_of
-from score_sde_analytic.covariance import Beta, Tweedie
-from score_sde_analytic.errors import InputError, UnsupportedError
+from score_sde_analytic.covariance import Beta, BetaTilde, Tweedie
+from score_sde_analytic.errors import InputError, RunError, UnsupportedError
 from score_sde_analytic.likelihood import Chain, bits_per_dim
 from score_sde_analytic.models import Judged, LinearDenoiser, MixtureDenoiser
 from score_sde_analytic.process import CategoricalDecoder, NoDecoder
+
+
+class Fed(torch.nn.Module):
+    """A network that takes time labels."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x, labels):
+        return self.net(x)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -121,7 +132,24 @@ def test_the_study_has_codecs():
     assert torch.equal(one.decode(one.encode(images)), images)
 
 
+@pytest.mark.parametrize("schedule", [VE(), CosineVP(), RectifiedFlow()], ids=lambda schedule: type(schedule).__name__)
+def test_under_any_schedule(schedule):
+    """Also where the first level is pure noise, of which the next one says nothing."""
+    model = LinearDenoiser.of(smooth(200, 0)).score_model(schedule)
+    levels = [schedule.time(log_snr) for log_snr in (-3.0, 0.0, 3.0, 6.0)]
+    one = Codec(model, Chain(Grid((1.0, *levels, 0.0)), BetaTilde(), 0.1), DECLARED)
+    assert exact(one, smooth(10, 16))
+
+
 # --- refusals ---
+
+
+def test_a_network_that_is_random_is_refused():
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Unflatten(1, (3, 4, 4)))
+    with pytest.warns(UserWarning, match="training mode"):
+        model = ScoreModel(Fed(net), LinearVP())
+    with pytest.raises(RunError, match="twice the same"):
+        Codec(model, codec().chain, DECLARED).encode(smooth(2, 0))
 
 
 def test_what_is_diagonal_in_no_basis_is_refused():

@@ -76,6 +76,9 @@ def test_every_flipped_bit_of_the_words_is_seen_without_checksums_too(content):
         (lambda h: h.update(shape=[2**21, 2**21]), "too large"),
         (lambda h: h.update(shape=[0]), "not what it should be"),
         (lambda h: h.update(shape=[]), "none, or too large"),
+        (lambda h: h.update(ratio=1e-300), "ratio"),
+        (lambda h: h.update(batches=[[5000, 1]]), "plan"),
+        (lambda h: h.update(batches=[[1, 2**20]], count=2**20, raw=[]), "not the encoder's"),
         (lambda h: h.update(batches=[[2**40, 1]]), "plan"),
         (lambda h: h.update(batches=[[1, 2**40]]), "plan"),
         (lambda h: h.update(batches=[[-(2**40), 1]]), "plan"),
@@ -149,7 +152,7 @@ def test_threads_are_those_of_the_encoder(content):
 def test_plans_come_back():
     plan = Plan([-2, 1, 1, 2, -1, 2], [0, 1, 7])
     assert plan.count == 9
-    back = Plan.of_content(json.loads(json.dumps(plan.content())), dim=4)
+    back = Plan.of_content(json.loads(json.dumps(plan.content())), most=4)
     assert (back.entries, back.raw) == (plan.entries, plan.raw)
     indices = np.concatenate([index for _, index in plan.parts()])
     assert sorted(indices.tolist()) == list(range(9))

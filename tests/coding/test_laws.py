@@ -73,8 +73,9 @@ def test_means_beyond_all_numbers_are_refused(law):
 
 @pytest.mark.parametrize("std", [0.0, np.nan, 1e9])
 def test_deviations_that_no_alphabet_serves_are_refused(std):
-    with pytest.raises(RunError, match="deviation"):
-        Windowed(np.zeros(1), np.array([std])).pop(Stack(WORDS))
+    for law in (Windowed(np.zeros(1), np.array([std])), Truncated(np.zeros(1), std)):
+        with pytest.raises(RunError, match="deviation"):
+            law.pop(Stack(WORDS))
 
 
 def test_a_stack_that_runs_out_says_so():

@@ -110,6 +110,12 @@ def test_guide(names: dict[str, object]) -> None:
         run(DOCS / "guide.md", line, code, names)
 
 
+@pytest.mark.slow
+def test_coding(names: dict[str, object]) -> None:
+    for line, code in blocks(DOCS / "coding.md"):
+        run(DOCS / "coding.md", line, code, names)
+
+
 def test_own_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
