@@ -45,8 +45,8 @@ HEAD = """# Lossless files: rates and times
 
 Bits/dim of held-out images. "Predicted": the chain's price, from the pass over the validation split, before anything was coded.
 "Bound": measured on the same images with several draws of the noise. "Worth": the information content of the very latents and
-pixels that were coded, one draw of the bound; "net": what coding them took. "File": all of it, with the first bits and the header.
-Every file was decoded and compared. Times are those of one thread beside other work.
+pixels that were coded, one draw of the bound; "net": what coding them took. "File": all of it, with the first bits and the
+header. Every file was decoded and compared. Times are those of one thread beside other work.
 
 """
 
