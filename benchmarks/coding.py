@@ -2,6 +2,7 @@
 
   python -m benchmarks.coding --config digits_vp [--covariances isotropic pca] [--priors none gaussian] [--steps 3 5 10 25]
                               [--ratio 0.5] [--arithmetic float32] [--images 297] [--draws 8] [--quick] [--workdir DIR]
+  python -m benchmarks.coding --config patches --quick --photograph --covariances "colour_dct|high_frequency" --steps 10
   python -m benchmarks.coding --page
 
 Chains are of the validation split, the Gaussian prior and bases of the training split, files of the test split. Every file is
@@ -27,6 +28,8 @@ from score_sde_analytic.runners.experiment import Experiment
 
 from benchmarks import codecs
 from score_sde_analytic.coding import Codec
+from score_sde_analytic.coding.tiles import Tiling
+from score_sde_analytic.data import photographs
 from score_sde_analytic.report.tables import error_bar, markdown
 from score_sde_analytic.study import Study
 
@@ -40,6 +43,8 @@ HEAD = """# Lossless files: rates and times
         --covariances isotropic "colour_dct|high_frequency"
     python -m benchmarks.coding --config emoji --quick --images 60 --draws 2 --steps 5 10 \\
         --covariances isotropic --priors gaussian
+    python -m benchmarks.coding --config patches --quick --photograph --priors gaussian --steps 10 \\
+        --covariances "colour_dct|high_frequency"
     python -m benchmarks.codecs
     python -m benchmarks.coding --page
 
@@ -86,6 +91,21 @@ def coded(codec: Codec, images: torch.Tensor) -> dict[str, Any]:
     }
 
 
+def photograph(study: Study, chain: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    """A whole photograph, most of whose pixels the network was trained on, in tiles, beside public codecs on the picture."""
+    picture = photographs()[0]
+    tiles = Tiling(*picture.shape[:2], (16, 16)).cut(picture.transpose(2, 0, 1))
+    names = {"covariance": chain["covariance"], "prior": chain["prior"]}
+    codec = study.codec(chain["steps"], **names, ratio=arguments.ratio, arithmetic=arguments.arithmetic)
+    done = coded(codec, codec.data_range.encode(tiles))
+    public = {name: 8 * size(picture) / picture.size for name, size in codecs.IMAGE_CODECS.items()}
+    name = f"{chain['covariance']}, {chain['prior'] or 'N(0, I)'}, K = {chain['steps']}"
+    return {
+        "picture": list(picture.shape),
+        "rates": public | {f"chain on tiles of 16x16 ({name})": 8 * done["bytes"] / picture.size},
+    }
+
+
 def shown(found: Mapping[str, Any]) -> list[str]:
     """A row of the table."""
     excess = f"{100 * (found['net'] / found['worth'] - 1):+.2f} %"
@@ -101,10 +121,10 @@ COLUMNS = ["variance", "prior", "K", "predicted", "bound", "worth", "net", "net 
 
 def page() -> str:
     """All that was kept, by config."""
-    kept = json.loads(KEPT.read_text())
+    kept = load()
     public = json.loads(KEPT.with_name("codecs.json").read_text())
     parts = [HEAD.rstrip()]
-    for config, rows in kept.items():
+    for config, rows in ((name, rows) for name, rows in kept.items() if name != "photograph"):
         count = max(found["images"] for found in rows)
         ordered = sorted(
             rows, key=lambda found: (found["covariance"], found["prior"] or "", found["steps"], found["arithmetic"])
@@ -115,19 +135,36 @@ def page() -> str:
         parts.append(codecs.text(public[config]))
         if config == "patches":
             parts.append(OVERLAP)
+    if "photograph" in kept:
+        rates = kept.pop("photograph")["rates"]
+        parts.append(PHOTOGRAPH)
+        parts.append(markdown(["codec", "bits/dim"], sorted(([k, f"{v:.3f}"] for k, v in rates.items()), key=lambda r: r[1])))
     return "\n\n".join(parts) + "\n"
 
 
+PHOTOGRAPH = """## A whole photograph
+
+The first of the two, 427x640, five sevenths of whose pixels the network was trained on. Tiles of 16x16 know nothing of each
+other, and public codecs look further:"""
 OVERLAP = """Patches lie at random places of the test parts of two photographs and overlap, so compressors that see all of them
 together find whole stretches again ("all in one"); what an image costs alone, as the chain codes it, is "each image a file"."""
 
 
 def keep(config: str, found: dict[str, Any]) -> None:
     """Replace the row of the same chain."""
-    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    kept = load()
     same = ("covariance", "prior", "steps", "ratio", "arithmetic")
     others = [row for row in kept.get(config, []) if any(row[name] != found[name] for name in same)]
     kept[config] = [*others, found]
+    save(kept)
+
+
+def load() -> dict[str, Any]:
+    """All rows so far, by config."""
+    return dict(json.loads(KEPT.read_text())) if KEPT.exists() else {}
+
+
+def save(kept: Mapping[str, Any]) -> None:
     KEPT.write_text(json.dumps(kept, indent=1) + "\n")
 
 
@@ -150,6 +187,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=8, help="of the bound, per image")
     parser.add_argument("--quick", action="store_true", help="a pass of few draws")
     parser.add_argument("--workdir", type=Path, help="keeps the measurements; continued when it exists")
+    parser.add_argument("--photograph", action="store_true", help="a whole photograph in tiles, instead of the test split")
     parser.add_argument("--page", action="store_true", help="write the page of all rows that were kept, and stop")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -169,6 +207,9 @@ def run(arguments: argparse.Namespace) -> None:
         images, priors = experiment.splits.held("test", arguments.images), [p.replace("none", "") for p in arguments.priors]
         for covariance, prior, steps in product(arguments.covariances, priors, arguments.steps):
             chain = {"covariance": covariance, "prior": prior or None, "steps": steps}
+            if arguments.photograph:
+                save(load() | {"photograph": photograph(experiment.study, chain, arguments)})
+                continue
             found = row(experiment.study, images, chain, arguments)
             print(" | ".join(shown(found)), flush=True)
             keep(arguments.config, found)
