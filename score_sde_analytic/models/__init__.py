@@ -7,7 +7,6 @@ from score_sde_analytic.models.conditions import Conditions, Constant
 from score_sde_analytic.models.diffusers_folder import Training, from_diffusers, load_diffusers, training_of
 from score_sde_analytic.models.free import FreeModel, LinearDenoiser
 from score_sde_analytic.models.free_mixture import MixtureDenoiser
-from score_sde_analytic.models.guided import ClassifierGuided, Guided
 from score_sde_analytic.models.judged import Judged
 from score_sde_analytic.models.latents import LatentDataset
 from score_sde_analytic.models.mixture import GaussianMixture
@@ -22,7 +21,6 @@ from score_sde_analytic.models.weights import load_weights
 
 __all__ = [
     "Adaptive",
-    "ClassifierGuided",
     "Conditions",
     "Constant",
     "Continuous",
@@ -31,7 +29,6 @@ __all__ = [
     "Fixed",
     "FreeModel",
     "GaussianMixture",
-    "Guided",
     "Interpolant",
     "Judged",
     "LatentDataset",

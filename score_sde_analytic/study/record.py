@@ -17,11 +17,11 @@ from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import plain
 from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.guidance import ClassifierFree
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.measure.draws import Recorder
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.models.conditions import OfSamples, of_samples
-from score_sde_analytic.models.guided import Guided
 from score_sde_analytic.models.judged import Judged
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.schedule import Schedule
@@ -132,7 +132,7 @@ class Record:
         return replace(self, own={**self.own, name: covariance})
 
     def guided(self, scale: float, null: Mapping[str, Any], interval: tuple[float, float] | None = None) -> Self:
-        """The same study, whose samples and measured bits are those of the guided model: `models.Guided` says how.
+        """The same study, whose samples and measured bits are those of the guided model: `guidance.ClassifierFree` says how.
 
         Its curves, grids and variances stay those of the conditional model, which are the best at every scale; its predicted
         bits are that model's too.
@@ -144,7 +144,7 @@ class Record:
         >>> conditional.guided(2.0, null={"component": 3}).sample(3, steps=5, conditions={"component": 1}).shape
         torch.Size([3, 2])
         """
-        return replace(self, model=Guided(self.model, scale, null, interval))
+        return replace(self, model=ClassifierFree(self.model, scale, null, interval))
 
     def with_heads(self, folder: str | Path | Callable[[str], str | Path]) -> Self:
         """The same study, with the trained heads of a folder among its covariances.

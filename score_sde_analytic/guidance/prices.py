@@ -84,7 +84,7 @@ def guidance_price(
 
     Args:
         conditional, unconditional: as of `mutual_information`.
-        scale: as of `models.Guided`.
+        scale: as of `guidance.ClassifierFree`.
         interval: log-SNRs between which it is guided; None for all that was measured.
         levels: log-SNRs of a chain's times, ascending, whose transitions (eta = 1, variance of the conditional curve) are
             priced; None for infinitely many steps.
