@@ -9,11 +9,17 @@ Each is another prediction, and so a `ScoreModel`: every sampler, table, grid, c
 
 from score_sde_analytic.guidance.classifier import Classifier
 from score_sde_analytic.guidance.classifier_free import ClassifierFree
+from score_sde_analytic.guidance.energies import Energies
+from score_sde_analytic.guidance.experts import CosineFeatures, Energy, LowPass
 from score_sde_analytic.guidance.prices import guidance_price, mutual_information
 
 __all__ = [
     "Classifier",
     "ClassifierFree",
+    "CosineFeatures",
+    "Energies",
+    "Energy",
+    "LowPass",
     "guidance_price",
     "mutual_information",
 ]
