@@ -9,6 +9,7 @@ Each is another prediction, and so a `ScoreModel`: every sampler, table, grid, c
 
 from score_sde_analytic.guidance.classifier import Classifier
 from score_sde_analytic.guidance.classifier_free import ClassifierFree
+from score_sde_analytic.guidance.conditional import ConditionalMoments, estimate_guided
 from score_sde_analytic.guidance.energies import Energies
 from score_sde_analytic.guidance.experts import CosineFeatures, Energy, LowPass
 from score_sde_analytic.guidance.prices import guidance_price, mutual_information
@@ -16,10 +17,12 @@ from score_sde_analytic.guidance.prices import guidance_price, mutual_informatio
 __all__ = [
     "Classifier",
     "ClassifierFree",
+    "ConditionalMoments",
     "CosineFeatures",
     "Energies",
     "Energy",
     "LowPass",
+    "estimate_guided",
     "guidance_price",
     "mutual_information",
 ]

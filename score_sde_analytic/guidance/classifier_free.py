@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.errors import InputError
@@ -76,15 +77,19 @@ class ClassifierFree(Scaled):
         return confined(prediction, self.clamp)
 
     def _mixed(self, x_t: Tensor, level: Level, w: float | Tensor) -> Prediction:
-        model = self.inner.unclamped()
         if not isinstance(w, Tensor) and w == 0.0:
-            return model.predict(x_t, level)
+            return self.inner.unclamped().predict(x_t, level)
+        own, null = self.apart(x_t, level)
+        # Right in any quantity: the weights of the two add up to one.
+        return replace(own, value=axpy(own.value, own.value - null.value, w))
+
+    def apart(self, x_t: Float[Tensor, " batch *dims"], level: Level) -> tuple[Prediction, Prediction]:
+        """(conditional, unconditional) predictions of the same states, not clamped, in one call of the network."""
         n = len(x_t)
-        found = model.on(self._both(n)).predict(torch.cat([x_t, x_t]), _twice(level))
-        own, null = found.value[:n], found.value[n:]
-        value = axpy(own, own - null, w)  # right in any quantity: the weights of the two add up to one
-        extra, learned = (None if part is None else part[:n] for part in (found.extra, found.learned_range))
-        return replace(found, x_t=x_t, level=level, value=value, extra=extra, learned_range=learned)
+        found = self.inner.unclamped().on(self._both(n)).predict(torch.cat([x_t, x_t]), _twice(level))
+        halves = slice(None, n), slice(n, None)
+        own, null = (_part(found, half, x_t, level) for half in halves)
+        return own, null
 
     def _both(self, n: int) -> Conditions:
         """The conditions of the batch, then those that stand for none."""
@@ -98,6 +103,12 @@ class ClassifierFree(Scaled):
 
     def fingerprint(self) -> dict[str, Any]:
         return self.inner.fingerprint() | {"guided": self.config() | {"null": self.null.fingerprint()}}
+
+
+def _part(found: Prediction, half: slice, x_t: Tensor, level: Level) -> Prediction:
+    """One of the two branches, about the states and their level."""
+    extra, learned = (None if part is None else part[half] for part in (found.extra, found.learned_range))
+    return replace(found, x_t=x_t, level=level, value=found.value[half], extra=extra, learned_range=learned)
 
 
 def _twice(level: Level) -> Level:
