@@ -113,13 +113,14 @@ def _condition(experiment: Experiment) -> list[Path]:
         return []
     difference, size = measured.calibration()
     worst = int(np.abs(difference).argmax())
-    gap, errors = (measured.information(by=by) for by in ("gap", "difference"))
+    content = measured.content()
+    gap, errors = (Estimate(**content[f"information_{by}"]) for by in ("gap", "difference"))
     print(
         f"Condition: worth {gap} bits/dim by the gap of both branches, {errors} by their errors, at most"
         f" {measured.ceiling:.3f}; these differ most at log-SNR {measured.log_snr[worst]:.1f}, by {difference[worst]:+.4f}"
         f" ({size[worst]:+.1f} standard errors). Guidance of scale 1 + w costs w^2 times {measured.price(2.0)}."
     )
-    experiment.record("condition", measured.content())
+    experiment.record("condition", content)
     return [experiment.workdir / "moments_condition.safetensors"]
 
 

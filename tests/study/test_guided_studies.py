@@ -21,7 +21,7 @@ FIXED = Budget(tolerance=0.0, min_draws=400, max_draws=400, batch_size=200)
 
 @pytest.fixture(scope="module")
 def study():
-    settings = Settings(knots=Knots(count=12, most=0), search=Search(points=150, most=10))
+    settings = Settings(knots=Knots(count=12, most=0), search=Search(points=100, most=5))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return analyse(CLASSES, labelled(400), settings=settings, budget=FIXED, progress=False)
