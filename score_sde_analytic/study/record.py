@@ -158,7 +158,22 @@ class Record:
         """
         others = {} if measured is None else {f"guided_{name}": measured.curve(scale, name) for name in VARIANCES}
         own = {name: Isotropic(curve) for name, curve in others.items()}
-        return replace(self, model=ClassifierFree(self.model, scale, null, interval), own={**self.own, **own})
+        pushed = self.around(lambda model: ClassifierFree(model, scale, null, interval))
+        return replace(pushed, own={**self.own, **own})
+
+    def around(self, make: Callable[[ScoreModel], ScoreModel]) -> Self:
+        """The same study, whose samples and measured bits are those of a model around its own, as `guidance` has them.
+
+        Its curves, grids and variances stay those of the model inside.
+
+        >>> from score_sde_analytic.guidance import Energies
+        >>> toward = [(lambda y, reference, level: (y - reference).square().sum(1), 1.0)]
+        >>> moved = study.around(lambda model: Energies(model, toward, fingerprint="toward"))
+        >>> source = torch.ones(3, 2)
+        >>> moved.sample(3, steps=5, start=(source, -1.0), conditions={"reference": source}).shape
+        torch.Size([3, 2])
+        """
+        return replace(self, model=make(self.model))
 
     def with_heads(self, folder: str | Path | Callable[[str], str | Path]) -> Self:
         """The same study, with the trained heads of a folder among its covariances.
