@@ -1,7 +1,8 @@
 """What the variance of a guided chain should be, what guidance costs, and its fewest calls.
 
     python -m benchmarks.guidance --world exact [--count 10000] [--output FILE.md]
-    python -m benchmarks.guidance --world digits --workdir FOLDER [--count 400] [--output FILE.md]
+    python -m benchmarks.guidance --world digits --workdir FOLDER [--count 200] [--output FILE.md]
+    python -m benchmarks.guidance --world few --workdir FOLDER [--count 200] [--output FILE.md]   digits, few calls
 
 Chains are judged by the Frechet distance to their own limit of many steps, of the same scale; in digits in the features of the
 shipped classifier, which also says how often a sample is of its class.
@@ -128,7 +129,6 @@ class Digits:
         config.device = "cpu"
         self.experiment = Experiment(config, workdir)
         self.study = self.experiment.study
-        self.measured = self.experiment.condition
         self.classifier = load_classifier("digits_classifier")[0].eval()
         self.count = count
         self.labels = torch.arange(count) % 10
@@ -154,7 +154,7 @@ class Digits:
 
 def digits(workdir: Path, count: int) -> str:
     world = Digits(workdir, count)
-    measured = world.measured
+    measured = world.experiment.condition
     assert measured is not None  # the config has a label for none
     gap, errors = measured.information(), measured.information(by="difference")
     rows = [row for w in WEIGHTS for row in _digits_rows(world, measured, w)]
@@ -162,10 +162,14 @@ def digits(workdir: Path, count: int) -> str:
         [
             f"1/2 integral of G: {gap:.4f} bits/dim, of R_u - R_c: {errors:.4f}; entropy of the condition:"
             f" {measured.ceiling:.4f}.",
-            markdown(["w", "variance", *(f"K = {k}" for k in (10, 25))], rows),
-            markdown(["w", "K", "solver", "RMS to the flow", "Frechet to the flow", "accuracy"], _fewest_rows(world, workdir)),
+            markdown(["w", "variance", *(f"K = {k}" for k in STEPS)], rows),
         ]
     )
+
+
+def few(workdir: Path, count: int) -> str:
+    rows = _fewest_rows(Digits(workdir, count), workdir)
+    return markdown(["w", "K", "solver", "RMS to the flow", "Frechet to the flow", "accuracy"], rows)
 
 
 def _digits_rows(world: Digits, measured: ConditionalMoments, w: float) -> list[list[str]]:
@@ -174,7 +178,7 @@ def _digits_rows(world: Digits, measured: ConditionalMoments, w: float) -> list[
     limit = world.summary(world.draw(Ancestral(model, BetaTilde()), world.grid(LIMIT), seed=11))
     rows = []
     for name, sampler in chains(model, measured, w).items():
-        drawn = [world.draw(sampler, world.grid(k)) for k in (10, 25)]
+        drawn = [world.draw(sampler, world.grid(k)) for k in STEPS]
         rows.append(
             [f"{w:g}", name, *(f"{frechet_distance(world.summary(x), limit):.2f} / {world.accuracy(x):.3f}" for x in drawn)]
         )
@@ -202,6 +206,7 @@ def _fewest_rows(world: Digits, workdir: Path) -> list[list[str]]:
                 grids = [world.grid(steps, end, make) for end in (2.0, 3.0, 4.0, 5.0, 7.0) for make in (even_log_snr, karras)]
                 tried[name] = [judged(world.draw(sampler, grid)) for grid in grids]
             rows += [_best(w, steps, name, scores) for name, scores in tried.items()]
+            print(rows[-len(tried) :], flush=True)
     return rows
 
 
@@ -222,12 +227,14 @@ def _best(w: float, steps: int, name: str, scores: list[list[float]]) -> list[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--world", choices=("exact", "digits"), required=True)
+    parser.add_argument("--world", choices=("exact", "digits", "few"), required=True)
     parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--workdir", type=Path, default=Path("results/guidance"))
     parser.add_argument("--output", type=Path)
     asked = parser.parse_args()
-    text = exact(asked.count or 10_000) if asked.world == "exact" else digits(asked.workdir, asked.count or 400)
+    count = asked.count or (10_000 if asked.world == "exact" else 200)
+    made = {"exact": exact, "digits": partial(digits, asked.workdir), "few": partial(few, asked.workdir)}
+    text = made[asked.world](count)
     print(text)
     if asked.output is not None:
         write_text(asked.output, text + "\n")

@@ -146,7 +146,8 @@ class Experiment:
     def condition(self) -> ConditionalMoments | None:
         """The network with its condition and without it; None of one that has no label for none."""
         knots, argument = self.config.estimate.condition_knots, self.config.network.condition
-        if not knots or not argument or self._null == 0:
+        has_none = self.config.train.classes > 0 or self.config.sample.null >= 0
+        if not knots or not argument or not has_none:
             return None
         settings, (low, high) = self.config.estimate, self.study.moments.log_snr[[0, -1]]
         return estimate_guided(
