@@ -2,7 +2,7 @@
 
     python -m benchmarks.guidance --world exact [--count 10000] [--output FILE.md]
     python -m benchmarks.guidance --world digits --workdir FOLDER [--count 200] [--output FILE.md]
-    python -m benchmarks.guidance --world few --workdir FOLDER [--count 200] [--output FILE.md]   digits, few calls
+    python -m benchmarks.guidance --world few --workdir FOLDER [--count 200] [--output FILE.md]   digits by few calls
 
 Chains are judged by the Frechet distance to their own limit of many steps, of the same scale; in digits in the features of the
 shipped classifier, which also says how often a sample is of its class.
@@ -179,9 +179,9 @@ def _digits_rows(world: Digits, measured: ConditionalMoments, w: float) -> list[
     rows = []
     for name, sampler in chains(model, measured, w).items():
         drawn = [world.draw(sampler, world.grid(k)) for k in STEPS]
-        rows.append(
-            [f"{w:g}", name, *(f"{frechet_distance(world.summary(x), limit):.2f} / {world.accuracy(x):.3f}" for x in drawn)]
-        )
+        scores = [(frechet_distance(world.summary(x), limit), world.accuracy(x)) for x in drawn]
+        rows.append([f"{w:g}", name, *(f"{apart:.2f} / {accuracy:.3f}" for apart, accuracy in scores)])
+        print(rows[-1], flush=True)
     return rows
 
 
