@@ -63,6 +63,9 @@ def get_config() -> ConfigDict:
     estimate.max_draws = 600
     estimate.batch_size = 100
     estimate.train_knots = 8  # of these levels the training split is measured too, to see what was learned by heart; 0 for none
+    # Levels at which a network that has a label for "none" is measured with and without its labels, two evaluations a draw, to
+    # say what the labels are worth and what guidance costs; 0 for none.
+    estimate.condition_knots = 17
     estimate.bounds = ("score",)  # curves capped by what the data covariance allows an exact score
 
     config.covariance = covariance = ConfigDict()

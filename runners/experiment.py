@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from score_sde_analytic.data.examples import Data
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.extras import versions
+from score_sde_analytic.guidance import ConditionalMoments, estimate_guided
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.recalibration import Recalibration, recalibrate
@@ -134,8 +135,32 @@ class Experiment:
             return self.study
         if not argument:
             raise InputError("sample.guidance is for networks that are given labels: set network.condition, or leave it at 1")
-        null = self.config.train.classes if settings.null < 0 else settings.null
-        return self.study.guided(settings.guidance, {argument: null})
+        return self.study.guided(settings.guidance, {argument: self._null})
+
+    @property
+    def _null(self) -> int:
+        """The label that says there is none."""
+        return self.config.train.classes if self.config.sample.null < 0 else self.config.sample.null
+
+    @cached_property
+    def condition(self) -> ConditionalMoments | None:
+        """The network with its condition and without it; None of one that has no label for none."""
+        knots, argument = self.config.estimate.condition_knots, self.config.network.condition
+        has_none = self.config.train.classes > 0 or self.config.sample.null >= 0
+        if not knots or not argument or not has_none:
+            return None
+        settings, (low, high) = self.config.estimate, self.study.moments.log_snr[[0, -1]]
+        return estimate_guided(
+            self.model,
+            self.splits.validation,
+            {argument: self._null},
+            np.linspace(low, high, knots),
+            Budget(min_draws=settings.min_draws, max_draws=settings.min_draws, batch_size=settings.batch_size),
+            data_range=self.splits.data_range,
+            seed=self.config.seed,
+            path=self.workdir / "moments_condition.safetensors",
+            device=self.device,
+        )
 
     @property
     def moments_path(self) -> Path:

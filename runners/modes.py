@@ -61,7 +61,8 @@ def estimate(experiment: Experiment) -> list[Path]:
         f"Calibration: 1 - Lambda and R differ most at log-SNR {moments.log_snr[worst]:.1f},"
         f" by {difference[worst]:+.4f} ({size[worst]:+.1f} standard errors)."
     )
-    written += [*_recalibration(experiment), *_overfitting(experiment), *covariances.write(experiment)]
+    written += [*_recalibration(experiment), *_overfitting(experiment), *_condition(experiment)]
+    written += covariances.write(experiment)
     study = experiment.study
     written.append(figures.curve(work / "curve.png", moments, study.curves, study.cap, study.linear))
     written.append(_variance_figure(experiment))
@@ -103,6 +104,24 @@ def _overfitting(experiment: Experiment) -> list[Path]:
     }
     experiment.record("overfitting", content | {"cost": vars(train.cost)})
     return [experiment.workdir / "moments_train.safetensors"]
+
+
+def _condition(experiment: Experiment) -> list[Path]:
+    """Say what the condition is worth by the network, what it can be worth, and what guidance costs."""
+    measured = experiment.condition
+    if measured is None:
+        return []
+    difference, size = measured.calibration()
+    worst = int(np.abs(difference).argmax())
+    content = measured.content()
+    gap, errors = (Estimate(**content[f"information_{by}"]) for by in ("gap", "difference"))
+    print(
+        f"Condition: worth {gap} bits/dim by the gap of both branches, {errors} by their errors, at most"
+        f" {measured.ceiling:.3f}; these differ most at log-SNR {measured.log_snr[worst]:.1f}, by {difference[worst]:+.4f}"
+        f" ({size[worst]:+.1f} standard errors). Guidance of scale 1 + w costs w^2 times {measured.price(2.0)}."
+    )
+    experiment.record("condition", content)
+    return [experiment.workdir / "moments_condition.safetensors"]
 
 
 def _variance_figure(experiment: Experiment) -> Path:

@@ -121,6 +121,7 @@ FIELDS: dict[str, Check[Any]] = {
     "estimate.log_snr_max": LOG_SNR,
     **_part("estimate", Budget, "answer", "tolerance", "min_draws", "max_draws", "batch_size"),
     "estimate.train_knots": whole(0, 10_000),
+    "estimate.condition_knots": whole(0, 10_000),
     "estimate.bounds": checks_of(Settings)["capped"],
     "covariance.name": COVARIANCE_OR_USUAL,
     **_part("covariance", Structure),

@@ -24,6 +24,7 @@ ROOMS = (
     "process",
     "models",
     "measure",
+    "guidance",
     "covariance",
     "grids",
     "samplers",

@@ -72,6 +72,17 @@ class Grid:
         """The grid's noise levels, vectorised."""
         return schedule.levels(self.times)
 
+    def begun(self, t: float) -> Grid:
+        """The grid that begins at t: t, then its times below. `schedule.time(log_snr)` is the time of a level.
+
+        >>> Grid((1.0, 0.5, 0.1, 0.0)).begun(0.3).times
+        (0.3, 0.1, 0.0)
+        """
+        t = number(above=0, most=1)("the time where a grid begins", t)
+        if t == self.times[0]:
+            return self
+        return Grid((t, *(s for s in self.times if s < t)), f"{self.objective}, from t = {t:.6g}")
+
     def save(self, path: str | Path) -> None:
         """Write as JSON."""
         write_json(path, "grid", self.content())

@@ -23,7 +23,7 @@ from score_sde_analytic.interop.solvers import sampler_of
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.samplers import Ancestral, Sampler
-from score_sde_analytic.samplers.base import Start
+from score_sde_analytic.samplers.starts import Start
 
 KEY = "_analytic"
 PATH = f"{KEY} of a scheduler's config"

@@ -25,7 +25,7 @@ from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.schedule import Schedule
 from score_sde_analytic.samplers import Sampler, Step
-from score_sde_analytic.samplers.base import Start
+from score_sde_analytic.samplers.starts import Start
 
 #: Plans that are kept.
 MOST_PLANS = 32

@@ -5,7 +5,7 @@
     pipe(num_inference_steps=10)
 
 One pass of `analyse`: its study gives curve, covariance, grids, bits and report. A guided pipeline is measured without its
-guidance, whose variances are the conditional network's at every scale (`models.guided`).
+guidance, whose variances are the conditional network's at every scale (`guidance`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from score_sde_analytic.checks import each, whole
 from score_sde_analytic.data.examples import Data, Examples, as_dataset
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
+from score_sde_analytic.guidance import ClassifierFree
 from score_sde_analytic.interop.elsewhere import timesteps_for
 from score_sde_analytic.interop.parts import CLASSES, Parts
 from score_sde_analytic.interop.prompts import embedded, prompted, prompts_of
@@ -28,7 +29,6 @@ from score_sde_analytic.interop.swapping import analytic, config_of
 from score_sde_analytic.likelihood import Priced
 from score_sde_analytic.models.conditions import Constant
 from score_sde_analytic.models.diffusers_folder import training_of
-from score_sde_analytic.models.guided import Guided
 from score_sde_analytic.models.latents import PICTURES, LatentDataset
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.study import Settings, Study, analyse
@@ -116,7 +116,7 @@ def from_pipeline(pipe: Any, guidance_scale: float = 1.0, null: str | int | None
     if "prompt" in conditions:
         conditions |= _constants(pipe, parts, conditions.pop("prompt"))
     if guidance_scale != 1.0:
-        model = Guided(model, guidance_scale, _null(pipe, parts, null))
+        model = ClassifierFree(model, guidance_scale, _null(pipe, parts, null))
     return model.given(**conditions)
 
 

@@ -27,7 +27,7 @@ from score_sde_analytic.samplers import (
     TableSampler,
     UniPC,
 )
-from score_sde_analytic.samplers.base import Start
+from score_sde_analytic.samplers.starts import Start
 
 SOLVERS: dict[str, type[Sampler[Any]]] = {
     kind.__name__: kind for kind in (Ancestral, AnalyticMultistep, TableSampler, DPMSolverPP, UniPC, DEIS, IPNDM)

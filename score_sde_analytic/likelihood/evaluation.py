@@ -35,7 +35,7 @@ from score_sde_analytic.models.model import ScoreModel
 
 GUIDED = (
     "the model is {}: these are the bits of a model that is pushed off the data, above those of the conditional one by"
-    " `measure.guidance_price`, and say nothing of the network's likelihood; measure the model inside for that"
+    " `guidance.guidance_price`, and say nothing of the network's likelihood; measure the model inside for that"
 )
 
 

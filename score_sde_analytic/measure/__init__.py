@@ -7,7 +7,6 @@ from score_sde_analytic.measure.draws import Recorder, ResidualDraws
 from score_sde_analytic.measure.empirical import EmpiricalStatistics
 from score_sde_analytic.measure.end_points import EndPoints, end_points
 from score_sde_analytic.measure.estimation import Budget, estimate
-from score_sde_analytic.measure.guidance import guidance_price, mutual_information
 from score_sde_analytic.measure.held_out import Choice, HeldOut
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.recalibration import Recalibration, recalibrate
@@ -42,8 +41,6 @@ __all__ = [
     "end_points",
     "estimate",
     "estimate_by",
-    "guidance_price",
-    "mutual_information",
     "reached",
     "recalibrate",
     "residual_cap",

@@ -177,7 +177,7 @@ class Moments:
     def stderr(self, outcome: str) -> Float64[Array, " m"]:
         """Standard error of "noise_power" (also called "score"), "cross" or "residual"."""
         column = OUTCOMES["noise_power" if outcome == "score" else outcome]
-        return _ratio_stderr(self._group_sums[..., column], self.counts)
+        return ratio_stderr(self._group_sums[..., column], self.counts)
 
     def influence(self, outcome: str) -> Float64[Array, "g m"]:
         """What each group moves the mean of an outcome by, (S_i - r n_i) / n; `stderr` is their root sum of squares."""
@@ -211,7 +211,7 @@ class Moments:
         """
         combined = self._group_sums @ np.array([-1.0, 0.0, -1.0])
         difference = combined.sum(0) / self.draws + 1.0
-        return difference, difference / np.maximum(_ratio_stderr(combined, self.counts), 1e-300)
+        return difference, difference / np.maximum(ratio_stderr(combined, self.counts), 1e-300)
 
     def residual_over(self, other: Moments) -> tuple[Float64[Array, " m"], Float64[Array, " m"]]:
         """(R over the other's R at the same levels, its standard error); the other may have more knots.
@@ -327,7 +327,7 @@ class Moments:
         return cls(**{name: arrays[name] for name in STORED}, fingerprint=found, state=metadata["state"])
 
 
-def _ratio_stderr(sums: Array, counts: Array) -> Array:
+def ratio_stderr(sums: Array, counts: Array) -> Array:
     """Standard error of sum(sums) / sum(counts) from its groups (axis 0).
 
     The jackknife linearised, g/(g - 1) sum_i (S_i - r n_i)^2 / n^2 for g occupied groups: `jackknife_variance` to first order,

@@ -8,7 +8,6 @@ from score_sde_analytic.models.diffusers_folder import Training, from_diffusers,
 from score_sde_analytic.models.fourier import FourierFeatures
 from score_sde_analytic.models.free import FreeModel, LinearDenoiser
 from score_sde_analytic.models.free_mixture import MixtureDenoiser
-from score_sde_analytic.models.guided import ClassifierGuided, Guided
 from score_sde_analytic.models.judged import Judged
 from score_sde_analytic.models.latents import LatentDataset
 from score_sde_analytic.models.mixture import GaussianMixture
@@ -24,7 +23,6 @@ from score_sde_analytic.models.weights import load_weights
 
 __all__ = [
     "Adaptive",
-    "ClassifierGuided",
     "Conditions",
     "Constant",
     "Continuous",
@@ -34,7 +32,6 @@ __all__ = [
     "FourierFeatures",
     "FreeModel",
     "GaussianMixture",
-    "Guided",
     "Interpolant",
     "Judged",
     "LatentDataset",

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
+
+from jaxtyping import Shaped
+from torch import Tensor
 
 from score_sde_analytic.models.model import ScoreModel
 
@@ -32,6 +36,9 @@ class Around(ScoreModel):
     def inner(self) -> ScoreModel:
         """The other model on the conditions of this one."""
         return self.model.on(self.bound)
+
+    def drawn(self, seed: int, indices: Iterable[int]) -> dict[str, Shaped[Tensor, " batch ..."]]:
+        return self.model.drawn(seed, indices)
 
     def with_network(self, net: Any, fingerprint: str) -> ScoreModel:
         other = copy.copy(self)

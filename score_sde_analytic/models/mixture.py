@@ -156,14 +156,23 @@ class GaussianMixture(nn.Module):
         return self.score_given(x_t, level)
 
     def score_given(
-        self, x_t: Float[Tensor, "n d"], level: Level, component: Int64[Tensor, " n"] | None = None
+        self,
+        x_t: Float[Tensor, "n d"],
+        level: Level,
+        component: Int64[Tensor, " n"] | None = None,
+        classes: Int64[Tensor, " k"] | None = None,
     ) -> Float[Tensor, "n d"]:
-        """The score of each point's own component; of all of them where it is beyond the last, or not given."""
+        """The score of each point's own component; of all of them where it is beyond the last, or not given.
+
+        Args:
+            classes: of each component; the one that is given is then a class, of which several may be.
+        """
         y, variances, log_joint = self._coordinates(x_t, level)
-        share = log_joint.softmax(-1)
         if component is not None:
-            known = nn.functional.one_hot(component, len(self.weights) + 1)[:, :-1].to(share)
-            share = torch.where(component[:, None] < len(self.weights), known, share)
+            of = torch.arange(len(self.weights), device=component.device) if classes is None else classes
+            own = (of == component[:, None]) | (component[:, None] > of.max())
+            log_joint = log_joint.masked_fill(~own, -math.inf)
+        share = log_joint.softmax(-1)
         return -torch.einsum("nk,nkj,kij->ni", share, y / variances, self.basis)
 
     def residual(self, level: Level, count: int = 4096, seed: int = 0) -> tuple[float, float]:
@@ -205,12 +214,16 @@ class GaussianMixture(nn.Module):
         return DataStatistics(0, mean, variance, torch.linalg.eigvalsh(covariance).clamp_min(0).numpy(), digest_of(self))
 
     def forward(
-        self, x: Float[Tensor, "n d"], log_snr: Float[Tensor, " n"], component: Int64[Tensor, " n"] | None = None
+        self,
+        x: Float[Tensor, "n d"],
+        log_snr: Float[Tensor, " n"],
+        component: Int64[Tensor, " n"] | None = None,
+        classes: Int64[Tensor, " k"] | None = None,
     ) -> Float[Tensor, "n d"]:
         """eps of a variance-preserving x_t, one log-SNR per sample: the mixture as a network that predicts eps."""
         level = preserving_level(log_snr)
         sigma = level.sigma[:, None] if isinstance(level.sigma, Tensor) else level.sigma
-        return (-sigma * self.score_given(x, level, component)).to(x)
+        return (-sigma * self.score_given(x, level, component, classes)).to(x)
 
     def score_model(self, schedule: Schedule) -> ScoreModel:
         """The exact score as a `ScoreModel` under any schedule.
@@ -223,27 +236,39 @@ class GaussianMixture(nn.Module):
             return ScoreModel(_V(self), schedule, predicts="v", times=LogSNR(), coordinates="vp", conditions=())
         return ScoreModel(self, schedule, predicts="eps", times=LogSNR(), coordinates="vp", conditions=())
 
-    def conditional(self, schedule: Schedule) -> ScoreModel:
+    def conditional(self, schedule: Schedule, classes: ArrayLike | None = None) -> ScoreModel:
         """The exact score given the condition `component`, (n,) whole numbers; as many as there are stands for "not known".
+
+        Args:
+            classes: (k,) of each component, from 0 on, where the condition is to say no more than its class.
 
         >>> classes, x_t = mixture.conditional(model.schedule), torch.zeros(2, 2)
         >>> torch.allclose(classes(x_t, 0.5, component=3).eps, model(x_t, 0.5).eps)
         True
         >>> torch.allclose(classes(x_t, 0.5, component=1).eps, mixture.component(1).score_model(model.schedule)(x_t, 0.5).eps)
         True
+
+        Raises:
+            InputError: classes that are not a whole number per component, from 0 on.
         """
-        return ScoreModel(_Conditional(self), schedule, times=LogSNR(), coordinates="vp", conditions=("component",))
+        of = None if classes is None else torch.as_tensor(numbers("classes", classes)).long()
+        if of is not None and (of.shape != self.weights.shape or not torch.equal(of.unique(), torch.arange(int(of.max()) + 1))):
+            raise InputError(f"classes are a whole number from 0 on per component, all that there are, got {of.tolist()}")
+        return ScoreModel(_Conditional(self, of), schedule, times=LogSNR(), coordinates="vp", conditions=("component",))
 
 
 class _Conditional(nn.Module):
-    """A mixture as a network that is told the component."""
+    """A mixture as a network that is told the component, or its class."""
 
-    def __init__(self, mixture: GaussianMixture) -> None:
+    def __init__(self, mixture: GaussianMixture, classes: Tensor | None) -> None:
         super().__init__()
         self.mixture = mixture
+        self.register_buffer("classes", classes)
+
+    classes: Tensor | None
 
     def forward(self, x: Tensor, log_snr: Tensor, component: Tensor) -> Tensor:
-        return self.mixture(x, log_snr, component)
+        return self.mixture(x, log_snr, component, self.classes)
 
 
 class _V(nn.Module):

@@ -106,6 +106,14 @@ class Views:
         taken = (name for name in names if self.takes is None or name in self.takes)
         return [name for name in taken if name not in self.bound.constants]
 
+    def of_run(self, seed: int, indices: Iterable[int]) -> Self:
+        """The view for some samples of a run, by what it says of them that follows from which they are (`drawn`)."""
+        return self.given(**self.drawn(seed, indices))
+
+    def drawn(self, seed: int, indices: Iterable[int]) -> dict[str, Shaped[Tensor, " batch ..."]]:
+        """Conditions that are made of a run's seed and of the indices of its samples: none, but of a model that draws."""
+        return {}
+
     def rows(self, part: slice) -> Self:
         """The view for some examples of the batch that this one is for."""
         return self.on(self.bound.part(part)) if self.bound.rows else self

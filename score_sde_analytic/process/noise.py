@@ -62,6 +62,18 @@ class SampleNoise:
         self._buffer = torch.empty(0)
         self._rows: tuple[Tensor, ...] = ()
 
+    @classmethod
+    def of_streams(cls, seeds: Iterable[int], device: torch.device | str = "cpu") -> SampleNoise:
+        """The streams of some seeds of `stream_seed`, one per row.
+
+        >>> one, same = SampleNoise(0, [3]), SampleNoise.of_streams([stream_seed(0, 3)])
+        >>> torch.equal(one.draw(torch.empty(1, 2)), same.draw(torch.empty(1, 2)))
+        True
+        """
+        noise = cls(0, (), device)
+        noise._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        return noise
+
     def draw(self, like: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
         if len(like) != len(self._generators):
             raise InputError(f"noise for {len(self._generators)} samples was asked for a batch of {len(like)}")

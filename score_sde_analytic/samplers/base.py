@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass, fields, is_dataclass
 from itertools import pairwise
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -32,6 +32,7 @@ from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import Noise, SampleNoise
 from score_sde_analytic.process.schedule import Schedule
 from score_sde_analytic.samplers.callback import Callback, Reported
+from score_sde_analytic.samplers.starts import Examples, Start, starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +49,6 @@ class Step:
 
 
 S = TypeVar("S", bound=Step)
-
-
-class Start(Protocol):
-    """What carries a draw of noise to a first state: a free model of the data, or a table."""
-
-    def start(self, z: Float[Tensor, " batch *dims"], level: Level) -> Float[Tensor, " batch *dims"]:
-        """x_t at a level from z ~ N(0, I)."""
-        ...
 
 
 class Sampler(ABC, Generic[S]):
@@ -254,7 +247,7 @@ def generate(
     dtype: torch.dtype = torch.float32,
     progress: bool = False,
     callback: Callback | None = None,
-    start: Start | None = None,
+    start: Start | Examples | None = None,
 ) -> Float[Tensor, " n *shape"]:
     """`count` samples of the given shape, each a function of (seed, its index) whatever the batch size.
 
@@ -271,12 +264,13 @@ def generate(
         progress: show a progress bar over steps and batches.
         callback: called after each step of each batch with a dictionary of k-diffusion's "x", "i", "sigma", "sigma_hat" and
             "denoised", and of "x_s", "t", "s" and "indices" (`callback.py` says what they are); what it raises ends the run.
-        start: a free model of the data, from whose x_t the grid may begin at any time; None for what the sampler begins
-            with, the prior at t = 1 for all but tables.
+        start: a free model of the data, from whose x_t the grid may begin at any time; (x_0, log_snr), examples, a row per
+            sample or what gives these for a range of indices, diffused to the level that the grid begins at (SDEdit); None for
+            what the sampler begins with, the prior at t = 1 for all but tables.
 
     Raises:
-        InputError: count or batch_size not positive, a grid that does not begin at t = 1 without a start, or conditions of
-            another number of samples, or that are fixed for all.
+        InputError: count or batch_size not positive, a grid that does not begin at t = 1 without a start, or where the
+            examples do, or conditions or examples of another number of samples, or that are fixed for all.
         RunError: samples are not finite.
     """
     indices = _indices(count)
@@ -285,11 +279,7 @@ def generate(
     if not dtype.is_floating_point:
         raise InputError(f"samples are floating-point, got {dtype}; round them to levels afterwards (DataRange.index)")
     start = sampler.beginning if start is None else start
-    if start is None and grid.times[0] != 1.0:
-        raise InputError(
-            f"samples start from the prior at t = 1, this grid at {grid.times[0]:.6g}; begin it with 1, name a free"
-            " model of the data as the start, or use carry()"
-        )
+    start_of = starts(start, grid, sampler.model.schedule, indices, shape)
     plan = sampler.plan(grid)
     model_of = _models(sampler.model, conditions, indices, device)
     samples = []
@@ -298,8 +288,8 @@ def generate(
             some = indices[part]
             noise = SampleNoise(seed, some, device)
             like = torch.empty(len(some), *shape, device=device, dtype=dtype)
-            x = prior_sample(sampler.model.schedule, noise, like, start, grid.times[0])
-            batch = sampler.with_model(model_of(part))
+            x = prior_sample(sampler.model.schedule, noise, like, start_of(part), grid.times[0])
+            batch = sampler.with_model(model_of(part).of_run(seed, some))
             samples.append(carry(batch, plan, x, noise, callback=callback, first_index=some[0]))
             bar.update(len(some))
     return torch.cat(samples)

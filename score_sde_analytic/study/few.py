@@ -167,8 +167,11 @@ def table(study: Reportable, steps: int, settings: Few, recorded: FlowPaths) -> 
 
 
 def plan(study: Reportable, fitted: Table) -> SamplingPlan:
-    """Of the table, with samples of the data's variance: a network's own flow has less of it, and few steps less again."""
-    return of_table(study, matched(fitted))
+    """Of the table, with samples of the data's variance: a network's own flow has less of it, and few steps less again.
+
+    Guided samples are not to have it.
+    """
+    return of_table(study, fitted if study.model.guidance else matched(fitted))
 
 
 def of_table(study: Reportable, fitted: Table) -> SamplingPlan:

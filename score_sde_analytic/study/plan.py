@@ -13,6 +13,7 @@ from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.conditions import OfSamples
 from score_sde_analytic.models.free import FreeModel
 from score_sde_analytic.samplers import Sampler, generate
+from score_sde_analytic.samplers.starts import Examples
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class SamplingPlan:
         device, dtype: of samples.
         start: a free model of the data that they start from; None for the prior at t = 1.
         conditions: of samples, as `generate` takes them.
+        examples: (x_0, log_snr), what they start from instead, diffused to the level that the grid begins at.
         reason: why this sampler, in words, and what it took to know; empty where it was asked for by name.
 
     >>> study.sampler(steps=10)(count=3).shape
@@ -40,6 +42,7 @@ class SamplingPlan:
     start: FreeModel | None = None
     reason: str = ""
     conditions: OfSamples | None = None
+    examples: Examples | None = None
 
     @property
     def calls(self) -> int | None:
@@ -48,5 +51,6 @@ class SamplingPlan:
 
     def __call__(self, count: int | range, seed: int = 0, batch_size: int = 64, **options: Any) -> Float[Tensor, " n *dims"]:
         """`count` samples, or those of some indices; options are those of `generate`, such as conditions."""
-        settings = {"device": self.device, "dtype": self.dtype, "start": self.start, "conditions": self.conditions} | options
+        start = self.start if self.examples is None else self.examples
+        settings = {"device": self.device, "dtype": self.dtype, "start": start, "conditions": self.conditions} | options
         return generate(self.sampler, self.grid, self.shape, count, seed, batch_size, **settings)

@@ -11,17 +11,19 @@ import torch
 
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.covariance.diagonal import Diagonal
+from score_sde_analytic.covariance.isotropic import Isotropic
 from score_sde_analytic.data.examples import Rows
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import plain
 from score_sde_analytic.grids.grid import Grid
+from score_sde_analytic.guidance.classifier_free import ClassifierFree
+from score_sde_analytic.guidance.conditional import VARIANCES, ConditionalMoments
 from score_sde_analytic.likelihood.evaluation import digest
 from score_sde_analytic.measure.draws import Recorder
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.models.conditions import OfSamples, of_samples
-from score_sde_analytic.models.guided import Guided
 from score_sde_analytic.models.judged import Judged
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.schedule import Schedule
@@ -131,11 +133,21 @@ class Record:
             raise InputError(f"the name {name!r} means a covariance already; choose another")
         return replace(self, own={**self.own, name: covariance})
 
-    def guided(self, scale: float, null: Mapping[str, Any], interval: tuple[float, float] | None = None) -> Self:
-        """The same study, whose samples and measured bits are those of the guided model: `models.Guided` says how.
+    def guided(
+        self,
+        scale: float,
+        null: Mapping[str, Any],
+        interval: tuple[float, float] | None = None,
+        measured: ConditionalMoments | None = None,
+    ) -> Self:
+        """The same study, whose samples and measured bits are those of the guided model: `guidance.ClassifierFree` says how.
 
         Its curves, grids and variances stay those of the conditional model, which are the best at every scale; its predicted
         bits are that model's too.
+
+        Args:
+            measured: of `guidance.estimate_guided`, which gives the variances "guided_residual", "guided_score" and
+                "guided_tweedie" of this scale their names, to be compared.
 
         >>> from score_sde_analytic import Budget, analyse
         >>> from score_sde_analytic.data import Examples
@@ -144,7 +156,24 @@ class Record:
         >>> conditional.guided(2.0, null={"component": 3}).sample(3, steps=5, conditions={"component": 1}).shape
         torch.Size([3, 2])
         """
-        return replace(self, model=Guided(self.model, scale, null, interval))
+        others = {} if measured is None else {f"guided_{name}": measured.curve(scale, name) for name in VARIANCES}
+        own = {name: Isotropic(curve) for name, curve in others.items()}
+        pushed = self.around(lambda model: ClassifierFree(model, scale, null, interval))
+        return replace(pushed, own={**self.own, **own})
+
+    def around(self, make: Callable[[ScoreModel], ScoreModel]) -> Self:
+        """The same study, whose samples and measured bits are those of a model around its own, as `guidance` has them.
+
+        Its curves, grids and variances stay those of the model inside.
+
+        >>> from score_sde_analytic.guidance import Energies
+        >>> toward = [(lambda y, reference, level: (y - reference).square().sum(1), 1.0)]
+        >>> moved = study.around(lambda model: Energies(model, toward, fingerprint="toward"))
+        >>> source = torch.ones(3, 2)
+        >>> moved.sample(3, steps=5, start=(source, -1.0), conditions={"reference": source}).shape
+        torch.Size([3, 2])
+        """
+        return replace(self, model=make(self.model))
 
     def with_heads(self, folder: str | Path | Callable[[str], str | Path]) -> Self:
         """The same study, with the trained heads of a folder among its covariances.

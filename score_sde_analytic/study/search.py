@@ -22,7 +22,7 @@ from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.models.free import FreeModel
 from score_sde_analytic.process.schedule import Schedule
-from score_sde_analytic.study.names import FROM_CURVE, GRIDS, KLUB, CovarianceName, GridName
+from score_sde_analytic.study.names import DP, FROM_CURVE, GRIDS, KLUB, CovarianceName, GridName
 from score_sde_analytic.study.settings import Search
 
 
@@ -38,6 +38,7 @@ class GridSearch:
         settings: where times may lie.
         made: grids by dynamic programming that were found before; more are added as they are asked for.
         prior: a free model of the data, from which optimal grids may begin at any level; None begins all at t = 1.
+        begins: the log-SNR at which optimal grids begin instead, to the nearest of the lattice, as of samples from examples.
 
     >>> study.search.lattice.times.shape, study.search.first
     ((1000,), 0.00116)
@@ -50,6 +51,7 @@ class GridSearch:
     settings: Search
     made: dict[CovarianceName, dict[int, Grid]] = field(default_factory=dict)
     prior: FreeModel | None = None
+    begins: float | None = None
 
     @cached_property
     def lattice(self) -> Lattice:
@@ -68,6 +70,9 @@ class GridSearch:
     @cached_property
     def top_cost(self) -> Float64[Array, " n"] | None:
         """Nats per dimension of the prior at every level of the lattice; None for the usual one, at t = 1 alone."""
+        if self.begins is not None:
+            apart = np.abs(self.lattice.log_snr - self.begins)
+            return np.where(np.arange(len(apart)) == apart.argmin(), 0.0, np.inf)
         return None if self.prior is None else self.prior.prior_price(self.lattice.log_snr)[0]
 
     def _last_cost(self, moments: Moments, log_snr: Array) -> Array:
@@ -133,6 +138,22 @@ class GridSearch:
         if name.tuned:
             return self.lattice.best_first(make, self.curve, covariance, self.first_cost)
         return make(float(self.lattice.times[0]))
+
+    def grid_from(self, log_snr: float, name: GridName, covariance: Covariance, label: CovarianceName, steps: int) -> Grid:
+        """So many steps from a level to data, as of samples from examples: optimal for the covariance, or even in some measure.
+
+        Raises:
+            InputError: a kind of grid that begins at t = 1 alone; or as `grid`.
+        """
+        t = float(self.schedule.time(log_snr))
+        if name.file is None and name.kind in (DP, KLUB):
+            settings = replace(self.settings, most=1)  # what is asked for, and not more
+            optimal = replace(self, begins=log_snr, settings=settings, made={}).grid(name, covariance, label, steps)
+            return replace(optimal, times=(t, *optimal.times[1:]))
+        if name.file is None and name.kind in GRIDS and not name.tuned:
+            return GRIDS[name.kind](self.schedule, steps, float(self.lattice.times[0]), top=t)
+        choices = ", ".join((DP, KLUB, *GRIDS))
+        raise InputError(f"the grid {str(name)!r} begins at t = 1; for samples from examples choose one of {choices}")
 
     def _optimal(self, covariance: Covariance, label: CovarianceName, steps: int) -> Grid:
         if steps not in self.made.get(label, {}):

@@ -29,6 +29,7 @@ from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.decoder import Decoder
 from score_sde_analytic.report import drawing
 from score_sde_analytic.samplers import Ancestral
+from score_sde_analytic.samplers.starts import Examples
 from score_sde_analytic.study import few, fewest, storage
 from score_sde_analytic.study.budgets import steps_within
 from score_sde_analytic.study.covariances import covariance
@@ -303,6 +304,7 @@ class Study(Measured):
         covariance: str | CovarianceName = "",
         prior: FreeModel | str | None = None,
         conditions: OfSamples | None = None,
+        start: Examples | None = None,
         **settings: Any,
     ) -> SamplingPlan:
         """The ancestral sampler on its grid: exactly `steps` network calls per sample.
@@ -310,12 +312,18 @@ class Study(Measured):
         Args:
             prior: a free model of the data, from whose x_t samples start.
             conditions: of samples, as `generate` takes them; None for those of the examples of the pass, in turn.
+            start: (x_0, log_snr), examples that samples start from, diffused to that level (SDEdit).
             settings: of `Ancestral`: eta, final, clip.
         """
         sampler = Ancestral(self.model, self.covariance(covariance), **settings)
-        times, start = self.grid(steps, grid, covariance, prior), self._search(prior).prior
+        if start is not None:
+            label, count = self.resolve(covariance), whole(1)("steps", steps)
+            times = self.search.grid_from(start[-1], GridName.parse(grid), sampler.covariance, label, count)
+            first = None
+        else:
+            times, first = self.grid(steps, grid, covariance, prior), self._search(prior).prior
         given = self.of_samples if conditions is None else conditions
-        return self.plan(sampler, times, start=start, conditions=given)
+        return self.plan(sampler, times, start=first, conditions=given, examples=start)
 
     def fewest(self, steps: int, data: Data | None = None, free: LinearDenoiser | None = None, **options: Any) -> SamplingPlan:
         """The sampler for so few calls: a table fitted to the network's own flow, or noise too where examples say so.

@@ -116,6 +116,15 @@ def test_coding(names: dict[str, object]) -> None:
         run(DOCS / "coding.md", line, code, names)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of passes of a few draws
+def test_guidance() -> None:
+    names: dict[str, object] = {}
+    for line, code in blocks(DOCS / "guidance.md"):
+        run(DOCS / "guidance.md", line, code, names)
+    assert names["moved"].shape == names["edited"].shape == (4, 1)  # type: ignore[attr-defined]
+
+
 def test_own_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}

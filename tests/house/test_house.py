@@ -28,6 +28,7 @@ ORDER = [
     "process",
     "models",
     "measure",
+    "guidance",
     "covariance",
     "grids",
     "samplers",

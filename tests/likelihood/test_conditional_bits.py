@@ -13,12 +13,11 @@ from score_sde_analytic import grids
 from score_sde_analytic.covariance.isotropic import Isotropic
 from score_sde_analytic.covariance.tweedie import Tweedie
 from score_sde_analytic.data.examples import Examples
+from score_sde_analytic.guidance import ClassifierFree, guidance_price
 from score_sde_analytic.likelihood import Chain, ContinuousTime, ExactTrace, Flow, bits_per_dim
 from score_sde_analytic.likelihood.bound import BITS, Bound
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.estimation import Budget, estimate
-from score_sde_analytic.measure.guidance import guidance_price
-from score_sde_analytic.models.guided import Guided
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.ode_solvers import Fixed
 from score_sde_analytic.process.level import Level
@@ -123,7 +122,7 @@ def test_what_guidance_costs_a_chain_is_predicted(scale):
     levels = VP.log_snr(np.array(GRID.times[:-1]))
     price = guidance_price(*both, scale, levels=levels)
     with pytest.warns(UserWarning, match=f"guided with scale {scale:g}.*above those of the conditional one"):
-        guided = bits_per_dim(Guided(MODEL, scale, NULL), examples, chains()["isotropic"], progress=False)
+        guided = bits_per_dim(ClassifierFree(MODEL, scale, NULL), examples, chains()["isotropic"], progress=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plain = bits_per_dim(MODEL, examples, chains()["isotropic"], progress=False)

@@ -14,13 +14,12 @@ from score_sde_analytic.data.basis import Pixel
 from score_sde_analytic.data.examples import Examples
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.grids.lattice import Lattice
+from score_sde_analytic.guidance import ClassifierFree, guidance_price, mutual_information
 from score_sde_analytic.measure.by_class import estimate_by
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.draws import Recorder
 from score_sde_analytic.measure.estimation import Budget, estimate
-from score_sde_analytic.measure.guidance import guidance_price, mutual_information
 from score_sde_analytic.models.conditions import Constant
-from score_sde_analytic.models.guided import Guided
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.schedule import LinearVP
@@ -106,7 +105,7 @@ def test_information_is_the_integral_between_the_curves(count):
 @pytest.mark.parametrize("scale", [0.0, 2.0, 4.0])
 def test_the_residual_of_guidance_is_priced(both, scale):
     """E||eps - eps_w||^2 / d = R_c + w^2 G, knot by knot; at scale 0 it is the unconditional model's."""
-    guided = estimate(Guided(CONDITIONAL, scale, NULL), labelled(), KNOTS, FIXED, progress=False)
+    guided = estimate(ClassifierFree(CONDITIONAL, scale, NULL), labelled(), KNOTS, FIXED, progress=False)
     predicted = both[0].residual + (scale - 1.0) ** 2 * (both[1].residual - both[0].residual)
     error = np.hypot(guided.stderr("residual"), (scale - 1.0) ** 2 * both[1].stderr("residual"))
     assert (np.abs(guided.residual - predicted) < 4.0 * error + 1e-6).all()

@@ -14,9 +14,9 @@ from score_sde_analytic.covariance import BetaTilde
 from score_sde_analytic.data import Examples
 from score_sde_analytic.errors import InputError, UserError
 from score_sde_analytic.grids import even
+from score_sde_analytic.guidance import ClassifierFree
 from score_sde_analytic.models.conditions import Constant
 from score_sde_analytic.models.free import LinearDenoiser
-from score_sde_analytic.models.guided import Guided
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.networks import LearnedRange, Output, WithFeatures
@@ -283,7 +283,7 @@ def test_outputs_say_nothing_unless_they_do():
 def test_what_is_no_mapping_is_refused_in_one_line():
     for wrong in (torch.zeros(3), 2, None):
         with pytest.raises(InputError, match="are a mapping"):
-            Guided(MODEL, 2.0, wrong)
+            ClassifierFree(MODEL, 2.0, wrong)
     with pytest.raises(InputError, match="are a mapping"):
         Examples(torch.zeros(3, 2), conditions=torch.zeros(3))
     assert ScoreModel(MODEL.net, VP, "eps", fingerprint="x", conditions="label").takes == ("label",)

@@ -10,8 +10,9 @@ from score_sde_analytic.runners import datasets, networks
 
 from score_sde_analytic.data import Examples
 from score_sde_analytic.grids import even_log_snr
+from score_sde_analytic.guidance import ClassifierFree
 from score_sde_analytic.measure import Budget, estimate, mutual_information
-from score_sde_analytic.models import Guided, LinearDenoiser
+from score_sde_analytic.models import LinearDenoiser
 from score_sde_analytic.samplers import DPMSolverPP, generate
 
 CPU = torch.device("cpu")
@@ -52,7 +53,7 @@ def test_wrong_classes_are_worse_than_none(given):
 def test_guidance_runs_on_a_real_network(given):
     """Samples of one class, guided, have that class's mean more than any other's."""
     model, data = given
-    guided = Guided(model, 2.0, {"class_labels": 10})
+    guided = ClassifierFree(model, 2.0, {"class_labels": 10})
     grid = even_log_snr(model.schedule, 10, float(model.schedule.time(6.0)))
     x = generate(
         DPMSolverPP(guided, 2), grid, (1, 8, 8), 20, seed=0, conditions={"class_labels": torch.zeros(20, dtype=torch.long)}

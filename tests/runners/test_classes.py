@@ -1,5 +1,7 @@
 """A network that is given the classes of the data, in every mode of the runner."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,7 @@ def config(tmp_path):
     config.data.split = (60, 40, 20)
     config.estimate.max_draws = config.estimate.min_draws = 40
     config.estimate.knots, config.estimate.most_knots, config.estimate.train_knots = 10, 10, 3
+    config.estimate.condition_knots = 5
     config.grid.points, config.grid.max_steps = 60, 6
     config.sample.steps, config.sample.fewest, config.sample.count, config.sample.grids = (3,), (), 4, ("even",)
     config.evaluate.grids, config.evaluate.steps, config.evaluate.predicted_steps = ("even",), (3,), (3,)
@@ -73,6 +76,10 @@ def test_every_mode_gives_them(config, tmp_path):
     written += compare.run(Experiment(config, tmp_path / "work"))
     assert all(path.exists() for path in written)
     assert set(experiment.study.conditions) == {"class_labels"}
+    known = json.loads((tmp_path / "work" / "report.json").read_text())["condition"]
+    assert known["ceiling"] == pytest.approx(np.log2(10) / 64, rel=0.05)
+    assert known["information_gap"]["value"] == experiment.condition.information().value
+    assert known["cost"]["evaluations"] == 2 * 40 * len(known["log_snr"])
 
 
 def test_guidance_is_that_of_the_study(config, tmp_path):

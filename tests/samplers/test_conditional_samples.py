@@ -13,12 +13,12 @@ from score_sde_analytic import grids
 from score_sde_analytic.covariance.isotropic import BetaTilde, Isotropic
 from score_sde_analytic.covariance.tweedie import Tweedie
 from score_sde_analytic.data.examples import Examples
+from score_sde_analytic.guidance import ClassifierFree
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.empirical import EmpiricalStatistics
 from score_sde_analytic.metrics import EnergyDistance, Reference
 from score_sde_analytic.models.conditions import Constant
 from score_sde_analytic.models.free import LinearDenoiser
-from score_sde_analytic.models.guided import Guided
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.ode_solvers import Adaptive
 from score_sde_analytic.process.schedule import LinearVP
@@ -106,7 +106,7 @@ def test_guidance_is_sampled_and_counted():
     model, labels = near.conditional(VP), torch.arange(400) % 2
     spread = {}
     for scale in (1.0, 3.0):
-        guided = Guided(model, scale, {"component": 2})
+        guided = ClassifierFree(model, scale, {"component": 2})
         with guided.metered() as cost:
             x = generate(Ancestral(guided, BetaTilde()), GRID, (1,), 400, batch_size=400, conditions={"component": labels})
         spread[scale] = float((x[:, 0] * (2 * labels - 1)).mean())
@@ -206,7 +206,7 @@ def test_the_variance_of_a_guided_chain_is_the_conditional_one():
     curves = {"own": r_c, "guided": np.clip(r_c + (scale - 1.0) ** 2 * gap, 1e-6, 0.999)}
     covariances = {name: Isotropic(NoiseCurve.from_residual(knots, r, warn=False)) for name, r in curves.items()}
     covariances["beta_tilde"] = BetaTilde()
-    model = Guided(classes.conditional(VP), scale, {"component": 2})
+    model = ClassifierFree(classes.conditional(VP), scale, {"component": 2})
 
     def draw(covariance, steps, seed):
         options = {"seed": seed, "batch_size": 2000, "dtype": torch.float64, "conditions": {"component": 0}}

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from score_sde_analytic.data.examples import Examples
+from score_sde_analytic.grids import even_log_snr
 from score_sde_analytic.measure.estimation import Budget
 from score_sde_analytic.measure.recalibration import recalibrate
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.process.schedule import LinearVP
+from score_sde_analytic.samplers import DPMSolverPP, TableSampler, generate, matched
 from score_sde_analytic.study import Knots, Search, Settings, Study, analyse
 
 VP = LinearVP()
@@ -86,6 +88,22 @@ def test_the_fewest_calls(study, tmp_path):
     plan = study.fewest(3, path=tmp_path, progress=False)
     assert torch.equal(of(plan(30)), study.conditions["component"][:30])
     assert torch.equal(study.fewest(3, path=tmp_path, progress=False)(5), plan(5))
+
+
+@pytest.mark.slow
+def test_few_calls_of_a_guided_study_end_where_its_flow_does(study):
+    """Its table is near the guided flow, whose samples have less variance than the data; those of the data's are not."""
+    guided = study.guided(4.0, NULL)
+    plan = guided.fewest(4, progress=False)
+    asked = {"seed": 5, "batch_size": 200, "conditions": {"component": torch.arange(200) % 3}}
+    flow = generate(DPMSolverPP(guided.model, 2), even_log_snr(VP, 40, VP.time(8.0)), (2,), 200, **asked)
+    scaled = TableSampler(guided.model, matched(plan.sampler.table))
+    apart = {
+        name: float((generate(sampler, plan.grid, (2,), 200, **asked) - flow).square().mean())
+        for name, sampler in (("plan", plan.sampler), ("matched", scaled))
+    }
+    assert apart["plan"] < 0.7 * apart["matched"], apart
+    assert study.fewest(4, progress=False).sampler.table.facts["variance_share"] == 1.0
 
 
 def test_a_guided_study(study):

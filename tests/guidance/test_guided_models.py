@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from score_sde_analytic.covariance.tweedie import Tweedie
+from score_sde_analytic.guidance import Classifier, ClassifierFree
 from score_sde_analytic.models.conditions import Constant
 from score_sde_analytic.models.free import LinearDenoiser
-from score_sde_analytic.models.guided import ClassifierGuided, Guided
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.networks import LearnedRange
@@ -22,6 +22,7 @@ VP = LinearVP()
 MIXTURE = GaussianMixture([0.5, 0.3, 0.2], [[-0.8, 0.2], [0.9, 0.4], [0.1, -1.0]], [[0.05, 0.4], [0.2, 0.1], [0.3, 0.02]])
 CONDITIONAL, UNCONDITIONAL = MIXTURE.conditional(VP), MIXTURE.score_model(VP)
 NULL = {"component": 3}
+FREE = LinearDenoiser.of(torch.randn(50, 2, dtype=torch.float64)).score_model(VP)
 LABELS = torch.tensor([0, 2, 1, 1])
 
 
@@ -38,7 +39,7 @@ def log_prob(x_t, level, component):
 @pytest.mark.parametrize("t", [0.05, 0.5, 1.0])
 def test_guidance_extrapolates_from_the_unconditional_branch(scale, t):
     """eps_u + scale (eps_c - eps_u), and the same for x_0; two evaluations a sample in one call, one at scale 1."""
-    guided = Guided(CONDITIONAL, scale, NULL)
+    guided = ClassifierFree(CONDITIONAL, scale, NULL)
     with guided.metered() as cost, CONDITIONAL.metered() as inside:
         prediction = guided(states(), t, component=LABELS)
     own, free = CONDITIONAL(states(), t, component=LABELS), UNCONDITIONAL(states(), t)
@@ -52,17 +53,17 @@ def test_guidance_extrapolates_from_the_unconditional_branch(scale, t):
 def test_a_classifier_of_exact_scores_is_the_same_guidance(scale):
     """grad log p(c | x_t) = (eps_u - eps_c) / sigma: scale s on the unconditional model is classifier-free guidance of scale s,
     and on the conditional one w = s."""
-    by_classifier, around = ClassifierGuided(UNCONDITIONAL, log_prob, scale), Guided(CONDITIONAL, scale, NULL)
+    by_classifier, around = Classifier(UNCONDITIONAL, log_prob, scale), ClassifierFree(CONDITIONAL, scale, NULL)
     for t in (0.02, 0.5, torch.tensor([0.1, 0.2, 0.5, 0.9], dtype=torch.float64)):
         expected = around(states(), t, component=LABELS).eps
         torch.testing.assert_close(by_classifier(states(), t, component=LABELS).eps, expected)
-    both = ClassifierGuided(CONDITIONAL, log_prob, scale)
-    expected = Guided(CONDITIONAL, scale + 1.0, NULL)(states(), 0.5, component=LABELS).eps
+    both = Classifier(CONDITIONAL, log_prob, scale)
+    expected = ClassifierFree(CONDITIONAL, scale + 1.0, NULL)(states(), 0.5, component=LABELS).eps
     torch.testing.assert_close(both(states(), 0.5, component=LABELS).eps, expected)
 
 
 @pytest.mark.parametrize(
-    "guide", [lambda i: Guided(CONDITIONAL, 3.0, NULL, i), lambda i: ClassifierGuided(CONDITIONAL, log_prob, 2.0, i)]
+    "guide", [lambda i: ClassifierFree(CONDITIONAL, 3.0, NULL, i), lambda i: Classifier(CONDITIONAL, log_prob, 2.0, i)]
 )
 def test_an_interval_guides_within_it_alone(guide):
     """Sample by sample where levels differ; a call outside is one evaluation a sample."""
@@ -79,8 +80,8 @@ def test_an_interval_guides_within_it_alone(guide):
 def test_the_clamp_comes_last():
     """x_0 is confined after the branches are put together, not each of them before."""
     clamped = ScoreModel(CONDITIONAL.net, VP, times=CONDITIONAL.times, coordinates="vp", clamp=(-0.5, 0.5))
-    raw = Guided(CONDITIONAL, 4.0, NULL)(states(), 0.4, component=LABELS).x_0
-    for guided in (Guided(clamped, 4.0, NULL), ClassifierGuided(clamped, log_prob, 3.0)):
+    raw = ClassifierFree(CONDITIONAL, 4.0, NULL)(states(), 0.4, component=LABELS).x_0
+    for guided in (ClassifierFree(clamped, 4.0, NULL), Classifier(clamped, log_prob, 3.0)):
         torch.testing.assert_close(guided(states(), 0.4, component=LABELS).x_0, raw.clamp(-0.5, 0.5))
         torch.testing.assert_close(guided.unclamped()(states(), 0.4, component=LABELS).x_0, raw)
 
@@ -92,7 +93,7 @@ def test_the_believed_variance_is_below_the_conditional_one():
     x_t = level.diffuse(x_0, states(400, seed=1))
     traces = {}
     for scale in (0.0, 1.0, 2.0, 3.0):
-        guided = Guided(CONDITIONAL, scale, NULL)
+        guided = ClassifierFree(CONDITIONAL, scale, NULL)
         prediction = guided.predict(x_t, level, component=component)
         traces[scale] = float(Tweedie(guided).matrix(prediction).diagonal(dim1=1, dim2=2).mean())
     gap = traces[0.0] - traces[1.0]
@@ -107,7 +108,7 @@ def test_the_believed_variance_is_below_the_conditional_one():
 def test_gradients_pass_through_a_classifier():
     """Jacobians of a model that is guided by a gradient are second derivatives of the classifier: as of the other form."""
     level, x_t = VP.level(0.5), states()
-    forms = Guided(CONDITIONAL, 2.5, NULL), ClassifierGuided(UNCONDITIONAL, log_prob, 2.5)
+    forms = ClassifierFree(CONDITIONAL, 2.5, NULL), Classifier(UNCONDITIONAL, log_prob, 2.5)
     one, other = (Tweedie(g).matrix(g.predict(x_t, level, component=LABELS)) for g in forms)
     torch.testing.assert_close(one, other)
 
@@ -120,7 +121,7 @@ def test_where_alpha_is_zero():
         return torch.where(component[:, None] < 3, 2.0 * x, 0.5 * x)
 
     model = ScoreModel(net, schedule, "velocity")
-    guided = Guided(model, 3.0, NULL)(states(), 1.0, component=LABELS)
+    guided = ClassifierFree(model, 3.0, NULL)(states(), 1.0, component=LABELS)
     torch.testing.assert_close(guided.x_0, -(2.0 + 2.0 * 1.5 - 1.0) * states())
 
 
@@ -128,17 +129,17 @@ def test_what_identifies_it():
     """Scale, null and interval; the classifier's own weights or a name."""
     many = [
         CONDITIONAL,
-        Guided(CONDITIONAL, 2.0, NULL),
-        Guided(CONDITIONAL, 3.0, NULL),
-        Guided(CONDITIONAL, 2.0, {"component": 2}),
-        Guided(CONDITIONAL, 2.0, NULL, (-1.0, 1.0)),
-        ClassifierGuided(CONDITIONAL, log_prob, 2.0, fingerprint="exact"),
-        ClassifierGuided(CONDITIONAL, log_prob, 2.0, fingerprint="another"),
+        ClassifierFree(CONDITIONAL, 2.0, NULL),
+        ClassifierFree(CONDITIONAL, 3.0, NULL),
+        ClassifierFree(CONDITIONAL, 2.0, {"component": 2}),
+        ClassifierFree(CONDITIONAL, 2.0, NULL, (-1.0, 1.0)),
+        Classifier(CONDITIONAL, log_prob, 2.0, fingerprint="exact"),
+        Classifier(CONDITIONAL, log_prob, 2.0, fingerprint="another"),
     ]
     assert all(one.fingerprint() != other.fingerprint() for one, other in itertools.combinations(many, 2))
-    assert Guided(CONDITIONAL, 2.0, NULL).given(component=LABELS).fingerprint() == many[1].fingerprint()
+    assert ClassifierFree(CONDITIONAL, 2.0, NULL).given(component=LABELS).fingerprint() == many[1].fingerprint()
     with pytest.raises(ValueError, match="pass fingerprint="):
-        ClassifierGuided(CONDITIONAL, log_prob, 2.0).fingerprint()
+        Classifier(CONDITIONAL, log_prob, 2.0).fingerprint()
     assert [bool(model.guidance) for model in many] == [False, *[True] * 6]
 
 
@@ -151,7 +152,7 @@ def test_embeddings_and_learned_variance():
     model = ScoreModel(LearnedRange(torch.nn.Identity()), VP, fingerprint="x")
     model.net.wrapped.forward = net
     prompt = torch.arange(4.0, dtype=torch.float64)[:, None, None].expand(4, 5, 2)
-    guided = Guided(model, 2.0, {"prompt": Constant(torch.ones(5, 2))})
+    guided = ClassifierFree(model, 2.0, {"prompt": Constant(torch.ones(5, 2))})
     prediction = guided(states(), 0.5, prompt=prompt)
     torch.testing.assert_close(prediction.eps, (2.0 * prompt[:, :1, 0] - 1.0) * states())
     torch.testing.assert_close(prediction.learned_range, prompt[:, :1, 0] * states())
@@ -160,15 +161,18 @@ def test_embeddings_and_learned_variance():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Guided(CONDITIONAL, 2.0, {}), "null names the conditions that stand for none"),
-        (lambda: Guided(CONDITIONAL, 2.0, {"component": LABELS}), "null names the conditions that stand for none"),
-        (lambda: Guided(CONDITIONAL, 2.0, {"label": 3}), "takes no condition 'label'"),
-        (lambda: Guided(CONDITIONAL, float("nan"), NULL), "scale"),
-        (lambda: Guided(CONDITIONAL, 2.0, NULL, (1.0, -1.0)), "lo < hi"),
-        (lambda: Guided(CONDITIONAL, 2.0, NULL)(states(), 0.5), "guidance needs the condition component"),
-        (lambda: Guided(LinearDenoiser.of(states(50)).score_model(VP), 2.0, NULL), "takes no condition 'component' but none"),
+        (lambda: ClassifierFree(CONDITIONAL, 2.0, {}), "null names the conditions that stand for none"),
+        (lambda: ClassifierFree(CONDITIONAL, 2.0, {"component": LABELS}), "null names the conditions that stand for none"),
+        (lambda: ClassifierFree(CONDITIONAL, 2.0, {"label": 3}), "takes no condition 'label'"),
+        (lambda: ClassifierFree(CONDITIONAL, float("nan"), NULL), "scale"),
+        (lambda: ClassifierFree(CONDITIONAL, 2.0, NULL, (1.0, -1.0)), "lo < hi"),
+        (lambda: ClassifierFree(CONDITIONAL, 2.0, NULL)(states(), 0.5), "guidance needs the condition component"),
         (
-            lambda: ClassifierGuided(CONDITIONAL, lambda x, level, component: x, 2.0)(states(), 0.5, component=LABELS),
+            lambda: ClassifierFree(LinearDenoiser.of(states(50)).score_model(VP), 2.0, NULL),
+            "takes no condition 'component' but none",
+        ),
+        (
+            lambda: Classifier(CONDITIONAL, lambda x, level, component: x, 2.0)(states(), 0.5, component=LABELS),
             "one number per sample",
         ),
     ],
@@ -186,6 +190,6 @@ def test_levels_are_the_schedule_s():
         seen.append(level)
         return -x_t.square().sum(1)
 
-    ClassifierGuided(UNCONDITIONAL, log_prob_of, 1.0)(states(), 0.25)
+    Classifier(UNCONDITIONAL, log_prob_of, 1.0)(states(), 0.25)
     assert seen[0].t == 0.25
     assert seen[0].log_snr == VP.level(0.25).log_snr

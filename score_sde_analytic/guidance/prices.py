@@ -53,10 +53,14 @@ def mutual_information(conditional: Moments, unconditional: Moments, interval: t
     points = np.linspace(low, high, POINTS)
 
     def bits(own: NoiseCurve, other: NoiseCurve) -> float:
-        gap = np.asarray(other.residual(points)) - np.asarray(own.residual(points))
-        return float(0.5 * np.trapezoid(gap, points) / math.log(2.0))
+        return integral_bits(np.asarray(other.residual(points)) - np.asarray(own.residual(points)), points)
 
     return _told(_paired(conditional, unconditional, bits))
+
+
+def integral_bits(gap: Float64[Array, " n"], log_snr: Float64[Array, " n"]) -> float:
+    """1/2 integral of a gap of two curves over log-SNR, in bits per dimension."""
+    return float(0.5 * np.trapezoid(gap, log_snr) / math.log(2.0))
 
 
 def _told(information: Estimate) -> Estimate:
@@ -84,7 +88,7 @@ def guidance_price(
 
     Args:
         conditional, unconditional: as of `mutual_information`.
-        scale: as of `models.Guided`.
+        scale: as of `guidance.ClassifierFree`.
         interval: log-SNRs between which it is guided; None for all that was measured.
         levels: log-SNRs of a chain's times, ascending, whose transitions (eta = 1, variance of the conditional curve) are
             priced; None for infinitely many steps.
@@ -97,22 +101,34 @@ def guidance_price(
         value, stderr = mutual_information(conditional, unconditional, interval)
         return Estimate(w**2 * value, w**2 * stderr)
     low, high = _range(conditional, unconditional, interval)
-    lam = numbers("levels", levels).ravel()
-    if len(lam) < 2 or np.any(np.diff(lam) <= 0):
-        raise InputError("the levels of a chain are at least two log-SNRs, ascending")
-    inside = (lam[:-1] >= low) & (lam[:-1] <= high)
+    lam = steps_of(levels)
 
     def bits(own: NoiseCurve, other: NoiseCurve) -> float:
-        return float(w**2 * _steps(own, other, lam)[inside].sum() / math.log(2.0))
+        r_c, r_u = (np.asarray(curve.residual(lam[:-1])) for curve in (own, other))
+        return w**2 * steps_bits(r_c, r_u - r_c, lam, low, high)
 
     return _paired(conditional, unconditional, bits)
 
 
-def _steps(own: NoiseCurve, other: NoiseCurve, lam: Array) -> Float64[Array, " steps"]:
-    """G e / (1 + R_c e) / 2 of every transition, by the level that it starts from."""
-    e = np.expm1(np.diff(lam))
-    r_c, r_u = (np.asarray(curve.residual(lam[:-1])) for curve in (own, other))
-    return 0.5 * (r_u - r_c) * e / (1.0 + r_c * e)
+def steps_of(levels: ArrayLike) -> Float64[Array, " steps"]:
+    """The log-SNRs of a chain's times.
+
+    Raises:
+        InputError: they do not ascend.
+    """
+    lam = numbers("levels", levels).ravel()
+    if len(lam) < 2 or np.any(np.diff(lam) <= 0):
+        raise InputError("the levels of a chain are at least two log-SNRs, ascending")
+    return lam
+
+
+def steps_bits(
+    own: Float64[Array, " n"], gap: Float64[Array, " n"], log_snr: Float64[Array, " steps"], low: float, high: float
+) -> float:
+    """Sum of G e / (1 + R_c e) / 2 over the transitions that start from low to high, in bits per dimension."""
+    e = np.expm1(np.diff(log_snr))
+    inside = (log_snr[:-1] >= low) & (log_snr[:-1] <= high)
+    return float((0.5 * gap * e / (1.0 + own * e))[inside].sum() / math.log(2.0))
 
 
 def _paired(conditional: Moments, unconditional: Moments, statistic: Any) -> Estimate:
