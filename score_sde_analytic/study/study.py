@@ -284,14 +284,8 @@ class Study(Measured):
         bounds = bits_per_dim(self.model, data, named, self.data_range, **settings)
         return {name: bounds[files[name]] for name in methods}
 
-    # --- files ---
-
     def codec(self, steps: int = 10, **settings: Any) -> Codec:
-        """Lossless coding of images by the chain of so many steps, at about its bound.
-
-        Args:
-            settings: grid, covariance and prior as `chain` has them; others of `Codec`: ratio, batch_size, arithmetic.
-        """
+        """Lossless coding of images by `chain(steps, grid=, covariance=, prior=)`; other settings are those of `Codec`."""
         named = {name: settings.pop(name) for name in ("grid", "covariance", "prior") if name in settings}
         return Codec(self.model, self.chain(steps, **named), self.data_range, **{"device": self.device} | settings)
 
