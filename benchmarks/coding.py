@@ -51,7 +51,8 @@ HEAD = """# Lossless files: rates and times
 Bits/dim of held-out images. "Predicted": the chain's price, from the pass over the validation split, before anything was coded.
 "Bound": measured on the same images with several draws of the noise. "Worth": the information content of the very latents and
 pixels that were coded, one draw of the bound; "net": what coding them took. "File": all of it, with the first bits and the
-header. Every file was decoded and compared. Times are those of one thread beside other work.
+header. Every file was decoded and compared. Emoji are coded
+without their labels, with variances and a price from a pass that had them. Times are those of one thread beside other work.
 
 """
 
@@ -66,6 +67,12 @@ def row(study: Study, images: torch.Tensor, chain: Mapping[str, Any], arguments:
     priced = study.priceable(study.chain(steps, **names))
     found["predicted"] = study.bits(steps, **names)[steps].total._asdict() if priced else None
     return found | {"bound": measured.total._asdict(), "draws": arguments.draws} | coded(codec, images)
+
+
+def unlabelled(experiment: Experiment) -> Study:
+    """The study, whose network is told that there is no label where it takes some, as --mode=compress tells it."""
+    argument, null = experiment.config.network.condition, experiment.config.train.classes
+    return experiment.study.around(lambda model: model.given(**{argument: null})) if argument else experiment.study
 
 
 def coded(codec: Codec, images: torch.Tensor) -> dict[str, Any]:
@@ -210,7 +217,7 @@ def run(arguments: argparse.Namespace) -> None:
             if arguments.photograph:
                 save(load() | {"photograph": photograph(experiment.study, chain, arguments)})
                 continue
-            found = row(experiment.study, images, chain, arguments)
+            found = row(unlabelled(experiment), images, chain, arguments)
             print(" | ".join(shown(found)), flush=True)
             keep(arguments.config, found)
 
