@@ -1,4 +1,4 @@
-"""DALL-E 2's way of sampling in small: excess bits and sample quality by variance and grid, and the fewest calls under guidance.
+"""DALL-E 2's way of sampling in small: excess bits and sample quality by variance and grid, and few calls under guidance.
 
   python -m benchmarks.dalle2 [--cases features digits] [--parts bits quality few] [--output FOLDER]
 
@@ -26,16 +26,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.dalle2_page import page
-from benchmarks.dalle2_worlds import HEAD, WORLDS, World
-from score_sde_analytic.covariance import Beta, BetaTilde, Covariance, Isotropic
+from benchmarks.dalle2_worlds import HEAD, NULL, WORLDS, World
+from score_sde_analytic.covariance import Beta, BetaTilde, Covariance, Guided, Isotropic
 from score_sde_analytic.files import plain, write_text
-from score_sde_analytic.grids import Grid, Objective, even, even_log_snr, karras, refined, transition_costs
+from score_sde_analytic.grids import Grid, Lattice, Objective, even, even_log_snr, karras, refined, transition_costs
+from score_sde_analytic.guidance import mutual_information
 from score_sde_analytic.likelihood import BITS, Chain, ContinuousTime, bits_per_dim, price
 from score_sde_analytic.measure import Budget, NoiseCurve, estimate
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.metrics import Measured, Reference, difference
 from score_sde_analytic.process import NoDecoder
-from score_sde_analytic.samplers import Ancestral, DPMSolverPP, Sampler, generate
+from score_sde_analytic.samplers import Ancestral, DPMSolverPP, Sampler
 from score_sde_analytic.study import Study, few
 from score_sde_analytic.study.plan import SamplingPlan
 from score_sde_analytic.uncertainty import Estimate
@@ -67,7 +68,8 @@ def bits(world: World, case: str) -> dict[str, Any]:
     measured = _measured(world, chains, limit, DRAWS[case])
     rows = {name: {"predicted": predicted.get(name), "measured": value} for name, value in measured.items()}
     known = price(study.moments, study.schedule, {"limit": limit}, study.statistics)["limit"]
-    return {"limit": known.parts["transitions"], "rows": rows, "enough": _enough(study)}
+    informed = mutual_information(study.moments, unconditional(world))
+    return {"limit": known.parts["transitions"], "rows": rows, "enough": _enough(study), "information": informed}
 
 
 def _chains(study: Study) -> Iterator[tuple[str, Grid, Covariance]]:
@@ -173,8 +175,29 @@ def _plans(world: World, study: Study, scale: float, steps: int) -> Iterator[tup
         yield "guided residual (the trap), strided", _chain(study, Isotropic(_of_guided(world, scale)), strided)
     for name, make in better(world.study).items():
         yield f"analytic, {name}", _chain(study, own, make(steps))
+    if scale != 1.0:
+        yield "analytic, optimal under guidance", _chain(study, own, under_guidance(world, scale, steps))
     if steps <= 16:
         yield "table of the fewest calls", table(world, scale, steps)
+
+
+def under_guidance(world: World, scale: float, steps: int) -> Grid:
+    """The grid that is optimal for the price of the guided chain, between the same ends."""
+    study = world.study
+    covariance = Guided(Isotropic(study.curve), NoiseCurve.fit(unconditional(world), warn=False), scale)
+    lattice = Lattice.even_log_snr(study.schedule, 400, float(study.schedule.log_snr(FIRST)))
+    last = np.where(np.arange(400) == 0, 0.0, np.inf)
+    return lattice.optimal_grids(study.curve, covariance, last, steps)[steps]
+
+
+def unconditional(world: World) -> Moments:
+    """The same network without its condition, on the same examples."""
+    splits, study = world.experiment.splits, world.study
+    model = study.model.given(**NULL)
+    path = world.experiment.workdir / "unconditional.safetensors"
+    levels, budget = study.moments.log_snr, Budget(max_draws=600)
+    held_out = splits.held("validation")
+    return estimate(model, held_out, levels, budget, data_range=splits.data_range, path=path, progress=False)
 
 
 def _of_guided(world: World, scale: float) -> NoiseCurve:

@@ -23,13 +23,13 @@ from score_sde_analytic.models.training import descend, learning_rate
 from score_sde_analytic.models.vectors import ASSETS, VectorNet, load_vectors, save_vectors
 
 RECIPE: dict[str, Any] = {
-    "steps": 6000,
+    "steps": 8000,
     "batch_size": 128,
     "learning_rate": 2e-3,
     "warmup": 100,
     "weight_decay": 0.06,
     "ema": 0.998,
-    "drop_labels": 0.1,
+    "drop_labels": 0.3,
     "dropout": 0.1,
     "log_snr": (-10.0, 11.0),
     "seed": 0,
