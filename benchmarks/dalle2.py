@@ -196,8 +196,7 @@ def unconditional(world: World) -> Moments:
     model = study.model.given(**NULL)
     path = world.experiment.workdir / "unconditional.safetensors"
     levels, budget = study.moments.log_snr, Budget(max_draws=600)
-    held_out = splits.held("validation")
-    return estimate(model, held_out, levels, budget, data_range=splits.data_range, path=path, progress=False)
+    return estimate(model, splits.validation, levels, budget, data_range=splits.data_range, path=path, progress=False)
 
 
 def _of_guided(world: World, scale: float) -> NoiseCurve:

@@ -12,29 +12,32 @@ from score_sde_analytic.report.tables import markdown
 CASES = {"features": "The prior: class to 32 features of the shipped classifier", "digits": "Digits given their class"}
 HEAD = """# DALL-E 2's way of sampling, in small
 
-`python -m benchmarks.dalle2` measures all of it, `--cases` and `--parts` some of it; every part leaves a JSON file beside this
-page, which a run with an empty `--parts` writes anew. DALL-E 2 (Ramesh et al., 2022) samples its prior, from the embedding of a
-text to that of an image, by 64 strided steps of a cosine schedule with the analytic variance, under guidance, with a network that
-predicts x_0. `--config=dalle2` does so with a prior of its size here: from the class of a digit to the 32 hidden features of the
-shipped classifier (`benchmarks/prior.py` trained it, a minute on one core); `--config=dalle2:digits` with digits themselves.
+    python -m benchmarks.dalle2
+    python -m benchmarks.prior
+
+The first measures all of it, with `--cases` and `--parts` some; every part leaves a JSON file beside this page, which a run with
+an empty `--parts` writes anew. The second trained the prior, in a minute on one core. DALL-E 2 (Ramesh et al., 2022) samples its
+prior, from the embedding of a text to that of an image, by 64 strided steps of a cosine schedule with the analytic variance,
+under guidance, by a network that predicts x_0. `--config=dalle2` does so from the class of a digit to the 32 hidden features of
+the shipped classifier; `--config=dalle2:digits` with digits themselves, whose network predicts v.
 
 Strided: even in t from t = 1 to 1/1000. All other grids have the same ends, log-SNR -12 to 10.1. w = scale - 1. The analytic
 variance is that of the conditional curve at every scale, but where the trap is shown.
 """
-BITS = """Bits/dim of K steps over those of infinitely many between the same ends (transitions, no guidance): predicted from the pass
-over the validation split with the errors of the jackknife, and measured on the test split, example by example over the
-continuous bound. The continuous bound itself is {limit} bits/dim. What is learned has no price. {head}"""
+BITS = """Bits/dim of K steps over those of infinitely many between the same ends (transitions, no guidance): predicted from the
+pass over the validation split with the errors of the jackknife, and measured on the test split, example by example over the
+continuous bound. The continuous bound itself is {limit} bits/dim. {head}"""
 HEADS = {
-    "features": "No head is learned here: heads are for images.",
-    "digits": "Learned is a head that interpolates between the handcrafted variances per pixel and state (Improved DDPM's),"
-    " trained for the bound of 1000 steps.",
+    "features": "No variance is learned here: heads are for images.",
+    "digits": "Learned is a head that interpolates between the handcrafted variances per pixel and state (Improved DDPM's),\n"
+    "trained for the bound of 1000 steps; it has no price.",
 }
-QUALITY = """Frechet distance to held-out examples, and to the chain's own limit of 250 steps, in the features of the classifier;
-its accuracy. {count} samples each, with the classes of the held-out examples in turn, so that a perfect sampler is a little below
-0: the removed bias is that of independent classes. Accuracy on the held-out examples themselves: {real:.3f}."""
+QUALITY = """Frechet distance to held-out examples, and to the chain's own limit of 250 steps, in the classifier's features; its
+accuracy. {count} samples each, with the classes of the held-out examples in turn, so that a perfect sampler is a little below
+0: the bias that is removed is that of independent classes. Accuracy on the held-out examples themselves: {real:.3f}."""
 FEW = """Means of {seeds} seeds of {count} samples. Public solvers are the best of their kind among three grids and four first
-times, chosen on this distance by samples of another seed. "Beyond the table": paired, same noise; its table (`Study.fewest`) is
-fitted to paths of the guided model, one per scale."""
+times, chosen on this distance by samples of another seed. "Beyond the table": paired, same noise; the table (`Study.fewest`)
+is fitted to paths of the guided model, one per scale."""
 
 
 def page(folder: Path) -> str:
