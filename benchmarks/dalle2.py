@@ -293,7 +293,9 @@ def _judged(
     for name, values in scores.items():
         apart = [difference(value, other) for value, other in zip(values, first, strict=True)]
         accuracy = float(np.mean([world.accuracy(x) for x in samples[name]]))
-        told = {"data": _mean(values), "beyond": _mean(apart), "accuracy": accuracy}
+        told: dict[str, Any] = {"data": _mean(values), "beyond": _mean(apart), "accuracy": accuracy}
+        if world.sees_all:
+            told["energy"] = _mean([world.energy(x, data) for x in samples[name]])
         rows.append({"scale": scale, "steps": steps, "sampler": name} | told)
         print(rows[-1], flush=True)
     return rows

@@ -17,6 +17,7 @@ from torch import Tensor
 from score_sde_analytic.data.examples import Rows
 from score_sde_analytic.metrics import (
     ClassifierFeatures,
+    EnergyDistance,
     Features,
     Frechet,
     Measured,
@@ -40,12 +41,15 @@ class World:
         features: that samples are compared in.
         logits: of the shipped classifier.
         shown: samples as they are judged.
+        sees_all: whether a distance of more than means and covariances stands beside: where features are the samples
+            themselves, a Gaussian has these right.
     """
 
     experiment: Experiment
     features: Features
     logits: Callable[[Tensor], Tensor]
     shown: Callable[[Tensor], Tensor]
+    sees_all: bool = False
 
     @property
     def study(self) -> Study:
@@ -80,6 +84,10 @@ class World:
     def distance(self, samples: Tensor, reference: Reference) -> Measured:
         return evaluate({"Frechet": Frechet(groups=10)}, self.shown(samples), reference)["Frechet"]
 
+    def energy(self, samples: Tensor, reference: Reference) -> Measured:
+        """The energy distance, which is 0 for equal laws alone."""
+        return evaluate({"energy": EnergyDistance()}, self.shown(samples), reference)["energy"]
+
 
 def _as_it_is(x: Tensor) -> Tensor:
     return x
@@ -88,7 +96,7 @@ def _as_it_is(x: Tensor) -> Tensor:
 def features(workdir: Path) -> World:
     experiment = Experiment(get_config(), workdir)
     embedding, _ = datasets.digit_features(experiment.config)
-    return World(experiment, Pixels(), embedding.logits, _as_it_is)
+    return World(experiment, Pixels(), embedding.logits, _as_it_is, sees_all=True)
 
 
 def digits(workdir: Path) -> World:
