@@ -30,16 +30,18 @@ SAYS = """## What it says
   step, but strided steps are the greater loss: on the optimal grid between the same ends 25 steps of the prior, and 9 of
   digits, pay no more than 64 strided ones. On digits most of the loss is the last strided step, over which grey levels
   become distinct. The learned head is for 1000 steps: better than the scalar variance with 64 of them, far worse with few.
-- **Samples under guidance.** Strided steps of the cosine schedule suit guidance: they are small where the condition is
-  told. The grid that is optimal for the bits of the conditional chain is not, and with few steps it is far off; the grid
-  that is optimal for the price of the guided chain (`covariance.Guided`: w^2 G per step besides) is as good as strided ones
-  or better.
+- **Samples under guidance.** On the prior strided steps of the cosine schedule suit guidance: they are small where the
+  class is told. The grid that is optimal for the bits of the conditional chain is not, and with few steps it is far off;
+  the one that is optimal for the price of the guided chain (`covariance.Guided`: w^2 G per step besides) is as good as
+  strided ones. On digits, where details are more of the sample, both are better than strided steps with the analytic
+  variance.
 - **Variances.** The guided residual is a trap that grows with the scale, worse than the conditional curve in every row
-  where the two differ; beta is too loud. With few strided steps beta-tilde is nearer to the limit than the analytic
-  variance, whose noise is what the bits want; from 16 steps on they are one. DDIM's limit is another distribution, farther
-  from data as w grows.
+  where the two differ; beta is too loud. With few steps beta-tilde is nearer to the limit than the analytic variance, whose
+  noise is what the bits want; with 64 they are one. On the prior DDIM's limit is another distribution, farther from data as
+  w grows.
 - **The fewest calls.** A table is fitted per scale. With 3 calls it is nearer to data than DDIM and DPM-Solver++ at their
-  best, at every scale; with 5 calls DPM-Solver++ of third order comes near it at small scales.
+  best, at every scale; with 5 calls DPM-Solver++ of third order is as near where guidance is weak, and farther at scale 4.
+  With 10 calls and more the chain with the conditional curve has an accuracy of 0.99 or more at every scale.
 - **Calibration.** The curves claim more of the class than log2(10) / d bits/dim, the most that it can tell: without a class
   these networks, which were trained so now and then, know less than they could.
 """
