@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     config.threads = 1  # CPU threads of torch (small networks are fastest on one); 0 leaves torch's own choice
 
     config.data = data = ConfigDict()
-    data.name = "digits"  # "digits", "patches", "emoji", "mixture", "mnist" or "fashion_mnist"
+    data.name = "digits"  # "digits", "digit_features", "patches", "emoji", "mixture", "mnist" or "fashion_mnist"
     data.directory = config_dict.placeholder(str)  # folder of the IDX files ("mnist")
     # Pictures of one's own instead: a folder of pictures (sub-folders are labels) or of IDX files, a file .npz, .npy or
     # .parquet, or a folder that `datasets` saved; begin with configs/images.py.

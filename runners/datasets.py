@@ -24,6 +24,8 @@ from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.splits import split
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.errors import InputError, MissingFileError
+from score_sde_analytic.metrics.classifier import load_classifier
+from score_sde_analytic.metrics.embedding import Embedding
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.study.names import choose
 
@@ -159,6 +161,18 @@ def _mixture(config: ConfigDict) -> Splits:
     return Splits(train, validation, test, data_range(config), distribution)
 
 
+def digit_features(config: ConfigDict) -> tuple[Embedding, list[Tensor]]:
+    """Digits as what the shipped classifier makes of them, by part."""
+    parts = split(DataRange(-1.0, 1.0, 17).encode(sources.digits()), config.data.split, config.data.split_seed)
+    embedding = Embedding.of(load_classifier("digits_classifier")[0], parts[0])
+    return embedding, [embedding(part) for part in parts]
+
+
+def _digit_features(config: ConfigDict) -> Splits:
+    train, validation, test = digit_features(config)[1]
+    return Splits(train, validation, test, data_range(config))
+
+
 def _emoji(config: ConfigDict) -> Splits:
     """Whole bases in each part, of which the measured ones have one image each."""
     declared, all_of_them = data_range(config), emoji()
@@ -176,6 +190,7 @@ OF_SOURCES = ("source", "column", "label", "groups", "size", "channels", "resamp
 
 DATA: dict[str, Callable[[ConfigDict], Splits]] = {
     "digits": partial(_images, lambda config: sources.digits()),
+    "digit_features": _digit_features,
     "mnist": partial(_images, _idx),
     "fashion_mnist": partial(_images, _idx),
     "patches": _patches,
@@ -200,6 +215,7 @@ def _split_labels(load: Callable[[ConfigDict], NDArray[np.int64]], config: Confi
 #: The classes of a data set's examples, by part.
 LABELS: dict[str, Callable[[ConfigDict], list[Tensor]]] = {
     "digits": partial(_split_labels, lambda config: sources.digit_labels()),
+    "digit_features": partial(_split_labels, lambda config: sources.digit_labels()),
     "mnist": partial(_split_labels, _idx_labels),
     "fashion_mnist": partial(_split_labels, _idx_labels),
     "emoji": lambda config: [torch.from_numpy(emoji().group[part]) for part in _emoji_parts(config)],

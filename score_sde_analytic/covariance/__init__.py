@@ -2,6 +2,7 @@
 
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.covariance.diagonal import Diagonal
+from score_sde_analytic.covariance.guided import Guided
 from score_sde_analytic.covariance.head_networks import load_head
 from score_sde_analytic.covariance.heads import Interpolated, LearnedDiagonal, covariance_of
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic, StepVariances
@@ -13,6 +14,7 @@ __all__ = [
     "BetaTilde",
     "Covariance",
     "Diagonal",
+    "Guided",
     "Interpolated",
     "Isotropic",
     "LearnedDiagonal",

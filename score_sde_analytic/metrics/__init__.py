@@ -2,6 +2,7 @@
 
 from score_sde_analytic.metrics.base import Distance, Metric, Reference, evaluate
 from score_sde_analytic.metrics.classifier import Classifier, ClassifierFeatures, load_classifier, save_classifier
+from score_sde_analytic.metrics.embedding import Embedding
 from score_sde_analytic.metrics.exact import cross_entropy_gap, energy_distance, kl_divergence, mixture_metrics
 from score_sde_analytic.metrics.external import CleanFIDFeatures, TorchFidelityFeatures
 from score_sde_analytic.metrics.features import Coefficients, Features, ModuleFeatures, Pixels, extract
@@ -19,6 +20,7 @@ __all__ = [
     "Coefficients",
     "Discrepancy",
     "Distance",
+    "Embedding",
     "EnergyDistance",
     "ExtrapolatedFrechet",
     "Features",

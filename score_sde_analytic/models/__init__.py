@@ -19,6 +19,7 @@ from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.recalibrated import Recalibrated, Stack
 from score_sde_analytic.models.receipt import Receipt
 from score_sde_analytic.models.times import Continuous, DescendingIndex, Interpolant, LogSNR, OneBased, Sigma, ZeroBased
+from score_sde_analytic.models.vectors import VectorNet, load_vectors, save_vectors
 from score_sde_analytic.models.weights import load_weights
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Sigma",
     "Stack",
     "Training",
+    "VectorNet",
     "WithFeatures",
     "ZeroBased",
     "checkpoint_parts",
@@ -56,9 +58,11 @@ __all__ = [
     "load_diffusers",
     "load_torchscript",
     "load_unet",
+    "load_vectors",
     "load_weights",
     "network_from",
     "read_state_dict",
     "save_unet",
+    "save_vectors",
     "training_of",
 ]

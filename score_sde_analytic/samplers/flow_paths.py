@@ -219,7 +219,6 @@ class _Recording:
     def _kept(self, path: Path | None) -> str:
         return f"{self.cost.evaluations} network evaluations of flow paths are {'lost' if path is None else f'in {path}'}"
 
-    @torch.no_grad()
     def _advance(self) -> Iterator[None]:
         """Call by call; what is known already is gone through again, for the state that it leads to."""
         at = 0
@@ -233,6 +232,7 @@ class _Recording:
                     yield
                 at += 1
 
+    @torch.no_grad()
     def _call(self, x: Tensor, rows: slice, level: int) -> None:
         with self.model.metered() as cost:
             x_t = (x * self.levels[level].norm).to(self.device)

@@ -322,7 +322,8 @@ class Study(Measured):
     def fewest(self, steps: int, data: Data | None = None, free: LinearDenoiser | None = None, **options: Any) -> SamplingPlan:
         """The sampler for so few calls: a table fitted to the network's own flow, or noise too where examples say so.
 
-        Bits are those of `chain`: this is for samples, and has no likelihood. Its `reason` says what was chosen and why.
+        Bits are those of `chain`: this is for samples, and has no likelihood. Its `reason` says what was chosen and why. Of a
+        `guided` study it is fitted to the guided model's flow, a table per scale.
 
         Args:
             data: examples by which the table, the family between flow and chain, and others are judged; None takes the table.
