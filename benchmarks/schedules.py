@@ -8,6 +8,8 @@ Three tables per network, and a picture of the second for the first:
                (example, time, noise), examples with replacement from the validation split of the pass
   invariance   the continuous bound of the test split under four schedules with the same ends, times uniform in t of each
   examples     variance between and within examples, and how many times of each are worth drawing
+
+An empty --configs writes the page anew from what was measured before.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from score_sde_analytic.runners import schedules
 from score_sde_analytic.runners.experiment import Experiment
 from torch.utils.data import Subset
@@ -31,7 +34,8 @@ from score_sde_analytic.files import plain
 from score_sde_analytic.likelihood import ContinuousTime, bits_per_dim, times_per_example, variance_of_bound
 from score_sde_analytic.likelihood.bound import BITS
 from score_sde_analytic.likelihood.method import Batch
-from score_sde_analytic.models import ScoreModel, fit_by_variance
+from score_sde_analytic.models import ScoreModel
+from score_sde_analytic.models.monotone_net import MonotoneNet, fit_by_variance
 from score_sde_analytic.process import VE, CosineVP, Density, Learned, LinearVP, NoDecoder, Schedule
 from score_sde_analytic.report import schedules as pictures
 from score_sde_analytic.report.tables import markdown
@@ -66,7 +70,7 @@ CASES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--configs", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--configs", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--output", type=Path, default=Path("docs"))
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -82,9 +86,9 @@ def main() -> None:
 
 HEAD = """# Schedules: the variance of the bound, and its invariance
 
-`python -m benchmarks.schedules` writes this page from the JSON files beside it. Predicted: from one pass over the validation split,
-with jackknife errors, no further network call. Measured: one draw of time and noise for each of so many examples, drawn with
-replacement from the same split. "Stratified" is what remains, per draw, where the times of all draws together are stratified.
+`python -m benchmarks.schedules` writes this page from the JSON files beside it. Predicted: from one pass over the validation
+split, with jackknife errors, no further network call. Measured: one draw of time and noise for each of so many examples, drawn
+with replacement from the same split. "Stratified" is what remains, per draw, where times of all draws together are stratified.
 What it means is in [docs/vdm.md](../vdm.md).
 
 """
@@ -157,9 +161,13 @@ def variances(model: ScoreModel, study: Any, density: Density, experiment: Exper
 
 def gradient(study: Any, best: Density) -> dict[str, float]:
     """Variance under the density that gradients find, a monotone network for gamma, over that of the closed form."""
-    net = fit_by_variance(study.moments.squared_error.second_moment, best.low, best.high)
-    learned = variance_of_bound(study.moments, Density.of(net.schedule()))
-    return {"network": learned.relative.value, "closed form": variance_of_bound(study.moments, best).relative.value}
+    net, error = MonotoneNet(best.low, best.high), study.moments.squared_error
+    fit_by_variance(net, lambda lam: torch.from_numpy(error.second_moment(lam.numpy())), steps=20_000)
+    found = Density.from_function(lambda lam: net.density(torch.from_numpy(lam)).numpy(), best.low, best.high)
+    return {
+        "network": variance_of_bound(study.moments, found).relative.value,
+        "closed form": variance_of_bound(study.moments, best).relative.value,
+    }
 
 
 def ends(best: Density, case: Case) -> dict[str, Schedule]:
@@ -218,18 +226,18 @@ def text(name: str, found: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             f"## {name}",
-            f"Log-SNR {low:g} to {high:g}; L = {show(found['mean'])} bits/dim; {found['evaluations']:,} evaluations of the pass,"
-            f" {found['draws']:,} draws measured. Variance of one draw over L^2:",
+            f"Log-SNR {low:g} to {high:g}; L = {show(found['mean'])} bits/dim; {found['evaluations']:,} evaluations of the"
+            f" pass, {found['draws']:,} draws measured. Variance of one draw over L^2:",
             markdown(header, rows),
-            f"A monotone network for gamma, trained by the gradient of the variance, ends at {ratio:.4f} times the closed form's"
-            " variance.",
+            f"A monotone network for gamma, trained by the gradient of the variance, ends at {ratio:.4f} times the variance of"
+            " the closed form.",
             f"The continuous bound of {same['examples']} test examples, {same['times']} times of each, uniform in t of each"
             " schedule (bits/dim, and paired difference from the learned schedule's):",
             markdown(["schedule", "bound", "difference"], bounds),
             "Discrete bounds over the continuous one, T steps even in t (bits/dim, from the curve):",
             markdown(["schedule", *(f"T = {t}" for t in steps)], discrete),
             f"Variance between examples {show(spread['between'], 4)}, within one at {spread['times']} times"
-            f" {show(spread['within'], 4)} (bits/dim)^2: more than {spread['worth']} times of each gain less than a tenth.",
+            f" {show(spread['within'], 4)} (bits/dim)^2: beyond {spread['worth']} per example, times gain less than a tenth.",
         ]
     )
 

@@ -188,6 +188,20 @@ def get_config() -> ConfigDict:
     compare.paths = 10  # budget of the runs whose paths are recorded; 0 for none
     compare.compile = ""  # mode of torch.compile: "default", "reduce-overhead" (CUDA graphs), ...; "" for none
 
+    config.code = code = ConfigDict()  # --mode=compress and --mode=decompress: pictures without a loss, at the chain's bits/dim
+    # A folder of 8-bit pictures, or a file .npz of them, of any size: they are cut into tiles of the network's; the other way
+    # round a file .ssac. Values of pixels are the data's levels.
+    code.input = ""
+    code.output = ""  # a file .ssac; the other way round a folder, or a file .npz
+    code.steps = 10  # network calls per tile: more take fewer bits
+    code.grid = "dp"
+    code.covariance = ""  # diagonal in a basis; empty for covariance.name
+    code.prior = "gaussian"  # of the data, or "" for N(0, I) at t = 1
+    code.ratio = 0.5  # of the lattice of latents to the smallest deviation
+    code.arithmetic = "float32"  # to be decoded on this machine, or "exact": on any, and slower
+    code.batch_size = 64
+    code.embed = False  # put the chain into the file, which else is decoded with this workdir only
+
     config.head = head = ConfigDict()
     # Covariance heads on the frozen network (--mode=train_head). Their kinds are variances then, as in sample.variances;
     # "npr|uncalibrated" is one without its shift.
@@ -223,6 +237,18 @@ def get_config() -> ConfigDict:
     train.drop_labels = 0.1  # how often a label is withheld (label number train.classes)
     train.mirror = False  # left to right, half of the images
     train.log_snr = (-7.0, 9.0)  # lowest and highest training noise level
+    # What is minimised: "v", the error of what is predicted at its own levels; "eps", DDPM's simple loss; "bound", 1/2 of the
+    # integral of R; "discrete", the bound of the steps of a grid.
+    train.loss = "v"
+    # Where levels are drawn, whatever is minimised: "even", "adaptive" in proportion to the loss as it was met, "linear_vp"
+    # even in that schedule's time, or "learned_net" as in variational diffusion models.
+    train.times = "even"
+    train.grid = ""  # of "discrete": a saved grid of config.schedule, "PATH.json"; "" for steps even in log-SNR,
+    train.grid_steps = 1000  # so many
+    train.fourier = 0  # highest frequencies of Fourier features of the input; 2 as in variational diffusion models
+    train.log_every = 100  # steps of a row of WORKDIR/training.jsonl
+    train.validate_every = 0  # steps between measurements of the validation split; 0 for one in the end
+    train.validate_draws = 600  # network evaluations of one
     train.checkpoint_seconds = 60.0
     train.unet = ConfigDict(
         {

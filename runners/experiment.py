@@ -94,7 +94,7 @@ class Experiment:
     def named(self) -> tuple[CovarianceName, ...]:
         """Every covariance that a setting names."""
         config = self.config
-        single = (config.covariance.name, config.sample.grid_variance, config.evaluate.agreement[1])
+        single = (config.covariance.name, config.sample.grid_variance, config.evaluate.agreement[1], config.code.covariance)
         return covariance_names((*single, *config.sample.variances, *config.evaluate.variances, *self._covariances))
 
     @property

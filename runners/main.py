@@ -98,6 +98,8 @@ MODES: dict[str, Mode] = {
     "compare": OnNetwork(
         "every solver on the same network, by budgets of network calls: fidelity, bits/dim, time; one HTML page", "compare.run"
     ),
+    "compress": OnNetwork("pictures to a file without a loss, at about the bits/dim of a chain", "coding.compress"),
+    "decompress": OnNetwork("the pictures of such a file", "coding.decompress"),
     "train": Mode("train a UNet2DModel on the training split; writes WORKDIR/network", "train.run"),
     "train_head": Mode(
         "heads that tell the reverse covariance of every state, on the frozen network; writes WORKDIR/heads", "train_head.run"

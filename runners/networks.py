@@ -21,6 +21,7 @@ from score_sde_analytic.checks import hint
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.models.building import load_torchscript, network_from
 from score_sde_analytic.models.diffusers_folder import load_diffusers
+from score_sde_analytic.models.identity import unwrapped
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.networks import LearnedRange, WithFeatures, load_unet
 from score_sde_analytic.models.times import (
@@ -115,7 +116,7 @@ def directory(config: ConfigDict, workdir: Path) -> Path:
 
 def _ours(folder: Path) -> Found:
     net, wiring = load_unet(folder)
-    settings: Any = net.config
+    settings: Any = unwrapped(net).config
     learned_range = settings.out_channels == 2 * settings.in_channels
     times = construct(TIMES, wiring["times"], "network time label")
     told = {"predicts": wiring["predicts"], "times": times, "coordinates": wiring["coordinates"]}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,27 +58,27 @@ def ends(experiment: Experiment) -> tuple[EndPoints, tuple[float, float]]:
 
 def run(experiment: Experiment) -> list[Path]:
     """Write WORKDIR/schedule.safetensors, the table of variances and the picture of both."""
-    study, work, sampling = experiment.study, experiment.workdir, experiment.config.learned.sampling
+    study, work = experiment.study, experiment.workdir
     best, (low, high) = ends(experiment)
     of = densities(study, low, high)
-    schedule = Learned(of[BEST[sampling]])
+    schedule = Learned(of[BEST[experiment.config.learned.sampling]])
     schedule.save(work / "schedule.safetensors")
     found = {name: variances(study, density) for name, density in of.items()}
-    text = table(found)
-    write_text(work / "schedule.md", text + "\n")
-    setting = str({"name": "learned", "path": str(work / "schedule.safetensors")})
-    print(
-        f"\nBest ends: log-SNR {best.low:.2f}, where the prior costs {best.prior:.2g} bits/dim, and {best.high:.2f}"
-        f"{', the last level that was measured' if best.at_last_knot else ''}; here {low:.2f} to {high:.2f}.\n\n{text}\n\n"
-        f'Use the schedule, with a network that is fed log-SNR, as --config.schedule="{setting}"'
-    )
-    content = {
-        "ends": vars(best) | {"used": [low, high]},
-        "schedule": schedule.config(),
-        "variances": {name: {kind: _plain(one) for kind, one in by.items()} for name, by in found.items()},
-    }
+    write_text(work / "schedule.md", table(found) + "\n")
+    print(f"\n{_told(best)}; here {low:.2f} to {high:.2f}.\n\n{table(found)}\n\n{_use(work / 'schedule.safetensors')}")
+    content = {"ends": vars(best) | {"used": [low, high]}, "schedule": schedule.config(), "variances": _plain(found)}
     picture = pictures.densities(work / "schedule.png", of, study.moments)
     return [work / "schedule.safetensors", work / "schedule.md", picture, experiment.record("schedule", content)]
+
+
+def _told(best: EndPoints) -> str:
+    where = ", the last level that was measured" if best.at_last_knot else ""
+    return f"Best ends: log-SNR {best.low:.2f}, where the prior costs {best.prior:.2g} bits/dim, and {best.high:.2f}{where}"
+
+
+def _use(path: Path) -> str:
+    setting = {"name": "learned", "path": str(path)}
+    return f'Use the schedule, with a network that is fed log-SNR, as --config.schedule="{setting}"'
 
 
 def variances(study: Study, density: Density) -> dict[str, VarianceOfBound]:
@@ -94,5 +95,9 @@ def table(found: Mapping[str, Mapping[str, VarianceOfBound]]) -> str:
     return markdown(["times drawn", "independent", "stratified", f"draws for ± {PRECISE} bits/dim"], rows)
 
 
-def _plain(found: VarianceOfBound) -> dict[str, dict[str, float]]:
-    return {name: estimate._asdict() for name, estimate in vars(found).items()}
+def _plain(found: Mapping[str, Mapping[str, VarianceOfBound]]) -> dict[str, Any]:
+    return {name: {kind: _values(one) for kind, one in by.items()} for name, by in found.items()}
+
+
+def _values(one: VarianceOfBound) -> dict[str, dict[str, float]]:
+    return {name: estimate._asdict() for name, estimate in vars(one).items()}

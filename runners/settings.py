@@ -25,6 +25,7 @@ from score_sde_analytic.checks import (
     text,
     whole,
 )
+from score_sde_analytic.coding.arithmetic import ARITHMETICS
 from score_sde_analytic.compare.likelihoods import Evaluation
 from score_sde_analytic.compare.settings import FINALS, ComparisonSettings
 from score_sde_analytic.covariance.head_networks import HEADS
@@ -174,6 +175,16 @@ FIELDS: dict[str, Check[Any]] = {
     "evaluate.flow.examples_per_block": COUNT,
     **{name: check for name, check in _part("compare", ComparisonSettings).items() if name != "compare.final"},
     "compare.flow": flag(),
+    "code.input": text(),
+    "code.output": text(),
+    "code.steps": STEPS,
+    "code.grid": GRID,
+    "code.covariance": COVARIANCE_OR_USUAL,
+    "code.prior": one_of(("gaussian", "")),
+    "code.ratio": number(above=0.0, most=4.0),
+    "code.arithmetic": one_of(ARITHMETICS),
+    "code.batch_size": whole(1, 4096),
+    "code.embed": flag(),
     "head.kinds": each(one_of(HEADS)),
     "head.path": optional(text()),
     "head.architecture": one_of(train_head.ARCHITECTURES),
@@ -186,6 +197,10 @@ FIELDS: dict[str, Check[Any]] = {
     "head.held_out_draws": COUNT,
     "head.checkpoint_seconds": SECONDS,
     **_part("train", NetworkRecipe),
+    "train.grid": text(),
+    "train.grid_steps": STEPS,
+    "train.fourier": whole(0, 16),
+    "train.validate_draws": COUNT,
     "train.checkpoint_seconds": SECONDS,
     **{f"train.unet.{name}": WIDTH for name in ("sample_size", "in_channels", "out_channels", "layers_per_block")},
     **{f"train.unet.{name}": WIDTH for name in ("norm_num_groups", "attention_head_dim")},

@@ -4,7 +4,7 @@ from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.covariance.diagonal import Diagonal
 from score_sde_analytic.covariance.head_networks import load_head
 from score_sde_analytic.covariance.heads import Interpolated, LearnedDiagonal, covariance_of
-from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic
+from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic, StepVariances
 from score_sde_analytic.covariance.plain import of_content
 from score_sde_analytic.covariance.tweedie import Tweedie
 
@@ -17,6 +17,7 @@ __all__ = [
     "Isotropic",
     "LearnedDiagonal",
     "StepCovariance",
+    "StepVariances",
     "Tweedie",
     "covariance_of",
     "load_head",

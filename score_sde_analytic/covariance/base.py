@@ -14,6 +14,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.data.basis import Basis
 from score_sde_analytic.errors import InputError, UnsupportedError
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.held_out import Correction
@@ -36,6 +37,25 @@ class StepCovariance(ABC):
     @abstractmethod
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
         """KL(q(x_s | x_t, x_0) || p(x_s | x_t)) per sample, in nats per dimension."""
+
+    @property
+    def basis(self) -> Basis:
+        """U, in which it is diagonal whatever the state.
+
+        Raises:
+            UnsupportedError: there is none.
+        """
+        raise UnsupportedError(
+            f"{type(self).__name__} is diagonal in no fixed basis, coordinate by coordinate; take Isotropic, Diagonal or a head"
+        )
+
+    def variances(self, prediction: Prediction) -> Float64[Tensor, " batch *dims"]:
+        """Of every coefficient in `basis`, where it is diagonal in one.
+
+        Raises:
+            UnsupportedError: it is not.
+        """
+        raise UnsupportedError(f"{type(self).__name__} has no variances of single coefficients; take Isotropic or Diagonal")
 
     @property
     def silent(self) -> bool:

@@ -115,10 +115,17 @@ class DiagonalStep(StepCovariance):
         excess = self.kernel.excess(residual, self.table.log_snr)
         return excess[:, self.plan.labels(shape, place)].reshape(-1, *shape)
 
+    @property
+    def basis(self) -> Basis:
+        return self.plan.basis
+
+    def variances(self, prediction: Prediction) -> Float64[Tensor, " batch *dims"]:
+        return (self.kernel.rho2 + self._excess(prediction)).expand(prediction.x_t.shape)
+
     def add_noise(
         self, mean: Float[Tensor, " batch *dims"], prediction: Prediction, z: Float[Tensor, " batch *dims"]
     ) -> Float[Tensor, " batch *dims"]:
-        deviation = (self.kernel.rho2 + self._excess(prediction)).sqrt().to(z)
+        deviation = self.variances(prediction).sqrt().to(z)
         return mean + self.plan.basis.inverse(deviation * z)
 
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.covariance.head_networks import Head, RangeHead, ResidualHead, log_snrs
+from score_sde_analytic.data.basis import PixelChannel
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.process.gaussian import diagonal_kl, expand, square_error
@@ -46,11 +47,17 @@ class _ExcessStep(StepCovariance):
     kernel: Kernel
     source: LearnedDiagonal | Interpolated
 
+    @property
+    def basis(self) -> PixelChannel:
+        return PixelChannel()
+
+    def variances(self, prediction: Prediction) -> Float64[Tensor, " batch *dims"]:
+        return self.kernel.rho2 + self.source.excess(self.kernel, prediction)
+
     def add_noise(
         self, mean: Float[Tensor, " batch *dims"], prediction: Prediction, z: Float[Tensor, " batch *dims"]
     ) -> Float[Tensor, " batch *dims"]:
-        variance = self.kernel.rho2 + self.source.excess(self.kernel, prediction)
-        return mean + variance.sqrt().to(z.dtype) * z
+        return mean + self.variances(prediction).sqrt().to(z.dtype) * z
 
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
         error = kernel.error(square_error(x_0, prediction.x_0))

@@ -16,12 +16,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
+import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array
-from score_sde_analytic.checks import number, settle
+from score_sde_analytic.checks import each, number, settle
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
+from score_sde_analytic.data.basis import Scalar
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import plain
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.models.prediction import Prediction
@@ -43,6 +46,13 @@ class IsotropicStep(StepCovariance):
 
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
         return normal_kl(kernel.error(mean_square(x_0 - prediction.x_0)), kernel.rho2, self.variance)
+
+    @property
+    def basis(self) -> Scalar:
+        return Scalar()
+
+    def variances(self, prediction: Prediction) -> Float64[Tensor, " batch *dims"]:
+        return torch.full_like(prediction.x_t, self.variance, dtype=torch.float64)
 
     @property
     def silent(self) -> bool:
@@ -80,6 +90,35 @@ class IsotropicCovariance(Covariance):
 
     def fingerprint(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[float]:
         return [float(self.variance(k, t)) for k, t in zip(kernels, levels, strict=True)]
+
+
+@dataclass(frozen=True)
+class StepVariances(Covariance):
+    """var of every step of one chain, as numbers: what is left of any isotropic covariance once its steps are known.
+
+    Raises:
+        InputError: as steps, another number of them than there are variances.
+
+    >>> StepVariances((0.9, 0.3)).content()
+    {'name': 'steps', 'variances': [0.9, 0.3]}
+    """
+
+    isotropic: ClassVar[bool] = True
+    variances: Annotated[tuple[float, ...], each(number(above=0))]
+
+    def __post_init__(self) -> None:
+        settle(self)
+
+    def steps(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[StepCovariance]:
+        if len(kernels) != len(self.variances):
+            raise InputError(f"these are variances of {len(self.variances)} steps, not of {len(kernels)}")
+        return [IsotropicStep(variance) for variance in self.variances]
+
+    def fingerprint(self, kernels: Sequence[Kernel], levels: Sequence[Level]) -> list[float]:
+        return list(self.variances)
+
+    def content(self) -> dict[str, Any]:
+        return {"name": "steps", "variances": list(self.variances)}
 
 
 class Beta(IsotropicCovariance):

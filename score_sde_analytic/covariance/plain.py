@@ -12,7 +12,7 @@ from score_sde_analytic.checks import unknown
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.covariance.diagonal import Diagonal
 from score_sde_analytic.covariance.heads import Interpolated
-from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic
+from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic, StepVariances
 from score_sde_analytic.declared import reading, require_shape
 from score_sde_analytic.measure.curve import NoiseCurve
 
@@ -60,4 +60,5 @@ KINDS: dict[str, Callable[[Mapping[str, Any], str], Covariance]] = {
     "isotropic": _isotropic,
     "diagonal": Diagonal.of_content,
     "interpolated": lambda content, path: Interpolated(),
+    "steps": lambda content, path: StepVariances(tuple(content["variances"])),
 }

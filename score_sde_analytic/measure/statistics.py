@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
-from jaxtyping import Float, Float32, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
@@ -143,7 +143,7 @@ def _images(prediction: Prediction) -> Tensor:
     return prediction.x_0.float()
 
 
-def checked(values: Shaped[Tensor, " ..."], prediction: Prediction) -> Float32[Tensor, "batch values"]:
+def checked(values: Shaped[Tensor, " ..."], prediction: Prediction) -> Float[Tensor, "batch values"]:
     """The values of a statistic in rows: one of every sample, or one of every pixel.
 
     Raises:

@@ -5,12 +5,14 @@ from score_sde_analytic.models.checkpoints import checkpoint_parts, read_state_d
 from score_sde_analytic.models.clamps import DynamicThreshold
 from score_sde_analytic.models.conditions import Conditions, Constant
 from score_sde_analytic.models.diffusers_folder import Training, from_diffusers, load_diffusers, training_of
+from score_sde_analytic.models.fourier import FourierFeatures
 from score_sde_analytic.models.free import FreeModel, LinearDenoiser
 from score_sde_analytic.models.free_mixture import MixtureDenoiser
 from score_sde_analytic.models.judged import Judged
 from score_sde_analytic.models.latents import LatentDataset
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.monotone_net import MonotoneNet, fit_by_variance
 from score_sde_analytic.models.networks import LearnedRange, WithFeatures, load_unet, save_unet
 from score_sde_analytic.models.ode_solvers import Adaptive, Fixed
 from score_sde_analytic.models.prediction import Prediction
@@ -27,6 +29,7 @@ __all__ = [
     "DescendingIndex",
     "DynamicThreshold",
     "Fixed",
+    "FourierFeatures",
     "FreeModel",
     "GaussianMixture",
     "Interpolant",
@@ -36,6 +39,7 @@ __all__ = [
     "LinearDenoiser",
     "LogSNR",
     "MixtureDenoiser",
+    "MonotoneNet",
     "OneBased",
     "Prediction",
     "Recalibrated",
@@ -47,6 +51,7 @@ __all__ = [
     "WithFeatures",
     "ZeroBased",
     "checkpoint_parts",
+    "fit_by_variance",
     "from_diffusers",
     "load_diffusers",
     "load_torchscript",

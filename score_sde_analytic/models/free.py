@@ -26,13 +26,14 @@ from jaxtyping import Float, Float64
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from score_sde_analytic.arrays import Array, as_array, onto, wide
+from score_sde_analytic.arrays import Array, as_array, onto, packed, unpacked, wide
 from score_sde_analytic.data import bases
 from score_sde_analytic.data.basis import Basis, Scalar, array_digest
 from score_sde_analytic.data.examples import Data
 from score_sde_analytic.data.portions import batch_by_bytes
 from score_sde_analytic.data.transforms import PCA
-from score_sde_analytic.errors import InputError
+from score_sde_analytic.declared import reading, require_arrays, require_shape
+from score_sde_analytic.errors import InputError, UnsupportedError
 from score_sde_analytic.files import load_arrays, plain, save_arrays
 from score_sde_analytic.models.mixture import preserving_level
 from score_sde_analytic.models.model import ScoreModel
@@ -74,6 +75,22 @@ class FreeModel(ABC):
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """Plain data that identify it."""
+
+    def content(self) -> dict[str, Any]:
+        """It as JSON has it, every bit of it, which `LinearDenoiser.of_content` reads.
+
+        Raises:
+            UnsupportedError: it is no `LinearDenoiser`.
+        """
+        raise UnsupportedError(f"{type(self).__name__} has no form of plain data; take a LinearDenoiser")
+
+    def normal(self, level: Level) -> tuple[Basis, Float64[Tensor, "*dims"], Float64[Tensor, "*dims"]]:
+        """(U, means and variances of the coefficients U x_t), of a model whose x_t is normal.
+
+        Raises:
+            UnsupportedError: it is not.
+        """
+        raise UnsupportedError(f"{type(self).__name__} has no independent normal coefficients; take a LinearDenoiser")
 
     def score_model(self, schedule: Schedule) -> ScoreModel:
         """Its denoiser as a `ScoreModel` like any other: what no network call knows."""
@@ -215,6 +232,15 @@ class LinearDenoiser(FreeModel):
         """
         return self._scalar(level.alpha) ** 2 * torch.as_tensor(self.spectrum) + self._scalar(level.sigma) ** 2
 
+    def normal(self, level: Level) -> tuple[Basis, Float64[Tensor, "*dims"], Float64[Tensor, "*dims"]]:
+        """(U, alpha U mu, alpha^2 c + sigma^2).
+
+        >>> LinearDenoiser(PCA(np.eye(2)), torch.ones(2), np.array([0.0, 1.0])).normal(Level(0.5, 0.6, 0.8, -0.575))[1]
+        tensor([0.6000, 0.6000], dtype=torch.float64)
+        """
+        mean = self.basis.forward(self.mean[None])[0]
+        return self.basis, self._scalar(level.alpha) * mean, self.variances(level)
+
     def gain(self, level: Level) -> Float64[Tensor, "*shape"]:
         """alpha c / (alpha^2 c + sigma^2), by which W multiplies the coefficients of x_t - alpha mu."""
         return self._scalar(level.alpha) * torch.as_tensor(self.spectrum) / self.variances(level)
@@ -324,6 +350,26 @@ class LinearDenoiser(FreeModel):
         cure = "delete it and fit it again"
         arrays, metadata = load_arrays(path, KIND, ARRAYS, {"basis": dict}, cure)
         return cls.of_arrays(arrays, metadata["basis"], basis)
+
+    def content(self) -> dict[str, Any]:
+        return {"basis": self.basis.config(), "arrays": {name: packed(array) for name, array in self.arrays().items()}}
+
+    @classmethod
+    def of_content(cls, content: Mapping[str, Any], path: str = "a free model") -> LinearDenoiser:
+        """The one of a `content` that was read from `path`.
+
+        Raises:
+            InputError: damaged content, or of a basis that is not built in.
+
+        >>> free = LinearDenoiser.of(data)
+        >>> LinearDenoiser.of_content(free.content()).config() == free.config()
+        True
+        """
+        require_shape(content, {"basis": {"name": str}, "arrays": {str: dict}}, path)
+        with reading(path):
+            arrays = {name: unpacked(array) for name, array in content["arrays"].items()}
+            require_arrays(arrays, ARRAYS, path)
+            return cls.of_arrays(arrays, content["basis"])
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What a file holds of it, besides the config of its basis."""

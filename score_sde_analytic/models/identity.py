@@ -31,7 +31,7 @@ _digests: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
 
 
 class Wrapper(nn.Module):
-    """A network whose answers are read in another way; its identity is that of the network.
+    """A network whose answers are read in another way; its identity is that of the network, and of `settings` if it has any.
 
     Attributes:
         wrapped: the network.
@@ -41,6 +41,11 @@ class Wrapper(nn.Module):
         super().__init__()
         self.wrapped = net
         self.train(net.training)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Plain data of what it changes of the network's function, by name; nothing where answers are only read otherwise."""
+        return {}
 
 
 def unwrapped(net: nn.Module) -> nn.Module:
@@ -52,6 +57,19 @@ def unwrapped(net: nn.Module) -> nn.Module:
     while (inner := _inside(net)) is not None:
         net = inner
     return net
+
+
+def settings_of(net: nn.Module) -> dict[str, Any]:
+    """The settings of all wrappers that a network is in.
+
+    >>> settings_of(Wrapper(mixture))
+    {}
+    """
+    found: dict[str, Any] = {}
+    while (inner := _inside(net)) is not None:
+        found |= net.settings if isinstance(net, Wrapper) else {}
+        net = inner
+    return found
 
 
 def _inside(net: nn.Module) -> nn.Module | None:
@@ -77,22 +95,24 @@ def plain_names(tensors: Mapping[str, Shaped[Tensor, " ..."]]) -> dict[str, Shap
 
 
 def digest_of(net: nn.Module) -> str:
-    """sha256 of architecture and weights; wrappers do not count. Weights that did not change are not read again.
+    """sha256 of architecture and weights; wrappers count by their settings only. Unchanged weights are not read again.
 
     >>> digest_of(mixture) == digest_of(Wrapper(mixture))
     True
     """
+    settings = settings_of(net)
     net = unwrapped(net)
     tensors = net.state_dict()
     look = [(name, *_look(value)) for name, value in tensors.items()]
     if net not in _digests or _digests[net][0] != look:
         _digests[net] = look, weights_digest(tensors)
-    return network_digest(architecture(net), _digests[net][1])
+    return network_digest(architecture(net), _digests[net][1], settings)
 
 
-def network_digest(design: Any, weights: str) -> str:
-    """The identity of weights in an architecture."""
-    return hashlib.sha256(json.dumps([plain(design), weights], sort_keys=True).encode()).hexdigest()[:16]
+def network_digest(design: Any, weights: str, settings: Mapping[str, Any] | None = None) -> str:
+    """The identity of weights in an architecture, within wrappers of these settings."""
+    parts = [plain(design), weights, *([plain(settings)] if settings else [])]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def weights_digest(tensors: Mapping[str, Any]) -> str:

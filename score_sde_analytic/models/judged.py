@@ -21,6 +21,7 @@ from torch import Tensor
 
 from score_sde_analytic.arrays import Array, as_array
 from score_sde_analytic.checks import whole
+from score_sde_analytic.data.basis import Basis
 from score_sde_analytic.data.examples import Data, as_dataset, batches
 from score_sde_analytic.data.portions import batch_by_bytes
 from score_sde_analytic.errors import InputError
@@ -101,6 +102,12 @@ class Judged(FreeModel):
     def residual(self, log_snr: ArrayLike) -> Float64[np.ndarray, " n"]:
         """R of its denoiser on these examples: twice the slope of the price."""
         return 2.0 * self._curves[0](self._inside(log_snr), 1)
+
+    def content(self) -> dict[str, Any]:
+        return self.free.content()
+
+    def normal(self, level: Level) -> tuple[Basis, Float64[Tensor, "*dims"], Float64[Tensor, "*dims"]]:
+        return self.free.normal(level)
 
     def config(self) -> dict[str, Any]:
         """That of the model: how it was judged does not change what it says."""

@@ -5,7 +5,7 @@ the network is fed and read (predicts, times, coordinates), how it was trained, 
 other weights and no other config.
 
 Wrappers let a network return more than its prediction: `WithFeatures` the features it read it from, `LearnedRange` the variance
-channels of improved DDPM.
+channels of improved DDPM. `FourierFeatures` gives it more than its input, and is part of what is written.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ from score_sde_analytic.declared import reading, require_shape
 from score_sde_analytic.errors import InputError, MissingFileError, RunError
 from score_sde_analytic.extras import optional
 from score_sde_analytic.files import read_bytes, read_json, read_plain_json, write_bytes, write_json, write_text
+from score_sde_analytic.models.fourier import SHAPE as FOURIER
+from score_sde_analytic.models.fourier import FourierFeatures
 from score_sde_analytic.models.identity import (
     Wrapper,
     design,
     digest_of,
     network_digest,
     plain_names,
+    settings_of,
     unwrapped,
     weights_digest,
 )
@@ -46,6 +49,7 @@ FED_AND_READ = {
     "predicts": set(get_args(Quantity)),
     "coordinates": set(get_args(Coordinates)),
     "times": {"name": str, str: (str, float)},
+    "fourier?": FOURIER,
 }
 RESTORE = "restore it or run --mode=train"
 WHOLE = "; check network.source, or run --mode=train to make a network"
@@ -83,7 +87,7 @@ def save_unet(net: nn.Module, directory: str | Path, wiring: Mapping[str, Any]) 
     tensors = {name: value.detach().cpu().contiguous() for name, value in plain_names(inner.state_dict()).items()}
     write_bytes(folder / WEIGHTS, serialise(tensors, metadata={"format": "pt"}))
     write_text(folder / CONFIG, inner.to_json_string())
-    write_json(folder / WIRING, KIND, {**wiring, "fingerprint": digest_of(inner)})
+    write_json(folder / WIRING, KIND, {**wiring, **settings_of(net), "fingerprint": digest_of(net)})
 
 
 def load_unet(directory: str | Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -101,7 +105,8 @@ def load_unet(directory: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     settings = read_plain_json(folder / CONFIG, "config", dict, RESTORE)
     tensors = _tensors(folder / WEIGHTS)
     kind = _unet_class()
-    found = network_digest(design(kind, settings), weights_digest(tensors))
+    wrapping = {"fourier": wiring["fourier"]} if "fourier" in wiring else {}
+    found = network_digest(design(kind, settings), weights_digest(tensors), wrapping)
     if found != wiring["fingerprint"]:
         raise InputError(
             f"{CONFIG} and {WEIGHTS} in {folder} make the network {found}, but {WIRING} records {wiring['fingerprint']}:"
@@ -110,7 +115,8 @@ def load_unet(directory: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     with reading(folder, RESTORE):
         net = kind.from_config(settings)
         net.load_state_dict(tensors, assign=True)  # in the dtypes of the file
-    return net.eval(), wiring
+        whole = FourierFeatures(net, **wrapping["fourier"]) if wrapping else net
+    return whole.eval(), wiring
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

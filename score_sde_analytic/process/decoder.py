@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64, Shaped
+from scipy.special import ndtr, softmax
 from torch import Tensor
 
-from score_sde_analytic.arrays import Array, wide
+from score_sde_analytic.arrays import Array, as_array, wide
 from score_sde_analytic.checks import number, scalar, settle
 from score_sde_analytic.data.ranges import DataRange
-from score_sde_analytic.errors import InputError
+from score_sde_analytic.errors import InputError, UnsupportedError
 from score_sde_analytic.process.categorical import expected_table, log_sum
 from score_sde_analytic.process.gaussian import discretised_log_prob, expand, mean_square
 from score_sde_analytic.process.level import Level
@@ -68,6 +71,20 @@ class Decoder(ABC):
     ) -> Float64[Tensor, " batch"] | None:
         """The mean of `nats` over q(x_t | x_0) where it is known exactly; else None."""
         return None
+
+    def probabilities(
+        self,
+        x_t: Float[Tensor, " batch *dims"],
+        x_0_hat: Float[Tensor, " batch *dims"] | None,
+        level: Level,
+        data_range: DataRange,
+    ) -> Float64[Array, "batch *dims levels"]:
+        """p(x_0 | x_t) of every level of discrete data, coordinate by coordinate.
+
+        Raises:
+            UnsupportedError: a decoder that does not lead back to the data.
+        """
+        raise UnsupportedError(f"{type(self).__name__} gives levels of the data no probabilities; take GaussianDecoder(std)")
 
     @abstractmethod
     def expected_nats(
@@ -129,6 +146,18 @@ class GaussianDecoder(Decoder):
             )
         return nats
 
+    def probabilities(
+        self,
+        x_t: Float[Tensor, " batch *dims"],
+        x_0_hat: Float[Tensor, " batch *dims"] | None,
+        level: Level,
+        data_range: DataRange,
+    ) -> Float64[Array, "batch *dims levels"]:
+        assert x_0_hat is not None
+        edges = data_range.lo + (np.arange(data_range.levels - 1) + 0.5) * data_range.bin_width  # type: ignore[operator]
+        below = ndtr((edges - as_array(x_0_hat)[..., None]) / self.std)
+        return np.diff(below, prepend=0.0, append=1.0)
+
     def expected_nats(
         self, level: Level, table: NatsTable, histogram: Float64[Array, " L"] | None, data_range: DataRange | None
     ) -> float:
@@ -169,6 +198,17 @@ class CategoricalDecoder(Decoder):
             each = zip(x_0.split(1), x_t.split(1), level.alpha.tolist(), level.sigma.tolist(), strict=True)
             return torch.cat([self._nats(x, y, alpha, sigma, data_range) for x, y, alpha, sigma in each])
         return self._nats(x_0, x_t, float(level.alpha), float(level.sigma), data_range)
+
+    def probabilities(
+        self,
+        x_t: Float[Tensor, " batch *dims"],
+        x_0_hat: Float[Tensor, " batch *dims"] | None,
+        level: Level,
+        data_range: DataRange,
+    ) -> Float64[Array, "batch *dims levels"]:
+        self.check(data_range)
+        values = data_range.lo + np.arange(data_range.levels or 0) * data_range.bin_width
+        return softmax(-0.5 * ((as_array(x_t)[..., None] - level.alpha * values) / level.sigma) ** 2, axis=-1)
 
     @staticmethod
     def _nats(x_0: Tensor, x_t: Tensor, alpha: float, sigma: float, data_range: DataRange) -> Tensor:
@@ -259,6 +299,25 @@ def as_decoder(value: Decoder | float) -> Decoder:
     if type(scalar(value)) not in (int, float):
         raise InputError(f"a decoder is GaussianDecoder(std), CategoricalDecoder() or NoDecoder(), got {value!r}")
     return GaussianDecoder(value)
+
+
+def decoder_of(config: Mapping[str, Any]) -> Decoder:
+    """The decoder with this `config`.
+
+    >>> decoder_of(GaussianDecoder(0.1).config())
+    GaussianDecoder(std=0.1)
+
+    Raises:
+        InputError: there is none.
+    """
+    made: dict[Any, Callable[[], Decoder]] = {
+        "gaussian": lambda: GaussianDecoder(config.get("std")),  # type: ignore[arg-type]
+        "categorical": CategoricalDecoder,
+        "none": NoDecoder,
+    }
+    if config.get("decoder") not in made:
+        raise InputError(f"there is no decoder {config.get('decoder')!r}; choose one of {', '.join(made)}")
+    return made[config["decoder"]]()
 
 
 def decoder_nats(

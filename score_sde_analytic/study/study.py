@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.checks import each, whole
+from score_sde_analytic.coding import Codec
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.data.examples import Data
 from score_sde_analytic.grids.grid import Grid
@@ -281,6 +282,17 @@ class Study(Measured):
         named = {files[name]: method for name, method in methods.items()}
         bounds = bits_per_dim(self.model, data, named, self.data_range, **settings)
         return {name: bounds[files[name]] for name in methods}
+
+    # --- files ---
+
+    def codec(self, steps: int = 10, **settings: Any) -> Codec:
+        """Lossless coding of images by the chain of so many steps, at about its bound.
+
+        Args:
+            settings: grid, covariance and prior as `chain` has them; others of `Codec`: ratio, batch_size, arithmetic.
+        """
+        named = {name: settings.pop(name) for name in ("grid", "covariance", "prior") if name in settings}
+        return Codec(self.model, self.chain(steps, **named), self.data_range, **{"device": self.device} | settings)
 
     # --- samples ---
 

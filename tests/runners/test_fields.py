@@ -12,6 +12,7 @@ from score_sde_analytic.runners.settings import FIELDS, validate
 
 from benchmarks.faults import config as campaign
 from score_sde_analytic.errors import InputError
+from score_sde_analytic.process import Density, Learned
 
 
 @pytest.mark.parametrize("name", application.shipped())
@@ -71,9 +72,11 @@ NEEDED = {"betas": {"betas": (0.1, 0.2, 1.0)}, "alpha_bar": {"alpha_bar": (0.9, 
 
 
 @pytest.mark.parametrize("name", networks.SCHEDULES)
-def test_every_schedule_has_a_name_in_the_config(name):
+def test_every_schedule_has_a_name_in_the_config(name, tmp_path):
     config = mixture.get_config()
-    config.schedule = ConfigDict({"name": name} | NEEDED.get(name, {}))
+    Learned(Density.uniform(-9.0, 8.0)).save(tmp_path / "schedule.safetensors")
+    needed = NEEDED | {"learned": {"path": str(tmp_path / "schedule.safetensors")}}
+    config.schedule = ConfigDict({"name": name} | needed.get(name, {}))
     validate(config)
     assert networks.configured(config).log_snr(0.5) > networks.configured(config).log_snr(1.0)
 
