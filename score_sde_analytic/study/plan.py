@@ -12,7 +12,9 @@ from torch import Tensor
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.conditions import OfSamples
 from score_sde_analytic.models.free import FreeModel
+from score_sde_analytic.models.identity import weights_digest
 from score_sde_analytic.samplers import Sampler, generate
+from score_sde_analytic.samplers.starts import Examples
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class SamplingPlan:
         grid: its times.
         shape: of one sample.
         device, dtype: of samples.
-        start: a free model of the data that they start from; None for the prior at t = 1.
+        start: a free model of the data that they start from, or examples and the log-SNR that they are diffused to; None for
+            the prior at t = 1.
         conditions: of samples, as `generate` takes them.
         reason: why this sampler, in words, and what it took to know; empty where it was asked for by name.
 
@@ -37,7 +40,7 @@ class SamplingPlan:
     shape: tuple[int, ...]
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
-    start: FreeModel | None = None
+    start: FreeModel | Examples | None = None
     reason: str = ""
     conditions: OfSamples | None = None
 
@@ -45,6 +48,16 @@ class SamplingPlan:
     def calls(self) -> int | None:
         """Network calls per sample; None where the solver decides as it goes."""
         return self.sampler.calls(self.grid)
+
+    @property
+    def beginning(self) -> dict[str, Any]:
+        """What it starts from, as plain data that identify it; nothing of the prior."""
+        if self.start is None:
+            return {}
+        if not isinstance(self.start, tuple):
+            return {"start": self.start.config()}
+        x_0, log_snr = self.start
+        return {"start": {"examples": weights_digest({"x_0": x_0}), "log_snr": log_snr}}
 
     def __call__(self, count: int | range, seed: int = 0, batch_size: int = 64, **options: Any) -> Float[Tensor, " n *dims"]:
         """`count` samples, or those of some indices; options are those of `generate`, such as conditions."""

@@ -37,7 +37,8 @@ class GridSearch:
         last_step: what ends the chains.
         settings: where times may lie.
         made: grids by dynamic programming that were found before; more are added as they are asked for.
-        prior: a free model of the data, from which optimal grids may begin at any level; None begins all at t = 1.
+        prior: a free model of the data, from which optimal grids may begin at any level; None begins all at `begin`.
+        begin: the time where they begin.
 
     >>> study.search.lattice.times.shape, study.search.first
     ((1000,), 0.00116)
@@ -50,10 +51,28 @@ class GridSearch:
     settings: Search
     made: dict[CovarianceName, dict[int, Grid]] = field(default_factory=dict)
     prior: FreeModel | None = None
+    begin: float = 1.0
+
+    def begun(self, log_snr: float) -> GridSearch:
+        """The search of grids that begin at a level, as those of samples that start from examples do.
+
+        >>> from score_sde_analytic.study import GridName
+        >>> search = study.search.begun(-1.0)
+        >>> grid = search.grid(GridName.parse("dp"), study.covariance(), study.resolve(), 3)
+        >>> round(float(model.schedule.log_snr(grid.times[0])), 6), grid.steps
+        (-1.0, 3)
+        """
+        return replace(self, begin=float(self.schedule.time(log_snr)), prior=None, made={})
 
     @cached_property
     def lattice(self) -> Lattice:
         """The fine levels that are searched."""
+        every = self._every_level()
+        if self.begin == 1.0:
+            return every
+        return Lattice(self.schedule, np.append(every.times[every.times < self.begin], self.begin))
+
+    def _every_level(self) -> Lattice:
         settings = self.settings
         if not settings.table:
             return Lattice.even_log_snr(self.schedule, settings.points, settings.log_snr_max)
@@ -114,6 +133,8 @@ class GridSearch:
         Raises:
             InputError: no price is known for the covariance, no grid of so many steps exists, or the file holds another.
         """
+        if self.begin < 1.0:
+            self._require_begun(name)
         if name.file is not None:
             return _read(name, steps)
         if name.kind in FROM_CURVE:
@@ -129,10 +150,14 @@ class GridSearch:
             )
         if name.kind not in GRIDS:
             return self._optimal(covariance, label, steps)
-        make = partial(GRIDS[name.kind], self.schedule, steps)
+        make = partial(GRIDS[name.kind], self.schedule, steps, top=self.begin)
         if name.tuned:
             return self.lattice.best_first(make, self.curve, covariance, self.first_cost)
         return make(float(self.lattice.times[0]))
+
+    def _require_begun(self, name: GridName) -> None:
+        if name.file is not None or name.tuned or name.kind in FROM_CURVE:
+            raise InputError(f"the grid {str(name)!r} begins at t = 1; grids that begin elsewhere are dp, {', '.join(GRIDS)}")
 
     def _optimal(self, covariance: Covariance, label: CovarianceName, steps: int) -> Grid:
         if steps not in self.made.get(label, {}):

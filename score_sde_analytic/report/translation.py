@@ -1,0 +1,99 @@
+"""Pictures and table of image to image: sources and results side by side, and what is kept against what is reached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.report.style import GRID_COLOURS, STYLE, mosaic, save
+from score_sde_analytic.report.tables import error_bar, markdown
+from score_sde_analytic.uncertainty import Estimate
+
+Scores = Mapping[str, Estimate]
+
+#: Of rows of pictures, in inches, with the room for their names.
+WIDTH, MARGIN = 11.0, 1.9
+
+#: Criteria as tables head them, in this order.
+HEADS = {
+    "l2": "L2",
+    "low_pass": "low-pass L2",
+    "ssim": "SSIM",
+    "cosine": "cosine",
+    "kept": "class kept",
+    "reached": "class reached",
+    "domain": "in target domain",
+    "frechet": "Frechet",
+    "above": "above frontier",
+}
+
+
+def table(rows: Mapping[str, Scores]) -> str:
+    """A row per point, of the criteria that any has.
+
+    >>> print(table({"source": {"l2": Estimate(0.0, 0.0)}, "SDEdit": {"l2": Estimate(0.5, 0.01)}}))
+    | results | L2            |
+    | ------- | ------------- |
+    | source  | 0             |
+    | SDEdit  | 0.500 ± 0.010 |
+    """
+    names = [name for name in HEADS if any(name in scores for scores in rows.values())]
+    cells = [[label, *(_cell(scores.get(name)) for name in names)] for label, scores in rows.items()]
+    return markdown(["results", *(HEADS[name] for name in names)], cells)
+
+
+def _cell(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else error_bar(estimate._asdict())
+
+
+@plt.rc_context(STYLE | {"axes.grid": False})
+def side_by_side(path: Path, rows: Mapping[str, Float[Tensor, "n c h w"]], declared: DataRange) -> Path:
+    """A row of pictures per point, a column per source."""
+    count, _, height, width = next(iter(rows.values())).shape
+    tall = (WIDTH - MARGIN) / count * height / width + 0.06
+    size = (WIDTH, tall * len(rows) + 0.1)
+    figure, axes = plt.subplots(len(rows), 1, figsize=size, squeeze=False)
+    figure.subplots_adjust(
+        left=MARGIN / WIDTH, right=0.995, bottom=0.05 / size[1], top=1.0 - 0.05 / size[1], hspace=0.06 / tall
+    )
+    for axis, (label, x) in zip(axes[:, 0], rows.items(), strict=True):
+        axis.imshow(mosaic(x, count, declared), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axis.set_ylabel(label, rotation=0, ha="right", va="center")
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_visible(False)
+    return save(figure, path)
+
+
+@plt.rc_context(STYLE)
+def frontier(path: Path, sdedit: Mapping[float, Scores], others: Mapping[str, Mapping[float, Scores]]) -> Path:
+    """Frechet distance against L2: SDEdit's frontier over the log-SNRs of its starts, and the points of energies."""
+    figure, axis = plt.subplots(figsize=(7.0, 4.8), layout="constrained")
+    _points(axis, "SDEdit", sdedit, GRID_COLOURS[0], "o-")
+    for i, (label, points) in enumerate(others.items()):
+        _points(axis, label, points, GRID_COLOURS[1 + (i + 1) % (len(GRID_COLOURS) - 1)], MARKS[i % len(MARKS)])
+    for log_snr, scores in sdedit.items():
+        place = (scores["l2"].value, scores["frechet"].value)
+        axis.annotate(f"{log_snr:g}", place, (-4, -11), textcoords="offset points", fontsize=8, ha="right", color="0.3")
+    axis.set(xlabel="L2: root mean square of the difference from the source", ylabel="Frechet distance to the target's data")
+    axis.set(title="What is kept against what is reached\n(bars ± 2 SE; numbers: log-SNR of SDEdit's starts)")
+    axis.legend(fontsize=8)
+    return save(figure, path)
+
+
+MARKS: Sequence[str] = ("s", "^", "D", "v", "P", "X", "*")
+
+
+def _points(axis: Axes, label: str, points: Mapping[float, Scores], colour: str, mark: str) -> None:
+    values = np.array([[*scores["l2"], *scores["frechet"]] for scores in points.values()])
+    x, dx, y, dy = values[values[:, 0].argsort()].T
+    style: dict[str, Any] = {"ms": 5, "lw": 1.2, "elinewidth": 0.7, "capsize": 2, "color": colour, "label": label}
+    axis.errorbar(x, y, 2.0 * dy, 2.0 * dx, fmt=mark, **style)
