@@ -142,8 +142,8 @@ class Translation:
             self.settings.factor,
             classes=classes,
             labels=self.source.labels if classes is not None and label < 0 else None,
-            label=label if label >= 0 else None,
-            domains=self.domains,
+            wanted=torch.full((len(self.source.x),), label) if label >= 0 else None,
+            noisy=self.domains,
         )
 
     @cached_property
@@ -268,4 +268,4 @@ def _recorded(asked: Translation, rows: Mapping[str, Scores]) -> Path:
 
 
 def _plain(rows: Iterable[tuple[str, Scores]]) -> dict[str, Any]:
-    return {label: {name: one._asdict() for name, one in scores.items()} for label, scores in rows}
+    return {label: {name: pictures.as_plain(one) for name, one in scores.items()} for label, scores in rows}

@@ -72,7 +72,7 @@ def moved(x: Float[Tensor, "batch c h w"], most: int) -> Float[Tensor, "batch c 
 
 
 @torch.no_grad()
-def accuracy(net: Callable[[Tensor], Tensor], x: Float[Tensor, " n *dims"], y: Int64[Tensor, " n"]) -> float:
+def accuracy(net: Callable[..., Any], x: Float[Tensor, " n *dims"], y: Int64[Tensor, " n"]) -> float:
     """Share of images whose likeliest class is theirs.
 
     >>> accuracy(nn.Identity(), torch.eye(4), torch.tensor([0, 1, 2, 2]))  # the images as their own logits

@@ -13,11 +13,13 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.metrics import Measured
 from score_sde_analytic.report.style import GRID_COLOURS, STYLE, mosaic, save
 from score_sde_analytic.report.tables import error_bar, markdown
 from score_sde_analytic.uncertainty import Estimate
 
-Scores = Mapping[str, Estimate]
+Score = Estimate | Measured
+Scores = Mapping[str, Score]
 
 #: Of rows of pictures, in inches, with the room for their names.
 WIDTH, MARGIN = 11.0, 1.9
@@ -50,8 +52,17 @@ def table(rows: Mapping[str, Scores]) -> str:
     return markdown(["results", *(HEADS[name] for name in names)], cells)
 
 
-def _cell(estimate: Estimate | None) -> str:
-    return "-" if estimate is None else error_bar(estimate._asdict())
+def _cell(score: Score | None) -> str:
+    return "-" if score is None else error_bar(as_plain(score))
+
+
+def as_plain(score: Score) -> dict[str, float]:
+    """Value and standard error, as reports keep them.
+
+    >>> as_plain(Estimate(0.5, 0.01))
+    {'value': 0.5, 'stderr': 0.01}
+    """
+    return {"value": score.value, "stderr": score.stderr}
 
 
 @plt.rc_context(STYLE | {"axes.grid": False})
@@ -93,7 +104,9 @@ MARKS: Sequence[str] = ("s", "^", "D", "v", "P", "X", "*")
 
 
 def _points(axis: Axes, label: str, points: Mapping[float, Scores], colour: str, mark: str) -> None:
-    values = np.array([[*scores["l2"], *scores["frechet"]] for scores in points.values()])
+    values = np.array(
+        [[scores[name].value, scores[name].stderr] for scores in points.values() for name in ("l2", "frechet")]
+    ).reshape(-1, 4)
     x, dx, y, dy = values[values[:, 0].argsort()].T
     style: dict[str, Any] = {"ms": 5, "lw": 1.2, "elinewidth": 0.7, "capsize": 2, "color": colour, "label": label}
     axis.errorbar(x, y, 2.0 * dy, 2.0 * dx, fmt=mark, **style)

@@ -5,10 +5,10 @@ More of one costs the other: SDEdit's starts trace the frontier that energies ar
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int64
@@ -19,12 +19,15 @@ from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.metrics import (
     Classifier,
     Frechet,
+    Measured,
     Reference,
+    difference,
     evaluate,
     low_pass_difference,
     root_mean_square,
     structural_similarity,
 )
+from score_sde_analytic.metrics.measured import interpolated
 from score_sde_analytic.uncertainty import Estimate
 
 #: Groups of the jackknife of Frechet distances.
@@ -43,7 +46,8 @@ CRITERIA = {
     "frechet": "Frechet distance to data of the target, in the classifier's features",
 }
 
-Scores = dict[str, Estimate]
+Score = Estimate | Measured
+Scores = dict[str, Score]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +61,8 @@ class Criteria:
         factor: side of the blocks of the low-pass difference.
         classes: a classifier of the target's data.
         labels: classes of the source, to be kept.
-        label: class of the target, to be reached.
-        domains: a classifier of source (class 0) and target (class 1).
+        wanted: classes that results are to be of.
+        noisy: a classifier in whose features they are compared; where it has two classes, 0 is the source and 1 the target.
 
     >>> source = torch.zeros(3, 1, 4, 4)
     >>> scores = Criteria(source, DataRange(-1.0, 1.0))(source + 0.5)
@@ -72,16 +76,15 @@ class Criteria:
     factor: int = 2
     classes: Classifier | None = None
     labels: Int64[Tensor, " n"] | None = None
-    label: int | None = None
-    domains: Classifier | None = None
+    wanted: Int64[Tensor, " n"] | None = None
+    noisy: Classifier | None = None
 
     def __call__(self, y: Float[Tensor, "n c h w"]) -> Scores:
         """Of results as they are shown, on the host."""
-        scores = {name: measure(y) for name, measure in self._means().items()}
+        scores: Scores = {name: measure(y) for name, measure in self._means().items()}
         if self.target is not None:
             groups = min(GROUPS, len(y) // 2, len(self.target.values) // 2)
-            found = evaluate({"frechet": Frechet(groups=groups)}, y, self.target) if groups > 1 else {}
-            scores |= {name: Estimate(one.value, one.stderr) for name, one in found.items()}
+            scores |= evaluate({"frechet": Frechet(groups=groups)}, y, self.target) if groups > 1 else {}
         return scores
 
     def of_source(self) -> Scores:
@@ -94,26 +97,27 @@ class Criteria:
         found["l2"] = lambda y: Estimate.of(root_mean_square(y, x))
         found["low_pass"] = lambda y: Estimate.of(low_pass_difference(y, x, self.factor))
         found["ssim"] = lambda y: Estimate.of(structural_similarity(y, x, self.data_range))
-        if self.domains is not None:
-            found |= self._by_domains(self.domains)
+        if self.noisy is not None:
+            found |= self._by_domains(self.noisy)
         if self.classes is not None:
             found |= self._by_classes(self.classes)
         return found
 
     def _by_domains(self, net: Classifier) -> dict[str, Callable[[Tensor], Estimate]]:
-        return {
-            "cosine": lambda y: _mean(cosine_similarity(net.features(y), net.features(self.source))),
-            "domain": lambda y: _share(net, y, torch.ones(len(y), dtype=torch.long)),
-        }
+        found: dict[str, Callable[[Tensor], Estimate]] = {}
+        found["cosine"] = lambda y: _mean(cosine_similarity(net.features(y), net.features(self.source)))
+        if net.settings["classes"] == 2:
+            found["domain"] = lambda y: _share(net, y, torch.ones(len(y), dtype=torch.long))
+        return found
 
     def _by_classes(self, net: Classifier) -> dict[str, Callable[[Tensor], Estimate]]:
         found: dict[str, Callable[[Tensor], Estimate]] = {}
         if self.labels is not None:
             truth = self.labels
             found["kept"] = lambda y: _share(net, y, truth)
-        if self.label is not None:
-            label = self.label
-            found["reached"] = lambda y: _share(net, y, torch.full((len(y),), label))
+        if self.wanted is not None:
+            wanted = self.wanted
+            found["reached"] = lambda y: _share(net, y, wanted)
         return found
 
 
@@ -127,23 +131,26 @@ def _mean(values: Tensor) -> Estimate:
     return Estimate.of(values.detach().double().cpu().numpy())
 
 
-def above_frontier(scores: Mapping[str, Estimate], frontier: Sequence[Mapping[str, Estimate]]) -> Estimate | None:
+def above_frontier(scores: Mapping[str, Score], frontier: Sequence[Mapping[str, Score]]) -> Measured | None:
     """Frechet distance less that of the frontier at the same L2, linear between its points; None beyond its ends.
 
-    Below zero the point lies beyond the frontier. The error takes the distances as independent: too large, as the results share
-    their sources, noise and reference.
+    Below zero the point lies beyond the frontier. All results share their sources, noise and reference, whose groups are left out
+    together; the error is that of the distances, at their L2.
 
-    >>> none = Estimate(0.0, 0.0)
-    >>> ends = [{"l2": none, "frechet": Estimate(2.0, 0.3)}, {"l2": Estimate(1.0, 0.0), "frechet": Estimate(1.0, 0.3)}]
-    >>> print(above_frontier({"l2": Estimate(0.5, 0.0), "frechet": Estimate(1.2, 0.1)}, ends))
-    -0.300 ± 0.235
+    >>> def at(l2, frechet):
+    ...     near = np.array([-0.1, 0.1])
+    ...     return {"l2": Estimate(l2, 0.0), "frechet": Measured(frechet, 0.1, 0, 0, frechet, (frechet + near,))}
+    >>> print(above_frontier(at(0.5, 1.2), [at(1.0, 1.0), at(0.0, 2.0)]))
+    -0.3 ± 0.0
     """
-    ordered = sorted(frontier, key=lambda at: at["l2"].value)
+    ordered = sorted(frontier, key=lambda point: point["l2"].value)
     for left, right in pairwise(ordered):
         low, high = left["l2"].value, right["l2"].value
         if low <= scores["l2"].value <= high and low < high:
             share = (scores["l2"].value - low) / (high - low)
-            there = (1.0 - share) * left["frechet"].value + share * right["frechet"].value
-            parts = (1.0 - share) * left["frechet"].stderr, share * right["frechet"].stderr, scores["frechet"].stderr
-            return Estimate(scores["frechet"].value - there, math.hypot(*parts))
+            return difference(_frechet(scores), interpolated(_frechet(left), _frechet(right), share))
     return None
+
+
+def _frechet(scores: Mapping[str, Score]) -> Measured:
+    return cast("Measured", scores["frechet"])
