@@ -21,7 +21,9 @@ from torch import Tensor
 
 from score_sde_analytic.compare.fidelity import CLASSIFIERS, displayed, features
 from score_sde_analytic.data.examples import as_dataset
+from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError
+from score_sde_analytic.extras import versions
 from score_sde_analytic.files import write_bytes, write_text
 from score_sde_analytic.guidance import CosineFeatures, Energy, LowPass
 from score_sde_analytic.interruption import noted
@@ -197,19 +199,19 @@ EXPERTS: dict[str, Callable[[Translation], Energy]] = {"cosine": _cosine, "lowpa
 
 
 def run(experiment: Experiment) -> list[Path]:
-    """Translate, measure, write pictures, arrays and the table."""
+    """Translate, measure, write pictures, arrays, the table and the page."""
     asked = Translation(experiment)
     rows = {SOURCE: asked.criteria.of_source()}  # refuses what cannot be measured, before any work
     file = Sheets.open(experiment.workdir / "translate.safetensors", asked.settings.seed)
     with noted(lambda: f"{len(file.made)} points are in {file.path}", file.save):
         results = {point: shown(asked, point, file) for point in asked.points}
     file.save()
-    scores = {point: asked.criteria(x) for point, x in results.items()}
-    measured = with_frontier(scores)
-    rows |= {str(point): one for point, one in measured.items()}
-    table = pictures.table(rows)
-    print(f"\n{len(asked.source.x)} pictures of {asked.settings.source}\n\n{table}\n\n{_told(measured)}")
-    return [file.path, *_written(experiment, asked, results, scores, table), _recorded(asked, rows)]
+    scores = with_frontier({point: asked.criteria(x) for point, x in results.items()})
+    rows |= {str(point): one for point, one in scores.items()}
+    print(f"\n{_subject(asked)}\n\n{pictures.table(rows)}\n\n{_told(scores)}")
+    drawn = [_side_by_side(asked, results), *_frontier(asked, scores)]
+    page = pictures.write(experiment.workdir / "translate.html", rows, _content(asked, scores, drawn))
+    return [page, *drawn, file.path, _arrays(asked, results), _table(asked, rows), _recorded(asked, rows)]
 
 
 def shown(asked: Translation, point: Point, file: Sheets) -> Tensor:
@@ -231,35 +233,63 @@ def _told(scores: Mapping[Point, Scores]) -> str:
     return f"Beyond SDEdit's frontier by more than two standard errors: {'; '.join(beyond) or 'no point'}."
 
 
-def _written(
-    experiment: Experiment, asked: Translation, results: Mapping[Point, Tensor], scores: Mapping[Point, Scores], table: str
-) -> list[Path]:
-    work, declared, count = experiment.workdir, experiment.splits.data_range, asked.settings.shown
-    rows = {SOURCE: asked.source.x[:count]} | {str(point): x[:count] for point, x in results.items()}
-    arrays = {SOURCE: asked.source.x} | {point.array: x for point, x in results.items()}
-    written = [pictures.side_by_side(work / "translate.png", rows, declared), _arrays(work / "translate.npz", asked, arrays)]
-    if all("frechet" in one for one in scores.values()):
-        by_method = {method: _of(scores, method) for method in dict.fromkeys(point.method for point in scores)}
-        written.append(pictures.frontier(work / "translate_frontier.png", by_method.pop("SDEdit"), by_method))
-    text = f"{table}\n\n" + "\n".join(f"- {pictures.HEADS[name]}: {words}" for name, words in CRITERIA.items()) + "\n"
-    write_text(work / "translate.md", text)
-    return [*written, work / "translate.md"]
+def _subject(asked: Translation) -> str:
+    return f"{len(asked.source.x)} pictures of {asked.settings.source}"
+
+
+def _side_by_side(asked: Translation, results: Mapping[Point, Tensor]) -> Path:
+    rows = {SOURCE: asked.source.x} | {str(point): x for point, x in results.items()}
+    first = {label: x[: asked.settings.shown] for label, x in rows.items()}
+    experiment = asked.experiment
+    return pictures.side_by_side(experiment.workdir / "translate.png", first, experiment.splits.data_range)
+
+
+def _frontier(asked: Translation, scores: Mapping[Point, Scores]) -> list[Path]:
+    """The picture, where distances are known."""
+    if not all("frechet" in one for one in scores.values()):
+        return []
+    by_method = {method: _of(scores, method) for method in dict.fromkeys(point.method for point in scores)}
+    path = asked.experiment.workdir / "translate_frontier.png"
+    return [pictures.frontier(path, by_method.pop("SDEdit"), by_method)]
+
+
+def _table(asked: Translation, rows: Mapping[str, Scores]) -> Path:
+    path = asked.experiment.workdir / "translate.md"
+    words = "\n".join(f"- {name}: {text}" for name, text in _criteria())
+    write_text(path, f"{pictures.table(rows)}\n\n{words}\n")
+    return path
+
+
+def _criteria() -> list[tuple[str, str]]:
+    return [(pictures.HEADS[name], words) for name, words in CRITERIA.items()]
+
+
+def _content(asked: Translation, scores: Mapping[Point, Scores], drawn: list[Path]) -> dict[str, Any]:
+    """What the page says besides the table."""
+    experiment, names = asked.experiment, [path.name for path in drawn]
+    facts = [*asked.settings.to_dict().items(), ("model", experiment.model.fingerprint()), ("versions", versions())]
+    told = {"subject": _subject(asked), "summary": _told(scores), "command": experiment.command}
+    return told | {"facts": facts, "criteria": _criteria(), "pictures": names[0], "frontier": next(iter(names[1:]), None)}
 
 
 def _of(scores: Mapping[Point, Scores], method: str) -> dict[float, Scores]:
     return {point.log_snr: one for point, one in scores.items() if point.method == method}
 
 
-def _arrays(path: Path, asked: Translation, arrays: Mapping[str, Tensor]) -> Path:
+def _arrays(asked: Translation, results: Mapping[Point, Tensor]) -> Path:
     """Levels 0, 1, .. of the data where they have some, else values."""
-    declared, held = asked.experiment.splits.data_range, io.BytesIO()
-    kind = np.uint8 if (declared.levels or 0) <= 256 else np.uint16
-    levels = {
-        name: x.numpy() if declared.levels is None else declared.index(x).numpy().astype(kind) for name, x in arrays.items()
-    }
-    np.savez_compressed(held, **levels)  # type: ignore[arg-type]
+    path, held = asked.experiment.workdir / "translate.npz", io.BytesIO()
+    arrays = {SOURCE: asked.source.x} | {point.array: x for point, x in results.items()}
+    stored: dict[str, Any] = {name: _stored(x, asked.experiment.splits.data_range) for name, x in arrays.items()}
+    np.savez_compressed(held, **stored)
     write_bytes(path, held.getvalue())
     return path
+
+
+def _stored(x: Tensor, declared: DataRange) -> np.ndarray:
+    if declared.levels is None:
+        return x.numpy()
+    return declared.index(x).numpy().astype(np.uint8 if declared.levels <= 256 else np.uint16)
 
 
 def _recorded(asked: Translation, rows: Mapping[str, Scores]) -> Path:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.metrics import Measured
+from score_sde_analytic.report.document import Album, as_text, environment, write_page
 from score_sde_analytic.report.style import GRID_COLOURS, STYLE, mosaic, save
 from score_sde_analytic.report.tables import error_bar, markdown
 from score_sde_analytic.uncertainty import Estimate
@@ -21,6 +22,8 @@ from score_sde_analytic.uncertainty import Estimate
 Score = Estimate | Measured
 Scores = Mapping[str, Score]
 
+#: Width of pictures on the page, in CSS pixels.
+PAGE = 1000
 #: Of rows of pictures, in inches, with the room for their names.
 WIDTH, MARGIN = 11.0, 1.9
 
@@ -47,9 +50,20 @@ def table(rows: Mapping[str, Scores]) -> str:
     | source  | 0             |
     | SDEdit  | 0.500 ± 0.010 |
     """
-    names = [name for name in HEADS if any(name in scores for scores in rows.values())]
-    cells = [[label, *(_cell(scores.get(name)) for name in names)] for label, scores in rows.items()]
-    return markdown(["results", *(HEADS[name] for name in names)], cells)
+    return markdown(heads(rows), [[label, *cells] for label, cells in _cells(rows)])
+
+
+def heads(rows: Mapping[str, Scores]) -> list[str]:
+    """What the columns are."""
+    return ["results", *(HEADS[name] for name in _known(rows))]
+
+
+def _known(rows: Mapping[str, Scores]) -> list[str]:
+    return [name for name in HEADS if any(name in scores for scores in rows.values())]
+
+
+def _cells(rows: Mapping[str, Scores]) -> list[tuple[str, list[str]]]:
+    return [(label, [_cell(scores.get(name)) for name in _known(rows)]) for label, scores in rows.items()]
 
 
 def _cell(score: Score | None) -> str:
@@ -63,6 +77,21 @@ def as_plain(score: Score) -> dict[str, float]:
     {'value': 0.5, 'stderr': 0.01}
     """
     return {"value": score.value, "stderr": score.stderr}
+
+
+def write(path: Path, rows: Mapping[str, Scores], content: Mapping[str, Any]) -> Path:
+    """Write the page, with the pictures that lie beside it; the file is whole or absent.
+
+    Args:
+        content: subject, summary, command, facts, criteria (pairs of strings); pictures and frontier, names of files, the
+            latter None where there is none.
+    """
+    album = Album(path.parent, width=PAGE)
+    frontier = album.sheet(content["frontier"]) if content["frontier"] else None
+    shown: dict[str, Any] = {"title": "Image to image", "header": heads(rows), "rows": _cells(rows), "frontier": frontier}
+    shown |= {"pictures": album.sheet(content["pictures"]), "notes": album.notes, "facts": as_text(content["facts"])}
+    told = {name: content[name] for name in ("subject", "summary", "command", "criteria")}
+    return write_page(path, environment().get_template("translation.html").render(told | shown))
 
 
 @plt.rc_context(STYLE | {"axes.grid": False})

@@ -134,8 +134,8 @@ def _mean(values: Tensor) -> Estimate:
 def above_frontier(scores: Mapping[str, Score], frontier: Sequence[Mapping[str, Score]]) -> Measured | None:
     """Frechet distance less that of the frontier at the same L2, linear between its points; None beyond its ends.
 
-    Below zero the point lies beyond the frontier. All results share their sources, noise and reference, whose groups are left out
-    together; the error is that of the distances, at their L2.
+    Below zero the point lies beyond the frontier. All results share their sources, noise and reference, whose groups are left
+    out together; the error is that of the distances, at their L2.
 
     >>> def at(l2, frechet):
     ...     near = np.array([-0.1, 0.1])

@@ -89,8 +89,8 @@ def written(tmp_path_factory, others):
 
 def test_all_that_was_written_is_there(written):
     _, workdir, files = written
-    names = {"translate.safetensors", "translate.png", "translate.npz", "translate_frontier.png", "translate.md", "report.json"}
-    assert {file.name for file in files} == names
+    kinds = {f"translate{end}" for end in (".safetensors", ".png", ".npz", ".md", ".html", "_frontier.png")}
+    assert {file.name for file in files} == {*kinds, "report.json"}
     for file in files:
         assert file.suffix != ".png" or matplotlib.image.imread(file).std() > 0.01
     arrays = np.load(workdir / "translate.npz")
@@ -99,6 +99,9 @@ def test_all_that_was_written_is_there(written):
     rows = (workdir / "translate.md").read_text().splitlines()
     assert rows[2].startswith("| source")
     assert sum(row.startswith("| ") for row in rows) == 2 + 1 + 2 * 4
+    page = (workdir / "translate.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert all(row.split("|")[1].strip() in page for row in rows[2:11])
 
 
 def test_faithfulness_grows_with_its_weight(written):
