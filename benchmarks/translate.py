@@ -177,7 +177,6 @@ def measured(name: str, task: Task, figures: Path) -> dict[str, Any]:
     declared = task.criteria.data_range
     every = torch.linspace(0, len(task.source) - 1, SHOWN).round().long()
     pictures.side_by_side(figures / f"translate_{name}.png", {label: x[every] for label, x in shown.items()}, declared)
-    pictures.frontier(figures / f"translate_{name}_frontier.png", own, points)
     return {
         "title": task.title,
         "count": len(task.source),
@@ -276,6 +275,10 @@ def monotone(found: Mapping[str, Any]) -> str:
     return " ".join(f"{said[0].upper()}{said[1:]}." for said in words)
 
 
+def levels(by: Mapping[str, Any]) -> dict[float, Scores]:
+    return {float(lam): estimates(one) for lam, one in by.items()}
+
+
 def estimates(scores: Mapping[str, Any]) -> Scores:
     return {name: Estimate(*one) for name, one in scores.items()}
 
@@ -296,8 +299,18 @@ def main() -> None:
                 found = plain(measured(name, task, options.output / "figures"))
                 (folder / f"translate_{name}.json").write_text(json.dumps(found, indent=1) + "\n")
                 print(f"\n{text(name, found)}")
+    written(options.output)
+
+
+def written(output: Path) -> None:
+    """The page of all that was measured, and the pictures of its numbers."""
+    folder = output / "results"
     done = [name for name in TASKS if (folder / f"translate_{name}.json").exists()]
-    sections = [text(name, json.loads((folder / f"translate_{name}.json").read_text())) for name in done]
+    found = {name: json.loads((folder / f"translate_{name}.json").read_text()) for name in done}
+    sections = [text(name, one) for name, one in found.items()]
+    for name, one in found.items():
+        points = {label: levels(by) for label, by in one["points"].items()}
+        pictures.frontier(output / "figures" / f"translate_{name}_frontier.png", levels(one["sdedit"]), points)
     criteria = "\n".join(f"- {pictures.HEADS[name]}: {words}" for name, words in CRITERIA.items())
     (folder / "translate.md").write_text(HEAD.format(steps=STEPS, criteria=criteria) + "\n\n".join(sections) + "\n")
 

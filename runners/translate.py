@@ -230,7 +230,8 @@ def with_frontier(scores: Mapping[Point, Scores]) -> dict[Point, Scores]:
 
 def _told(scores: Mapping[Point, Scores]) -> str:
     beyond = [str(point) for point, one in scores.items() if "above" in one and one["above"].value < -2.0 * one["above"].stderr]
-    return f"Beyond SDEdit's frontier by more than two standard errors: {'; '.join(beyond) or 'no point'}."
+    found = "; ".join(beyond) or "no point"
+    return f"Beyond SDEdit's frontier, straight between its starts, by more than two standard errors: {found}."
 
 
 def _subject(asked: Translation) -> str:

@@ -115,16 +115,20 @@ def side_by_side(path: Path, rows: Mapping[str, Float[Tensor, "n c h w"]], decla
 
 @plt.rc_context(STYLE)
 def frontier(path: Path, sdedit: Mapping[float, Scores], others: Mapping[str, Mapping[float, Scores]]) -> Path:
-    """Frechet distance against L2: SDEdit's frontier over the log-SNRs of its starts, and the points of energies."""
+    """Frechet distance against L2: SDEdit's frontier over the log-SNRs of its starts, and the points of energies.
+
+    Those have no bars: their errors are about SDEdit's, and most of both is the same.
+    """
     figure, axis = plt.subplots(figsize=(7.0, 4.8), layout="constrained")
     _points(axis, "SDEdit", sdedit, GRID_COLOURS[0], "o-")
     for i, (label, points) in enumerate(others.items()):
-        _points(axis, label, points, GRID_COLOURS[1 + (i + 1) % (len(GRID_COLOURS) - 1)], MARKS[i % len(MARKS)])
+        colour = GRID_COLOURS[1 + (i + 1) % (len(GRID_COLOURS) - 1)]
+        _points(axis, label, points, colour, MARKS[i % len(MARKS)], bars=False)
     for log_snr, scores in sdedit.items():
         place = (scores["l2"].value, scores["frechet"].value)
         axis.annotate(f"{log_snr:g}", place, (-4, -11), textcoords="offset points", fontsize=8, ha="right", color="0.3")
     axis.set(xlabel="L2: root mean square of the difference from the source", ylabel="Frechet distance to the target's data")
-    axis.set(title="What is kept against what is reached\n(bars ± 2 SE; numbers: log-SNR of SDEdit's starts)")
+    axis.set(title="What is kept against what is reached\n(bars: SDEdit ± 2 SE; numbers: log-SNR of SDEdit's starts)")
     axis.legend(fontsize=8)
     return save(figure, path)
 
@@ -132,10 +136,10 @@ def frontier(path: Path, sdedit: Mapping[float, Scores], others: Mapping[str, Ma
 MARKS: Sequence[str] = ("s", "^", "D", "v", "P", "X", "*")
 
 
-def _points(axis: Axes, label: str, points: Mapping[float, Scores], colour: str, mark: str) -> None:
+def _points(axis: Axes, label: str, points: Mapping[float, Scores], colour: str, mark: str, bars: bool = True) -> None:
     values = np.array(
         [[scores[name].value, scores[name].stderr] for scores in points.values() for name in ("l2", "frechet")]
     ).reshape(-1, 4)
     x, dx, y, dy = values[values[:, 0].argsort()].T
     style: dict[str, Any] = {"ms": 5, "lw": 1.2, "elinewidth": 0.7, "capsize": 2, "color": colour, "label": label}
-    axis.errorbar(x, y, 2.0 * dy, 2.0 * dx, fmt=mark, **style)
+    axis.errorbar(x, y, 2.0 * dy if bars else None, 2.0 * dx if bars else None, fmt=mark, **style)

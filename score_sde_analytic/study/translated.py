@@ -135,7 +135,8 @@ def above_frontier(scores: Mapping[str, Score], frontier: Sequence[Mapping[str, 
     """Frechet distance less that of the frontier at the same L2, linear between its points; None beyond its ends.
 
     Below zero the point lies beyond the frontier. All results share their sources, noise and reference, whose groups are left
-    out together; the error is that of the distances, at their L2.
+    out together; the error is that of the distances, at their L2. A frontier that bends lies below the line between two starts:
+    take them close.
 
     >>> def at(l2, frechet):
     ...     near = np.array([-0.1, 0.1])
