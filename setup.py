@@ -11,6 +11,7 @@ ODE = ["torchdiffeq>=0.2.5"]
 SDE = ["torchsde>=0.2.6"]
 FIDELITY = ["torch-fidelity>=0.4", "clean-fid>=0.1.35", "torchvision"]  # the Inception features of published tables
 HUB = ["datasets>=2.14"]  # Dataset.from_parquet and load_from_disk of Hugging Face's data sets
+TRANSLATE = ["scikit-image>=0.24"]  # structural similarity of images
 CODING = ["constriction>=0.4"]  # entropy coder of lossless files
 IMAGES = ["diffusers>=0.34", "scikit-learn>=1.5"]
 TEST = [
@@ -78,9 +79,10 @@ setup(
         "hub": HUB,
         "grids": GRIDS,
         "coding": CODING,
+        "translate": TRANSLATE,
         "ode": ODE,
         "sde": SDE,
         "fidelity": FIDELITY,
-        "test": RUNNER + IMAGES + GRIDS + ODE + SDE + CODING + TEST,
+        "test": RUNNER + IMAGES + GRIDS + ODE + SDE + CODING + TRANSLATE + TEST,
     },
 )

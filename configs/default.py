@@ -205,6 +205,28 @@ def get_config() -> ConfigDict:
     code.batch_size = 64
     code.embed = False  # put the chain into the file, which else is decoded with this workdir only
 
+    config.translate = translate = ConfigDict()  # --mode=translate: pictures of another domain, led to that of the data
+    # A folder of pictures or of IDX files, a file .npz, "digits" or "emoji", brought to the form of the data; or a part of the
+    # data, "train", "validation" or "test".
+    translate.source = "test"
+    translate.count = 64  # pictures of it, the first ones; 0 for all
+    translate.start = (-1.5, -0.5, 0.5, 1.5)  # log-SNRs that they are led back to data from (SDEdit): less keeps less
+    # (expert, weight) as in EGSDE: "lowpass", the squared distance of means over blocks of pixels, keeps to the source;
+    # "cosine", of the features of translate.classifier, drives away from it, as in (("cosine", 10.0), ("lowpass", 0.2)).
+    translate.energies = (("lowpass", 0.2),)
+    translate.strengths = (1.0,)  # factors of all weights, a row of pictures each, besides SDEdit's: 0
+    translate.factor = 2  # side of the blocks of "lowpass", in pixels
+    translate.classifier = ""  # folder of a classifier of noisy images (classifier.log_snr), here of domains
+    translate.reference = "fresh"  # noise of the source, which states are compared with: at every step, or "shared" by all
+    translate.steps = 15  # network calls
+    translate.grid = "log_snr"  # from the start on; "dp", "even", ..
+    translate.covariance = ""  # empty for covariance.name
+    translate.source_label = -1  # pictures of this label alone; -1 for all
+    translate.label = -1  # that results are to be of, by a network that is given labels; -1 for none
+    translate.seed = 0
+    translate.batch_size = 64
+    translate.shown = 16  # pictures side by side
+
     config.head = head = ConfigDict()
     # Covariance heads on the frozen network (--mode=train_head). Their kinds are variances then, as in sample.variances;
     # "npr|uncalibrated" is one without its shift.
@@ -278,4 +300,8 @@ def get_config() -> ConfigDict:
     classifier.channels = (16, 32)  # one block per entry, each halves the image
     classifier.features = 32
     classifier.dropout = 0.2
+    # Lowest and highest log-SNR of images that it is told the noise of: it guides samples then; () for images without noise.
+    classifier.log_snr = ()
+    # Pictures of another domain, as translate.source: it tells domains apart then, theirs class 0, the data 1.
+    classifier.against = ""
     return config

@@ -100,6 +100,9 @@ MODES: dict[str, Mode] = {
     ),
     "compress": OnNetwork("pictures to a file without a loss, at about the bits/dim of a chain", "coding.compress"),
     "decompress": OnNetwork("the pictures of such a file", "coding.decompress"),
+    "translate": OnNetwork(
+        "pictures of another domain led to that of the data: SDEdit, and with energies as in EGSDE", "translate.run"
+    ),
     "train": Mode("train a UNet2DModel on the training split; writes WORKDIR/network", "train.run"),
     "train_head": Mode(
         "heads that tell the reverse covariance of every state, on the frozen network; writes WORKDIR/heads", "train_head.run"

@@ -34,6 +34,7 @@ from score_sde_analytic.covariance.head_training import Recipe
 from score_sde_analytic.data.pictures import FILTERS
 from score_sde_analytic.data.splits import SIZE as PART
 from score_sde_analytic.errors import InputError
+from score_sde_analytic.guidance.energies import DRAWN
 from score_sde_analytic.measure.estimation import Budget
 from score_sde_analytic.metrics.classifier_training import ClassifierRecipe
 from score_sde_analytic.models.model import Coordinates, Quantity
@@ -44,7 +45,7 @@ from score_sde_analytic.process.density import check_sampling
 from score_sde_analytic.study.names import COVARIANCE, CovarianceName, GridName, choose
 from score_sde_analytic.study.settings import Knots, Search, Settings, Structure
 
-from . import build, compare, datasets, networks, train, train_head
+from . import build, classifier, compare, datasets, networks, train, train_head, translate
 from .main import fields
 
 METHODS = ("predicted", "bound", "continuous", "flow", "exact")
@@ -68,6 +69,11 @@ def _part(section: str, settings: type, *names: str) -> dict[str, Check[Any]]:
 def _pair(value: Any) -> tuple[str, str]:
     grid, covariance = value
     return GRID.read(grid), COVARIANCE_OR_USUAL.read(covariance)
+
+
+def _energy(value: Any) -> tuple[str, float]:
+    name, weight = value
+    return one_of(translate.EXPERTS).read(name), number().read(weight)
 
 
 GRID = named(_grid, "the name of a grid")
@@ -187,6 +193,22 @@ FIELDS: dict[str, Check[Any]] = {
     "code.arithmetic": one_of(ARITHMETICS),
     "code.batch_size": whole(1, MOST_BATCH),
     "code.embed": flag(),
+    "translate.source": text(),
+    "translate.count": COUNT_OR_NONE,
+    "translate.start": each(LOG_SNR, 1),
+    "translate.energies": each(Check("an expert (cosine, lowpass) and its weight", _energy)),
+    "translate.strengths": each(number(0.0)),
+    "translate.factor": whole(1, 65_536),
+    "translate.classifier": text(),
+    "translate.reference": DRAWN,
+    "translate.steps": STEPS,
+    "translate.grid": GRID,
+    "translate.covariance": COVARIANCE_OR_USUAL,
+    "translate.source_label": whole(-1, 10**6),
+    "translate.label": whole(-1, 10**6),
+    "translate.seed": SEED,
+    "translate.batch_size": COUNT,
+    "translate.shown": whole(1, 100),
     "head.kinds": each(one_of(HEADS)),
     "head.path": optional(text()),
     "head.architecture": one_of(train_head.ARCHITECTURES),
@@ -211,6 +233,7 @@ FIELDS: dict[str, Check[Any]] = {
     "train.unet.up_block_types": each(one_of(block.format("Up") for block in BLOCKS), 1),
     "train.unet.dropout": number(0.0, below=1.0),
     **_part("classifier", ClassifierRecipe),
+    "classifier.against": text(),
 }
 #: Fields that some configs have.
 OPTIONAL: dict[str, Check[Any]] = {
@@ -254,6 +277,7 @@ TOGETHER: dict[str, Callable[[ConfigDict], object]] = {
     "compare": compare.settings,
     "head": train_head.recipe,
     "train": train.recipe,
+    "classifier": classifier.recipe,
 }
 
 

@@ -22,7 +22,7 @@ from score_sde_analytic.files import load_arrays, read_json, save_arrays, write_
 from score_sde_analytic.likelihood.bound import Bound
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.moments import Moments
-from score_sde_analytic.metrics.classifier import Classifier, load_classifier, save_classifier
+from score_sde_analytic.metrics import Classifier, load_classifier, save_classifier
 from score_sde_analytic.models.free import LinearDenoiser
 from score_sde_analytic.models.identity import digest_of
 from score_sde_analytic.models.networks import build_unet, load_unet, save_unet

@@ -223,8 +223,7 @@ class Bench:
         """A short name of all that decides a cell."""
         sampler, grid = plan.sampler, plan.grid
         own = {"sampler": sampler.config(), "covariances": sampler.fingerprints(grid), "times": grid.times}
-        own |= {} if plan.start is None else {"start": plan.start.config()}
-        return digest(json.dumps(dict(self.identity) | own, sort_keys=True, default=str))[:12]
+        return digest(json.dumps(dict(self.identity) | own | plan.beginning, sort_keys=True, default=str))[:12]
 
     def _measured(self, plan: SamplingPlan, bits: Bits | None, path: Path) -> dict[str, Any]:
         drawn = self._drawn(plan)

@@ -1,7 +1,8 @@
 """How far samples are from data: distances between features, with standard errors and intervals."""
 
 from score_sde_analytic.metrics.base import Distance, Metric, Reference, evaluate
-from score_sde_analytic.metrics.classifier import Classifier, ClassifierFeatures, load_classifier, save_classifier
+from score_sde_analytic.metrics.classifier import ClassifierFeatures, load_classifier, save_classifier
+from score_sde_analytic.metrics.classifier_network import Classifier
 from score_sde_analytic.metrics.embedding import Embedding
 from score_sde_analytic.metrics.exact import cross_entropy_gap, energy_distance, kl_divergence, mixture_metrics
 from score_sde_analytic.metrics.external import CleanFIDFeatures, TorchFidelityFeatures
@@ -10,6 +11,8 @@ from score_sde_analytic.metrics.frechet import ExtrapolatedFrechet, Frechet, Gau
 from score_sde_analytic.metrics.kernels import KID, Discrepancy, EnergyDistance, GaussianMMD
 from score_sde_analytic.metrics.measured import Measured, difference, jackknife
 from score_sde_analytic.metrics.neighbours import Precision, Recall, entropy
+from score_sde_analytic.metrics.noisy_classifier import NoisyClassifier
+from score_sde_analytic.metrics.similarity import low_pass_difference, root_mean_square, structural_similarity
 from score_sde_analytic.metrics.transport import SlicedWasserstein, wasserstein_1d
 
 __all__ = [
@@ -30,6 +33,7 @@ __all__ = [
     "Measured",
     "Metric",
     "ModuleFeatures",
+    "NoisyClassifier",
     "Pixels",
     "Precision",
     "Recall",
@@ -46,7 +50,10 @@ __all__ = [
     "jackknife",
     "kl_divergence",
     "load_classifier",
+    "low_pass_difference",
     "mixture_metrics",
+    "root_mean_square",
     "save_classifier",
+    "structural_similarity",
     "wasserstein_1d",
 ]

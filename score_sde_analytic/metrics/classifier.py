@@ -1,26 +1,25 @@
-"""A small image classifier, trained by the project (`--mode=train_classifier`), and its features.
+"""Files of small image classifiers, trained by the project (`--mode=train_classifier`), and their features.
 
-The network: per entry of `channels` a 3x3 convolution, batch normalisation, SiLU and a 2x2 mean pool; then a hidden layer,
-whose activations, of mean square 1 on the training split, are the features, and a linear layer to the classes. The Frechet
-distance of these features says how far samples are from data in what tells classes apart. It is not the FID of published
-tables, which is that of Inception-v3.
+The Frechet distance of these features, the hidden layer's activations, says how far samples are from data in what tells classes
+apart. It is not the FID of published tables, which is that of Inception-v3.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Float64
-from torch import Tensor, nn
+from torch import Tensor
 
 from score_sde_analytic.declared import reading
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.files import load_arrays, read_json, save_arrays, write_json
+from score_sde_analytic.metrics.classifier_network import Classifier
 from score_sde_analytic.metrics.features import Features
+from score_sde_analytic.metrics.noisy_classifier import NoisyClassifier
 from score_sde_analytic.models.identity import digest_of
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -29,72 +28,23 @@ AGAIN = "restore it, or run --mode=train_classifier again"
 SIZE = range(1, 1 << 16)
 #: Of config.json.
 SHAPE = {
-    "network": {"in_channels": SIZE, "size": SIZE, "classes": SIZE, "channels": [SIZE], "features": SIZE, "dropout": float},
+    "network": {
+        **dict.fromkeys(("in_channels", "size", "classes", "features"), SIZE),
+        "channels": [SIZE],
+        "dropout": float,
+        "log_snr?": [float],
+    },
     "fingerprint": str,
 }
 
 
-class Classifier(nn.Module):
-    """Images -> logits.
+def of_settings(settings: Mapping[str, Any]) -> Classifier:
+    """A classifier by its settings: one of noisy images where they have a range of log-SNRs.
 
-    >>> Classifier(1, 8, 10, channels=[4, 8], features=16)(torch.zeros(2, 1, 8, 8)).shape
-    torch.Size([2, 10])
-
-    Args:
-        size: height and width of images; channels, number of blocks, so that size / 2^blocks is at least 1.
-        features: width of the hidden layer.
-        dropout: of the hidden layer's input, in training.
-
-    Raises:
-        InputError: the images are too small for so many blocks.
+    >>> of_settings(Classifier(1, 8, 10, channels=[4, 8], features=16).settings).settings["classes"]
+    10
     """
-
-    def __init__(
-        self, in_channels: int, size: int, classes: int, channels: Sequence[int], features: int, dropout: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.settings = {
-            "in_channels": in_channels,
-            "size": size,
-            "classes": classes,
-            "channels": list(channels),
-            "features": features,
-            "dropout": dropout,
-        }
-        side = size >> len(channels)
-        if side < 1:
-            raise InputError(f"{len(channels)} blocks halve images of {size} pixels to nothing; use fewer channels")
-        blocks: OrderedDict[str, nn.Module] = OrderedDict()
-        for i, (before, after) in enumerate(zip([in_channels, *channels], channels, strict=False)):
-            convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
-            blocks[f"block_{i}"] = nn.Sequential(convolution, nn.BatchNorm2d(after), nn.SiLU(), nn.AvgPool2d(2))
-        self.blocks = nn.Sequential(blocks)
-        self.hidden = nn.Sequential(
-            nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels[-1] * side * side, features), nn.SiLU()
-        )
-        self.head = nn.Linear(features, classes)
-        self.register_buffer("scale", torch.ones(()))
-
-    scale: Tensor
-
-    def features(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch d"]:
-        """Activations of the hidden layer over `scale`."""
-        return self.hidden(self.blocks(x)) / self.scale
-
-    @torch.no_grad()
-    def standardise(self, x: Float[Tensor, "n c h w"]) -> None:
-        """Set the scale so that features of x have mean square 1, the size that polynomial kernels expect.
-
-        >>> net, x = Classifier(1, 8, 10, channels=[4, 8], features=16).eval(), torch.rand(5, 1, 8, 8)
-        >>> net.standardise(x)
-        >>> net.features(x).square().mean().item()
-        1.0
-        """
-        self.scale.fill_(1.0)
-        self.scale.copy_(torch.cat([self.features(part) for part in x.split(500)]).square().mean().sqrt())
-
-    def forward(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch classes"]:
-        return self.head(self.hidden(self.blocks(x)))
+    return NoisyClassifier(**settings) if settings.get("log_snr") else Classifier(**settings)
 
 
 def save_classifier(net: Classifier, directory: str | Path, record: Mapping[str, Any]) -> None:
@@ -120,7 +70,7 @@ def load_classifier(directory: str | Path) -> tuple[Classifier, dict[str, Any]]:
     arrays, _ = load_arrays(folder / "classifier.safetensors", KIND, cure=AGAIN)
     config = read_json(folder / "config.json", KIND, SHAPE, AGAIN)
     with reading(folder, AGAIN):
-        net = Classifier(**config["network"])
+        net = of_settings(config["network"])
         net.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
     if digest_of(net) != config.get("fingerprint"):
         raise InputError(f"weights and config.json in {folder} are of different classifiers; restore both or train again")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from score_sde_analytic.checks import COUNT, each, number, settle, whole
-from score_sde_analytic.metrics.classifier import Classifier
+from score_sde_analytic.checks import COUNT, LOG_SNR, each, number, settle, whole
+from score_sde_analytic.errors import InputError
+from score_sde_analytic.metrics.classifier import of_settings
+from score_sde_analytic.metrics.classifier_network import Classifier
 from score_sde_analytic.models.training import LEARNING_RATE, WEIGHT_DECAY, Checkpoint, descend, learning_rate, train
 from score_sde_analytic.process.noise import stream_seed
 
@@ -25,6 +27,7 @@ class ClassifierRecipe:
         shift: images are moved by up to so many pixels in training.
         channels: one block per entry, each halves the image.
         features: that measure samples.
+        log_snr: lowest and highest noise level of training, drawn uniformly in log-SNR; () for images without noise.
     """
 
     steps: Annotated[int, COUNT] = 2000
@@ -36,9 +39,18 @@ class ClassifierRecipe:
     channels: Annotated[tuple[int, ...], each(whole(1, 100_000), least=1)] = (16, 32)
     features: Annotated[int, whole(1, 100_000)] = 32
     dropout: Annotated[float, number(0.0, below=1.0)] = 0.2
+    log_snr: Annotated[tuple[float, ...], each(LOG_SNR, 0, 2)] = ()
 
     def __post_init__(self) -> None:
         settle(self)
+        if self.log_snr and not (len(self.log_snr) == 2 and self.log_snr[0] < self.log_snr[1]):
+            raise InputError(f"log_snr of a classifier is a lowest and a highest level, or () for none, got {self.log_snr}")
+
+    def network(self, x: Float[Tensor, "n c h w"], classes: int) -> Classifier:
+        """A classifier of such images."""
+        names = ("channels", "features", "dropout", "log_snr")
+        settings = {name: getattr(self, name) for name in names if name != "log_snr" or self.log_snr}
+        return of_settings({"in_channels": x.shape[1], "size": x.shape[-1], "classes": classes} | settings)
 
 
 def moved(x: Float[Tensor, "batch c h w"], most: int) -> Float[Tensor, "batch c h w"]:
@@ -60,7 +72,7 @@ def moved(x: Float[Tensor, "batch c h w"], most: int) -> Float[Tensor, "batch c 
 
 
 @torch.no_grad()
-def accuracy(net: nn.Module, x: Float[Tensor, " n *dims"], y: Int64[Tensor, " n"]) -> float:
+def accuracy(net: Callable[..., Any], x: Float[Tensor, " n *dims"], y: Int64[Tensor, " n"]) -> float:
     """Share of images whose likeliest class is theirs.
 
     >>> accuracy(nn.Identity(), torch.eye(4), torch.tensor([0, 1, 2, 2]))  # the images as their own logits
@@ -79,8 +91,7 @@ class ClassifierTrainer:
 
     def __init__(self, recipe: ClassifierRecipe, x: Float[Tensor, "n c h w"], y: Int64[Tensor, " n"], seed: int = 0) -> None:
         torch.manual_seed(stream_seed(seed))
-        classes = int(y.max()) + 1
-        net = Classifier(x.shape[1], x.shape[-1], classes, recipe.channels, recipe.features, recipe.dropout)
+        net = recipe.network(x, classes=int(y.max()) + 1)
         self.recipe = recipe
         self.seed = seed
         self.x = x
@@ -103,7 +114,7 @@ class ClassifierTrainer:
         recipe = self.recipe
         torch.manual_seed(stream_seed(self.seed, self.step + 1))
         chosen = torch.randint(len(self.x), (recipe.batch_size,)).to(self.x.device)
-        loss = functional.cross_entropy(self.net(moved(self.x[chosen], recipe.shift)), self.y[chosen])
+        loss = functional.cross_entropy(self.net.training_logits(moved(self.x[chosen], recipe.shift)), self.y[chosen])
         rate = learning_rate(self.step, recipe.steps, recipe.learning_rate, recipe.warmup)
         value = descend(self.net, self.optimiser, loss, rate, clip=None)
         self.step += 1

@@ -114,12 +114,32 @@ def difference(a: Measured, b: Measured, level: float = 0.95) -> Measured:
     Raises:
         InputError: one of them has no replicates, or they left out other groups.
     """
+    return _sum((1.0, a), (-1.0, b), level)
+
+
+def interpolated(a: Measured, b: Measured, share: float, level: float = 0.95) -> Measured:
+    """(1 - share) a + share b of two values as `difference` has them.
+
+    >>> x = np.array([1.0, 2.0, 4.0, 7.0])
+    >>> a, b = (jackknife(float(v.mean()), [float(np.delete(v, i).mean()) for i in range(4)]) for v in (x, -x))
+    >>> print(interpolated(a, b, 0.5))
+    0.0 ± 0.0
+
+    Raises:
+        InputError: one of them has no replicates, or they left out other groups.
+    """
+    return _sum((1.0 - share, a), (share, b), level)
+
+
+def _sum(first: tuple[float, Measured], second: tuple[float, Measured], level: float) -> Measured:
+    """Of two values times numbers, group by group."""
     require_level(level)
+    (p, a), (q, b) = first, second
     sizes = [[len(values) for values in one.replicates] for one in (a, b)]
     if not sizes[0] or sizes[0] != sizes[1]:
         raise InputError(f"a paired difference needs values without the same groups, got {sizes[0]} and {sizes[1]} of them")
-    replicates = tuple(x - y for x, y in zip(a.replicates, b.replicates, strict=True))
-    return _with_interval(a.value - b.value, a.plug_in - b.plug_in, replicates, level)
+    replicates = tuple(p * x + q * y for x, y in zip(a.replicates, b.replicates, strict=True))
+    return _with_interval(p * a.value + q * b.value, p * a.plug_in + q * b.plug_in, replicates, level)
 
 
 def groups_of(count: int, groups: int, seed: int) -> list[Int64[Tensor, " _"]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.conditions import OfSamples
 from score_sde_analytic.models.free import FreeModel
+from score_sde_analytic.models.identity import weights_digest
 from score_sde_analytic.samplers import Sampler, generate
 from score_sde_analytic.samplers.starts import Examples
 
@@ -48,6 +49,14 @@ class SamplingPlan:
     def calls(self) -> int | None:
         """Network calls per sample; None where the solver decides as it goes."""
         return self.sampler.calls(self.grid)
+
+    @property
+    def beginning(self) -> dict[str, Any]:
+        """What it starts from, as plain data that identify it; nothing of the prior."""
+        if self.examples is not None:
+            x_0, log_snr = self.examples
+            return {"start": {"examples": weights_digest({"x_0": x_0}), "log_snr": log_snr}}
+        return {} if self.start is None else {"start": self.start.config()}
 
     def __call__(self, count: int | range, seed: int = 0, batch_size: int = 64, **options: Any) -> Float[Tensor, " n *dims"]:
         """`count` samples, or those of some indices; options are those of `generate`, such as conditions."""
