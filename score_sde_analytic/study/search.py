@@ -37,8 +37,8 @@ class GridSearch:
         last_step: what ends the chains.
         settings: where times may lie.
         made: grids by dynamic programming that were found before; more are added as they are asked for.
-        prior: a free model of the data, from which optimal grids may begin at any level; None begins all at t = 1.
-        begins: the log-SNR at which optimal grids begin instead, to the nearest of the lattice, as of samples from examples.
+        prior: a free model of the data, from which optimal grids may begin at any level; None begins all at `begin`.
+        begin: the time where optimal grids begin, below 1 for those of samples from examples.
 
     >>> study.search.lattice.times.shape, study.search.first
     ((1000,), 0.00116)
@@ -51,11 +51,17 @@ class GridSearch:
     settings: Search
     made: dict[CovarianceName, dict[int, Grid]] = field(default_factory=dict)
     prior: FreeModel | None = None
-    begins: float | None = None
+    begin: float = 1.0
 
     @cached_property
     def lattice(self) -> Lattice:
-        """The fine levels that are searched."""
+        """The fine levels that are searched, up to where grids begin."""
+        every = self._every_level()
+        if self.begin == 1.0:
+            return every
+        return Lattice(self.schedule, np.append(every.times[every.times < self.begin], self.begin))
+
+    def _every_level(self) -> Lattice:
         settings = self.settings
         if not settings.table:
             return Lattice.even_log_snr(self.schedule, settings.points, settings.log_snr_max)
@@ -70,9 +76,6 @@ class GridSearch:
     @cached_property
     def top_cost(self) -> Float64[Array, " n"] | None:
         """Nats per dimension of the prior at every level of the lattice; None for the usual one, at t = 1 alone."""
-        if self.begins is not None:
-            apart = np.abs(self.lattice.log_snr - self.begins)
-            return np.where(np.arange(len(apart)) == apart.argmin(), 0.0, np.inf)
         return None if self.prior is None else self.prior.prior_price(self.lattice.log_snr)[0]
 
     def _last_cost(self, moments: Moments, log_snr: Array) -> Array:
@@ -148,8 +151,8 @@ class GridSearch:
         t = float(self.schedule.time(log_snr))
         if name.file is None and name.kind in (DP, KLUB):
             settings = replace(self.settings, most=1)  # what is asked for, and not more
-            optimal = replace(self, begins=log_snr, settings=settings, made={}).grid(name, covariance, label, steps)
-            return replace(optimal, times=(t, *optimal.times[1:]))
+            below = replace(self, begin=t, prior=None, settings=settings, made={})
+            return below.grid(name, covariance, label, steps)
         if name.file is None and name.kind in GRIDS and not name.tuned:
             return GRIDS[name.kind](self.schedule, steps, float(self.lattice.times[0]), top=t)
         choices = ", ".join((DP, KLUB, *GRIDS))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def cost(study, grid):
 
 def test_the_optimal_grid_from_a_level_is_the_best_of_all(study):
     """Of its lattice, by trying all pairs of times below the start."""
-    times = study.search.begun(-1.0).lattice.times
+    times = replace(study.search, begin=float(VP.time(-1.0))).lattice.times
     best = grid_from(study, -1.0, 3)
     assert float(VP.log_snr(best.times[0])) == pytest.approx(-1.0, abs=1e-9)
     all_of_them = [Grid((times[-1], b, a, 0.0)) for i, a in enumerate(times[:-1]) for b in times[i + 1 : -1]]
@@ -110,7 +111,7 @@ def test_the_optimal_grid_from_a_level_is_the_best_of_all(study):
 
 def test_grids_that_begin_at_one_are_refused(study):
     for name in ("refined", "even_tuned"):
-        with pytest.raises(InputError, match="grids that begin elsewhere are dp, even, quadratic, log_snr, karras"):
+        with pytest.raises(InputError, match="choose one of dp, klub, even, quadratic, log_snr, karras"):
             grid_from(study, 0.0, 4, name)
     with pytest.raises(InputError, match="of the shape of the data"):
         translation(study, torch.zeros(2, 3), 0.0)
