@@ -51,8 +51,8 @@ HEAD = """# Lossless files: rates and times
 Bits/dim of held-out images. "Predicted": the chain's price, from the pass over the validation split, before anything was coded.
 "Bound": measured on the same images with several draws of the noise. "Worth": the information content of the very latents and
 pixels that were coded, one draw of the bound; "net": what coding them took. "File": all of it, with the first bits and the
-header. Every file was decoded and compared. Emoji are coded without their labels, with variances and a price from a pass that had
-them. Times are those of one thread beside other work.
+header. Every file was decoded and compared. Emoji are coded without their labels, with variances and a price from a pass that
+had them. Times are those of one thread beside other work.
 
 """
 

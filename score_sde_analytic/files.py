@@ -33,6 +33,8 @@ except ImportError:  # Windows: nothing tells whether the owner of a temporary f
 
 #: Of the layout of files; others are refused.
 VERSION = 2
+#: Characters of a value in a message.
+LONGEST = 80
 #: How an array file begins, after the length of its header; its digest follows.
 _HEAD = b'{"__metadata__":{"version":"%d","sha256":"' % VERSION
 _HEX = 64
@@ -293,8 +295,14 @@ def differences(found: Mapping[str, Any], expected: Mapping[str, Any], prefix: s
         elif a is b is None and (key in found) != (key in expected):
             lines.append(f"{prefix}{key}: {'the file' if key in found else 'what is expected'} alone has it")
         elif a != b:
-            lines.append(f"{prefix}{key}: file has {a!r}, expected {b!r}")
+            lines.append(f"{prefix}{key}: file has {_brief(a)}, expected {_brief(b)}")
     return lines
+
+
+def _brief(value: Any) -> str:
+    """A value as messages show it: of many numbers, the first ones."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 2]} .."
 
 
 def require_match(path: str | Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

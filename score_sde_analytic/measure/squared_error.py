@@ -21,14 +21,14 @@ NONE = 1e-12
 class SquaredError:
     """E[r | lam] and Var(r | lam), interpolated as log(E r / snr) and log(Var r / (E r)^2), which hardly change.
 
-    Both are constant beyond the end knots: at high noise r is in proportion to the signal.
+    Both are constant below the first knot: at high noise r is in proportion to the signal. Above the last one nothing is known.
 
     Attributes:
         log_snr: knots, ascending.
         means, variances: at them.
 
     Raises:
-        InputError: a mean that is not positive.
+        InputError: a mean that is not positive, or a level above the last knot.
 
     >>> error = SquaredError(np.array([-2.0, 2.0]), np.array([0.1, 0.8]), np.array([0.01, 0.64]))
     >>> error.std([-2.0, 2.0]), error.mean(-3.0).round(4)
@@ -52,13 +52,22 @@ class SquaredError:
     def _log_relative(self) -> Interpolant:
         return Interpolant(self.log_snr, np.log(np.maximum(self.variances / self.means**2, NONE)))
 
+    def _within(self, log_snr: ArrayLike) -> Array:
+        lam = as_array(log_snr)
+        if np.any(lam > self._top + 1e-6):
+            raise InputError(
+                f"nothing was measured at log-SNR {lam.max():.4g}, beyond the last knot, {self._top:.4g}, and nothing foretells"
+                " R there; measure knots up to it, or end below"
+            )
+        return lam
+
     @property
     def _top(self) -> float:
         return float(self.log_snr[-1])
 
     def mean(self, log_snr: ArrayLike) -> Float64[Array, " *n"]:
         """E[r | lam] = R."""
-        lam = as_array(log_snr)
+        lam = self._within(log_snr)
         return as_array(np.exp(self._log_mean(lam) + np.minimum(lam, self._top)))
 
     def variance(self, log_snr: ArrayLike) -> Float64[Array, " *n"]:

@@ -5,6 +5,7 @@ Nothing here measures the network again, but for samples (K calls each) and boun
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -217,7 +218,9 @@ class Study(Measured):
         covariance: str | CovarianceName = "",
         prior: FreeModel | str | None = None,
     ) -> Bits[Priced]:
-        """Priced bits/dim of chains of so many steps, with errors; no network call."""
+        """Priced bits/dim of chains of so many steps, with errors; no network call. Of a guided study, without guidance."""
+        if self.model.guidance:
+            warnings.warn(f"predicted bits leave out the price of what is {self.model.guidance}", stacklevel=2)
         chains = {k: self.chain(k, grid, covariance, prior) for k in each(whole(1))("steps", steps)}
         return Bits(self.price(chains), self.space)
 

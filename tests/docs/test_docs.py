@@ -167,6 +167,14 @@ def test_examples_of_names() -> None:
     assert runner.failures == 0
 
 
+def test_variational(example_names: dict[str, object]) -> None:
+    runner = doctest.DocTestRunner()
+    for line, code in blocks(DOCS / "vdm.md"):
+        runner.run(doctest.DocTestParser().get_doctest(code, dict(example_names), "vdm.md", str(DOCS / "vdm.md"), line))
+    assert runner.tries > 8
+    assert runner.failures == 0
+
+
 def test_every_name_is_listed_in_its_room() -> None:
     sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", (DOCS / "api.md").read_text(), re.M | re.S))
     rooms = [room for room in ROOMS if (PACKAGE / room / "__init__.py").is_file()]
