@@ -18,7 +18,7 @@ from score_sde_analytic.study.names import SOURCES, choose
 from score_sde_analytic.study.record import Record
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Measured(Record):
     """A record, read: curves with their calibration, and the decoder of every first time."""
 

@@ -49,7 +49,7 @@ class Kept:
     grids: Mapping[CovarianceName, Mapping[int, Grid]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Record:
     """A measured network.
 
@@ -95,6 +95,16 @@ class Record:
     def space(self) -> str:
         """What the examples are where they stand for something else, as "latents" of pictures; else nothing."""
         return str(self.moments.fingerprint.get("space", ""))
+
+    def __repr__(self) -> str:
+        """In a line.
+
+        >>> study
+        Study(15000 evaluations at 50 noise levels, examples of shape (2,))
+        """
+        about = f"{self.moments.evaluations} evaluations at {len(self.moments.log_snr)} noise levels"
+        guidance = f", {self.model.guidance}" if self.model.guidance else ""
+        return f"{type(self).__name__}({about}, examples of shape {tuple(self.shape)}{guidance})"
 
     @property
     def of_samples(self) -> OfSamples | None:

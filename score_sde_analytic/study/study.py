@@ -47,7 +47,7 @@ from score_sde_analytic.study.table import Bits
 Name = TypeVar("Name", bound=Hashable)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Study(Measured):
     """What one Monte Carlo pass over a network makes possible (`analyse` makes it).
 
