@@ -31,8 +31,8 @@ class SquaredError:
         InputError: a mean that is not positive, or a level above the last knot.
 
     >>> error = SquaredError(np.array([-2.0, 2.0]), np.array([0.1, 0.8]), np.array([0.01, 0.64]))
-    >>> error.std([-2.0, 2.0]), error.mean(-3.0).round(4)
-    (array([0.1, 0.8]), array(0.0368))
+    >>> error.std([-2.0, 2.0]), round(float(error.mean(-3.0)), 4)
+    (array([0.1, 0.8]), 0.0368)
     """
 
     log_snr: Float64[Array, " m"]

@@ -75,7 +75,7 @@ def moved(x: Float[Tensor, "batch c h w"], most: int) -> Float[Tensor, "batch c 
 def accuracy(net: Callable[..., Any], x: Float[Tensor, " n *dims"], y: Int64[Tensor, " n"]) -> float:
     """Share of images whose likeliest class is theirs.
 
-    >>> accuracy(nn.Identity(), torch.eye(4), torch.tensor([0, 1, 2, 2]))  # the images as their own logits
+    >>> accuracy(torch.nn.Identity(), torch.eye(4), torch.tensor([0, 1, 2, 2]))  # the images as their own logits
     0.75
     """
     right = [(net(images).argmax(1) == truth).sum() for images, truth in zip(x.split(500), y.split(500), strict=True)]

@@ -103,7 +103,7 @@ class Density:
             InputError: an end that the schedule never reaches, or one that lies at infinity.
 
         >>> round(float(Density.of(model.schedule, high=9.0).quantile(0.5)), 1)
-        -4.9
+        -2.5
         """
         lowest, highest = schedule.log_snr_range
         low, high = lowest if low is None else low, highest if high is None else high
@@ -196,7 +196,7 @@ class Density:
         cell = np.clip(np.searchsorted(self.below, rank, side="right") - 1, 0, len(self.mass) - 1)
         mass = np.diff(self.below)[cell]
         log_snr = self.edges[cell] + self.width * (rank - self.below[cell]) / mass
-        return np.clip(log_snr, self.low, self.high), self.width * self.below[-1] / mass
+        return as_array(np.clip(log_snr, self.low, self.high)), as_array(self.width * self.below[-1] / mass)
 
     def _mass_below(self, log_snr: Array) -> Array:
         return np.interp(log_snr, self.edges, self.below)

@@ -22,10 +22,11 @@ from score_sde_analytic.data import DCT, PCA, ColourDCT, DataRange
 from score_sde_analytic.data.examples import as_dataset
 from score_sde_analytic.errors import RunError, UnsupportedError
 from score_sde_analytic.grids import even_log_snr
+from score_sde_analytic.guidance import ClassifierFree
 from score_sde_analytic.likelihood import Chain, bits_per_dim
 from score_sde_analytic.measure.spectrum import Spectrum
 from score_sde_analytic.measure.statistics import Energy, GradientEnergy, HighFrequency, MeanLevel
-from score_sde_analytic.models import Constant, Guided, ScoreModel
+from score_sde_analytic.models import Constant, ScoreModel
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.process import LinearVP, RectifiedFlow
 from score_sde_analytic.process.kernel import reverse_kernel
@@ -143,7 +144,7 @@ def test_conditions_and_guidance_are_exact_too():
     labels = torch.arange(64) % 10
     for made in (
         exact_model(model(conditions=["label"])),
-        exact_model(Guided(model(conditions=["label"]), 2.0, {"label": 10})),
+        exact_model(ClassifierFree(model(conditions=["label"]), 2.0, {"label": 10})),
     ):
         whole = made(STATES, T, label=labels).x_0
         assert torch.equal(made(STATES[5:8], T, label=labels[5:8]).x_0, whole[5:8])

@@ -10,8 +10,8 @@ from score_sde_analytic.runners import datasets, networks
 
 from score_sde_analytic.data import Examples
 from score_sde_analytic.grids import even_log_snr
-from score_sde_analytic.guidance import ClassifierFree
-from score_sde_analytic.measure import Budget, estimate, mutual_information
+from score_sde_analytic.guidance import ClassifierFree, mutual_information
+from score_sde_analytic.measure import Budget, estimate
 from score_sde_analytic.models import LinearDenoiser
 from score_sde_analytic.samplers import DPMSolverPP, generate
 
