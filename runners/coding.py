@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from score_sde_analytic.coding import Codec, header_of
+from score_sde_analytic.coding.arithmetic import with_threads
 from score_sde_analytic.coding.chains import chain_content, chain_of
 from score_sde_analytic.coding.codec import require_network
+from score_sde_analytic.coding.ladder import require_diagonal
 from score_sde_analytic.coding.tiles import Tiling
 from score_sde_analytic.declared import require_shape
 from score_sde_analytic.errors import InputError, MissingFileError, UserError
@@ -20,34 +23,41 @@ from score_sde_analytic.files import read_bytes, write_bytes
 from score_sde_analytic.likelihood import Chain
 from score_sde_analytic.models.model import ScoreModel
 
+from . import build
 from .experiment import Experiment
-from .pictures import CURE, Pictures
+from .pictures import CURE, Pictures, require_below, require_target
 
 #: Names by which a study makes a chain.
 NAMES = ("steps", "grid", "covariance", "prior")
 SUFFIX = ".ssac"
 #: Of what a file says besides; and of its chain, where that is named.
-ABOUT = {"pictures": dict, "chain": dict}
+ABOUT = {"pictures": dict, "chain": dict, "threads": range(1, 4097)}
 NAMED = {"steps": range(1, 100_001), "grid": str, "covariance": str, "prior": {"gaussian", ""}}
+OTHER_PASS = (
+    "its chain is not in it, and comes from the pass of another workdir or machine, or from other estimate settings:"
+    " use that workdir, or compress with --config.code.embed=True"
+)
 
 
 def compress(experiment: Experiment) -> list[Path]:
     """config.code.input -> config.code.output."""
     source, target = _paths(experiment)
-    if target.suffix != SUFFIX:
+    if target.suffix != SUFFIX or target.is_dir():
         raise InputError(f"code.output is {target}: name a file {SUFFIX}, --config.code.output=FILE{SUFFIX}")
+    require_below(target)
     pictures = Pictures.read(source)
     shape = _shape(experiment)
     tiles = np.concatenate([_tiles(experiment, picture, shape, source) for picture in pictures.arrays])
     names, chain = _chain(experiment)
     codec = _codec(experiment, chain)
     images = codec.data_range.encode(tiles)
-    done = codec.compress(images, progress=True, about={"pictures": pictures.about, "chain": names})
+    done = codec.compress(images, progress=True, about=_about(pictures, names))
     write_bytes(target, done.content)
     pixels = sum(picture.size for picture in pictures.arrays)
     print(
-        f"\n{len(pictures.arrays)} pictures, {len(tiles)} tiles of {'x'.join(map(str, shape))}: {len(done.content)} bytes,"
-        f" {8 * len(done.content) / pixels:.4f} bits/dim; coded {done.net_rate:.4f} bits/dim, {done.raw} tiles kept raw"
+        f"\n{_counted(len(pictures.arrays), 'picture')}, {_counted(len(tiles), 'tile')} of {'x'.join(map(str, shape))}:"
+        f" {len(done.content):,} bytes, {8 * len(done.content) / pixels:.4f} bits/dim;"
+        f" coded {done.net_rate:.4f} bits/dim, {_counted(done.raw, 'tile')} kept raw"
     )
     content = {
         "bytes": len(done.content),
@@ -70,21 +80,58 @@ def decompress(experiment: Experiment) -> list[Path]:
         header = header_of(content)
         about = header.get("about", {})
         require_shape(about, ABOUT, "what it says besides", CURE)
+        tilings = _tilings(header)
+        require_target(target, [(tiling.height, tiling.width) for tiling in tilings])
+        with with_threads(about["threads"]):  # the chain's principal components follow them too
+            codec = _decoder(experiment, header)
+            tiles = codec.data_range.index(codec.decode(content, progress=True)).numpy()
+    ends = pairwise([0, *accumulate(tiling.count for tiling in tilings)])
+    arrays = [tiling.joined(tiles[a:b]) for tiling, (a, b) in zip(tilings, ends, strict=True)]
+    written = Pictures(arrays, about["pictures"]).write(target)
+    print(f"\n{_counted(len(arrays), 'picture')} came back, and the checksum of the pixels holds")
+    return written
+
+
+def _about(pictures: Pictures, names: dict[str, Any]) -> dict[str, Any]:
+    """What a file says besides."""
+    return {"pictures": pictures.about, "chain": names, "threads": torch.get_num_threads()}
+
+
+def _tilings(header: dict[str, Any]) -> list[Tiling]:
+    """How a file's pictures were cut."""
+    shape = tuple(header["shape"])
+    if len(shape) != 3:
+        raise InputError(f"its images have the shape {shape}, and are no pictures; decode it with Codec.decode")
+    tile = shape[1], shape[2]
+    sizes = Pictures.sizes(header["about"]["pictures"], header["count"], tile)
+    tilings = [Tiling(height, width, tile) for height, width in sizes]
+    count = sum(tiling.count for tiling in tilings)
+    if count != header["count"]:
+        raise InputError(f"it says that its pictures have {count} tiles, and holds {header['count']}; {CURE}")
+    return tilings
+
+
+def _decoder(experiment: Experiment, header: dict[str, Any]) -> Codec:
+    """The codec that a file was encoded with."""
+    experiment.config.code.arithmetic = next(iter(header["arithmetic"]))
+    said = header["about"]["chain"]
+    if "content" in said:
         require_network(header, _unlabelled(experiment))
-        experiment.config.code.arithmetic = next(iter(header["arithmetic"]))
-        codec = _codec(experiment, _recorded(experiment, about["chain"]))
-        shape = tuple(header["shape"])
-        if len(shape) != 3:
-            raise InputError(f"its images have the shape {shape}, and are no pictures; decode it with Codec.decode")
-        tile = shape[1], shape[2]
-        sizes = Pictures.sizes(about["pictures"], header["count"], tile)
-        tilings = [Tiling(height, width, tile) for height, width in sizes]
-        ends = [0, *accumulate(tiling.count for tiling in tilings)]
-        if ends[-1] != header["count"]:
-            raise InputError(f"it says that its pictures have {ends[-1]} tiles, and holds {header['count']}; {CURE}")
-        tiles = codec.data_range.index(codec.decode(content, progress=True)).numpy()
-    arrays = [tiling.joined(tiles[a:b]) for tiling, (a, b) in zip(tilings, pairwise(ends), strict=True)]
-    return Pictures(arrays, about["pictures"]).write(target)
+        return _codec(experiment, chain_of(said["content"], "its chain"))
+    require_shape(said, NAMED, "its chain", CURE)
+    experiment.config.code.covariance = said["covariance"]  # to be recorded by the pass
+    if not experiment.measured:
+        raise InputError(f"{OTHER_PASS}; {experiment.workdir} holds no finished pass of it")
+    require_network(header, _unlabelled(experiment))
+    codec = _codec(experiment, _named(experiment, said))
+    if codec.identity["chain"] != header["chain"]:
+        raise InputError(OTHER_PASS)
+    return codec
+
+
+def _counted(count: int, what: str) -> str:
+    """As "1 picture", "2 pictures"."""
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _paths(experiment: Experiment) -> tuple[Path, Path]:
@@ -131,7 +178,9 @@ def _tiles(experiment: Experiment, picture: np.ndarray, shape: tuple[int, ...], 
 def _chain(experiment: Experiment) -> tuple[dict[str, Any], Chain]:
     """(what a file says of the chain, the chain) of config.code."""
     settings = experiment.config.code
-    names = {name: settings[name] for name in NAMES} | {"covariance": str(experiment.study.resolve(settings.covariance))}
+    # "auto" stays as it is, by which a decoder knows the pass.
+    covariance = settings.covariance or build.study_settings(experiment.config).covariance
+    names = {name: settings[name] for name in NAMES} | {"covariance": covariance}
     chain = _named(experiment, names)
     if not settings.embed:
         return names, chain
@@ -139,16 +188,8 @@ def _chain(experiment: Experiment) -> tuple[dict[str, Any], Chain]:
     return {"content": content}, chain_of(content)
 
 
-def _recorded(experiment: Experiment, said: dict[str, Any]) -> Chain:
-    """The chain that a file was encoded with."""
-    if "content" in said:
-        return chain_of(said["content"], "its chain")
-    require_shape(said, NAMED, "its chain", CURE)
-    experiment.config.code.covariance = said["covariance"]  # to be recorded by the pass
-    return _named(experiment, said)
-
-
 def _named(experiment: Experiment, names: dict[str, Any]) -> Chain:
+    require_diagonal(experiment.study.covariance(names["covariance"]), experiment.schedule)
     return experiment.study.chain(names["steps"], names["grid"], names["covariance"], names["prior"] or None)
 
 

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from score_sde_analytic.data.examples import Data
+from score_sde_analytic.data.examples import Data, as_dataset
+from score_sde_analytic.data.portions import portion
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.extras import versions
 from score_sde_analytic.guidance import ConditionalMoments, estimate_guided
+from score_sde_analytic.measure.draws import Recorder
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.recalibration import Recalibration, recalibrate
@@ -106,8 +108,14 @@ class Experiment:
     @cached_property
     def recorded(self) -> dict[str, Any]:
         """What the pass over the validation split keeps besides moments, by basis, as plain data."""
-        kept = recorders(self.named, self._train, build.study_settings(self.config).structure)
-        return {basis: recorder.config() for basis, recorder in kept.items()}
+        return {basis: recorder.config() for basis, recorder in self._recorders.items()}
+
+    @cached_property
+    def _recorders(self) -> dict[str, Recorder]:
+        """As the study makes them."""
+        train = as_dataset(self._train, self.splits.data_range)
+        some = train if train.in_memory else portion(train)
+        return recorders(self.named, some, build.study_settings(self.config).structure)
 
     @cached_property
     def study(self) -> Study:
@@ -165,7 +173,12 @@ class Experiment:
     @property
     def moments_path(self) -> Path:
         """The file of the pass."""
-        return moments_file(self.workdir, self.study.recorders)
+        return moments_file(self.workdir, self._recorders)
+
+    @property
+    def measured(self) -> bool:
+        """Whether the workdir holds the whole pass, which then is only read."""
+        return self.moments_path.exists() and Moments.load(self.moments_path).finished
 
     @cached_property
     def training(self) -> Moments | None:

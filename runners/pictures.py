@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from score_sde_analytic.data.pictures import pillow
-from score_sde_analytic.data.readers import Files
+from score_sde_analytic.data.readers import SUFFIXES, Files
 from score_sde_analytic.declared import require_shape
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.files import write_bytes
@@ -28,6 +28,9 @@ SHAPE = (
     {"npz": {"name": str, "dtype": {"uint8", "uint16"}, "layout": {"nhw", "nchw", "nhwc"}, "height": SIDE, "width": SIDE}},
 )
 CURE = "take an undamaged copy"
+INPUT, OUTPUT = "--config.code.input=PATH", "--config.code.output=PATH"
+#: Suffixes of files of one array.
+STACKED = (".npz", ".npy")
 
 
 @dataclass(frozen=True)
@@ -39,21 +42,29 @@ class Pictures:
 
     @classmethod
     def read(cls, source: Path) -> Pictures:
-        """Those of a folder, or of a file .npz.
+        """Those of a folder, of a file .npz or .npy, or one picture.
 
         Raises:
             MissingFileError: there is none.
             InputError: they are not of 8 bits, or have an opacity.
         """
         if not source.exists():
-            raise MissingFileError(f"there is no {source}: give a folder of pictures or a file .npz, --config.code.input=PATH")
-        return cls._of_folder(source) if source.is_dir() else cls._of_npz(source)
+            raise MissingFileError(f"there is no {source}: give a folder of pictures, or a file .npz or .npy, {INPUT}")
+        if source.is_dir():
+            return cls._of_folder(source)
+        if source.name.lower().endswith(SUFFIXES):
+            return cls._of_files(source.parent, [Path(source.name)])
+        return cls._of_arrays(source)
 
     @classmethod
     def _of_folder(cls, folder: Path) -> Pictures:
         files = Files(folder).files
         if not files:
             raise InputError(f"{folder} holds no pictures that are known by their suffix; give another folder, or a file .npz")
+        return cls._of_files(folder, files)
+
+    @classmethod
+    def _of_files(cls, folder: Path, files: Sequence[Path]) -> Pictures:
         arrays = [_pixels(folder / file) for file in files]
         names = [PurePosixPath(file).with_suffix("").as_posix() for file in files]
         twice = next((name for name in names if names.count(name) > 1), "")
@@ -62,12 +73,8 @@ class Pictures:
         return cls(arrays, {"folder": [[name, *array.shape[1:]] for name, array in zip(names, arrays, strict=True)]})
 
     @classmethod
-    def _of_npz(cls, path: Path) -> Pictures:
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = dict(archive)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path} is no file of numpy's, or damaged ({error}); write it with np.savez") from error
+    def _of_arrays(cls, path: Path) -> Pictures:
+        arrays = _arrays(path)
         stacks = {name: x for name, x in arrays.items() if x.ndim in (3, 4) and x.dtype in (np.uint8, np.uint16) and x.size}
         if len(stacks) != 1:
             held = ", ".join(f"{name} {x.dtype} {x.shape}" for name, x in arrays.items()) or "nothing"
@@ -97,34 +104,76 @@ class Pictures:
         return [(height, width) for _, height, width in about["folder"]]
 
     def write(self, target: Path) -> list[Path]:
-        """To a folder, or to a file .npz; each file is whole or absent.
+        """To a folder, or to a file .npz or .npy, in place of what is there; each file is whole or absent.
 
         Raises:
-            InputError: a file where a folder is to be.
+            InputError: a file where a folder is to be, or pictures of several sizes in one array.
         """
-        if target.suffix == ".npz":
-            return [self._write_npz(target)]
-        if target.exists() and not target.is_dir():
-            raise InputError(f"{target} is a file: name a folder for pictures, or a file .npz, --config.code.output=PATH")
+        require_target(target, [array.shape[1:] for array in self.arrays])
+        if target.suffix in STACKED:
+            return [self._write_arrays(target)]
         entries = self.about.get("folder") or [[f"{i:06d}"] for i in range(len(self.arrays))]
         for (name, *_), array in zip(entries, self.arrays, strict=True):
             write_bytes(target / f"{name}.png", _png(array, name))
         return [target]
 
-    def _write_npz(self, target: Path) -> Path:
+    def _write_arrays(self, target: Path) -> Path:
         about = self.about.get("npz", {"name": "x", "dtype": "uint8", "layout": "nchw"})
-        if len({array.shape for array in self.arrays}) > 1:
-            raise InputError(f"these pictures are of several sizes, and {target} holds one array: name a folder")
         planes = np.stack(self.arrays).astype(about["dtype"])
         layout = about["layout"]
         stack = planes[:, 0] if layout == "nhw" else planes.transpose(0, 2, 3, 1) if layout == "nhwc" else planes
-        held = io.BytesIO()
-        with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
-            entry = io.BytesIO()
-            np.save(entry, np.ascontiguousarray(stack))
-            archive.writestr(f"{about['name']}.npy", entry.getvalue())
-        write_bytes(target, held.getvalue())
+        entry = io.BytesIO()
+        np.save(entry, np.ascontiguousarray(stack))
+        write_bytes(target, entry.getvalue() if target.suffix == ".npy" else _npz(about["name"], entry.getvalue()))
         return target
+
+
+def require_target(target: Path, sizes: Sequence[Sequence[int]]) -> None:
+    """Refuse a place that pictures of these sizes cannot be written to.
+
+    Raises:
+        InputError: a file where a folder is to be, or the other way round, or pictures of several sizes in one array.
+    """
+    stacked = target.suffix in STACKED
+    if stacked and target.is_dir():
+        raise InputError(f"{target} is a folder, where a file is to be: name another, {OUTPUT}")
+    if not stacked and target.is_file():
+        raise InputError(f"{target} is a file, where a folder is to be: name one for pictures, or a file .npz, {OUTPUT}")
+    require_below(target)
+    if stacked and len(set(map(tuple, sizes))) > 1:
+        raise InputError(f"these pictures are of several sizes, and {target} holds one array: name a folder, {OUTPUT}")
+
+
+def require_below(target: Path) -> None:
+    """Refuse a place below a file.
+
+    Raises:
+        InputError: it is.
+    """
+    file = next((folder for folder in target.parents if folder.is_file()), None)
+    if file is not None:
+        raise InputError(f"{target} cannot be written, for {file} is a file and no folder: name another place, {OUTPUT}")
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """Of a file .npz by their names, or that of a file .npy; what numpy says of others is advice to run them."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"x": loaded}
+        with loaded:
+            return dict(loaded)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        said = f" ({error})" if isinstance(error, OSError) else ""
+        raise InputError(f"{path} is no file of numpy's, or damaged{said}; write it with np.savez, or give a folder") from error
+
+
+def _npz(name: str, entry: bytes) -> bytes:
+    """An archive of one array."""
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{name}.npy", entry)
+    return held.getvalue()
 
 
 def _by_name(entry: Sequence[Any]) -> list[tuple[str, Any]]:

@@ -154,7 +154,9 @@ def one_of(names: Iterable[str]) -> Check[str]:
             raise MisspeltError(value, known)
         return value
 
-    return Check(f"one of {', '.join(name or 'nothing' for name in known)}", read)
+    some = [name for name in known if name]
+    choices = f"{'one of ' * (len(known) > 2 or some == list(known))}{', '.join(some)}"
+    return Check(f"{choices} or empty" if "" in known else choices, read)
 
 
 def named(parse: Callable[[str], Any], what: str) -> Check[str]:

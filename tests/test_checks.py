@@ -67,3 +67,13 @@ def test_settings_keep_plain_values():
         InputError, match=r"part\.names must be values, each one of dp, even, got \('evn',\); did you mean 'even'"
     ):
         Example(names=("evn",))
+
+
+def test_an_empty_name_is_called_empty():
+    for names, message in (
+        (("gaussian", ""), "must be gaussian or empty, got"),
+        (("", "a", "b"), "must be one of a, b or empty, got"),
+    ):
+        with pytest.raises(InputError, match=message):
+            checks.one_of(names)("prior", "nothing")
+        assert checks.one_of(names)("prior", "") == ""

@@ -25,15 +25,17 @@ from score_sde_analytic.arrays import Array, slices
 from score_sde_analytic.coding.laws import Table, Truncated, Windowed
 from score_sde_analytic.coding.stack import Symbols
 from score_sde_analytic.coding.turns import Around, Turn
-from score_sde_analytic.covariance.base import StepCovariance
+from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.data.basis import Basis, Scalar
 from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood.chain import Chain
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.process.decoder import Decoder
 from score_sde_analytic.process.kernel import Kernel, kernels
 from score_sde_analytic.process.level import Level
+from score_sde_analytic.process.schedule import Schedule
 
 #: Most numbers of a part of a table of probabilities.
 PART = 2**21
@@ -161,6 +163,17 @@ class Ladder:
             for part in slices(len(x_t), max(1, PART // (self.dim * levels)))
         ]
         return Table(parts)
+
+
+def require_diagonal(covariance: Covariance, schedule: Schedule) -> None:
+    """Refuse a covariance that latents cannot be coded by, whatever the grid.
+
+    Raises:
+        UnsupportedError: it is diagonal in no basis.
+    """
+    levels = Grid((1.0, 0.5, 0.0)).levels(schedule)[:-1]
+    for step in covariance.steps(kernels(levels), levels[:-1]):
+        _ = step.basis
 
 
 def _top(chain: Chain, model: ScoreModel, level: Level, shape: tuple[int, ...]) -> tuple[Basis, Array, Array]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from score_sde_analytic.checks import each, whole
 from score_sde_analytic.coding import Codec
+from score_sde_analytic.coding.ladder import require_diagonal
 from score_sde_analytic.covariance.base import Covariance
 from score_sde_analytic.data.examples import Data
 from score_sde_analytic.grids.grid import Grid
@@ -290,6 +291,7 @@ class Study(Measured):
     def codec(self, steps: int = 10, **settings: Any) -> Codec:
         """Lossless coding of images by `chain(steps, grid=, covariance=, prior=)`; other settings are those of `Codec`."""
         named = {name: settings.pop(name) for name in ("grid", "covariance", "prior") if name in settings}
+        require_diagonal(self.covariance(named.get("covariance", "")), self.schedule)
         return Codec(self.model, self.chain(steps, **named), self.data_range, **{"device": self.device} | settings)
 
     # --- samples ---

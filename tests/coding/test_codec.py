@@ -158,6 +158,11 @@ def test_what_is_diagonal_in_no_basis_is_refused():
         Codec(study().model, Chain(chain.grid, Tweedie(study().model), chain.decoder), DECLARED).encode(smooth(2, 0))
 
 
+def test_a_study_says_so_before_it_looks_for_a_grid():
+    with pytest.raises(UnsupportedError, match="diagonal in no fixed basis"):
+        study().codec(3, covariance="tweedie")
+
+
 def test_priors_without_independent_coefficients_are_refused():
     chain = study().chain(3)
     mixture = MixtureDenoiser.of(smooth(100, 0), components=(2,))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from score_sde_analytic.configs import digits_vp, patches
 from score_sde_analytic.runners import coding, main
 from score_sde_analytic.runners.experiment import Experiment
-from score_sde_analytic.runners.pictures import Pictures
+from score_sde_analytic.runners.pictures import Pictures, require_target
 
 from score_sde_analytic.data import digits, photographs
-from score_sde_analytic.errors import InputError, MissingFileError
+from score_sde_analytic.errors import InputError, MissingFileError, UnsupportedError
 
 PIL = pytest.importorskip("PIL.Image")
 RNG = np.random.default_rng(0)
@@ -74,6 +75,46 @@ def test_what_is_no_picture_is_refused(tmp_path):
         Pictures.read(tmp_path / "b.npz")
 
 
+def test_an_array_and_one_picture_are_read_too(tmp_path):
+    stack = RNG.integers(0, 256, (4, 5, 7)).astype(np.uint8)
+    np.save(tmp_path / "in.npy", stack)
+    Pictures.read(tmp_path / "in.npy").write(tmp_path / "out.npy")
+    assert np.array_equal(np.load(tmp_path / "out.npy"), stack)
+    saved(tmp_path / "in" / "a.png", "RGB")
+    saved(tmp_path / "in" / "b.png", "RGB")
+    Pictures.read(tmp_path / "in" / "a.png").write(tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+    assert np.array_equal(*(np.asarray(PIL.open(tmp_path / folder / "a.png")) for folder in ("in", "out")))
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_objects_are_refused_without_advice_to_run_them(tmp_path, suffix):
+    objects = np.array([{}, None], dtype=object)
+    (np.save if suffix == "npy" else np.savez)(tmp_path / f"a.{suffix}", objects)
+    with pytest.raises(InputError, match="no file of numpy") as refused:
+        Pictures.read(tmp_path / f"a.{suffix}")
+    assert "pickle" not in str(refused.value)
+    assert "unsafe" not in str(refused.value)
+
+
+def test_places_that_cannot_be_written_are_refused(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder.npz").mkdir()
+    sizes = [(5, 7), (16, 3)]
+    for place, message in (
+        ("file", "is a file, where a folder is to be"),
+        ("file/below", "is a file and no folder"),
+        ("folder.npz", "is a folder, where a file is to be"),
+        ("a.npz", "of several sizes"),
+        ("a.npy", "of several sizes"),
+    ):
+        with pytest.raises(InputError, match=message):
+            require_target(tmp_path / place, sizes)
+    for place in ("new", "new/below", "folder.npz/new"):
+        require_target(tmp_path / place, sizes)
+    require_target(tmp_path / "a.npz", sizes[:1] * 2)
+
+
 def test_two_files_of_one_name_are_refused(tmp_path):
     for suffix in ("png", "bmp"):
         saved(tmp_path / "in" / f"a.{suffix}", "L")
@@ -108,6 +149,64 @@ def small(config, tmp_path, source, target, **settings):
     for name, value in settings.items():
         config.code[name] = value
     return Experiment(config, tmp_path / "work")
+
+
+@pytest.mark.parametrize(("arithmetic", "covariance"), [("float32", ""), ("exact", "pca")])
+def test_files_come_back_with_other_threads(tmp_path, arithmetic, covariance, capsys):
+    """Principal components follow the number of threads, and so does the digest of a chain that has some."""
+    stack = np.asarray(digits()).astype(np.uint8)[:1]
+    np.save(tmp_path / "in.npy", stack)
+    chosen = {"arithmetic": arithmetic, "covariance": covariance}
+    before = torch.get_num_threads()
+    try:
+        coding.compress(small(digits_vp.get_config(), tmp_path, "in.npy", "a.ssac", **chosen))
+        assert "1 picture, 1 tile of 1x8x8: " in capsys.readouterr().out
+        config = digits_vp.get_config()
+        config.threads = 2
+        coding.decompress(small(config, tmp_path, "a.ssac", "out.npy"))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert "1 picture came back, and the checksum of the pixels holds" in capsys.readouterr().out
+    assert np.array_equal(np.load(tmp_path / "out.npy"), stack)
+    assert len(list((tmp_path / "work").glob("moments*"))) == 1
+
+
+def test_files_of_another_pass_are_refused(tmp_path):
+    np.save(tmp_path / "in.npy", np.asarray(digits()).astype(np.uint8)[:1])
+    coding.compress(small(digits_vp.get_config(), tmp_path, "in.npy", "a.ssac"))
+    (tmp_path / "work").rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"from the pass of another workdir.*code\.embed=True.*holds no finished pass"):
+        coding.decompress(small(digits_vp.get_config(), tmp_path, "a.ssac", "none.npy"))
+    assert not (tmp_path / "work").exists()
+    config = digits_vp.get_config()
+    config.seed = 1
+    coding.compress(small(config, tmp_path, "in.npy", "b.ssac"))
+    with pytest.raises(InputError, match=r"a\.ssac: its chain is not in it, and comes from the pass of another workdir"):
+        coding.decompress(small(config, tmp_path, "a.ssac", "none.npy"))
+    assert not (tmp_path / "none.npy").exists()
+
+
+@pytest.mark.slow
+def test_the_best_covariance_is_found_by_the_pass_that_chose_it(tmp_path):
+    np.save(tmp_path / "in.npy", np.asarray(digits()).astype(np.uint8)[:1])
+    coding.compress(small(digits_vp.get_config(), tmp_path, "in.npy", "a.ssac", covariance="auto"))
+    coding.decompress(small(digits_vp.get_config(), tmp_path, "a.ssac", "out.npy"))
+    assert len(list((tmp_path / "work").glob("moments*"))) == 1
+
+
+def test_places_are_checked_before_the_pass(tmp_path):
+    np.save(tmp_path / "in.npy", np.asarray(digits()).astype(np.uint8)[:1])
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputError, match="is a file and no folder"):
+        coding.compress(small(digits_vp.get_config(), tmp_path, "in.npy", "file/a.ssac"))
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_covariance_that_codes_nothing_is_refused_for_that(tmp_path):
+    np.save(tmp_path / "in.npy", np.asarray(digits()).astype(np.uint8)[:1])
+    with pytest.raises(UnsupportedError, match="diagonal in no fixed basis"):
+        coding.compress(small(digits_vp.get_config(), tmp_path, "in.npy", "a.ssac", covariance="tweedie"))
 
 
 @pytest.mark.slow
