@@ -39,10 +39,10 @@ HEAD = """# Lossless files: rates and times
 
     python -m benchmarks.coding --config digits_vp --covariances isotropic pixel pca
     python -m benchmarks.coding --config digits_vp --covariances pca --priors gaussian --steps 10 --arithmetic exact
-    python -m benchmarks.coding --config patches --quick --images 300 --draws 2 --steps 3 5 10 \\
+    python -m benchmarks.coding --config patches --quick --images 300 --draws 2 \\
         --covariances isotropic "colour_dct|high_frequency"
-    python -m benchmarks.coding --config emoji --quick --images 60 --draws 2 --steps 5 10 \\
-        --covariances isotropic --priors gaussian
+    python -m benchmarks.coding --config emoji --quick --images 60 --draws 2 --steps 5 10 --covariances isotropic --priors gaussian
+    python -m benchmarks.coding --config emoji --quick --images 200 --draws 1 --steps 3 --covariances isotropic --priors gaussian
     python -m benchmarks.coding --config patches --quick --photograph --priors gaussian --steps 10 \\
         --covariances "colour_dct|high_frequency"
     python -m benchmarks.codecs
@@ -136,7 +136,7 @@ def page() -> str:
         ordered = sorted(
             rows, key=lambda found: (found["covariance"], found["prior"] or "", found["steps"], found["arithmetic"])
         )
-        parts.append(f"## {config}, {count} images")
+        parts.append(f"## {config}, up to {count} images")
         parts.append(markdown([*COLUMNS, "ms per image, in / out"], [shown(found) for found in ordered]))
         parts.append("Public codecs on the same split, and the information under a histogram per pixel:")
         parts.append(codecs.text(public[config]))

@@ -53,9 +53,7 @@ class Study(Measured):
     """What one Monte Carlo pass over a network makes possible (`analyse` makes it).
 
     Names are those of `study.names`: covariances "isotropic", "pca", "dct|high_frequency", "auto", ..; grids "dp",
-    "refined", "even_tuned", .. An empty name of a covariance stands for `settings.covariance`.
-
-    What it holds is a `Record`.
+    "refined", "even_tuned", .. An empty name of a covariance stands for `settings.covariance`. What it holds is a `Record`.
     """
 
     @property
