@@ -41,8 +41,10 @@ HEAD = """# Lossless files: rates and times
     python -m benchmarks.coding --config digits_vp --covariances pca --priors gaussian --steps 10 --arithmetic exact
     python -m benchmarks.coding --config patches --quick --images 300 --draws 2 \\
         --covariances isotropic "colour_dct|high_frequency"
-    python -m benchmarks.coding --config emoji --quick --images 60 --draws 2 --steps 5 10 --covariances isotropic --priors gaussian
-    python -m benchmarks.coding --config emoji --quick --images 200 --draws 1 --steps 3 --covariances isotropic --priors gaussian
+    python -m benchmarks.coding --config emoji --quick --images 60 --draws 2 --steps 5 10 \\
+        --covariances isotropic --priors gaussian
+    python -m benchmarks.coding --config emoji --quick --images 200 --draws 1 --steps 3 \\
+        --covariances isotropic --priors gaussian
     python -m benchmarks.coding --config patches --quick --photograph --priors gaussian --steps 10 \\
         --covariances "colour_dct|high_frequency"
     python -m benchmarks.codecs
