@@ -33,7 +33,7 @@ except ImportError:  # Windows: nothing tells whether the owner of a temporary f
 
 #: Of the layout of files; others are refused.
 VERSION = 2
-#: Characters of a value in a message.
+#: Characters of a list in a message.
 LONGEST = 80
 #: How an array file begins, after the length of its header; its digest follows.
 _HEAD = b'{"__metadata__":{"version":"%d","sha256":"' % VERSION
@@ -300,9 +300,9 @@ def differences(found: Mapping[str, Any], expected: Mapping[str, Any], prefix: s
 
 
 def _brief(value: Any) -> str:
-    """A value as messages show it: of many numbers, the first ones."""
+    """A value as messages show it: of a long list, its beginning."""
     text = repr(value)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 2]} .."
+    return f"{text[: LONGEST - 2]} .." if isinstance(value, list) and len(text) > LONGEST else text
 
 
 def require_match(path: str | Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
