@@ -254,7 +254,8 @@ calls at levels even in log-SNR, with the analytic variance of the network's own
 {criteria}
 - above frontier: Frechet distance less that of SDEdit's frontier at the same L2, linear between its points; below zero a point
   lies beyond it. The error is that of the difference: sources, noise and reference are shared. The line lies above a frontier
-  that bends, here by up to about 0.02: read nothing into smaller differences.
+  that bends, here by up to about 0.02: read nothing into smaller differences. The classifier of domains was trained on sources
+  of the same file; that points lie beyond the frontier for sources of which it saw none is not shown here.
 
 """
 
