@@ -29,8 +29,11 @@ from score_sde_analytic.runners import schedules
 from score_sde_analytic.runners.experiment import Experiment
 from torch.utils.data import Subset
 
+from score_sde_analytic.covariance import BetaTilde
 from score_sde_analytic.data.examples import as_dataset
 from score_sde_analytic.files import plain
+from score_sde_analytic.grids import Grid
+from score_sde_analytic.grids.lattice import transition_costs
 from score_sde_analytic.likelihood import ContinuousTime, bits_per_dim, times_per_example, variance_of_bound
 from score_sde_analytic.likelihood.bound import BITS
 from score_sde_analytic.likelihood.method import Batch
@@ -199,10 +202,10 @@ def invariance(
 
 
 def steps_bits(curve: Any, schedule: Schedule, case: Case, steps: int) -> float:
-    """VDM's discrete loss on the curve, 1/2 sum (exp(lam_s - lam_t) - 1) R(lam_t), times even in t, in bits/dim."""
+    """VDM's discrete loss on the curve: transitions with the posterior's own variance, times even in t, in bits/dim."""
     first = float(schedule.time(case.high))
-    lam = np.asarray(schedule.log_snr(first + (1.0 - first) * np.arange(steps + 1) / steps))
-    return float(BITS * 0.5 * (np.expm1(lam[:-1] - lam[1:]) * curve.residual(lam[1:])).sum())
+    times = first + (1.0 - first) * np.arange(steps, -1, -1) / steps
+    return float(BITS * transition_costs(schedule, curve, BetaTilde(), Grid((*times.tolist(), 0.0))).sum())
 
 
 def text(name: str, found: dict[str, Any]) -> str:
