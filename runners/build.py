@@ -13,6 +13,7 @@ from score_sde_analytic.likelihood.flow import Flow
 from score_sde_analytic.measure.estimation import Budget
 from score_sde_analytic.models.ode_solvers import FIXED, Adaptive, Fixed
 from score_sde_analytic.process.decoder import Decoder
+from score_sde_analytic.processes import local
 from score_sde_analytic.study.names import choose
 from score_sde_analytic.study.settings import Knots, Search, Settings, Structure
 
@@ -28,7 +29,7 @@ def device(config: ConfigDict) -> torch.device:
         torch.set_num_threads(config.threads)
     if config.device != "auto":
         try:
-            return torch.zeros(0, device=config.device).device
+            return local(torch.zeros(0, device=local(torch.device(config.device))).device)
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"device {config.device!r} is not available here; use --config.device=cpu") from error
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -5,12 +5,14 @@ Only the mode that runs is imported, after the flags are read.
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import chain
@@ -284,19 +286,38 @@ def command(arguments: Sequence[str]) -> str:
 def main(argv: Sequence[str]) -> None:
     """Run a mode and name what it wrote."""
     values = parse(argv)
+    from score_sde_analytic import processes
+
+    with processes.joined():
+        launched(values, argv)
+
+
+def launched(values: flags.FlagValues, argv: Sequence[str]) -> None:
+    """A mode in each of the launcher's processes, of which the first alone writes to the workdir and speaks."""
+    from score_sde_analytic import processes
+
+    first = processes.number() == 0
     name = config_flags.get_config_filename(values["config"]).partition(":")[0]
     workdir = Path(values.workdir or Path("results") / Path(name).stem)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write to {workdir} ({error.strerror}); choose another --workdir") from error
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), nullcontext() if first else silence():
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-        written = MODES[values.mode](values.config, workdir, command(argv[1:]))
+        written = MODES[values.mode](values.config, processes.own(workdir), command(argv[1:]))
+        written = written if first else []
     if written:
         print("\nWritten:")
     for path in dict.fromkeys(written):
         print(f"  {path}")
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """What a process prints that repeats another is not shown; its errors are."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 def cli(arguments: Sequence[str] | None = None) -> None:

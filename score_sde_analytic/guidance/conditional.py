@@ -314,15 +314,18 @@ class _Gaps:
     def config(self) -> dict[str, Any]:
         return {"null": self._null}
 
-    def record(
-        self, knot: int, examples: Int64[np.ndarray, " batch"], eps: Float[Tensor, " batch *dims"], prediction: Prediction
-    ) -> None:
+    def observed(
+        self, examples: Int64[np.ndarray, " batch"], eps: Float[Tensor, " batch *dims"], prediction: Prediction
+    ) -> Float64[np.ndarray, "batch 2"]:
         own, null = prediction.eps, prediction.null.eps  # type: ignore[attr-defined]
         values = torch.stack([mean_square(eps - null) - mean_square(eps - own), mean_square(own - null)], 1)
+        return values.cpu().numpy()
+
+    def add(self, knot: int, examples: Int64[np.ndarray, " batch"], observed: Float64[np.ndarray, "batch 2"]) -> None:
         missing = knot + 1 - self._sums.shape[1]
         if missing > 0:
             self._sums = np.concatenate([self._sums, np.zeros((self._groups, missing, 2))], 1)
-        np.add.at(self._sums[:, knot], examples % self._groups, values.cpu().numpy())
+        np.add.at(self._sums[:, knot], examples % self._groups, observed)
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"sums": self._sums}

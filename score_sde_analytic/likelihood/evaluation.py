@@ -32,6 +32,8 @@ from score_sde_analytic.interruption import save_points
 from score_sde_analytic.likelihood.bound import BITS, Bound
 from score_sde_analytic.likelihood.method import Batch, Method, Progress, Terms
 from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.receipt import dealt
+from score_sde_analytic.processes import own
 
 GUIDED = (
     "the model is {}: these are the bits of a model that is pushed off the data, above those of the conditional one by"
@@ -98,7 +100,7 @@ def bits_per_dim(
     rows = batch_by_bytes(dataset.first.numel(), whole(1)("batch_size", batch_size), STATE_BYTES)
     examples = _Examples(dataset, data_range, draws, seed, rows, torch.device(device))
     _require(methods, shard)
-    files = dict.fromkeys(methods) if path is None else _files(Path(path), methods, single, shard)
+    files = dict.fromkeys(methods) if path is None else _files(own(Path(path)), methods, single, shard)
     for one in methods.values():
         one.check(model, data_range)
     if model.guidance:
@@ -316,10 +318,18 @@ class _Pass:
             save_points(self._save, self._kept) as point,
         ):
             blocks = [range(start, min(start + size, shard.stop)) for start in range(shard.start, shard.stop, size)]
-            self.examples.dataset.expect(i for block in blocks for i in self._indices(self._lacking(block), block))
+            left = [block for block in blocks if self._lacking(block)]
+            bar.update(len(shard) - sum(map(len, left)))
+            self.examples.dataset.expect(i for block in left for i in self._indices(block))
+
+            def measure(block: range) -> dict[str, list[Terms]]:
+                return self._measure(block, Progress(lambda position: _move(bar, position), bar.n, len(block)))
+
+            reached = bar.n
             try:
-                for block in blocks:
-                    self._measure(block, Progress(lambda position: _move(bar, position), bar.n, len(block)))
+                for block, found in zip(left, dealt(self.model, measure, left), strict=True):
+                    self._store(block, found)
+                    _move(bar, reached := reached + len(block))
                     point()
             except Exception:
                 self._save()
@@ -336,27 +346,29 @@ class _Pass:
         for ledger in self.ledgers.values():
             ledger.save()
 
-    def _measure(self, block: range, progress: Progress) -> None:
-        """Finish a block for every method that still lacks some of it."""
-        lacking = self._lacking(block)
-        if lacking:
-            methods = {name: ledger.method for name, ledger in lacking.items()}
-            indices = self._indices(lacking, block)
-            x_0, conditions = self.examples.dataset.batch(indices)
-            model = self.model.for_batch(conditions, self.examples.device)
-            repetitions = self.examples.repetitions(x_0, indices, progress)
-            draws = [type(self.method).together(methods, model, batch) for batch in repetitions]
-            for name, ledger in lacking.items():
-                ledger.store(indices, [terms[name] for terms in draws])
-        progress.reached(1.0)
+    def _measure(self, block: range, progress: Progress) -> dict[str, list[Terms]]:
+        """Every draw of a block, by each method that still lacks some of it."""
+        methods = {name: ledger.method for name, ledger in self._lacking(block).items()}
+        indices = self._indices(block)
+        x_0, conditions = self.examples.dataset.batch(indices)
+        model = self.model.for_batch(conditions, self.examples.device)
+        repetitions = self.examples.repetitions(x_0, indices, progress)
+        draws = [type(self.method).together(methods, model, batch) for batch in repetitions]
+        return {name: [terms[name] for terms in draws] for name in methods}
+
+    def _store(self, block: range, found: Mapping[str, Sequence[Terms]]) -> None:
+        indices = self._indices(block)
+        for name, draws in found.items():
+            self.ledgers[name].store(indices, draws)
 
     def _lacking(self, block: range) -> dict[str, _Ledger]:
         return {name: ledger for name, ledger in self.ledgers.items() if not ledger.done[block].all()}
 
-    def _indices(self, lacking: Mapping[str, _Ledger], block: range) -> Sequence[int]:
+    def _indices(self, block: range) -> Sequence[int]:
         """The examples of a block that some method still needs; all of them where they share something."""
-        if not lacking or self.method.block is not None:
-            return block if lacking else []
+        lacking = self._lacking(block)
+        if self.method.block is not None:
+            return block
         return [i for i in block if not all(ledger.done[i] for ledger in lacking.values())]
 
 

@@ -101,10 +101,10 @@ class Recorder:
         """Identity of what is recorded."""
         return {"basis": self.basis.config(), "statistics": {n: s.config() for n, s in self.statistics.items()}}
 
-    def record(
-        self, knot: int, examples: Int64[np.ndarray, " batch"], eps: Float[Tensor, " batch *dims"], prediction: Prediction
-    ) -> None:
-        """Add a batch of draws at one knot."""
+    def observed(
+        self, examples: Int64[np.ndarray, " batch"], eps: Float[Tensor, " batch *dims"], prediction: Prediction
+    ) -> dict[str, np.ndarray]:
+        """Root mean square residuals and statistics of a batch of draws."""
         square = self.basis.forward((eps - prediction.eps).float()).square().flatten(1)
         if self._labels is None:
             labels = self.basis.labels(tuple(eps.shape[1:])).ravel()
@@ -112,14 +112,18 @@ class Recorder:
             self._sizes = np.bincount(labels)
         pooled = torch.zeros(len(square), len(self._sizes), device=square.device).index_add_(1, self._labels, square)
         rms = (pooled.cpu() / torch.from_numpy(self._sizes)).sqrt()
-        new = {"knot": np.full(len(examples), knot, dtype=np.int64), "example": np.asarray(examples, dtype=np.int64)}
-        new["rms"] = rms.numpy().astype(np.float16)
+        new = {"rms": rms.numpy().astype(np.float16)}
         for name, statistic in self.statistics.items():
             values = checked(statistic(prediction), prediction)
             if values.shape[1] > 1 and not self._per_pixel(tuple(eps.shape[1:])):
                 raise InputError(f"statistic {name!r} is per pixel: it fits the basis Pixel, not {type(self.basis).__name__}")
             new[f"phi.{name}"] = values.cpu().numpy()
-        for name, array in new.items():  # all or nothing, should a statistic fail
+        return new
+
+    def add(self, knot: int, examples: Int64[np.ndarray, " batch"], observed: Mapping[str, np.ndarray]) -> None:
+        """Keep what was observed of a batch of draws at one knot."""
+        keys = {"knot": np.full(len(examples), knot, dtype=np.int64), "example": np.asarray(examples, dtype=np.int64)}
+        for name, array in (keys | dict(observed)).items():
             self._parts.setdefault(name, []).append(array)
 
     def _per_pixel(self, shape: tuple[int, ...]) -> bool:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from tqdm import tqdm
@@ -33,11 +34,12 @@ from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, OUTCOMES, M
 from score_sde_analytic.measure.visits import known, visited
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
-from score_sde_analytic.models.receipt import Receipt
+from score_sde_analytic.models.receipt import Receipt, dealt
 from score_sde_analytic.process.decoder import decoder_nats
 from score_sde_analytic.process.gaussian import mean_square
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import stream_seed
+from score_sde_analytic.processes import own
 
 #: Coordinates per draw that enter the decoder table; a random subset keeps it cheap beside the network.
 DECODER_COORDINATES = 256
@@ -54,10 +56,13 @@ class Observer(Protocol):
     def begin(self) -> None:
         """A pass begins: forget what an earlier one left."""
 
-    def record(
-        self, knot: int, examples: Int64[np.ndarray, " batch"], eps: Float[Tensor, " batch *dims"], prediction: Prediction
-    ) -> None:
-        """See a batch of draws at one knot."""
+    def observed(
+        self, examples: Int64[np.ndarray, " batch"], eps: Float[Tensor, " batch *dims"], prediction: Prediction
+    ) -> Any:
+        """What a batch of draws adds to what is kept: arrays, made in whichever process has the batch."""
+
+    def add(self, knot: int, examples: Int64[np.ndarray, " batch"], observed: Any) -> None:
+        """Enter it, in every process and in the order of the batches."""
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All that was kept so far."""
@@ -168,7 +173,24 @@ def estimate(
         "observers": {name: plain(observer.config()) for name, observer in (observers or {}).items()},
     } | ({"space": dataset.space} if dataset.space else {})
     run = _Pass(model, dataset, statistics, data_range, identity, torch.device(device), observers or {})
-    return run.finish(None if path is None else Path(path), save_seconds, progress)
+    return run.finish(None if path is None else own(Path(path)), save_seconds, progress)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What a batch of draws of one knot came to.
+
+    Attributes:
+        values: [Lambda, X, R, controls minus their means] per draw.
+        nats: of the decoders, per draw.
+        observed: by observer.
+        cost: of the network.
+    """
+
+    values: Float64[Array, "batch 6"]
+    nats: Float64[Array, "batch r"]
+    observed: Mapping[str, Any]
+    cost: Receipt
 
 
 class _Pass:
@@ -281,12 +303,12 @@ class _Pass:
         self.dataset.expect(self._planned())
         while self.active:
             index, x_0, model = self._visits()
-            size = len(index)
-            while self.knot < len(self.active):
-                self._draw(self.active[self.knot], index, x_0, model)
+            draw = partial(self._draw, index=index, x_0=x_0, model=model)
+            for drawn in dealt(self.model, draw, self.active[self.knot :]):
+                self._add(self.active[self.knot], index, drawn)
                 self.knot += 1
                 self.advanced = True
-                yield size
+                yield len(index)
             self.round += 1
             self.knot = 0
             self.active = self._unfinished()
@@ -340,7 +362,7 @@ class _Pass:
         return x.split(batch_by_bytes(x[0].numel(), batch_bytes=STATE_BYTES))
 
     @torch.no_grad()
-    def _draw(self, m: int, index: NDArray[np.int64], x_0: Tensor, model: ScoreModel) -> None:
+    def _draw(self, m: int, index: NDArray[np.int64], x_0: Tensor, model: ScoreModel) -> _Drawn:
         level = self.levels[m]
         generator = torch.Generator().manual_seed(stream_seed(self.identity["seed"], self.round, m))
         dtype = torch.float64 if x_0.dtype == torch.float64 else torch.float32
@@ -348,23 +370,29 @@ class _Pass:
         with self.model.metered() as cost:
             prediction = model.predict(level.diffuse(x_0, eps), level)
         parts = zip(*map(self._parts, (x_0, eps, prediction.eps)), strict=True)
-        values = torch.cat([self._values(*part) for part in parts]).cpu().numpy()
-        self.cost.add(**vars(cost))
-        for observer in self.observers.values():
-            observer.record(m, index, eps, prediction)
-        group = index % len(self.counts)
-        np.add.at(self.counts[:, m], group, 1.0)
-        np.add.at(self.sums[:, m], group, values)
-        np.add.at(self.squares[:, m], group, values[:, OUTCOMES["residual"]] ** 2)
-        self.products[m] += values.T @ values
+        values = torch.cat([self._values(*part) for part in parts])
+        observed = {name: observer.observed(index, eps, prediction) for name, observer in self.observers.items()}
         subset = torch.randperm(x_0[0].numel(), generator=generator)[:DECODER_COORDINATES].to(x_0.device)
         x_0, x_0_hat = (x.flatten(1)[:, subset] for x in (x_0, prediction.x_0))
-        nats = self._decoder_nats(x_0, x_0_hat, level).cpu().numpy()
-        if not np.isfinite(nats).all():
-            raise RunError(
-                f"decoders at log-SNR {level.log_snr:.4g} are too narrow for their nats to be numbers; use lower knots"
-            )
-        np.add.at(self.decoder_sums[:, m], group, nats)
+        nats = self._decoder_nats(x_0, x_0_hat, level)
+        found = torch.cat([values, nats.to(values)], 1).cpu().numpy()
+        return _Drawn(found[:, : values.shape[1]], found[:, values.shape[1] :], observed, cost)
+
+    def _add(self, m: int, index: NDArray[np.int64], drawn: _Drawn) -> None:
+        if not np.isfinite(drawn.values).all():
+            raise RunError("the network's output holds NaN or inf; check its weights, input scaling and time labels")
+        if not np.isfinite(drawn.nats).all():
+            log_snr = self.levels[m].log_snr
+            raise RunError(f"decoders at log-SNR {log_snr:.4g} are too narrow for their nats to be numbers; use lower knots")
+        self.cost.add(**vars(drawn.cost))
+        for name, observer in self.observers.items():
+            observer.add(m, index, drawn.observed[name])
+        group = index % len(self.counts)
+        np.add.at(self.counts[:, m], group, 1.0)
+        np.add.at(self.sums[:, m], group, drawn.values)
+        np.add.at(self.squares[:, m], group, drawn.values[:, OUTCOMES["residual"]] ** 2)
+        np.add.at(self.decoder_sums[:, m], group, drawn.nats)
+        self.products[m] += drawn.values.T @ drawn.values
 
     def _values(self, x_0: Tensor, eps: Tensor, eps_hat: Tensor) -> Tensor:
         """[Lambda, X, R, controls minus their means] per draw, (batch, 6) float64."""
@@ -381,10 +409,7 @@ class _Pass:
             (centred * eps).flatten(1).mean(1),
             energy,
         ]
-        values = torch.stack(columns, 1)
-        if not torch.isfinite(values).all():
-            raise RunError("the network's output holds NaN or inf; check its weights, input scaling and time labels")
-        return values
+        return torch.stack(columns, 1)
 
     def _decoder_nats(self, x_0: Tensor, x_0_hat: Tensor, level: Level) -> Tensor:
         stds = (DECODER_RATIOS * decoder_scale(level.log_snr, self.statistics.variance)).tolist()

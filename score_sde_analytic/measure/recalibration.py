@@ -80,10 +80,10 @@ class CrossMoments:
         """Identity of what is kept."""
         return {"free": self.free.config(), "folds": FOLDS}
 
-    def record(
-        self, knot: int, examples: Int64[np.ndarray, " batch"], eps: Float[Tensor, " batch *dims"], prediction: Prediction
-    ) -> None:
-        """Add a batch of draws at one knot."""
+    def observed(
+        self, examples: Int64[np.ndarray, " batch"], eps: Float[Tensor, " batch *dims"], prediction: Prediction
+    ) -> Float64[Tensor, "folds 10 L"]:
+        """The products of a batch of draws."""
         level, basis, mean = prediction.level, self.free.basis, self.free.mean.to(eps.device)
         x_t = wide(prediction.x_t)
         x_0 = (x_t - level.sigma * wide(eps)) / level.alpha
@@ -92,11 +92,16 @@ class CrossMoments:
         pairs = [(m, m), (m, w), (m, one), (w, w), (w, one), (one, one), (m, u), (w, u), (one, u), (u, u)]
         fold = torch.from_numpy(np.asarray(examples) % FOLDS).to(eps.device)
         labels, count = self._labels.to(eps.device), int(self._labels.max()) + 1
-        sums = self._sums.setdefault(knot, torch.zeros(FOLDS, self.WIDTH, count, dtype=torch.float64))
+        sums = torch.zeros(FOLDS, self.WIDTH, count, dtype=torch.float64, device=eps.device)
         for place, (a, b) in enumerate(pairs):
             by_label = torch.zeros(len(u), count, dtype=torch.float64, device=eps.device).index_add_(1, labels, a * b)
             by_fold = torch.zeros(FOLDS, count, dtype=torch.float64, device=eps.device).index_add_(0, fold, by_label)
-            sums[:, place] += by_fold.cpu()
+            sums[:, place] = by_fold
+        return sums.cpu()
+
+    def add(self, knot: int, examples: Int64[np.ndarray, " batch"], observed: Float64[Tensor, "folds 10 L"]) -> None:
+        """Add the products of a batch of draws at one knot."""
+        self._sums[knot] = self._sums[knot] + observed if knot in self._sums else observed
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All that was kept so far, by the number of the knot in the pass."""

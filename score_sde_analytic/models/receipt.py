@@ -7,14 +7,17 @@ running in a copy of its context: `pool.submit(contextvars.copy_context().run, w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
+from score_sde_analytic import processes
+
 T = TypeVar("T")
+R = TypeVar("R")
 
 #: Threads that share a block may count at the same moment.
 _LOCK = Lock()
@@ -93,6 +96,23 @@ def charge(source: object, calls: int = 0, evaluations: int = 0, vector_products
     """Enter costs of `source` on every open receipt of it."""
     for receipt in _RECEIPTS.of(source):
         receipt.add(calls, evaluations, vector_products)
+
+
+def dealt(source: object, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`processes.dealt`; receipts of `source` count what all processes asked of it, so that costs are the same everywhere."""
+    if processes.count() == 1:
+        yield from map(work, items)
+        return
+
+    def metered_work(item: T) -> tuple[R, Receipt, int]:
+        with metered(source) as cost:
+            result = work(item)
+        return result, Receipt(**vars(cost)), processes.number()
+
+    for result, cost, process in processes.dealt(metered_work, items):
+        if process != processes.number():
+            charge(source, **vars(cost))
+        yield result
 
 
 @contextmanager

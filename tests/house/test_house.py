@@ -21,6 +21,7 @@ ORDER = [
     "interruption",
     "extras",
     "arrays",
+    "processes",
     "uncertainty",
     "declared",
     "files",
