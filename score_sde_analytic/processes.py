@@ -180,12 +180,10 @@ def own(path: Path) -> Path:
     target = path if number() == 0 else _private() / place.relative_to(place.anchor)
     if not _COPIED.isdisjoint((place, *place.parents)):
         return target
-    exchanged(None)  # what others write is written
-    if number():
-        _copy(path, target)
-    seen = exchanged(_listing(path))  # and none of it is replaced before it is copied
-    if any(listing != seen[0] for listing in seen):
-        raise InputError(f"the processes see different files in {path}: put it on storage that all machines share")
+    names = exchanged(_names(path) if number() == 0 else None)[0]  # what the first has written, before it writes more
+    lacking = [] if number() == 0 else _copy(path, names or [], target)
+    if missing := next((files for files in exchanged(lacking) if files), None):
+        raise InputError(f"not all processes see {path / missing[0]}: put it on storage that all machines share")
     _COPIED.add(place)
     return target
 
@@ -202,24 +200,28 @@ def _private() -> Path:
     return Path(folder).resolve()
 
 
-def _copy(path: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        shutil.copytree(path, target, copy_function=_shared, dirs_exist_ok=True)
-    elif path.exists():
-        _shared(path, target)
-
-
-def _shared(path: str | Path, target: str | Path) -> None:
-    """A link to a file that is only ever replaced, a copy of any other."""
-    if Path(path).suffix not in REPLACED:
-        shutil.copy2(path, target)
-        return
-    Path(target).unlink(missing_ok=True)
-    os.symlink(Path(path).resolve(), target)
-
-
-def _listing(path: Path) -> list[tuple[str, int]]:
-    """Files there, with their sizes."""
+def _names(path: Path) -> list[str]:
+    """Files there, the path itself as "."."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return [(str(file.relative_to(path)), file.stat().st_size) for file in files if file.is_file()]
+    return [str(file.relative_to(path)) for file in files if file.is_file()]
+
+
+def _copy(path: Path, names: Iterable[str], target: Path) -> list[str]:
+    """Copy these files; returns those that are not there."""
+    missing = []
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        try:
+            _share(path / name, target / name)
+        except FileNotFoundError:
+            missing.append(name)
+    return missing
+
+
+def _share(file: Path, target: Path) -> None:
+    """A link to a file that is only ever replaced, a copy of any other."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix in REPLACED and file.exists():
+        target.symlink_to(file.resolve())
+    else:
+        shutil.copy2(file, target)
