@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +27,6 @@ from torch.utils._pytree import tree_map_only
 from score_sde_analytic.errors import InputError, RunError
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 #: Files that are replaced as a whole, never appended to, so that private copies may share them.
 REPLACED = {".safetensors", ".pt", ".npz", ".png", ".ssac"}
@@ -85,17 +83,19 @@ class _Outcome:
     result: Any = None
     error: Exception | None = None
 
-    @classmethod
-    def of(cls, work: Callable[[Any], Any], item: Any) -> _Outcome:
-        try:
-            return cls(tree_map_only(torch.Tensor, lambda x: x.detach().cpu(), work(item)))
-        except Exception as error:
-            return cls(error=_portable(error))
-
     def get(self) -> Any:
         if self.error is not None:
             raise self.error
         return self.result
+
+
+def _outcomes(results: Iterator[Any]) -> Iterator[_Outcome]:
+    """The results up to the first error, and that."""
+    try:
+        for result in results:
+            yield _Outcome(tree_map_only(torch.Tensor, lambda x: x.detach().cpu(), result))
+    except Exception as error:
+        yield _Outcome(error=_portable(error))
 
 
 def _portable(error: Exception) -> Exception:
@@ -106,11 +106,16 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-def dealt(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """`map(work, items)`, each item worked on by one process; every process is given all results, in order.
+def dealt(
+    work: Callable[[T], Any], items: Iterable[T], stream: Callable[[Callable[[T], Any], Iterable[T]], Iterable[Any]] = map
+) -> Iterator[Any]:
+    """`stream(work, items)`, each item worked on by one process; every process is given all results, in order.
 
     What `work` raises is raised in every process when the item's turn comes. Tensors of results lie in the host's memory where
     there are several processes, and where `work` left them where there is one.
+
+    Args:
+        stream: how a process goes through its items, one result for each, such as with the next one under way already.
 
     >>> list(dealt(lambda item: item**2, range(4)))
     [0, 1, 4, 9]
@@ -119,12 +124,13 @@ def dealt(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         RunError: another process ended.
     """
     if count() == 1:
-        yield from map(work, items)
+        yield from stream(work, items)
         return
-    left = iter(items)
-    while group := list(islice(left, count())):
-        mine = _Outcome.of(work, group[number()]) if number() < len(group) else None
-        for outcome in exchanged(mine):
+    left = list(items)
+    mine = _outcomes(iter(stream(work, left[number() :: count()])))
+    for start in range(0, len(left), count()):
+        own = next(mine) if start + number() < len(left) else None
+        for outcome in exchanged(own):
             if outcome is not None:
                 yield outcome.get()
 
