@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from score_sde_analytic.arrays import onto
+from score_sde_analytic.arrays import onto, readable, sent
 from score_sde_analytic.checks import number
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.models.clamps import Clamp, checked_clamp, config_of, confined
@@ -277,7 +277,7 @@ class ScoreModel(Views):
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         if not isinstance(label, Tensor):
             return torch.full((len(x),), label, dtype=dtype, device=x.device)
-        return label.to(x.device) if label.dtype == torch.long else label.to(x.device, dtype)
+        return sent(label, x.device, torch.long if label.dtype == torch.long else dtype)
 
     def _checked(self, out: Any, x_t: Tensor) -> Tensor:
         if not isinstance(out, Tensor):
@@ -292,8 +292,8 @@ class ScoreModel(Views):
                 "the network's output carries no gradient: it runs under no_grad, detaches, or ignores its input; call the"
                 " network itself, or use a method that needs no gradient"
             )
-        # On an accelerator this would wait for the device at every step: there, callers check what they return.
-        if out.is_cpu and not math.isfinite(out.sum().item()) and not torch.isfinite(out).all():
+        # Elsewhere this would wait for the device at every step: there, callers check what they return.
+        if readable(out) and not math.isfinite(out.sum().item()) and not torch.isfinite(out).all():
             raise RunError(
                 f"the network '{self.predicts}' output holds NaN or inf; check the weights, the input scaling"
                 f" (coordinates={self.coordinates!r}) and the time labels ({self.times})"
