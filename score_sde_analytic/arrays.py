@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -27,6 +28,7 @@ _RECORDING: ContextVar[bool] = ContextVar("whether a graph is recorded", default
 
 
 Scalars = TypeVar("Scalars", float, Array, Tensor)
+T = TypeVar("T")
 
 
 def softplus(x: ArrayLike) -> Array:
@@ -95,6 +97,39 @@ def sent(x: Shaped[Tensor, "*shape"], device: torch.device | str, dtype: torch.d
     if place.type == "cuda" and x.numel() * x.element_size() > AT_ONCE:
         x = x.pin_memory()
     return x.to(place, non_blocking=True)
+
+
+def fetched(x: Shaped[Tensor, "*shape"]) -> Callable[[], NDArray[Any]]:
+    """x on its way to the host, and what waits for it to be there.
+
+    >>> fetched(torch.ones(2))()
+    array([1., 1.], dtype=float32)
+    """
+    if x.device.type != "cuda":
+        return lambda: x.cpu().numpy()
+    there = x.to("cpu", non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record(torch.cuda.current_stream(x.device))
+
+    def read() -> NDArray[Any]:
+        arrived.synchronize()
+        return there.numpy()
+
+    return read
+
+
+def ahead(work: Iterable[T], device: torch.device) -> Iterator[T]:
+    """The items in order; on an accelerator the next is under way before one is looked at, so that it does not wait.
+
+    >>> list(ahead(range(3), torch.device("cpu")))
+    [0, 1, 2]
+    """
+    waiting: deque[T] = deque()
+    for item in work:
+        waiting.append(item)
+        if len(waiting) > (device.type != "cpu"):
+            yield waiting.popleft()
+    yield from waiting
 
 
 def readable(x: Shaped[Tensor, "*shape"]) -> bool:

@@ -17,10 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from score_sde_analytic.arrays import Array, numbers, onto, wide
+from score_sde_analytic.arrays import Array, ahead, fetched, numbers, onto, sent
 from score_sde_analytic.checks import COUNT, number, one_of, settle, whole
 from score_sde_analytic.data.examples import Data, Examples, as_dataset
-from score_sde_analytic.data.portions import STATE_BYTES, batch_by_bytes
 from score_sde_analytic.data.ranges import DataRange, check_examples
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.declared import reading
@@ -29,18 +28,14 @@ from score_sde_analytic.files import load_arrays, plain
 from score_sde_analytic.interruption import save_points
 from score_sde_analytic.measure.answers import ANSWERS, relative_tolerance
 from score_sde_analytic.measure.knots import knots_in_doubt
-from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, OUTCOMES, Moments, decoder_scale
+from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, OUTCOMES, Moments
+from score_sde_analytic.measure.outcomes import COLUMNS, DECODER_COORDINATES, Draws, Outcomes, in_parts
 from score_sde_analytic.measure.visits import known, visited
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.receipt import Receipt
-from score_sde_analytic.process.decoder import decoder_nats
-from score_sde_analytic.process.gaussian import mean_square
-from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import stream_seed
 
-#: Coordinates per draw that enter the decoder table; a random subset keeps it cheap beside the network.
-DECODER_COORDINATES = 256
 #: The running sums, with the axis of their knots.
 SUMS = {"counts": 1, "sums": 1, "products": 0, "decoder_sums": 1, "squares": 1}
 
@@ -198,14 +193,15 @@ class _Pass:
         self.identity = identity
         self.settings = identity["settings"]
         self.device = device
+        self.outcomes = Outcomes(statistics, data_range, device)
         self.observers = observers
         self.knots = np.array(identity["knots"])
         self.levels = [model.schedule.level_at(log_snr) for log_snr in self.knots]
         g = identity["groups"]
         m = len(self.knots)
         self.counts = np.zeros((g, m))
-        self.sums = np.zeros((g, m, 6))
-        self.products = np.zeros((m, 6, 6))
+        self.sums = np.zeros((g, m, COLUMNS))
+        self.products = np.zeros((m, COLUMNS, COLUMNS))
         self.decoder_sums = np.zeros((g, m, len(DECODER_RATIOS)))
         self.squares = np.zeros((g, m))
         self.round = 0
@@ -282,8 +278,9 @@ class _Pass:
         while self.active:
             index, x_0, model = self._visits()
             size = len(index)
-            while self.knot < len(self.active):
-                self._draw(self.active[self.knot], index, x_0, model)
+            asked = (self._ask(m, index, x_0, model) for m in self.active[self.knot :])
+            for draws in ahead(asked, self.device):
+                self._enter(draws)
                 self.knot += 1
                 self.advanced = True
                 yield size
@@ -330,62 +327,37 @@ class _Pass:
         """Indices and examples of this round, at consecutive places, and the model on their conditions."""
         index = self._index(self.round)
         x_0, conditions = self.dataset.batch(index)
-        for part in self._parts(x_0):
+        for part in in_parts(x_0):
             check_examples(part) if self.data_range is None else self.data_range.check(part)
         return index, onto(x_0, self.device), self.model.for_batch(conditions, self.device)
 
-    @staticmethod
-    def _parts(x: Tensor) -> tuple[Tensor, ...]:
-        """Rows that are looked at together, in float64."""
-        return x.split(batch_by_bytes(x[0].numel(), batch_bytes=STATE_BYTES))
-
     @torch.no_grad()
-    def _draw(self, m: int, index: NDArray[np.int64], x_0: Tensor, model: ScoreModel) -> None:
+    def _ask(self, m: int, index: NDArray[np.int64], x_0: Tensor, model: ScoreModel) -> Draws:
         level = self.levels[m]
         generator = torch.Generator().manual_seed(stream_seed(self.identity["seed"], self.round, m))
-        dtype = torch.float64 if x_0.dtype == torch.float64 else torch.float32
-        eps = torch.randn(x_0.shape, generator=generator, dtype=dtype).to(x_0)
+        eps = sent(torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype), x_0.device)
+        subset = sent(torch.randperm(x_0[0].numel(), generator=generator)[:DECODER_COORDINATES], x_0.device)
         with self.model.metered() as cost:
             prediction = model.predict(level.diffuse(x_0, eps), level)
-        parts = zip(*map(self._parts, (x_0, eps, prediction.eps)), strict=True)
-        values = torch.cat([self._values(*part) for part in parts]).cpu().numpy()
-        self.cost.add(**vars(cost))
+        measured = self.outcomes.of(x_0, eps, prediction, subset)
+        return Draws(m, index, eps, prediction, cost, fetched(measured))
+
+    def _enter(self, draws: Draws) -> None:
+        """Add what was measured, once it is here."""
+        m, read = draws.knot, draws.read()
+        values, nats = read[:, :COLUMNS], read[:, COLUMNS:]
+        if not np.isfinite(values).all():
+            raise RunError("the network's output holds NaN or inf; check its weights, input scaling and time labels")
+        self.cost.add(**vars(draws.cost))
         for observer in self.observers.values():
-            observer.record(m, index, eps, prediction)
-        group = index % len(self.counts)
+            observer.record(m, draws.index, draws.eps, draws.prediction)
+        group = draws.index % len(self.counts)
         np.add.at(self.counts[:, m], group, 1.0)
         np.add.at(self.sums[:, m], group, values)
         np.add.at(self.squares[:, m], group, values[:, OUTCOMES["residual"]] ** 2)
         self.products[m] += values.T @ values
-        subset = torch.randperm(x_0[0].numel(), generator=generator)[:DECODER_COORDINATES].to(x_0.device)
-        x_0, x_0_hat = (x.flatten(1)[:, subset] for x in (x_0, prediction.x_0))
-        nats = self._decoder_nats(x_0, x_0_hat, level).cpu().numpy()
         if not np.isfinite(nats).all():
             raise RunError(
-                f"decoders at log-SNR {level.log_snr:.4g} are too narrow for their nats to be numbers; use lower knots"
+                f"decoders at log-SNR {self.levels[m].log_snr:.4g} are too narrow for their nats to be numbers; use lower knots"
             )
         np.add.at(self.decoder_sums[:, m], group, nats)
-
-    def _values(self, x_0: Tensor, eps: Tensor, eps_hat: Tensor) -> Tensor:
-        """[Lambda, X, R, controls minus their means] per draw, (batch, 6) float64."""
-        error = mean_square(eps - eps_hat)
-        x_0, eps, eps_hat = (wide(x) for x in (x_0, eps, eps_hat))
-        centred = x_0 - self.statistics.mean.to(x_0)
-        # For a finite data set the energy of x_0 has no known population mean; its control is switched off.
-        energy = mean_square(centred) - self.statistics.variance if self.statistics.count == 0 else torch.zeros_like(error)
-        columns = [
-            mean_square(eps_hat),
-            (eps * eps_hat).flatten(1).mean(1),
-            error,
-            mean_square(eps) - 1.0,
-            (centred * eps).flatten(1).mean(1),
-            energy,
-        ]
-        values = torch.stack(columns, 1)
-        if not torch.isfinite(values).all():
-            raise RunError("the network's output holds NaN or inf; check its weights, input scaling and time labels")
-        return values
-
-    def _decoder_nats(self, x_0: Tensor, x_0_hat: Tensor, level: Level) -> Tensor:
-        stds = (DECODER_RATIOS * decoder_scale(level.log_snr, self.statistics.variance)).tolist()
-        return torch.stack([decoder_nats(x_0, x_0_hat, std, self.data_range) for std in stds], 1)
