@@ -68,7 +68,8 @@ class ScoreModel(Views):
     True
 
     Args:
-        net: called as `net(x, labels, **conditions)`; returns a tensor, or an object with `.sample` as diffusers' networks do,
+        net: called as `net(x, labels, **conditions)`, with the channels last if `net.to(memory_format=torch.channels_last)`;
+            returns a tensor, or an object with `.sample` as diffusers' networks do,
             whose `.extra` and `.learned_range`, if it has them, predictions carry along.
         schedule: the forward process of x_t. It may differ from the one the network was trained with if `times` and
             `coordinates` speak the network's language (a network fed log-SNR in "vp" coordinates serves every schedule).
@@ -201,10 +202,16 @@ class ScoreModel(Views):
         """
         charge(self, vector_products=vector_products)
 
+    def pay(self, cost: Receipt) -> None:
+        """Enter a whole receipt on the open ones, for work that is known to be that of before."""
+        charge(self, **vars(cost))
+
     def _answer(self, x: Tensor, level: Level) -> Any:
         """What the network returns, fed in its dtype and on its device."""
         like = _weight(self.net)
         fed = x if like is None else x.to(like)
+        if x.ndim == 4 and _channels_last(self.net):
+            fed = fed.contiguous(memory_format=torch.channels_last)
         casting: Any = nullcontext()
         if self.dtype is not None:
             fed = fed.to(self.dtype)
@@ -343,6 +350,12 @@ def _weight(net: Any) -> Tensor | None:
     """A weight of the network, of whose kind its input is to be."""
     like = next(net.parameters(), None) if isinstance(net, nn.Module) else None
     return None if like is None or not like.is_floating_point() else like
+
+
+def _channels_last(net: Any) -> bool:
+    """Whether the network's convolutions hold their weights with the channels last, and so want their input."""
+    kernel = next((p for p in net.parameters() if p.ndim == 4 and p.shape[1] > 1), None) if isinstance(net, nn.Module) else None
+    return kernel is not None and kernel.stride(1) == 1 and not kernel.is_contiguous()
 
 
 def _checked_dtype(dtype: torch.dtype | None, net: Any) -> torch.dtype | None:
