@@ -16,14 +16,24 @@ torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--device", default="cpu", help="where tests that take a device run, as in --device=cuda")
+    parser.addoption("--device", help="where tests that take a device run, as in --device=cuda; the CPU unless said")
     parser.addoption("--dtype", default="float32", help="of the states of tests that take a dtype, as in --dtype=bfloat16")
 
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Where a model and its data lie."""
-    return torch.device(request.config.getoption("--device"))
+    return torch.device(request.config.getoption("--device") or "cpu")
+
+
+@pytest.fixture(scope="session")
+def gpu(request: pytest.FixtureRequest) -> torch.device:
+    """A GPU; with --device=cpu the tests of it are tried where there is none."""
+    if request.config.getoption("--device"):
+        return torch.device(request.config.getoption("--device"))
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no GPU here: `make gpu` is for a machine that has one")
+    return torch.device("cuda")
 
 
 @pytest.fixture(scope="session")

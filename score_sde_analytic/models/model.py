@@ -122,6 +122,7 @@ class ScoreModel(Views):
         self.clamp = checked_clamp(clamp)
         self.sigma_data = number(above=0)("sigma_data", sigma_data)
         self.dtype = _checked_dtype(dtype, net)
+        self._channels_last = _channels_last(net)
         self._fingerprint = fingerprint
         self._found: dict[str, Times] = {}  # shared by all copies of the model
 
@@ -210,7 +211,7 @@ class ScoreModel(Views):
         """What the network returns, fed in its dtype and on its device."""
         like = _weight(self.net)
         fed = x if like is None else x.to(like)
-        if x.ndim == 4 and _channels_last(self.net):
+        if self._channels_last and x.ndim == 4:
             fed = fed.contiguous(memory_format=torch.channels_last)
         casting: Any = nullcontext()
         if self.dtype is not None:
@@ -354,8 +355,8 @@ def _weight(net: Any) -> Tensor | None:
 
 def _channels_last(net: Any) -> bool:
     """Whether the network's convolutions hold their weights with the channels last, and so want their input."""
-    kernel = next((p for p in net.parameters() if p.ndim == 4 and p.shape[1] > 1), None) if isinstance(net, nn.Module) else None
-    return kernel is not None and kernel.stride(1) == 1 and not kernel.is_contiguous()
+    kernels = (p for p in net.parameters() if p.ndim == 4) if isinstance(net, nn.Module) else ()
+    return any(kernel.stride(1) == 1 and not kernel.is_contiguous() for kernel in kernels)
 
 
 def _checked_dtype(dtype: torch.dtype | None, net: Any) -> torch.dtype | None:
