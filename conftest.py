@@ -6,6 +6,7 @@ install_import_hook("score_sde_analytic", "checker.check")
 
 pytest_plugins = ["shared"]  # of tests/
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,14 +27,19 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.config.getoption("--device") or "cpu")
 
 
-@pytest.fixture(scope="session")
-def gpu(request: pytest.FixtureRequest) -> torch.device:
-    """A GPU; with --device=cpu the tests of it are tried where there is none."""
-    if request.config.getoption("--device"):
-        return torch.device(request.config.getoption("--device"))
-    if not torch.cuda.is_available():
+@pytest.fixture
+def gpu(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """A GPU; without one its tests can be tried with --device=cpu or on --device=meta, which is emulated."""
+    name = request.config.getoption("--device") or "cuda"
+    if name == "cuda" and not torch.cuda.is_available():
         pytest.skip("torch finds no GPU here: `make gpu` is for a machine that has one")
-    return torch.device("cuda")
+    if name != "meta":
+        yield torch.device(name)
+        return
+    import fake_device
+
+    with fake_device.device():
+        yield torch.device("meta")
 
 
 @pytest.fixture(scope="session")
