@@ -3,8 +3,8 @@
   python -m benchmarks.gpu [--output FOLDER] [--networks NAME ..] [--seconds 150]      measures, writes gpu.json and gpu.md
   python -m benchmarks.gpu --page --output FOLDER                                      writes gpu.md from gpu.json again
 
-Networks: that of the digits, shipped, 8x8 (in 25 steps, and in 5, which are compiled as one program too); and a UNet of diffusers of 66 million random weights, 64x64 in colour, in bfloat16
-with the channels last. Bare calls are a loop of nothing but the network, each fed what the one before said; everything else
+Networks: that of the digits, shipped, 8x8, in 25 steps, and in 5, which are compiled as one program too; and a UNet of diffusers
+of 66 million random weights, 64x64 in colour, in bfloat16 with the channels last. Bare calls are a loop of nothing but the network, each fed what the one before said; everything else
 takes exactly as many calls. Times are medians of some rounds, the device waited for at both ends of each; what is made once
 (compiled, recorded) is told by itself. Rows that the time does not suffice for are left out.
 """
@@ -18,7 +18,6 @@ import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -243,7 +242,7 @@ def sampled(name: str, case: Case, clock: Clock) -> Iterator[dict[str, Any]]:
             made = time.perf_counter() - begun
         except Exception as error:
             traceback.print_exc()
-            yield {"network": name, "way": way, "failed": f"{type(error).__name__}: {str(error)[:200]}"}
+            yield {"network": name, "way": way, "failed": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
             continue
         calls = calls_of(way, case)
         yield {
@@ -322,25 +321,18 @@ def measured(name: str, case: Case, clock: Clock) -> Iterator[dict[str, Any]]:
 # --- record and page -----------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def printed() -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Rows as they come."""
-    yield lambda row: print(" ", json.dumps(row), flush=True)
-
-
 def measure(names: list[str], clock: Clock) -> dict[str, Any]:
     cuda = clock.device.type == "cuda"
     card = torch.cuda.get_device_name(clock.device) if cuda else f"no GPU: {platform.processor() or platform.machine()}"
     record: dict[str, Any] = {"card": card, "torch": torch.__version__, "cases": {}, "samples": [], "pass": []}
-    with printed() as tell:
-        for name in names:
-            case = CASES[name]
-            weights = sum(p.numel() for p in case.make(torch.device("cpu")).net.parameters())
-            record["cases"][name] = {"weights": weights, "shape": case.shape, "batch": case.batch, "steps": case.steps}
-            for section, rows in (("pass", measured), ("samples", sampled)):
-                for row in rows(name, case, clock):
-                    record[section].append(row)
-                    tell(row)
+    for name in names:
+        case = CASES[name]
+        weights = sum(p.numel() for p in case.make(torch.device("cpu")).net.parameters())
+        record["cases"][name] = {"weights": weights, "shape": case.shape, "batch": case.batch, "steps": case.steps}
+        for section, rows in (("pass", measured), ("samples", sampled)):
+            for row in rows(name, case, clock):
+                record[section].append(row)
+                print(" ", json.dumps(row), flush=True)
     return record
 
 

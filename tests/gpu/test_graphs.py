@@ -7,7 +7,7 @@ import pytest
 import torch
 from networks import VP, small
 
-from score_sde_analytic import Budget, Chain, ContinuousTime, bits_per_dim, generate
+from score_sde_analytic import Budget, Chain, ContinuousTime, DataRange, bits_per_dim, generate
 from score_sde_analytic.covariance import Diagonal, Isotropic
 from score_sde_analytic.data import DCT
 from score_sde_analytic.errors import UnsupportedError
@@ -91,14 +91,6 @@ def test_a_compiled_network_in_a_graph(gpu):
     close(drawn(OneGraph(Heun(model)), gpu, batch_size=7), expected, 1e-3)
 
 
-def test_what_copies_from_the_host_is_refused(gpu):
-    if gpu.type != "cuda":
-        pytest.skip("only CUDA records graphs")
-    with pytest.raises(UnsupportedError, match="cannot be recorded"):
-        drawn(OneGraph(UniPC(small(gpu), order=3)), gpu)
-    close(drawn(OneGraph(LMS(small(gpu))), gpu), drawn(LMS(small(gpu)), gpu))  # and nothing is broken by that
-
-
 # --- the host waits for a GPU once per batch ------------------------------------------------------------------------------
 
 
@@ -155,10 +147,19 @@ def test_bounds_wait_once_per_batch(gpu, name):
 
 
 def test_a_categorical_decoder_waits_once_per_batch(gpu):
-    from score_sde_analytic import DataRange
-
     data_range = DataRange(-1.0, 1.0, 256)
     data = data_range.encode(np.random.default_rng(0).integers(0, 256, (48, *SHAPE)))
     chain = Chain(GRID, Isotropic(CURVE), CategoricalDecoder())
     model = small(gpu)
     assert waits(gpu, lambda: bits_per_dim(model, data, chain, data_range, device=gpu, batch_size=16, progress=False)) == 3
+
+
+# --- last, as a recording that broke off may leave its traces ------------------------------------------------------------
+
+
+def test_what_copies_from_the_host_is_refused(gpu):
+    if gpu.type != "cuda":
+        pytest.skip("only CUDA records graphs")
+    with pytest.raises(UnsupportedError, match="cannot be recorded"):
+        drawn(OneGraph(UniPC(small(gpu), order=3)), gpu)
+    close(drawn(OneGraph(LMS(small(gpu))), gpu), drawn(LMS(small(gpu)), gpu))  # and nothing is broken by that
