@@ -3,10 +3,11 @@
   python -m benchmarks.gpu [--output FOLDER] [--networks NAME ..] [--seconds 150]      measures, writes gpu.json and gpu.md
   python -m benchmarks.gpu --page --output FOLDER                                      writes gpu.md from gpu.json again
 
-Networks: that of the digits, shipped, 8x8, in 25 steps, and in 5, which are compiled as one program too; and a UNet of diffusers
-of 66 million random weights, 64x64 in colour, in bfloat16 with the channels last. Bare calls are a loop of nothing but the network, each fed what the one before said; everything else
-takes exactly as many calls. Times are medians of some rounds, the device waited for at both ends of each; what is made once
-(compiled, recorded) is told by itself. Rows that the time does not suffice for are left out.
+Networks: that of the digits, shipped, 8x8, in 25 steps, and in 5, which are compiled as one program too; and a UNet of
+diffusers of 66 million random weights, 64x64 in colour, in bfloat16 with the channels last. Bare calls are a loop of
+nothing but the network, each fed what the one before said; everything else takes exactly as many calls. Times are
+medians of some rounds, the device waited for at both ends of each; what is made once (compiled, recorded) is told by
+itself. Rows that the time does not suffice for are left out.
 """
 
 from __future__ import annotations

@@ -98,6 +98,6 @@ class Outcomes:
         return torch.stack([decoder_nats(x_0, x_0_hat, std, self._data_range) for std in stds], 1)
 
 
-def in_parts(x: Float[Tensor, " batch *dims"]) -> tuple[Tensor, ...]:
+def in_parts(x: Float[Tensor, " batch *dims"]) -> tuple[Float[Tensor, " part *dims"], ...]:
     """Rows that are looked at together, in float64."""
     return x.split(batch_by_bytes(x[0].numel(), batch_bytes=STATE_BYTES))
