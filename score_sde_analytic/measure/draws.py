@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Bool, Float, Float16, Float64, Int64
 from torch import Tensor
 
-from score_sde_analytic.arrays import Array, as_array
+from score_sde_analytic.arrays import Array, as_array, sent
 from score_sde_analytic.data.basis import Basis, Pixel, PixelChannel
 from score_sde_analytic.declared import require_arrays
 from score_sde_analytic.errors import InputError
-from score_sde_analytic.measure.statistics import Statistic, checked
+from score_sde_analytic.measure.statistics import Statistic, checked, finite
 from score_sde_analytic.models.prediction import Prediction
 
 
@@ -108,7 +108,7 @@ class Recorder:
         square = self.basis.forward((eps - prediction.eps).float()).square().flatten(1)
         if self._labels is None:
             labels = self.basis.labels(tuple(eps.shape[1:])).ravel()
-            self._labels = torch.from_numpy(labels).to(eps.device)
+            self._labels = sent(torch.from_numpy(labels), eps.device)
             self._sizes = np.bincount(labels)
         pooled = torch.zeros(len(square), len(self._sizes), device=square.device).index_add_(1, self._labels, square)
         rms = (pooled.cpu() / torch.from_numpy(self._sizes)).sqrt()
@@ -117,7 +117,7 @@ class Recorder:
             values = checked(statistic(prediction), prediction)
             if values.shape[1] > 1 and not self._per_pixel(tuple(eps.shape[1:])):
                 raise InputError(f"statistic {name!r} is per pixel: it fits the basis Pixel, not {type(self.basis).__name__}")
-            new[f"phi.{name}"] = values.cpu().numpy()
+            new[f"phi.{name}"] = finite(values.cpu()).numpy()
         return new
 
     def add(self, knot: int, examples: Int64[np.ndarray, " batch"], observed: Mapping[str, np.ndarray]) -> None:

@@ -5,7 +5,7 @@ Examples are visited in seeded permutations; a round gives every unfinished knot
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,10 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from score_sde_analytic.arrays import Array, numbers, onto, wide
+from score_sde_analytic.arrays import Array, ahead, fetched, numbers, onto, sent
 from score_sde_analytic.checks import whole
 from score_sde_analytic.data.examples import Data, Examples, as_dataset
-from score_sde_analytic.data.portions import STATE_BYTES, batch_by_bytes
 from score_sde_analytic.data.ranges import DataRange, check_examples
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.declared import reading
@@ -31,20 +30,16 @@ from score_sde_analytic.interruption import save_points
 from score_sde_analytic.measure.answers import ANSWERS, relative_tolerance
 from score_sde_analytic.measure.budget import DEFAULT, Budget
 from score_sde_analytic.measure.knots import knots_in_doubt
-from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, OUTCOMES, Moments, decoder_scale
+from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, OUTCOMES, Moments
+from score_sde_analytic.measure.outcomes import COLUMNS, DECODER_COORDINATES, Draws, Outcomes, in_parts
 from score_sde_analytic.measure.visits import known, visited
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.receipt import Receipt, dealt
-from score_sde_analytic.process.decoder import decoder_nats
-from score_sde_analytic.process.gaussian import mean_square
-from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import stream_seed
 from score_sde_analytic.processes import own
 from score_sde_analytic.shards import Shard
 
-#: Coordinates per draw that enter the decoder table; a random subset keeps it cheap beside the network.
-DECODER_COORDINATES = 256
 #: The running sums, with the axis of their knots.
 SUMS = {"counts": 1, "sums": 1, "products": 0, "decoder_sums": 1, "squares": 1}
 
@@ -186,14 +181,15 @@ class _Pass:
         self.identity = identity
         self.settings = identity["settings"]
         self.device = device
+        self.outcomes = Outcomes(statistics, data_range, device)
         self.observers = observers
         self.knots = np.array(identity["knots"])
         self.levels = [model.schedule.level_at(log_snr) for log_snr in self.knots]
         g = identity["groups"]
         m = len(self.knots)
         self.counts = np.zeros((g, m))
-        self.sums = np.zeros((g, m, 6))
-        self.products = np.zeros((m, 6, 6))
+        self.sums = np.zeros((g, m, COLUMNS))
+        self.products = np.zeros((m, COLUMNS, COLUMNS))
         self.decoder_sums = np.zeros((g, m, len(DECODER_RATIOS)))
         self.squares = np.zeros((g, m))
         self.round = 0
@@ -269,8 +265,8 @@ class _Pass:
         self.dataset.expect(self._planned())
         while self.active:
             index, x_0, model = self._visits()
-            draw = partial(self._draw, index=index, x_0=x_0, model=model)
-            for drawn in dealt(self.model, draw, self.active[self.knot :]):
+            ask = partial(self._ask, index=index, x_0=x_0, model=model)
+            for drawn in dealt(self.model, ask, self.active[self.knot :], self._measured):
                 self._add(self.active[self.knot], index, drawn)
                 self.knot += 1
                 self.advanced = True
@@ -329,38 +325,38 @@ class _Pass:
         """Indices and examples of this round, at consecutive places, and the model on their conditions."""
         index = self._index(self.round)
         x_0, conditions = self.dataset.batch(index)
-        for part in self._parts(x_0):
+        for part in in_parts(x_0):
             check_examples(part) if self.data_range is None else self.data_range.check(part)
         return index, onto(x_0, self.device), self.model.for_batch(conditions, self.device)
 
-    @staticmethod
-    def _parts(x: Tensor) -> tuple[Tensor, ...]:
-        """Rows that are looked at together, in float64."""
-        return x.split(batch_by_bytes(x[0].numel(), batch_bytes=STATE_BYTES))
-
     @torch.no_grad()
-    def _draw(self, m: int, index: NDArray[np.int64], x_0: Tensor, model: ScoreModel) -> _Drawn:
+    def _ask(self, m: int, index: NDArray[np.int64], x_0: Tensor, model: ScoreModel) -> Draws:
         level = self.levels[m]
         generator = torch.Generator().manual_seed(stream_seed(self.identity["seed"], self._number(self.round), m))
-        dtype = torch.float64 if x_0.dtype == torch.float64 else torch.float32
-        eps = torch.randn(x_0.shape, generator=generator, dtype=dtype).to(x_0)
+        eps = sent(torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype), x_0.device)
+        subset = sent(torch.randperm(x_0[0].numel(), generator=generator)[:DECODER_COORDINATES], x_0.device)
         with self.model.metered() as cost:
             prediction = model.predict(level.diffuse(x_0, eps), level)
-        parts = zip(*map(self._parts, (x_0, eps, prediction.eps)), strict=True)
-        values = torch.cat([self._values(*part) for part in parts])
-        observed = {name: observer.observed(index, eps, prediction) for name, observer in self.observers.items()}
-        subset = torch.randperm(x_0[0].numel(), generator=generator)[:DECODER_COORDINATES].to(x_0.device)
-        x_0, x_0_hat = (x.flatten(1)[:, subset] for x in (x_0, prediction.x_0))
-        nats = self._decoder_nats(x_0, x_0_hat, level)
-        found = torch.cat([values, nats.to(values)], 1).cpu().numpy()
-        return _Drawn(found[:, : values.shape[1]], found[:, values.shape[1] :], observed, cost)
+        measured = self.outcomes.of(x_0, eps, prediction, subset)
+        return Draws(index, eps, prediction, cost, fetched(measured))
+
+    def _measured(self, ask: Callable[[int], Draws], knots: Iterable[int]) -> Iterator[_Drawn]:
+        """What was measured of a batch of each of these knots, once it is here."""
+        for draws in ahead(map(ask, knots), self.device):
+            read = draws.read()
+            values, nats = read[:, :COLUMNS], read[:, COLUMNS:]
+            level = draws.prediction.level
+            if not np.isfinite(values).all():
+                raise RunError("the network's output holds NaN or inf; check its weights, input scaling and time labels")
+            if not np.isfinite(nats).all():
+                raise RunError(
+                    f"decoders at log-SNR {level.log_snr:.4g} are too narrow for their nats to be numbers; use lower knots"
+                )
+            seen = draws.index, draws.eps, draws.prediction
+            observed = {name: observer.observed(*seen) for name, observer in self.observers.items()}
+            yield _Drawn(values, nats, observed, draws.cost)
 
     def _add(self, m: int, index: NDArray[np.int64], drawn: _Drawn) -> None:
-        if not np.isfinite(drawn.values).all():
-            raise RunError("the network's output holds NaN or inf; check its weights, input scaling and time labels")
-        if not np.isfinite(drawn.nats).all():
-            log_snr = self.levels[m].log_snr
-            raise RunError(f"decoders at log-SNR {log_snr:.4g} are too narrow for their nats to be numbers; use lower knots")
         self.cost.add(**vars(drawn.cost))
         for name, observer in self.observers.items():
             observer.add(m, index, drawn.observed[name])
@@ -370,24 +366,3 @@ class _Pass:
         np.add.at(self.squares[:, m], group, drawn.values[:, OUTCOMES["residual"]] ** 2)
         np.add.at(self.decoder_sums[:, m], group, drawn.nats)
         self.products[m] += drawn.values.T @ drawn.values
-
-    def _values(self, x_0: Tensor, eps: Tensor, eps_hat: Tensor) -> Tensor:
-        """[Lambda, X, R, controls minus their means] per draw, (batch, 6) float64."""
-        error = mean_square(eps - eps_hat)
-        x_0, eps, eps_hat = (wide(x) for x in (x_0, eps, eps_hat))
-        centred = x_0 - self.statistics.mean.to(x_0)
-        # For a finite data set the energy of x_0 has no known population mean; its control is switched off.
-        energy = mean_square(centred) - self.statistics.variance if self.statistics.count == 0 else torch.zeros_like(error)
-        columns = [
-            mean_square(eps_hat),
-            (eps * eps_hat).flatten(1).mean(1),
-            error,
-            mean_square(eps) - 1.0,
-            (centred * eps).flatten(1).mean(1),
-            energy,
-        ]
-        return torch.stack(columns, 1)
-
-    def _decoder_nats(self, x_0: Tensor, x_0_hat: Tensor, level: Level) -> Tensor:
-        stds = (DECODER_RATIOS * decoder_scale(level.log_snr, self.statistics.variance)).tolist()
-        return torch.stack([decoder_nats(x_0, x_0_hat, std, self.data_range) for std in stds], 1)

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from score_sde_analytic.arrays import onto
+from score_sde_analytic.arrays import onto, readable, sent
 from score_sde_analytic.checks import number
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.models.clamps import Clamp, checked_clamp, config_of, confined
@@ -68,7 +68,8 @@ class ScoreModel(Views):
     True
 
     Args:
-        net: called as `net(x, labels, **conditions)`; returns a tensor, or an object with `.sample` as diffusers' networks do,
+        net: called as `net(x, labels, **conditions)`, with the channels last if `net.to(memory_format=torch.channels_last)`;
+            returns a tensor, or an object with `.sample` as diffusers' networks do,
             whose `.extra` and `.learned_range`, if it has them, predictions carry along.
         schedule: the forward process of x_t. It may differ from the one the network was trained with if `times` and
             `coordinates` speak the network's language (a network fed log-SNR in "vp" coordinates serves every schedule).
@@ -121,6 +122,7 @@ class ScoreModel(Views):
         self.clamp = checked_clamp(clamp)
         self.sigma_data = number(above=0)("sigma_data", sigma_data)
         self.dtype = _checked_dtype(dtype, net)
+        self._channels_last = _channels_last(net)
         self._fingerprint = fingerprint
         self._found: dict[str, Times] = {}  # shared by all copies of the model
 
@@ -201,10 +203,16 @@ class ScoreModel(Views):
         """
         charge(self, vector_products=vector_products)
 
+    def pay(self, cost: Receipt) -> None:
+        """Enter a whole receipt on the open ones, for work that is known to be that of before."""
+        charge(self, **vars(cost))
+
     def _answer(self, x: Tensor, level: Level) -> Any:
         """What the network returns, fed in its dtype and on its device."""
         like = _weight(self.net)
         fed = x if like is None else x.to(like)
+        if self._channels_last and x.ndim == 4:
+            fed = fed.contiguous(memory_format=torch.channels_last)
         casting: Any = nullcontext()
         if self.dtype is not None:
             fed = fed.to(self.dtype)
@@ -277,7 +285,7 @@ class ScoreModel(Views):
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         if not isinstance(label, Tensor):
             return torch.full((len(x),), label, dtype=dtype, device=x.device)
-        return label.to(x.device) if label.dtype == torch.long else label.to(x.device, dtype)
+        return sent(label, x.device, torch.long if label.dtype == torch.long else dtype)
 
     def _checked(self, out: Any, x_t: Tensor) -> Tensor:
         if not isinstance(out, Tensor):
@@ -292,8 +300,8 @@ class ScoreModel(Views):
                 "the network's output carries no gradient: it runs under no_grad, detaches, or ignores its input; call the"
                 " network itself, or use a method that needs no gradient"
             )
-        # On an accelerator this would wait for the device at every step: there, callers check what they return.
-        if out.is_cpu and not math.isfinite(out.sum().item()) and not torch.isfinite(out).all():
+        # Elsewhere this would wait for the device at every step: there, callers check what they return.
+        if readable(out) and not math.isfinite(out.sum().item()) and not torch.isfinite(out).all():
             raise RunError(
                 f"the network '{self.predicts}' output holds NaN or inf; check the weights, the input scaling"
                 f" (coordinates={self.coordinates!r}) and the time labels ({self.times})"
@@ -343,6 +351,12 @@ def _weight(net: Any) -> Tensor | None:
     """A weight of the network, of whose kind its input is to be."""
     like = next(net.parameters(), None) if isinstance(net, nn.Module) else None
     return None if like is None or not like.is_floating_point() else like
+
+
+def _channels_last(net: Any) -> bool:
+    """Whether the network's convolutions hold their weights with the channels last, and so want their input."""
+    kernels = (p for p in net.parameters() if p.ndim == 4) if isinstance(net, nn.Module) else ()
+    return any(kernel.stride(1) == 1 and not kernel.is_contiguous() for kernel in kernels)
 
 
 def _checked_dtype(dtype: torch.dtype | None, net: Any) -> torch.dtype | None:

@@ -65,6 +65,15 @@ class _Listeners(Generic[T]):
         finally:
             self._open.reset(token)
 
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Let nobody listen while the block runs."""
+        token = self._open.set(())
+        try:
+            yield
+        finally:
+            self._open.reset(token)
+
     def of(self, source: object) -> list[T]:
         """Those that listen to this very object, or to one that it is a view of, the outermost first."""
         sources = [source, *_viewed(source)]
@@ -125,6 +134,13 @@ def dealt(
 def watched(source: object, observer: Callable[[Any], object]) -> Iterator[None]:
     """`observer(answer)` for each answer of `source` inside the block, in order; what it raises ends the work."""
     with _OBSERVERS.listening(source, observer):
+        yield
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """A block of which no receipt and no observer outside it hears, as of work that is recorded and not done."""
+    with _RECEIPTS.closed(), _OBSERVERS.closed():
         yield
 
 
