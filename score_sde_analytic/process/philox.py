@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 ROUNDS = 10
@@ -120,6 +120,7 @@ class HostDraws:
         self._n = math.prod(shape[1:])
         self._half = half(self._n, dtype)
         self._most = max(1, min(AHEAD, NUMBERS // max(1, len(streams) * self._n)))
+        self._room = _Room()
         self._first = 0
         self._made: tuple[Tensor, ...] = ()
 
@@ -133,10 +134,10 @@ class HostDraws:
     def _words(self, k: int, draws: int) -> NDArray[Any]:
         """int64, (batch, draws, 2, words): those of the radii and of the angles."""
         blocks = 2 * self._half * draws
-        made = _few_blocks if len(self._streams) > FEW and blocks < BLOCKS else _many_blocks
-        return made(self._streams, kind(self._n, self.dtype), 2 * self._half * k, blocks).reshape(
-            len(self._streams), draws, 2, 4 * self._half
-        )
+        made = self._room("words", (len(self._streams), 4 * blocks), np.int64)
+        fill = _all_at_once if len(self._streams) > FEW and blocks < BLOCKS else _one_by_one
+        fill(made, self._streams, kind(self._n, self.dtype), 2 * self._half * k)
+        return made.reshape(len(self._streams), draws, 2, 4 * self._half)
 
     def _normals(self, k: int, draws: int) -> Tensor:
         """(draws, batch, n)."""
@@ -144,34 +145,48 @@ class HostDraws:
         integers = self._words(k, draws)
         if self.dtype == torch.float32:
             integers = integers.view(np.int32)
-        r, *ways = POLAR[self.dtype](integers[..., :pairs].transpose(2, 1, 0, 3))
-        z = np.empty((draws, len(self._streams), self._n), r.dtype)
+        r, *ways = POLAR[self.dtype](integers[..., :pairs].transpose(2, 1, 0, 3), self._room)
+        z = self._room("z", (draws, len(self._streams), self._n), r.dtype)
         np.multiply(r, ways[0], out=z[..., :pairs])
         np.multiply(r[..., : self._n - pairs], ways[1][..., : self._n - pairs], out=z[..., pairs:])
         return torch.from_numpy(z)
 
 
-def _many_blocks(streams: Sequence[int], second: int, counter: int, blocks: int) -> NDArray[Any]:
+class _Room:
+    """Arrays that are filled again and again: memory that is new costs more than the numbers in it."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, NDArray[Any]] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        size = math.prod(shape)
+        if name not in self._kept or self._kept[name].size < size:
+            self._kept[name] = np.empty(size, dtype)
+        return self._kept[name][:size].reshape(shape)
+
+
+def _one_by_one(made: NDArray[np.int64], streams: Sequence[int], second: int, counter: int) -> None:
     """Words of the blocks after `counter`, by numpy's compiled generator: a call for each stream."""
     generator, start = np.random.Philox(key=0), np.array([counter, 0, 0, 0], np.uint64)
     state = generator.state
-    made = np.empty((len(streams), 4 * blocks), np.int64)
     for row, key in zip(made.view(np.uint64), np.array([(first, second) for first in streams], np.uint64), strict=True):
         state["state"] = {"counter": start, "key": key}
         generator.state = state
-        row[:] = generator.random_raw(4 * blocks)
-    return made
+        row[:] = generator.random_raw(len(row))
 
 
-def _few_blocks(streams: Sequence[int], second: int, counter: int, blocks: int) -> NDArray[Any]:
-    """The same for many streams at once."""
-    made = words(torch.tensor(streams)[:, None], second, torch.arange(counter + 1, counter + 1 + blocks))
-    return torch.stack(torch.broadcast_tensors(*made), -1).flatten(1).numpy()
+def _all_at_once(made: NDArray[np.int64], streams: Sequence[int], second: int, counter: int) -> None:
+    """The same for many streams of few blocks."""
+    blocks = torch.arange(counter + 1, counter + 1 + made.shape[1] // 4)
+    parts = torch.broadcast_tensors(*words(torch.tensor(streams)[:, None], second, blocks))
+    torch.stack(parts, -1, out=torch.from_numpy(made).reshape(*parts[0].shape, 4))
 
 
-def _polar_float32(integers: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-    """r, cos a, sin a, in place: numpy's loops of float32 are several times faster than torch's."""
-    r, a = integers.astype(np.float32, order="C")
+def _polar_float32(integers: NDArray[Any], room: _Room) -> tuple[NDArray[Any], ...]:
+    """r, cos a, sin a: numpy's loops of float32 are several times faster than torch's."""
+    floats = room("floats", integers.shape, np.float32)
+    np.copyto(floats, integers, casting="unsafe")
+    r, a = floats
     r += np.float32(0.5)
     np.abs(r, out=r)
     r *= np.float32(2.0**-31)
@@ -179,10 +194,10 @@ def _polar_float32(integers: NDArray[Any]) -> tuple[NDArray[Any], ...]:
     r *= np.float32(-2.0)
     np.sqrt(r, out=r)
     a *= np.float32(math.pi * 2.0**-31)
-    return r, np.cos(a), np.sin(a, out=a)
+    return r, np.cos(a, out=room("cos", a.shape, np.float32)), np.sin(a, out=a)
 
 
-def _polar_float64(integers: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+def _polar_float64(integers: NDArray[Any], room: _Room) -> tuple[NDArray[Any], ...]:
     radii, angles = torch.from_numpy(integers.astype(np.float64, order="C"))
     r, cos, sin = _polar(radii, angles, 64)
     return r.numpy(), cos.numpy(), sin.numpy()
