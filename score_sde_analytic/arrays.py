@@ -157,6 +157,8 @@ def onto(x: Float[Tensor, "*shape"], device: torch.device | str) -> Float[Tensor
     >>> onto(torch.ones(1, dtype=torch.float16), "cpu").dtype
     torch.float32
     """
+    if x.dtype == torch.float32 and x.device == device:
+        return x
     place = torch.device(device)
     if x.dtype == torch.float64 and has_float64(place.type):
         return sent(x, place)

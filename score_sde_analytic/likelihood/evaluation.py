@@ -93,7 +93,7 @@ def bits_per_dim(
         RunError: a value is not finite, or an ODE solver failed.
 
     >>> print(bits_per_dim(model, data, study.chain(3), progress=False).total)
-    1.269 ± 0.063
+    1.292 ± 0.064
     """
     single = isinstance(method, Method)
     methods = {"": method} if isinstance(method, Method) else dict(method)

@@ -76,8 +76,11 @@ class _Listeners(Generic[T]):
 
     def of(self, source: object) -> list[T]:
         """Those that listen to this very object, or to one that it is a view of, the outermost first."""
-        sources = [source, *_viewed(source)]
-        return [listener for heard, listener in self._open.get() if any(heard is one for one in sources)]
+        listening = self._open.get()
+        if not listening:
+            return []
+        heard = {id(source), *(id(one) for one in _viewed(source))}
+        return [listener for one, listener in listening if id(one) in heard]
 
 
 def _viewed(source: object) -> Iterator[object]:

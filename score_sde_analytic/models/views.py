@@ -143,9 +143,12 @@ class Views:
         Raises:
             InputError: one is missing, or has another number of rows.
         """
-        missing = next((name for name in self.takes or () if name not in self.bound.names), None)
-        if missing is not None:
-            raise InputError(f"the network needs the condition {missing}: {WAYS.format(missing)}")
+        if self.takes:
+            missing = next((name for name in self.takes if name not in self.bound.names), None)
+            if missing is not None:
+                raise InputError(f"the network needs the condition {missing}: {WAYS.format(missing)}")
+        if not self.bound:
+            return {}
         rows = self.bound.arguments(len(x))
         fed = {name: value.to(x.dtype) if value.is_floating_point() else value for name, value in rows.items()}
         return {name: sent(value, x.device) for name, value in fed.items()}
