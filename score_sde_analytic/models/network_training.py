@@ -26,7 +26,7 @@ from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.fourier import FourierFeatures
 from score_sde_analytic.models.networks import build_unet
 from score_sde_analytic.models.proposals import PROPOSALS, Adaptive, Even, EvenInTime, Objective, OfSchedule, Proposal, Steps
-from score_sde_analytic.models.together import Part, together
+from score_sde_analytic.models.together import Part, mixed, together
 from score_sde_analytic.models.training import LEARNING_RATE, descend, learning_rate
 from score_sde_analytic.models.training_log import HeldOut, TrainingLog, bits_of
 from score_sde_analytic.process.gaussian import expand
@@ -101,6 +101,7 @@ LEARNED: dict[str, type[V] | type[Velocity]] = {"v": V, "velocity": Velocity}
 #: Levels at which the loss is "even", and weighs nothing.
 EVEN = "even"
 LOSSES = ("v", "eps", "bound", "discrete")
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ class NetworkRecipe:
             "discrete", the bound of the steps of `grid`.
         times: where levels are drawn: "even" (in t for a velocity), "adaptive", "linear_vp" or "learned_net".
         grid: log-SNRs of a grid, for the loss "discrete".
+        precision: of the network's products in training, "float32" or "bfloat16"; weights, their average and held-out bits are
+            of single precision.
         fourier: settings of `FourierFeatures`, {} for none.
         log_every: steps of a row of the log.
         validate_every: steps between measurements of held-out data; 0 for one in the end.
@@ -138,6 +141,7 @@ class NetworkRecipe:
     loss: Annotated[str, one_of(LOSSES)] = "v"
     times: Annotated[str, one_of((EVEN, *PROPOSALS))] = EVEN
     grid: tuple[float, ...] = ()
+    precision: Annotated[str, one_of(PRECISIONS)] = "float32"
     fourier: Mapping[str, Any] = field(default_factory=dict)
     log_every: Annotated[int, COUNT] = 100
     validate_every: Annotated[int, COUNT_OR_NONE] = 0
@@ -271,7 +275,7 @@ class NetworkTrainer:
         recipe = self.recipe
         part = Part.of(recipe.batch_size)
         x_0, log_snr, density, eps, labels = self._batch(part)
-        with part.dropout():
+        with part.dropout(), mixed(self.device, PRECISIONS[recipe.precision]):
             squares = squared_errors(self.trained, x_0, log_snr[part.rows], eps, labels, recipe.predicts)
         weight = self.objective(log_snr)
         loss = part.mean(expand((weight / density)[part.rows], squares) * squares)

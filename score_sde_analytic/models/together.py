@@ -6,8 +6,9 @@ rounding of sums over the batch. What is decided by losses is decided by those o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -115,6 +116,18 @@ class WholeDropout(TorchFunctionMode):
         shape = (each * self.part.size, *x.shape[1:])
         ones = torch.empty_strided(shape, (x[0].numel(), *strides), dtype=x.dtype, device=x.device).fill_(1.0)
         return x * functional.dropout(ones, p)[each * self.part.start : each * self.part.stop]
+
+
+def mixed(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Inside the block, products of matrices and convolutions are of this precision.
+
+    Raises:
+        InputError: the launcher was told another: it decides what is learned, and belongs to the recipe.
+    """
+    told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if told not in ("no", "bf16" if dtype is torch.bfloat16 else "no"):
+        raise InputError(f"the launcher asks for the mixed precision {told}: leave it out, and set train.precision='bfloat16'")
+    return torch.autocast(device.type, dtype) if dtype is not None else nullcontext()
 
 
 def together(net: nn.Module, device: torch.device) -> nn.Module:
