@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +27,6 @@ from torch.utils._pytree import tree_map_only
 from score_sde_analytic.errors import InputError, RunError
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 #: Files that are replaced as a whole, never appended to, so that private copies may share them.
 REPLACED = {".safetensors", ".pt", ".npz", ".png", ".ssac"}
@@ -85,17 +83,19 @@ class _Outcome:
     result: Any = None
     error: Exception | None = None
 
-    @classmethod
-    def of(cls, work: Callable[[Any], Any], item: Any) -> _Outcome:
-        try:
-            return cls(tree_map_only(torch.Tensor, lambda x: x.detach().cpu(), work(item)))
-        except Exception as error:
-            return cls(error=_portable(error))
-
     def get(self) -> Any:
         if self.error is not None:
             raise self.error
         return self.result
+
+
+def _outcomes(results: Iterator[Any]) -> Iterator[_Outcome]:
+    """The results up to the first error, and that."""
+    try:
+        for result in results:
+            yield _Outcome(tree_map_only(torch.Tensor, lambda x: x.detach().cpu(), result))
+    except Exception as error:
+        yield _Outcome(error=_portable(error))
 
 
 def _portable(error: Exception) -> Exception:
@@ -106,11 +106,16 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-def dealt(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """`map(work, items)`, each item worked on by one process; every process is given all results, in order.
+def dealt(
+    work: Callable[[T], Any], items: Iterable[T], stream: Callable[[Callable[[T], Any], Iterable[T]], Iterable[Any]] = map
+) -> Iterator[Any]:
+    """`stream(work, items)`, each item worked on by one process; every process is given all results, in order.
 
     What `work` raises is raised in every process when the item's turn comes. Tensors of results lie in the host's memory where
     there are several processes, and where `work` left them where there is one.
+
+    Args:
+        stream: how a process goes through its items, one result for each, such as with the next one under way already.
 
     >>> list(dealt(lambda item: item**2, range(4)))
     [0, 1, 4, 9]
@@ -119,12 +124,13 @@ def dealt(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         RunError: another process ended.
     """
     if count() == 1:
-        yield from map(work, items)
+        yield from stream(work, items)
         return
-    left = iter(items)
-    while group := list(islice(left, count())):
-        mine = _Outcome.of(work, group[number()]) if number() < len(group) else None
-        for outcome in exchanged(mine):
+    left = list(items)
+    mine = _outcomes(iter(stream(work, left[number() :: count()])))
+    for start in range(0, len(left), count()):
+        own = next(mine) if start + number() < len(left) else None
+        for outcome in exchanged(own):
             if outcome is not None:
                 yield outcome.get()
 
@@ -189,12 +195,10 @@ def own(path: Path) -> Path:
     target = path if number() == 0 else _private() / place.relative_to(place.anchor)
     if not _COPIED.isdisjoint((place, *place.parents)):
         return target
-    exchanged(None)  # what others write is written
-    if number():
-        _copy(path, target)
-    seen = exchanged(_listing(path))  # and none of it is replaced before it is copied
-    if any(listing != seen[0] for listing in seen):
-        raise InputError(f"the processes see different files in {path}: put it on storage that all machines share")
+    names = exchanged(_names(path) if number() == 0 else None)[0]  # what the first has written, before it writes more
+    lacking = [] if number() == 0 else _copy(path, names or [], target)
+    if missing := next((files for files in exchanged(lacking) if files), None):
+        raise InputError(f"not all processes see {path / missing[0]}: put it on storage that all machines share")
     _COPIED.add(place)
     return target
 
@@ -211,24 +215,28 @@ def _private() -> Path:
     return Path(folder).resolve()
 
 
-def _copy(path: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        shutil.copytree(path, target, copy_function=_shared, dirs_exist_ok=True)
-    elif path.exists():
-        _shared(path, target)
-
-
-def _shared(path: str | Path, target: str | Path) -> None:
-    """A link to a file that is only ever replaced, a copy of any other."""
-    if Path(path).suffix not in REPLACED:
-        shutil.copy2(path, target)
-        return
-    Path(target).unlink(missing_ok=True)
-    os.symlink(Path(path).resolve(), target)
-
-
-def _listing(path: Path) -> list[tuple[str, int]]:
-    """Files there, with their sizes."""
+def _names(path: Path) -> list[str]:
+    """Files there, the path itself as "."."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return [(str(file.relative_to(path)), file.stat().st_size) for file in files if file.is_file()]
+    return [str(file.relative_to(path)) for file in files if file.is_file()]
+
+
+def _copy(path: Path, names: Iterable[str], target: Path) -> list[str]:
+    """Copy these files; returns those that are not there."""
+    missing = []
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        try:
+            _share(path / name, target / name)
+        except FileNotFoundError:
+            missing.append(name)
+    return missing
+
+
+def _share(file: Path, target: Path) -> None:
+    """A link to a file that is only ever replaced, a copy of any other."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix in REPLACED and file.exists():
+        target.symlink_to(file.resolve())
+    else:
+        shutil.copy2(file, target)

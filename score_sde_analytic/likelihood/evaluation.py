@@ -34,6 +34,7 @@ from score_sde_analytic.likelihood.method import Batch, Method, Progress, Terms
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.receipt import dealt
 from score_sde_analytic.processes import mine, own
+from score_sde_analytic.shards import Shard
 
 GUIDED = (
     "the model is {}: these are the bits of a model that is pushed off the data, above those of the conditional one by"
@@ -99,8 +100,10 @@ def bits_per_dim(
     dataset = as_dataset(data, data_range)
     rows = batch_by_bytes(dataset.first.numel(), whole(1)("batch_size", batch_size), STATE_BYTES)
     examples = _Examples(dataset, data_range, draws, seed, rows, torch.device(device))
-    _require(methods, shard)
-    files = dict.fromkeys(methods) if path is None else _files(own(Path(path)), methods, single, shard)
+    if not methods:
+        raise InputError("no method to evaluate: pass at least one")
+    part = Shard(*each(whole(0), 2, 2)("shard", shard))
+    files = dict.fromkeys(methods) if path is None else _files(own(Path(path)), methods, single, part)
     for one in methods.values():
         one.check(model, data_range)
     if model.guidance:
@@ -108,43 +111,21 @@ def bits_per_dim(
     ledgers = _ledgers(model, examples, methods, files, examples.digest(statistics, progress))
     unit = math.lcm(*(one.block or 1 for one in methods.values()))  # shards hold the same examples for all methods
     for group in _groups(ledgers):
-        _Pass(model, examples, group).run(_part(len(examples), unit, shard), progress)
+        _Pass(model, examples, group).run(part.part(len(examples), unit), progress)
     results = {name: ledger.result() for name, ledger in ledgers.items()}
     return results[""] if single else results
 
 
-def _require(methods: Mapping[str, Method], shard: tuple[int, int]) -> None:
-    if not methods:
-        raise InputError("no method to evaluate: pass at least one")
-    number, shards = each(whole(0), 2, 2)("shard", shard)
-    if not number < shards:
-        raise InputError(f"shard (i, n) needs 0 <= i < n, got {shard}")
-
-
-def _part(total: int, unit: int, shard: tuple[int, int]) -> range:
-    """The examples of one shard, whole units of them."""
-    number, shards = shard
-    units = -(-total // unit)
-    low, high = (min(units * i // shards * unit, total) for i in (number, number + 1))
-    return range(low, high)
-
-
-def _files(path: Path, names: Iterable[str], single: bool, shard: tuple[int, int]) -> dict[str, Path]:
+def _files(path: Path, names: Iterable[str], single: bool, shard: Shard) -> dict[str, Path]:
     """The file of every method: `path` itself for a single one, else in that folder."""
     files: dict[str, Path] = {}
     for name in names:
-        file = _file(path, name, single, shard)
+        file = shard.file(path if single else path / f"{name.replace('/', '_')}.safetensors")
         taken = next((other for other, kept in files.items() if str(kept).lower() == str(file).lower()), None)
         if taken is not None:
             raise InputError(f"the methods {taken!r} and {name!r} would share the file {file}; rename one")
         files[name] = file
     return files
-
-
-def _file(path: Path, name: str, single: bool, shard: tuple[int, int]) -> Path:
-    file = path if single else path / f"{name.replace('/', '_')}.safetensors"
-    number, shards = shard
-    return file if shards == 1 else file.with_name(f"{file.stem}-{number + 1}of{shards}{file.suffix}")
 
 
 @dataclass(frozen=True)
@@ -326,6 +307,8 @@ class _Pass:
                 return self._measure(block, Progress(lambda position: _move(bar, position), bar.n, len(block)))
 
             reached = bar.n
+            for ledger in self.ledgers.values():
+                ledger.changed |= not shard  # a part that holds nothing is a part
             try:
                 for block, found in zip(left, dealt(self.model, measure, left), strict=True):
                     self._store(block, found)

@@ -150,6 +150,13 @@ class Recorder:
         self._parts = {name: [values] for name, values in arrays.items() if name != "sizes"}
         self._sizes = np.asarray(arrays["sizes"])
 
+    def merge(self, parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """All draws of the shards of a pass."""
+        names = [name for name in parts[0] if name != "sizes"]
+        return {name: np.concatenate([part[name] for part in parts if name in part]) for name in names} | {
+            "sizes": max((part["sizes"] for part in parts), key=len)
+        }
+
     def result(self, log_snr: Array, order: Sequence[int] | None = None) -> ResidualDraws:
         """The draws, for the knots they were made at, ascending (`Moments.log_snr`).
 

@@ -5,11 +5,11 @@ Examples are visited in seeded permutations; a round gives every unfinished knot
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from score_sde_analytic.arrays import Array, numbers, onto, wide
-from score_sde_analytic.checks import COUNT, number, one_of, settle, whole
+from score_sde_analytic.checks import whole
 from score_sde_analytic.data.examples import Data, Examples, as_dataset
 from score_sde_analytic.data.portions import STATE_BYTES, batch_by_bytes
 from score_sde_analytic.data.ranges import DataRange, check_examples
@@ -29,6 +29,7 @@ from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.files import load_arrays, plain
 from score_sde_analytic.interruption import save_points
 from score_sde_analytic.measure.answers import ANSWERS, relative_tolerance
+from score_sde_analytic.measure.budget import DEFAULT, Budget
 from score_sde_analytic.measure.knots import knots_in_doubt
 from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, OUTCOMES, Moments, decoder_scale
 from score_sde_analytic.measure.visits import known, visited
@@ -40,6 +41,7 @@ from score_sde_analytic.process.gaussian import mean_square
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import stream_seed
 from score_sde_analytic.processes import own
+from score_sde_analytic.shards import Shard
 
 #: Coordinates per draw that enter the decoder table; a random subset keeps it cheap beside the network.
 DECODER_COORDINATES = 256
@@ -70,55 +72,15 @@ class Observer(Protocol):
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Go on from saved arrays."""
 
-
-@dataclass(frozen=True)
-class Budget:
-    """How many draws a knot gets, and how they are dealt out.
-
-    Every knot gets `min_draws`. Then draws go where they matter for the answer asked, until its error is at most `tolerance`:
-
-        variance    largest relative standard error of R; a knot is finished once its own is small enough
-        bits        standard error of bits/dim in the limit of many steps
-        grid        share of an optimal grid's excess that errors of the curve add to it
-
-    After `max_draws` a knot is finished in any case. `answers.reached` says what came of it.
-
-    Attributes:
-        batch_size: draws of a knot per network call.
-        groups: of examples, from which standard errors follow.
-        most_knots: where y between knots is not known as well as at them, knots are added, up to so many in all; 0 adds none.
-
-    Raises:
-        InputError: numbers that contradict each other.
-    """
-
-    tolerance: Annotated[float, number(0.0, 1e9)] = 0.01
-    min_draws: Annotated[int, COUNT] = 300
-    max_draws: Annotated[int, COUNT] = 3000
-    batch_size: Annotated[int, COUNT] = 100
-    groups: Annotated[int, whole(2, 10**6)] = 32
-    most_knots: Annotated[int, whole(0, 10_000)] = 0
-    answer: Annotated[str, one_of(ANSWERS)] = "variance"
-
-    def __post_init__(self) -> None:
-        settle(self)
-        if not self.groups <= self.min_draws <= self.max_draws:
-            raise InputError(
-                f"need groups ({self.groups}) <= min_draws ({self.min_draws}) <= max_draws ({self.max_draws}): for a pass of n"
-                " draws set min_draws and max_draws to n"
-            )
-
-    def settings(self) -> dict[str, Any]:
-        """What decides when a pass ends, as plain data."""
-        names = ("answer", "tolerance", "min_draws", "max_draws", "batch_size", "most_knots")
-        return {name: getattr(self, name) for name in names}
+    def merge(self, parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """What the shards of a pass kept, put together in their order."""
 
 
 def estimate(
     model: ScoreModel,
     data: Data,
     log_snr: ArrayLike,
-    budget: Budget = Budget(),
+    budget: Budget = DEFAULT,
     *,
     statistics: DataStatistics | None = None,
     data_range: DataRange | None = None,
@@ -172,8 +134,10 @@ def estimate(
         "settings": budget.settings(),
         "observers": {name: plain(observer.config()) for name, observer in (observers or {}).items()},
     } | ({"space": dataset.space} if dataset.space else {})
-    run = _Pass(model, dataset, statistics, data_range, identity, torch.device(device), observers or {})
-    return run.finish(None if path is None else own(Path(path)), save_seconds, progress)
+    shard = Shard(*budget.shard)
+    identity |= {"shard": list(budget.shard)} if shard else {}
+    run = _Pass(model, dataset, statistics, data_range, identity, torch.device(device), observers or {}, shard)
+    return run.finish(None if path is None else own(shard.file(path)), save_seconds, progress)
 
 
 @dataclass(frozen=True)
@@ -212,8 +176,10 @@ class _Pass:
         identity: Mapping[str, Any],
         device: torch.device,
         observers: Mapping[str, Observer],
+        shard: Shard,
     ) -> None:
         self.model = model
+        self.shard = shard
         self.dataset = dataset
         self.statistics = statistics
         self.data_range = data_range
@@ -232,8 +198,8 @@ class _Pass:
         self.squares = np.zeros((g, m))
         self.round = 0
         self.knot = 0
-        self.active = list(range(m))
-        self.advanced = False
+        self.active = list(range(m)) if shard.number < self._rounds else []
+        self.advanced = not self.active  # a shard of fewer rounds than there are shards holds nothing, and says so
         self.cost = Receipt()
         for observer in observers.values():
             observer.begin()
@@ -313,7 +279,7 @@ class _Pass:
             self.knot = 0
             self.active = self._unfinished()
             self.advanced = True
-            if not self.active:
+            if not self.active and not self.shard:
                 self._add_knots()
 
     def _add_knots(self) -> None:
@@ -330,6 +296,8 @@ class _Pass:
         self.dataset.expect(self._planned())
 
     def _unfinished(self) -> list[int]:
+        if self.shard:  # alone it cannot know when all together are precise
+            return self.active if self._number(self.round) < self._rounds else []
         drawn = self.counts.sum(0)
         enough = drawn >= self.settings["min_draws"]
         moments = self.result()
@@ -337,16 +305,25 @@ class _Pass:
         finished = (enough & precise) | (drawn >= self.settings["max_draws"])
         return [m for m in self.active if not finished[m]]
 
-    def _index(self, number: int) -> NDArray[np.int64]:
+    @property
+    def _rounds(self) -> int:
+        """Of all shards, where no knot is finished before its largest number of draws."""
+        return -(-self.settings["max_draws"] // self.settings["batch_size"])
+
+    def _number(self, round: int) -> int:
+        """The number among the rounds of all shards of a round of this one."""
+        return self.shard.number + self.shard.of * round
+
+    def _index(self, round: int) -> NDArray[np.int64]:
         """The examples of a round."""
-        first, most = self.settings["batch_size"] * number, self.settings["max_draws"]
+        first, most = self.settings["batch_size"] * self._number(round), self.settings["max_draws"]
         places = np.arange(first, min(first + self.settings["batch_size"], most))
         return visited(len(self.dataset), places, self.identity["seed"])
 
     def _planned(self) -> Iterator[int]:
         """All that may be visited from this round on, in order."""
-        rounds = -(-self.settings["max_draws"] // self.settings["batch_size"])
-        return (int(i) for number in range(self.round, rounds if self.active else 0) for i in self._index(number))
+        left = range(self.round, len(range(self.shard.number, self._rounds, self.shard.of)) if self.active else 0)
+        return (int(i) for round in left for i in self._index(round))
 
     def _visits(self) -> tuple[NDArray[np.int64], Tensor, ScoreModel]:
         """Indices and examples of this round, at consecutive places, and the model on their conditions."""
@@ -364,7 +341,7 @@ class _Pass:
     @torch.no_grad()
     def _draw(self, m: int, index: NDArray[np.int64], x_0: Tensor, model: ScoreModel) -> _Drawn:
         level = self.levels[m]
-        generator = torch.Generator().manual_seed(stream_seed(self.identity["seed"], self.round, m))
+        generator = torch.Generator().manual_seed(stream_seed(self.identity["seed"], self._number(self.round), m))
         dtype = torch.float64 if x_0.dtype == torch.float64 else torch.float32
         eps = torch.randn(x_0.shape, generator=generator, dtype=dtype).to(x_0)
         with self.model.metered() as cost:

@@ -27,7 +27,8 @@ from score_sde_analytic.data.examples import Data, as_dataset
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.declared import require_arrays
 from score_sde_analytic.errors import InputError
-from score_sde_analytic.measure.estimation import Budget, estimate
+from score_sde_analytic.measure.budget import Budget
+from score_sde_analytic.measure.estimation import estimate
 from score_sde_analytic.models.free import LinearDenoiser
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
@@ -119,6 +120,10 @@ class CrossMoments:
         declared = {"knot": "int64 m", "sums": f"float64 m {FOLDS} {self.WIDTH} {int(self._labels.max()) + 1}"}
         require_arrays(arrays, declared, "the cross moments")
         self._sums = {int(k): torch.tensor(s) for k, s in zip(arrays["knot"], arrays["sums"], strict=True)}
+
+    def merge(self, parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """The sums of the shards of a pass, which all have the same knots."""
+        return {"knot": parts[0]["knot"], "sums": np.sum([part["sums"] for part in parts], axis=0)}
 
     @property
     def sums(self) -> Float64[Array, "m folds 10 L"]:

@@ -17,7 +17,6 @@ from typing import Any, Generic, TypeVar
 from score_sde_analytic import processes
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 #: Threads that share a block may count at the same moment.
 _LOCK = Lock()
@@ -98,18 +97,25 @@ def charge(source: object, calls: int = 0, evaluations: int = 0, vector_products
         receipt.add(calls, evaluations, vector_products)
 
 
-def dealt(source: object, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+def dealt(
+    source: object,
+    work: Callable[[T], Any],
+    items: Iterable[T],
+    stream: Callable[[Callable[[T], Any], Iterable[T]], Iterable[Any]] = map,
+) -> Iterator[Any]:
     """`processes.dealt`; receipts of `source` count what all processes asked of it, so that costs are the same everywhere."""
     if processes.count() == 1:
-        yield from map(work, items)
+        yield from stream(work, items)
         return
 
-    def metered_work(item: T) -> tuple[R, Receipt, int]:
-        with metered(source) as cost:
-            result = work(item)
-        return result, Receipt(**vars(cost)), processes.number()
+    def metered_stream(work: Callable[[T], Any], mine: Iterable[T]) -> Iterator[tuple[Any, Receipt, int]]:
+        results = iter(stream(work, mine))
+        for _ in mine:
+            with metered(source) as cost:
+                result = next(results)
+            yield result, Receipt(**vars(cost)), processes.number()
 
-    for result, cost, process in processes.dealt(metered_work, items):
+    for result, cost, process in processes.dealt(work, items, metered_stream):
         if process != processes.number():
             charge(source, **vars(cost))
         yield result

@@ -121,16 +121,21 @@ class HeldOut:
         shares = (strata + torch.rand(count * times, generator=generator, dtype=torch.float64)) / (count * times)
         log_snr, density = proposal.draw(shares)
 
-        def noisy() -> Iterator[tuple[Tensor, Tensor]]:
+        def blocks() -> Iterator[tuple[Tensor, Tensor]]:
+            """Draws, and where their noise begins."""
             for block in torch.arange(count * times).split(BATCH):
-                yield block, torch.randn(len(block), *examples.shape, generator=generator)
+                yield block, generator.get_state()
+                torch.randn(len(block), *examples.shape, generator=generator)
 
         def measured(batch: tuple[Tensor, Tensor]) -> Tensor:
-            block, eps = batch
+            block, state = batch
             rows = chosen[block]
+            noise = torch.Generator()
+            noise.set_state(state)
+            eps = torch.randn(len(block), *examples.shape, generator=noise)
             x_0 = onto(examples.take(rows.tolist()), device)
             labels = None if self.labels is None else self.labels[rows].to(device)
             return residual(x_0, log_snr[block], eps.to(device), labels).cpu()
 
-        bits = bits_of(proposal, torch.cat(list(dealt(measured, noisy()))), density)
+        bits = bits_of(proposal, torch.cat(list(dealt(measured, blocks()))), density)
         return bits.view(times, count).mean(0).numpy()

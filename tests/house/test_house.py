@@ -22,6 +22,7 @@ ORDER = [
     "extras",
     "arrays",
     "processes",
+    "shards",
     "uncertainty",
     "declared",
     "files",
