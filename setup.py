@@ -13,6 +13,7 @@ FIDELITY = ["torch-fidelity>=0.4", "clean-fid>=0.1.35", "torchvision"]  # the In
 HUB = ["datasets>=2.14"]  # Dataset.from_parquet and load_from_disk of Hugging Face's data sets
 TRANSLATE = ["scikit-image>=0.24"]  # structural similarity of images
 CODING = ["constriction>=0.4"]  # entropy coder of lossless files
+SCALE = ["accelerate>=1.0"]  # one network trained by several processes
 IMAGES = ["diffusers>=0.34", "scikit-learn>=1.5"]
 TEST = [
     "pytest>=8",
@@ -83,6 +84,7 @@ setup(
         "ode": ODE,
         "sde": SDE,
         "fidelity": FIDELITY,
-        "test": RUNNER + IMAGES + GRIDS + ODE + SDE + CODING + TRANSLATE + TEST,
+        "scale": SCALE,
+        "test": RUNNER + IMAGES + GRIDS + ODE + SDE + CODING + TRANSLATE + SCALE + TEST,
     },
 )

@@ -269,6 +269,7 @@ def get_config() -> ConfigDict:
     # Where levels are drawn, whatever is minimised: "even", "adaptive" in proportion to the loss as it was met, "linear_vp"
     # even in that schedule's time, or "learned_net" as in variational diffusion models.
     train.times = "even"
+    train.precision = "float32"  # or "bfloat16" for the network's products; its weights stay of single precision
     train.grid = ""  # of "discrete": a saved grid of config.schedule, "PATH.json"; "" for steps even in log-SNR,
     train.grid_steps = 1000  # so many
     train.fourier = 0  # highest frequencies of Fourier features of the input; 2 as in variational diffusion models

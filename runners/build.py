@@ -33,7 +33,7 @@ def device(config: ConfigDict) -> torch.device:
             return local(torch.zeros(0, device=local(torch.device(config.device))).device)
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"device {config.device!r} is not available here; use --config.device=cpu") from error
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return local(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def study_settings(config: ConfigDict) -> Settings:

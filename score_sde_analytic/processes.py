@@ -12,7 +12,7 @@ import os
 import pickle
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -133,6 +133,15 @@ def dealt(
         for outcome in exchanged(own):
             if outcome is not None:
                 yield outcome.get()
+
+
+def mine(items: Sequence[T]) -> Sequence[T]:
+    """Those of the items that `dealt` gives to this process.
+
+    >>> mine(range(4))
+    range(0, 4)
+    """
+    return items[number() :: count()]
 
 
 def exchanged(value: T) -> list[T]:

@@ -33,7 +33,7 @@ from score_sde_analytic.likelihood.bound import BITS, Bound
 from score_sde_analytic.likelihood.method import Batch, Method, Progress, Terms
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.receipt import dealt
-from score_sde_analytic.processes import own
+from score_sde_analytic.processes import mine, own
 from score_sde_analytic.shards import Shard
 
 GUIDED = (
@@ -301,7 +301,7 @@ class _Pass:
             blocks = [range(start, min(start + size, shard.stop)) for start in range(shard.start, shard.stop, size)]
             left = [block for block in blocks if self._lacking(block)]
             bar.update(len(shard) - sum(map(len, left)))
-            self.examples.dataset.expect(i for block in left for i in self._indices(block))
+            self.examples.dataset.expect(i for block in mine(left) for i in self._indices(block))
 
             def measure(block: range) -> dict[str, list[Terms]]:
                 return self._measure(block, Progress(lambda position: _move(bar, position), bar.n, len(block)))
