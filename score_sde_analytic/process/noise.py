@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from score_sde_analytic.arrays import float64_place
+from score_sde_analytic.arrays import float64_place, sent
 from score_sde_analytic.checks import number, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.process.gaussian import expand
@@ -103,7 +103,7 @@ class SampleNoise:
 
     @cached_property
     def _keys(self) -> Tensor:
-        return torch.tensor(self._streams, dtype=torch.int64, device=self._device)
+        return sent(torch.tensor(self._streams, dtype=torch.int64), self._device)
 
 
 #: Distance in log-SNR over which `LevelNoise` forgets.
