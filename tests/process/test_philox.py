@@ -67,6 +67,13 @@ def test_the_host_draws_what_a_device_does(n, dtype):
             np.testing.assert_array_max_ulp(host.numpy(), device.numpy(), 6)
 
 
+def test_every_device_draws_the_same(device):
+    noise, host = SampleNoise(3, range(5), device), SampleNoise(3, range(5))
+    for dtype, ulp in [(torch.float32, 6), (torch.float64, 4), (torch.float32, 6)]:
+        found, expected = (source.draw(torch.empty(5, 33, dtype=dtype)) for source in (noise, host))
+        np.testing.assert_array_max_ulp(found.numpy(), expected.numpy(), ulp)
+
+
 def test_float32_is_close_on_the_whole_line():
     host, device = draw([9], 2**18, torch.float32, 0), normals(torch.tensor([9]), 0, 2**18, torch.float32)
     np.testing.assert_array_max_ulp(host.numpy(), device.numpy(), 6)
