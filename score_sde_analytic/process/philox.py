@@ -114,13 +114,19 @@ def drawn(streams: Int64[Tensor, " batch"], k: int, n: int, dtype: torch.dtype) 
     """`normals`, as one kernel on devices that a compiler knows; the host does not wait."""
     if streams.device.type != "cuda" or not installed("triton"):
         return normals(streams, k, n, dtype)
-    return compiled(n, dtype)(streams, torch.full((), k, device=streams.device))
+    rows = 1 << (len(streams) - 1).bit_length()  # few kernels serve all sizes of batches
+    padded = torch.nn.functional.pad(streams, (0, rows - len(streams)))
+    return compiled(rows, n, dtype, streams.device)(padded, torch.full((), k, device=streams.device))[: len(streams)]
 
 
 @cache
-def compiled(n: int, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
-    """`normals` of draws of one size, made at the first call for every number of streams."""
-    return torch.compile(lambda streams, k: normals(streams, k, n, dtype))
+def compiled(rows: int, n: int, dtype: torch.dtype, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    """`normals` of so many streams and numbers, as one kernel; made at the first call."""
+    from torch.fx.experimental.proxy_tensor import make_fx  # which takes its time
+
+    examples = torch.zeros(rows, dtype=torch.int64, device=device), torch.zeros((), dtype=torch.int64, device=device)
+    operations = make_fx(lambda streams, k: normals(streams, k, n, dtype))(*examples)
+    return torch.compile(operations, dynamic=False)
 
 
 class HostDraws:
