@@ -10,7 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from score_sde_analytic.process import philox
 from score_sde_analytic.process.noise import SampleNoise, stream_seed
-from score_sde_analytic.process.philox import HostDraws, blocks, half, kind, normals, signed, words
+from score_sde_analytic.process.philox import HostDraws, blocks, half, kind, normals, signed
 
 #: counter, key, words: the vectors of Random123 for philox4x64-10 (zeros, ones, digits of pi).
 PUBLISHED = [
@@ -42,7 +42,7 @@ def draw(streams, n, dtype, k, draws=1):
 @pytest.mark.parametrize(("counter", "key", "expected"), PUBLISHED)
 def test_words_are_the_published_ones(counter, key, expected):
     counter, key = ([torch.tensor(signed(word)) for word in part] for part in (counter, key))
-    assert [int(word) % 2**64 for word in words(counter, key)] == expected
+    assert [int(word) % 2**64 for word in philox._words(counter, key)] == expected
 
 
 def test_blocks_are_numpys():
