@@ -10,7 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from score_sde_analytic.process import philox
 from score_sde_analytic.process.noise import SampleNoise, stream_seed
-from score_sde_analytic.process.philox import HostDraws, blocks, half, kind, normals, signed, words
+from score_sde_analytic.process.philox import HostDraws, blocks, half, kind, normals, signed
 
 #: counter, key, words: the vectors of Random123 for philox4x64-10 (zeros, ones, digits of pi).
 PUBLISHED = [
@@ -42,7 +42,7 @@ def draw(streams, n, dtype, k, draws=1):
 @pytest.mark.parametrize(("counter", "key", "expected"), PUBLISHED)
 def test_words_are_the_published_ones(counter, key, expected):
     counter, key = ([torch.tensor(signed(word)) for word in part] for part in (counter, key))
-    assert [int(word) % 2**64 for word in words(counter, key)] == expected
+    assert [int(word) % 2**64 for word in philox._words(counter, key)] == expected
 
 
 def test_blocks_are_numpys():
@@ -165,7 +165,7 @@ def test_a_device_is_not_asked_for_a_number():
 def test_the_compiled_kernel_draws_the_same(dtype):
     """Compiled for the CPU, as it is for a GPU."""
     streams = torch.tensor(STREAMS[:4])
-    kernel = philox.compiled(4, 33, dtype, torch.device("cpu"))
+    kernel = philox._compiled(4, 33, dtype, torch.device("cpu"))
     for k in (0, 3):
         close = kernel(streams, torch.tensor(k))
         torch.testing.assert_close(close, normals(streams, k, 33, dtype), rtol=1e-6, atol=1e-7)
