@@ -104,33 +104,36 @@ class DiagonalStep(StepCovariance):
     table: LevelTable
     plan: _Plan
 
-    def _excess(self, prediction: Prediction) -> Tensor:
-        """b^2 V0 of every coefficient, in float64, broadcastable to (batch, *dims)."""
-        x = prediction.x_t
-        shape = tuple(x.shape[1:])
+    def _of_curves(self, prediction: Prediction) -> Tensor:
+        """b^2 V0 of every curve, in float64, (batch, L) or (1, L)."""
         statistic = self.plan.statistic
         phi = None if statistic is None else wide(checked(statistic(prediction), prediction))
-        place = float64_place(x.device)
-        residual = self.plan.table(self.table, place).residual(phi)
-        excess = self.kernel.excess(residual, self.table.log_snr)
-        return excess[:, self.plan.labels(shape, place)].reshape(-1, *shape)
+        residual = self.plan.table(self.table, float64_place(prediction.x_t.device)).residual(phi)
+        return self.kernel.excess(residual, self.table.log_snr)
+
+    def _of_coefficients(self, curves: Tensor, prediction: Prediction) -> Tensor:
+        """What belongs to curves, for every coefficient, broadcastable to (batch, *dims)."""
+        shape = tuple(prediction.x_t.shape[1:])
+        return curves[:, self.plan.labels(shape, curves.device)].reshape(-1, *shape)
 
     @property
     def basis(self) -> Basis:
         return self.plan.basis
 
     def variances(self, prediction: Prediction) -> Float64[Tensor, " batch *dims"]:
-        return (self.kernel.rho2 + self._excess(prediction)).expand(prediction.x_t.shape)
+        variances = self.kernel.rho2 + self._of_curves(prediction)
+        return self._of_coefficients(variances, prediction).expand(prediction.x_t.shape)
 
     def add_noise(
         self, mean: Float[Tensor, " batch *dims"], prediction: Prediction, z: Float[Tensor, " batch *dims"]
     ) -> Float[Tensor, " batch *dims"]:
-        deviation = self.variances(prediction).sqrt().to(z)
-        return mean + self.plan.basis.inverse(deviation * z)
+        deviation = (self.kernel.rho2 + self._of_curves(prediction)).sqrt().to(z)
+        return mean + self.plan.basis.inverse(self._of_coefficients(deviation, prediction) * z)
 
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
         square = self.plan.basis.forward(wide(x_0 - prediction.x_0)).square()
-        return diagonal_kl(kernel.error(square), kernel.rho2, self._excess(prediction))
+        excess = self._of_coefficients(self._of_curves(prediction), prediction)
+        return diagonal_kl(kernel.error(square), kernel.rho2, excess)
 
 
 @dataclass(frozen=True)

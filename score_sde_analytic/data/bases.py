@@ -21,7 +21,7 @@ _BUILT_IN: dict[str, type[BuiltIn]] = {
 }
 
 #: Coordinates above which curves are shared: frequencies by rings of each channel, pixels by squares.
-MANY, RINGS, SQUARES = 16_384, 256, 1024
+MANY, RINGS, SQUARES = 4096, 256, 1024
 #: Examples for each principal component, where there are so many.
 FOR_A_COMPONENT = 4
 
@@ -29,7 +29,7 @@ FOR_A_COMPONENT = 4
 def shared(shape: Sequence[int]) -> bool:
     """Whether examples of this shape have too many coordinates for a curve of each.
 
-    >>> shared((3, 64, 64)), shared((3, 256, 256))
+    >>> shared((3, 32, 32)), shared((3, 256, 256))
     (False, True)
     """
     return math.prod(shape) > MANY

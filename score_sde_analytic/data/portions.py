@@ -17,6 +17,8 @@ from score_sde_analytic.data.examples import Data, Examples, as_dataset, batches
 BATCH_BYTES = 64 << 20
 #: Of states on their way through a network and a likelihood, which hold some thirty times as much.
 STATE_BYTES = 16 << 20
+#: Of rows that are worked on in float64 together: what is made of them stays in the processor's cache.
+CACHE_BYTES = 2 << 20
 #: Examples of a batch, however small they are.
 BATCH = 1024
 #: Of data that are read as a whole where a part would do.

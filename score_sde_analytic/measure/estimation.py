@@ -20,7 +20,7 @@ from tqdm import tqdm
 from score_sde_analytic.arrays import Array, numbers, onto, wide
 from score_sde_analytic.checks import COUNT, number, one_of, settle, whole
 from score_sde_analytic.data.examples import Data, Examples, as_dataset
-from score_sde_analytic.data.portions import STATE_BYTES, batch_by_bytes
+from score_sde_analytic.data.portions import CACHE_BYTES, batch_by_bytes
 from score_sde_analytic.data.ranges import DataRange, check_examples
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.declared import reading
@@ -337,7 +337,7 @@ class _Pass:
     @staticmethod
     def _parts(x: Tensor) -> tuple[Tensor, ...]:
         """Rows that are looked at together, in float64."""
-        return x.split(batch_by_bytes(x[0].numel(), batch_bytes=STATE_BYTES))
+        return x.split(batch_by_bytes(x[0].numel(), batch_bytes=CACHE_BYTES))
 
     @torch.no_grad()
     def _draw(self, m: int, index: NDArray[np.int64], x_0: Tensor, model: ScoreModel) -> None:
