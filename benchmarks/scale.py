@@ -47,9 +47,9 @@ from score_sde_analytic.study.names import CovarianceName
 from score_sde_analytic.study.settings import Structure
 from score_sde_analytic.study.structures import Structures, recorders
 
-SHAPES = ("1x8x8", "3x16x16", "3x32x32", "3x64x64", "3x128x128", "3x256x256")
+SHAPES = ("1x8x8", "3x32x32", "3x64x64", "3x128x128", "3x256x256")
 #: Of data, and per network call.
-EXAMPLES, BATCH = 1024, 8
+EXAMPLES, BATCH, DRAWS = 1024, 8, 32
 RANK, STEPS, SAMPLES = 256, 10, 16
 KNOTS = np.linspace(-6.0, 6.0, 8)
 #: A pass of the usual length: knots, draws of each.
@@ -125,7 +125,7 @@ class World:
         settings = Structure(statistics=("high_frequency",))
         return recorders([CovarianceName(self.basis(name)) for name in names], portion(self.data), settings)
 
-    def moments(self, observers: dict[str, Recorder], draws: int = 64) -> Moments:
+    def moments(self, observers: dict[str, Recorder], draws: int = DRAWS) -> Moments:
         budget = Budget(min_draws=draws, max_draws=draws, batch_size=BATCH)
         data = Subset(self.data, range(64))
         return estimate(self.model, data, KNOTS, budget, data_range=RANGE, statistics=self.few, observers=observers, **QUIET)
@@ -160,7 +160,7 @@ def _alone(world: World) -> Work:
 def _estimate(*names: str) -> Callable[[World], Work]:
     def begun(world: World) -> Work:
         observers = world.recorders(*names)
-        world.few, world.moments(observers, 32)  # the statistics and the labels of bases, once
+        world.moments(observers)  # the statistics and the labels of bases, once
         return lambda: world.moments(observers)
 
     return begun
@@ -293,8 +293,9 @@ def processor() -> str:
 
 def page(found: dict[str, Any]) -> str:
     """The page of what was found."""
-    results, shapes = found["results"], found["shapes"]
-    names = [name for name in results[shapes[0]] if name != ALONE]
+    results = found["results"]
+    shapes = sorted((shape for shape in results if set(TASKS) <= set(results[shape])), key=_dim)
+    names = [name for name in TASKS if name != ALONE]
     heads = ["task", *(f"d = {_dim(shape):,}" for shape in shapes)]
 
     def rows(cell: Callable[[dict[str, float], dict[str, float]], str], only: Callable[[str], bool]) -> list[list[str]]:
@@ -311,8 +312,8 @@ def page(found: dict[str, Any]) -> str:
             "# What the package costs as examples grow",
             f"`{found['command']}`",
             f"{EXAMPLES} pictures by index, {BATCH} examples per network call of {found['call']:g} s, one thread of"
-            f" {found['machine']}, torch {found['torch']}. A pass is of {len(KNOTS)} knots and 64 draws of each; the long one"
-            f" of {LONG[0]} knots and {LONG[1]} draws of each. {SAMPLES} samples and {SAMPLES} examples for bits/dim,"
+            f" {found['machine']}, torch {found['torch']}. A pass is of {len(KNOTS)} knots and {DRAWS} draws of each; the long"
+            f" one of {LONG[0]} knots and {LONG[1]} draws of each. {SAMPLES} samples and {SAMPLES} examples for bits/dim,"
             f" {STEPS} calls each. From d = 4,097 on curves are shared: of cosines by 256 rings of each channel, of pixels by"
             " at most 1,024 squares; a recorder of them keeps sums in cells of draws. Times are those of one run, with"
             f" `{' '.join(f'{name}={value}' for name, value in MALLOC.items())}`: as glibc comes, it gives the memory of every"
@@ -331,30 +332,35 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="*", default=list(SHAPES))
     parser.add_argument("--tasks", nargs="*", default=list(TASKS))
     parser.add_argument("--call", type=float, default=0.1, help="seconds of the processor that a network call takes")
-    parser.add_argument("--output", type=Path, help="of the page and the numbers, without suffix")
+    parser.add_argument("--output", type=Path, help="page and numbers, without suffix; those that are there stay")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.alone:
         print(json.dumps(measured(args.alone, _shape(args.shapes[0]), args.call)))
         return
-    results: dict[str, dict[str, Any]] = {shape: {} for shape in args.shapes}
-    for shape in args.shapes:
-        for name in dict.fromkeys([ALONE, *args.tasks]):
-            results[shape][name] = cost = alone(name, shape, args.call)
-            print(shape, name, json.dumps(cost), file=sys.stderr, flush=True)
-    found = {
-        "command": "python -m benchmarks.scale" + "".join(f" {word}" for word in sys.argv[1:]),
+    found: dict[str, Any] = {
+        "command": "python -m benchmarks.scale",
         "call": args.call,
         "machine": processor(),
         "torch": torch.__version__,
-        "shapes": args.shapes,
-        "results": results,
     }
-    text = page(found)
+    kept = args.output and args.output.with_suffix(".json")
+    results: dict[str, dict[str, Any]] = {}
+    if kept and kept.exists() and {**(before := json.loads(kept.read_text())), **found} == before:
+        results = before["results"]
+    for shape in args.shapes:
+        for name in args.tasks:
+            if name not in results.setdefault(shape, {}):
+                results[shape][name] = alone(name, shape, args.call)
+                print(shape, name, json.dumps(results[shape][name]), file=sys.stderr, flush=True)
+                if kept:
+                    write_text(kept, json.dumps({**found, "results": results}, indent=1) + "\n")
+    if not any(set(TASKS) <= set(tasks) for tasks in results.values()):
+        return  # no column of the page is whole
+    text = page({**found, "results": results})
     print(text)
     if args.output:
         write_text(args.output.with_suffix(".md"), text + "\n")
-        write_text(args.output.with_suffix(".json"), json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

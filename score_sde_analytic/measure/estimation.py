@@ -20,7 +20,7 @@ from tqdm import tqdm
 from score_sde_analytic.arrays import Array, numbers, onto, wide
 from score_sde_analytic.checks import COUNT, number, one_of, settle, whole
 from score_sde_analytic.data.examples import Data, Examples, as_dataset
-from score_sde_analytic.data.portions import CACHE_BYTES, batch_by_bytes
+from score_sde_analytic.data.portions import together
 from score_sde_analytic.data.ranges import DataRange, check_examples
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.declared import reading
@@ -330,14 +330,9 @@ class _Pass:
         """Indices and examples of this round, at consecutive places, and the model on their conditions."""
         index = self._index(self.round)
         x_0, conditions = self.dataset.batch(index)
-        for part in self._parts(x_0):
+        for part in together(x_0):
             check_examples(part) if self.data_range is None else self.data_range.check(part)
         return index, onto(x_0, self.device), self.model.for_batch(conditions, self.device)
-
-    @staticmethod
-    def _parts(x: Tensor) -> tuple[Tensor, ...]:
-        """Rows that are looked at together, in float64."""
-        return x.split(batch_by_bytes(x[0].numel(), batch_bytes=CACHE_BYTES))
 
     @torch.no_grad()
     def _draw(self, m: int, index: NDArray[np.int64], x_0: Tensor, model: ScoreModel) -> None:
@@ -347,7 +342,7 @@ class _Pass:
         eps = torch.randn(x_0.shape, generator=generator, dtype=dtype).to(x_0)
         with self.model.metered() as cost:
             prediction = model.predict(level.diffuse(x_0, eps), level)
-        parts = zip(*map(self._parts, (x_0, eps, prediction.eps)), strict=True)
+        parts = zip(*map(together, (x_0, eps, prediction.eps)), strict=True)
         values = torch.cat([self._values(*part) for part in parts]).cpu().numpy()
         self.cost.add(**vars(cost))
         for observer in self.observers.values():
