@@ -294,15 +294,18 @@ def processor() -> str:
 def page(found: dict[str, Any]) -> str:
     """The page of what was found."""
     results = found["results"]
-    shapes = sorted((shape for shape in results if set(TASKS) <= set(results[shape])), key=_dim)
-    names = [name for name in TASKS if name != ALONE]
+    shapes = sorted(results, key=_dim)
+    names = [name for name in TASKS if name != ALONE and any(name in results[shape] for shape in shapes)]
     heads = ["task", *(f"d = {_dim(shape):,}" for shape in shapes)]
 
+    def shown(cell: Callable[[dict[str, float], dict[str, float]], str], shape: str, name: str) -> str:
+        return cell(results[shape][name], results[shape][ALONE]) if name in results[shape] else ""
+
     def rows(cell: Callable[[dict[str, float], dict[str, float]], str], only: Callable[[str], bool]) -> list[list[str]]:
-        return [[n, *(cell(results[s][n], results[s][ALONE]) for s in shapes)] for n in names if only(n)]
+        return [[name, *(shown(cell, shape, name) for shape in shapes)] for name in names if only(name)]
 
     def calls(name: str) -> bool:
-        return results[shapes[0]][name]["calls"] > 0
+        return any(results[shape].get(name, {}).get("calls", 0) > 0 for shape in shapes)
 
     memory = rows(lambda cost, bare: f"{max(cost['bytes'] - bare['bytes'], 0.0) / 1e9:.2f}", lambda name: True)
     share = rows(lambda cost, bare: f"{1e3 * cost['own'] / cost['calls']:.1f} ({cost['own'] / cost['network']:.1%})", calls)
@@ -355,8 +358,6 @@ def main() -> None:
                 print(shape, name, json.dumps(results[shape][name]), file=sys.stderr, flush=True)
                 if kept:
                     write_text(kept, json.dumps({**found, "results": results}, indent=1) + "\n")
-    if not any(set(TASKS) <= set(tasks) for tasks in results.values()):
-        return  # no column of the page is whole
     text = page({**found, "results": results})
     print(text)
     if args.output:
