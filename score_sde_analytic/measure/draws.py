@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from score_sde_analytic.arrays import Array, as_array
+from score_sde_analytic.arrays import Array, as_array, sent
 from score_sde_analytic.data.basis import Basis, Pixel, PixelChannel
 from score_sde_analytic.declared import require_arrays
 from score_sde_analytic.errors import InputError
