@@ -362,8 +362,10 @@ def page(record: dict[str, Any]) -> str:
     ]
     for name, case in record["cases"].items():
         shape = "x".join(map(str, case["shape"]))
-        lines += [f"## {name}: {case['weights']:,} weights, {shape}, batches of {case['batch']}, K = {case['steps']}", ""]
         rows = [row for row in record["samples"] if row["network"] == name]
+        if not rows:
+            continue
+        lines += [f"## {name}: {case['weights']:,} weights, {shape}, batches of {case['batch']}, K = {case['steps']}", ""]
         lines += [_samples([row for row in rows if "failed" not in row]), ""]
         lines += [f"{row['way']} failed: {row['failed']}\n" for row in rows if "failed" in row]
         lines += [_passes([row for row in record["pass"] if row["network"] == name]), ""]
