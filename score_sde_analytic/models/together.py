@@ -159,5 +159,5 @@ class Loss(nn.Module):
         self.net = net
         self.loss = loss
 
-    def forward(self, *given: Any) -> Tensor:
+    def forward(self, *given: Any) -> Float[Tensor, ""]:
         return self.loss(self.net, *given)
