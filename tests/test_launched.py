@@ -28,7 +28,7 @@ SMALL = [
     "--config.evaluate.examples=40",
     "--config.evaluate.batch_size=10",
 ]
-TORCHRUN = ["-m", "torch.distributed.run", "--max-restarts=2", "--monitor-interval=0.1"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--max-restarts=2", "--monitor-interval=0.1"]
 
 pytestmark = pytest.mark.slow
 

@@ -52,7 +52,9 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     there = lambda noise, like: draw(noise, torch.empty(like.shape, dtype=like.dtype)).to(like.device, non_blocking=True)  # noqa: E731
     begin = SampleNoise.__init__
     monkeypatch.setattr(SampleNoise, "draw", there)
-    monkeypatch.setattr(SampleNoise, "__init__", lambda noise, seed, indices, device="cpu": begin(noise, seed, indices))
+    monkeypatch.setattr(
+        SampleNoise, "__init__", lambda noise, seed, indices, device="cpu", draws=1: begin(noise, seed, indices)
+    )
     with fake_device.device() as device:
         yield device.waits
 
