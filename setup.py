@@ -14,6 +14,7 @@ HUB = ["datasets>=2.14"]  # Dataset.from_parquet and load_from_disk of Hugging F
 TRANSLATE = ["scikit-image>=0.24"]  # structural similarity of images
 CODING = ["constriction>=0.4"]  # entropy coder of lossless files
 IMAGES = ["diffusers>=0.34", "scikit-learn>=1.5"]
+DOCS = ["sphinx>=8.1", "furo>=2024.8.6", "myst-nb>=1.2", "sphinx-copybutton>=0.5.2", "latex2mathml>=3.77", "ipykernel>=6.29"]
 TEST = [
     "pytest>=8",
     "pytest-cov>=5",
@@ -83,6 +84,7 @@ setup(
         "ode": ODE,
         "sde": SDE,
         "fidelity": FIDELITY,
+        "docs": RUNNER + IMAGES + GRIDS + DOCS,
         "test": RUNNER + IMAGES + GRIDS + ODE + SDE + CODING + TRANSLATE + TEST,
     },
 )

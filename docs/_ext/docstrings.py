@@ -132,6 +132,30 @@ def _process(app: Any, what: str, name: str, obj: Any, options: Mapping[str, Any
     lines[:] = list(converted(joined(lines)))
 
 
+def bare(signature: str) -> str:
+    """Types without what checks them.
+
+    >>> bare("(eta: Annotated[float | None, Check(read=number(0, [1]))] = 1.0)")
+    '(eta: float | None = 1.0)'
+    """
+    while (start := signature.find("Annotated[")) >= 0:
+        first = start + len("Annotated[")
+        depth, comma, end = 0, 0, first
+        while depth >= 0:
+            depth += (signature[end] in "[(") - (signature[end] in "])")
+            comma = comma or (end if signature[end] == "," and depth == 0 else 0)
+            end += 1
+        signature = signature[:start] + signature[first:comma] + signature[end:]
+    return signature
+
+
+def _signature(
+    app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    return signature and bare(signature), returns
+
+
 def setup(app: Any) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", _process)
+    app.connect("autodoc-process-signature", _signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from docutils import nodes
-from docutils.utils.math.latex2mathml import tex2mathml
+from latex2mathml.converter import convert
 from sphinx.util.math import get_node_equation_number
 
 
 def inline(writer: Any, node: nodes.math) -> None:
-    writer.body.append(str(tex2mathml(node.astext(), as_block=False)))
+    writer.body.append(convert(node.astext()))
     raise nodes.SkipNode
 
 
@@ -19,7 +19,7 @@ def block(writer: Any, node: nodes.math_block) -> None:
     writer.body.append(f'<div class="math"{anchor} tabindex="0">')  # wide ones scroll, by the keyboard too
     if node["number"]:
         writer.body.append(f'<span class="eqno">({get_node_equation_number(writer, node)})</span>')
-    writer.body.append(f"{tex2mathml(node.astext(), as_block=True)}</div>\n")
+    writer.body.append(f"{convert(node.astext(), display='block')}</div>\n")
     raise nodes.SkipNode
 
 

@@ -25,7 +25,11 @@ def names_of(room: str) -> list[str]:
     """Public names of a room, or of a module of the ground."""
     module = import_module(f"{PACKAGE}.{room}")
     if room in GROUND:
-        return [name for name, found in vars(module).items() if getattr(found, "__module__", "") == module.__name__ and name[0] != "_"]
+        return [
+            name
+            for name, found in vars(module).items()
+            if getattr(found, "__module__", "") == module.__name__ and name[0] != "_"
+        ]
     return list(getattr(module, "__all__", ()))
 
 
