@@ -29,7 +29,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = html_show_copyright = html_copy_source = html_show_sourcelink = False
 html_math_renderer = "mathml"
-pygments_style, pygments_dark_style = "friendly", "native"
+pygments_style, pygments_dark_style = "friendly", "github-dark"
 
 # Names
 autodoc_member_order = "bysource"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rooms import PUBLIC
+from rooms import PACKAGE, target
 
 SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Warns):$")
 TITLES = {"Args": "Arguments"}
@@ -19,20 +19,21 @@ BULLET = re.compile(r"[-*] |\d+\. ")
 SPECIAL = re.compile(r"([\\*|_<>])")
 
 
-def text(line: str) -> str:
-    """A line of prose: names between backquotes as code, linked where they are public; nothing else is markup.
+def text(line: str, room: str = "") -> str:
+    """A line of prose of a room: names between backquotes as code, linked where they are public; nothing else is markup.
 
     >>> text("`karras` of x_t * |z|")
     ':py:obj:`karras <score_sde_analytic.grids.karras>` of x\\\\_t \\\\* \\\\|z\\\\|'
     """
     parts = re.split(r"(``[^`]+``|`[^`]+`)", line)
-    written = [_code(part.strip("`")) if i % 2 else SPECIAL.sub(r"\\\1", part) for i, part in enumerate(parts)]
+    written = [_code(part.strip("`"), room) if i % 2 else SPECIAL.sub(r"\\\1", part) for i, part in enumerate(parts)]
     # Markup ends where no letter follows: an escaped blank, which is not shown, stands before one.
     return re.sub(r"(?<=`)\0(?=\w)", r"\\ ", "\0".join(written)).replace("\0", "")
 
 
-def _code(name: str) -> str:
-    return f":py:obj:`{name} <{PUBLIC[name]}>`" if name in PUBLIC else f"``{name}``"
+def _code(name: str, room: str) -> str:
+    path = target(name, room)
+    return f":py:obj:`{name} <{path}>`" if path else f"``{name}``"
 
 
 def indent_of(line: str) -> int:
@@ -74,41 +75,41 @@ class Lines:
         return self.lines[start : self.at]
 
 
-def section(title: str, body: list[str]) -> Iterator[str]:
+def section(title: str, body: list[str], room: str) -> Iterator[str]:
     """A list of names, or text, under a title."""
     yield from ("", f":{TITLES.get(title, title)}:")
     left = min((indent_of(line) for line in body if line.strip()), default=0)
     for line in body:
         item = ITEM.match(line[left:]) if indent_of(line) == left else None
         if item:
-            yield from ("", f"    {_code(item[1])}", f"        {text(item[2])}")
+            yield from ("", f"    {_code(item[1], room)}", f"        {text(item[2], room)}")
         elif not line.strip():
             yield ""
         else:
-            yield f"    {' ' * 4 * (indent_of(line) > left)}{text(line.strip())}"
+            yield f"    {' ' * 4 * (indent_of(line) > left)}{text(line.strip(), room)}"
     yield ""
 
 
-def converted(lines: list[str]) -> Iterator[str]:
-    """reStructuredText of a docstring."""
+def converted(lines: list[str], room: str) -> Iterator[str]:
+    """reStructuredText of a docstring of a room."""
     rest = Lines(lines)
     while rest:
         line = rest.next
         found = SECTION.match(line)
         if found:
             rest.take()
-            yield from section(found[1], rest.indented())
+            yield from section(found[1], rest.indented(), room)
         elif line.startswith(">>>"):
             yield from ("", *rest.filled(), "")
         elif line.startswith(" "):
             yield from ("", ".. code-block:: text", "", *(f"    {each}" for each in rest.indented()), "")
         elif BULLET.match(line):
             head = BULLET.match(rest.take())[0]  # type: ignore[index]
-            yield from ("", head + text(line[len(head) :]))
-            yield from (" " * len(head) + text(each.strip()) for each in rest.indented())
+            yield from ("", head + text(line[len(head) :], room))
+            yield from (" " * len(head) + text(each.strip(), room) for each in rest.indented())
             yield from ("",) * (not rest or not BULLET.match(rest.next))
         else:
-            yield text(rest.take())
+            yield text(rest.take(), room)
 
 
 def joined(lines: list[str]) -> list[str]:
@@ -129,7 +130,10 @@ def _closed(match: re.Match[str]) -> str:
 
 
 def _process(app: Any, what: str, name: str, obj: Any, options: Mapping[str, Any], lines: list[str]) -> None:
-    lines[:] = list(converted(joined(lines)))
+    if any(line.startswith(".. ") for line in lines):  # inherited from another package
+        lines.clear()
+    room = name.removeprefix(f"{PACKAGE}.").partition(".")[0]
+    lines[:] = list(converted(joined(lines), room))
 
 
 def bare(signature: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,35 +26,50 @@ def names_of(room: str) -> list[str]:
     """Public names of a room, or of a module of the ground."""
     module = import_module(f"{PACKAGE}.{room}")
     if room in GROUND:
-        return [
-            name
-            for name, found in vars(module).items()
-            if getattr(found, "__module__", "") == module.__name__ and name[0] != "_"
-        ]
+        own = (name for name, found in vars(module).items() if getattr(found, "__module__", "") == module.__name__)
+        return [name for name in own if not name.startswith("_")]
     return list(getattr(module, "__all__", ()))
 
 
+def object_at(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
 def home(room: str, name: str) -> str:
-    """The module that defines a name; its room's own where it does not say."""
-    found = getattr(getattr(import_module(f"{PACKAGE}.{room}"), name), "__module__", "")
-    return found if found.startswith(f"{PACKAGE}.{room}") else f"{PACKAGE}.{room}"
+    """The module that defines a name; its room where it does not say."""
+    return getattr(object_at(f"{PACKAGE}.{room}.{name}"), "__module__", f"{PACKAGE}.{room}")
 
 
 ROOMS_AND_GROUND = [*GROUND, *(room for room in ROOMS if names_of(room))]
-#: Where a public name is documented: in the room that defines it, else in the first that has it.
+#: Where a public name is documented: in the first room that has it; two rooms may each have one of a name.
 PUBLIC: dict[str, str] = {}
+DOCUMENTED: set[str] = set()
 #: Where what a module defines is documented.
 DEFINED: dict[str, str] = {}
 for _room in ROOMS_AND_GROUND:
     for _name in names_of(_room):
         _path = f"{PACKAGE}.{_room}.{_name}"
-        PUBLIC.setdefault(_name, _path)
-        DEFINED.setdefault(f"{home(_room, _name)}.{_name}", _path)
+        _defined = f"{home(_room, _name)}.{_name}"
+        if _defined not in DEFINED:
+            PUBLIC.setdefault(_name, _path)
+            DOCUMENTED.add(_path)
+            DEFINED[_defined] = _path
+
+
+def target(name: str, room: str = "") -> str:
+    """The path under which a name is documented, as one of a room means it; empty where it is not public.
+
+    >>> target("Classifier", "metrics"), target("Classifier", "guidance"), target("float")
+    ('score_sde_analytic.metrics.Classifier', 'score_sde_analytic.guidance.Classifier', '')
+    """
+    own = f"{PACKAGE}.{room}.{name}"
+    return own if own in DOCUMENTED else PUBLIC.get(name, "")
 
 
 def kind(room: str, name: str) -> str:
     """Of autodoc's directives, the one for a name."""
-    found = getattr(import_module(f"{PACKAGE}.{room}"), name)
+    found = object_at(f"{PACKAGE}.{room}.{name}")
     if inspect.isclass(found):
         return "autoexception" if issubclass(found, BaseException) else "autoclass"
     return "autofunction" if callable(found) else "autodata"
@@ -63,7 +79,8 @@ def by_module(room: str) -> dict[str, list[str]]:
     """Public names of a room under the modules that define them, in the order of its list."""
     modules: dict[str, list[str]] = {}
     for name in names_of(room):
-        modules.setdefault(home(room, name), []).append(name)
+        defining, own = home(room, name), f"{PACKAGE}.{room}"
+        modules.setdefault(defining if defining.startswith(own) else own, []).append(name)
     return dict(sorted(modules.items(), key=lambda item: item[0].rpartition(".")[2]))
 
 
@@ -77,7 +94,7 @@ def page(room: str) -> Iterator[str]:
             yield from (title, "-" * len(title), "", f".. automodule:: {defining}", "   :no-index:", "")
         yield from (f".. currentmodule:: {module}", "")
         for name in names:
-            if PUBLIC[name] != f"{module}.{name}":
+            if f"{module}.{name}" not in DOCUMENTED:
                 yield f":py:obj:`{name} <{PUBLIC[name]}>` is one of `models` that is also found here.\n"
                 continue
             yield f".. {kind(room, name)}:: {name}"
@@ -94,17 +111,19 @@ def linked(app: Any, name: str, source: list[str]) -> None:
     """Names of the page of names lead to what their docstrings say."""
     if name != "api":
         return
-    lines = source[0].splitlines()
+    room, lines = "", source[0].splitlines()
     for i, line in enumerate(lines):
-        if line.startswith("| `"):
+        if line.startswith("## "):
+            room = line[3:]
+        elif line.startswith("| `"):
             cell, bar, rest = line[2:].partition(" |")
-            lines[i] = "| " + re.sub(r"`(\w+)`", _link, cell) + bar + rest
+            lines[i] = "| " + re.sub(r"`(\w+)`", partial(_link, room), cell) + bar + rest
     source[0] = "\n".join(lines)
 
 
-def _link(match: re.Match[str]) -> str:
-    target = PUBLIC.get(match[1], "")
-    return f"{{py:obj}}`{match[1]} <{target}>`" if target else match[0]
+def _link(room: str, match: re.Match[str]) -> str:
+    path = target(match[1], room)
+    return f"{{py:obj}}`{match[1]} <{path}>`" if path else match[0]
 
 
 def write(app: Any) -> None:
@@ -121,11 +140,11 @@ def write(app: Any) -> None:
 def resolve(app: Any, env: Any, node: Any, content: Any) -> Any:
     """Annotations name the module that defines a class; its page names the room."""
     defined = node.get("reftarget", "")
-    target = DEFINED.get(defined)
-    known = env.domains["py"].objects.get(target)
+    path = DEFINED.get(defined)
+    known = env.domains["py"].objects.get(path)
     if known is None:  # a class that only annotations name
         return content if defined.startswith(f"{PACKAGE}.") and node.get("reftype") == "class" else None
-    return make_refnode(app.builder, node["refdoc"], known.docname, known.node_id, content, target)
+    return make_refnode(app.builder, node["refdoc"], known.docname, known.node_id, content, path)
 
 
 def setup(app: Any) -> dict[str, Any]:
