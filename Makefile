@@ -5,7 +5,7 @@ PIP_FLAGS = --quiet --disable-pip-version-check --constraint constraints.txt
 ELSEWHERE = k-diffusion denoising-diffusion-pytorch ema-pytorch azula einops
 RUN_TESTS = OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n 2
 
-.PHONY: demo docs fashion lint notebooks test test-all test-oldest
+.PHONY: demo docs fashion gpu lint notebooks test test-all test-oldest
 
 .venv/installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
@@ -57,6 +57,11 @@ test: lint
 # The slow ones too, with coverage.
 test-all: lint
 	$(RUN_TESTS) --hypothesis-profile=thorough --cov --cov-report=term --cov-fail-under=95
+
+# Tests and benchmark of a GPU, in an environment whose torch finds one; the results go to docs/results/gpu.md.
+gpu:
+	$(PYTHON) -m pytest tests/gpu
+	$(PYTHON) -m benchmarks.gpu --output=docs/results
 
 # The oldest versions that setup.py allows, in a temporary environment; TORCH=2.13.0 replaces torch's.
 test-oldest:

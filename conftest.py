@@ -6,6 +6,7 @@ install_import_hook("score_sde_analytic", "checker.check")
 
 pytest_plugins = ["shared"]  # of tests/
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,29 @@ torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--device", default="cpu", help="where tests that take a device run, as in --device=cuda")
+    parser.addoption("--device", help="where tests that take a device run, as in --device=cuda; the CPU unless said")
     parser.addoption("--dtype", default="float32", help="of the states of tests that take a dtype, as in --dtype=bfloat16")
 
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Where a model and its data lie."""
-    return torch.device(request.config.getoption("--device"))
+    return torch.device(request.config.getoption("--device") or "cpu")
+
+
+@pytest.fixture
+def gpu(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """A GPU; without one its tests can be tried with --device=cpu or on --device=meta, which is emulated."""
+    name = request.config.getoption("--device") or "cuda"
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("torch finds no GPU here: `make gpu` is for a machine that has one")
+    if name != "meta":
+        yield torch.device(name)
+        return
+    import fake_device
+
+    with fake_device.device():
+        yield torch.device("meta")
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ FIDELITY = ["torch-fidelity>=0.4", "clean-fid>=0.1.35", "torchvision"]  # the In
 HUB = ["datasets>=2.14"]  # Dataset.from_parquet and load_from_disk of Hugging Face's data sets
 TRANSLATE = ["scikit-image>=0.24"]  # structural similarity of images
 CODING = ["constriction>=0.4"]  # entropy coder of lossless files
+SCALE = ["accelerate>=1.0"]  # one network trained by several processes
 IMAGES = ["diffusers>=0.34", "scikit-learn>=1.5"]
 DOCS = ["sphinx>=8.1", "furo>=2024.8.6", "myst-nb>=1.2", "sphinx-copybutton>=0.5.2", "latex2mathml>=3.77", "ipykernel>=6.29"]
 TEST = [
@@ -85,6 +86,7 @@ setup(
         "sde": SDE,
         "fidelity": FIDELITY,
         "docs": RUNNER + IMAGES + GRIDS + DOCS,
-        "test": RUNNER + IMAGES + GRIDS + ODE + SDE + CODING + TRANSLATE + TEST,
+        "scale": SCALE,
+        "test": RUNNER + IMAGES + GRIDS + ODE + SDE + CODING + TRANSLATE + SCALE + TEST,
     },
 )

@@ -10,9 +10,11 @@ from ml_collections import ConfigDict
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood import Diffused, Direct, Entry, ExactTrace, Hutchinson, Uniform
 from score_sde_analytic.likelihood.flow import Flow
-from score_sde_analytic.measure.estimation import Budget
+from score_sde_analytic.measure.budget import Budget
 from score_sde_analytic.models.ode_solvers import FIXED, Adaptive, Fixed
 from score_sde_analytic.process.decoder import Decoder
+from score_sde_analytic.processes import local
+from score_sde_analytic.shards import Shard
 from score_sde_analytic.study.names import choose
 from score_sde_analytic.study.settings import Knots, Search, Settings, Structure
 
@@ -28,10 +30,10 @@ def device(config: ConfigDict) -> torch.device:
         torch.set_num_threads(config.threads)
     if config.device != "auto":
         try:
-            return torch.zeros(0, device=config.device).device
+            return local(torch.zeros(0, device=local(torch.device(config.device))).device)
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"device {config.device!r} is not available here; use --config.device=cpu") from error
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return local(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def study_settings(config: ConfigDict) -> Settings:
@@ -56,10 +58,10 @@ def study_settings(config: ConfigDict) -> Settings:
     )
 
 
-def budget(config: ConfigDict) -> Budget:
-    """Network evaluations of the pass over the validation split."""
+def budget(config: ConfigDict, shard: Shard | None = None) -> Budget:
+    """Network evaluations of the pass over the validation split, or of a part of it."""
     names = ("answer", "tolerance", "min_draws", "max_draws", "batch_size")
-    return Budget(**{name: config.estimate[name] for name in names})
+    return Budget(**{name: config.estimate[name] for name in names}, shard=shard.pair if shard else (0, 1))
 
 
 def entry(settings: ConfigDict, decoder: Decoder) -> Entry:

@@ -22,6 +22,7 @@ from score_sde_analytic.errors import InputError, MissingFileError, UserError
 from score_sde_analytic.files import read_bytes, write_bytes
 from score_sde_analytic.likelihood import Chain
 from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.processes import own
 
 from . import build
 from .experiment import Experiment
@@ -139,7 +140,7 @@ def _paths(experiment: Experiment) -> tuple[Path, Path]:
     for name in ("input", "output"):
         if not settings[name]:
             raise InputError(f"code.{name} is not set; pass --config.code.{name}=PATH")
-    return Path(settings.input).expanduser(), Path(settings.output).expanduser()
+    return Path(settings.input).expanduser(), own(Path(settings.output).expanduser())
 
 
 @contextmanager

@@ -49,9 +49,19 @@ def measure(experiment: Experiment, methods: Mapping[Name, Method]) -> dict[Name
     """Bits/dim of the test split; unfinished work is continued, finished work read, from WORKDIR/bounds."""
     settings = experiment.config.evaluate
     named = {str(name): method for name, method in methods.items()}
-    options = {"draws": settings.draws, "batch_size": settings.batch_size}
+    shard = experiment.shard
+    options = {"draws": settings.draws, "batch_size": settings.batch_size, "shard": shard.pair}
     bounds = experiment.study.evaluate(experiment.test, named, experiment.workdir / "bounds", **options)
     return {name: bounds[str(name)] for name in methods}
+
+
+def measured_methods(experiment: Experiment) -> dict[Hashable, Method]:
+    """All that the test split is measured by."""
+    settings = experiment.config.evaluate
+    chains = _every_chain(experiment) if {"predicted", "bound"} & set(settings.methods) else {}
+    measured: dict[Hashable, Method] = {name: chain for name, chain in chains.items() if _is_measured(name, settings)}
+    measured.update(_methods(experiment))
+    return measured
 
 
 def _predicted(experiment: Experiment, methods: Mapping[Name, Chain | ContinuousTime]) -> dict[Name, Priced]:
@@ -70,8 +80,7 @@ def _chains(experiment: Experiment) -> list[Path]:
     settings, study, work = experiment.config.evaluate, experiment.study, experiment.workdir
     names = (*settings.grids, *settings.predicted_grids)
     covariances = experiment.covariances(settings.variances)
-    chains = {ChainName(g, str(c), k): study.chain(k, g, c) for g in names for c in covariances for k in _every(settings)}
-    chains |= {ChainName("paper", str(c), k): _paper(experiment, c, k) for c in covariances for k in _paper_steps(settings)}
+    chains = _every_chain(experiment)
     predicted = _predicted(experiment, {name: chain for name, chain in chains.items() if study.priceable(chain)})
     measured = measure(experiment, {name: chain for name, chain in chains.items() if _is_measured(name, settings)})
     known = cells(chains, predicted, measured)
@@ -89,6 +98,15 @@ def _chains(experiment: Experiment) -> list[Path]:
         "orderings": compared,
     }
     return [work / "bits_per_dim.md", picture, experiment.record("bits_per_dim", content)]
+
+
+def _every_chain(experiment: Experiment) -> dict[ChainName, Chain]:
+    settings, study = experiment.config.evaluate, experiment.study
+    names = (*settings.grids, *settings.predicted_grids)
+    covariances = experiment.covariances(settings.variances)
+    chains = {ChainName(g, str(c), k): study.chain(k, g, c) for g in names for c in covariances for k in _every(settings)}
+    papers = {ChainName("paper", str(c), k): _paper(experiment, c, k) for c in covariances for k in _paper_steps(settings)}
+    return chains | papers
 
 
 def _paper(experiment: Experiment, covariance: CovarianceName, steps: int) -> Chain:

@@ -15,19 +15,24 @@ from score_sde_analytic.data.portions import portion
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.extras import versions
 from score_sde_analytic.guidance import ConditionalMoments, estimate_guided
+from score_sde_analytic.measure.budget import Budget
 from score_sde_analytic.measure.draws import Recorder
-from score_sde_analytic.measure.estimation import Budget, estimate
+from score_sde_analytic.measure.estimation import estimate
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.recalibration import Recalibration, recalibrate
 from score_sde_analytic.models.free import LinearDenoiser
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.recalibrated import Recalibrated
 from score_sde_analytic.process.schedule import Schedule
+from score_sde_analytic.shards import Shard
 from score_sde_analytic.study import CovarianceName, Study, analyse, covariance_names
 from score_sde_analytic.study.structures import moments_file, recorders
 
 from . import build, datasets, networks
 from .record import REPORT, record, require_own
+
+#: File of the pass over the training split.
+TRAINING = "moments_train.safetensors"
 
 
 class Experiment:
@@ -36,12 +41,21 @@ class Experiment:
     Args:
         covariances: recorded besides those that the config names, in a pass over the validation split of its own.
         command: that was run, for pages.
+        shard: the part of the work that is this job's.
     """
 
-    def __init__(self, config: ConfigDict, workdir: Path, covariances: Iterable[str] = (), command: str = "") -> None:
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        covariances: Iterable[str] = (),
+        command: str = "",
+        shard: Shard | None = None,
+    ) -> None:
         self.config = config
         self.workdir = workdir
         self.command = command
+        self.shard = shard or Shard()
         require_own(workdir / REPORT)
         self.device = build.device(config)
         self._covariances = tuple(covariances)
@@ -108,10 +122,10 @@ class Experiment:
     @cached_property
     def recorded(self) -> dict[str, Any]:
         """What the pass over the validation split keeps besides moments, by basis, as plain data."""
-        return {basis: recorder.config() for basis, recorder in self._recorders.items()}
+        return {basis: recorder.config() for basis, recorder in self.recorders.items()}
 
     @cached_property
-    def _recorders(self) -> dict[str, Recorder]:
+    def recorders(self) -> dict[str, Recorder]:
         """As the study makes them."""
         train = as_dataset(self._train, self.splits.data_range)
         some = train if train.in_memory else portion(train)
@@ -129,7 +143,7 @@ class Experiment:
             train=self._train,
             statistics=splits.statistics,
             settings=build.study_settings(self.config),
-            budget=build.budget(self.config),
+            budget=build.budget(self.config, Shard() if self.measured else self.shard),
             seed=self.config.seed,
             path=self.workdir,
             device=self.device,
@@ -173,7 +187,7 @@ class Experiment:
     @property
     def moments_path(self) -> Path:
         """The file of the pass."""
-        return moments_file(self.workdir, self._recorders)
+        return moments_file(self.workdir, self.recorders)
 
     @property
     def measured(self) -> bool:
@@ -191,10 +205,15 @@ class Experiment:
             self.model,
             self.splits.train,
             log_snr[np.linspace(0, len(log_snr) - 1, settings.train_knots).round().astype(int)],
-            Budget(min_draws=settings.min_draws, max_draws=settings.min_draws, batch_size=settings.batch_size),
+            Budget(
+                min_draws=settings.min_draws,
+                max_draws=settings.min_draws,
+                batch_size=settings.batch_size,
+                shard=self.shard.pair,
+            ),
             data_range=self.splits.data_range,
             seed=self.config.seed,
-            path=self.workdir / "moments_train.safetensors",
+            path=self.workdir / TRAINING,
             device=self.device,
         )
 

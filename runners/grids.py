@@ -14,8 +14,9 @@ from score_sde_analytic.covariance.isotropic import Isotropic
 from score_sde_analytic.files import write_text
 from score_sde_analytic.grids.lattice import Lattice
 from score_sde_analytic.likelihood.bound import BITS
+from score_sde_analytic.measure.budget import Budget
 from score_sde_analytic.measure.curve import NoiseCurve
-from score_sde_analytic.measure.estimation import Budget, estimate
+from score_sde_analytic.measure.estimation import estimate
 from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, SubVP

@@ -5,12 +5,14 @@ Only the mode that runs is imported, after the flags are read.
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import chain
@@ -40,17 +42,27 @@ HELP = {"--help", "-help", "--helpshort", "--helpfull", "-h", "-?"}
 
 @dataclass(frozen=True)
 class Mode:
-    """What the application can do: a line of help, and the "module.function" of this package that does it."""
+    """What the application can do.
+
+    Attributes:
+        line: of help.
+        function: of this package that does it, "module.function".
+        part: that does a part of it, in one of several jobs; "" where it is not cut in parts.
+    """
 
     line: str
     function: str
+    part: str = ""
 
     @property
     def run(self) -> Callable[..., list[Path]]:
-        module, _, name = self.function.partition(".")
-        return getattr(import_module(f"{__package__}.{module}"), name)
+        return _found(self.function)
 
-    def __call__(self, config: ConfigDict, workdir: Path, command: str = "") -> list[Path]:
+    @property
+    def run_part(self) -> Callable[..., list[Path]]:
+        return _found(self.part)
+
+    def __call__(self, config: ConfigDict, workdir: Path, command: str = "", shard: str = "") -> list[Path]:
         """Check the whole config, then run; the paths of what was written."""
         from score_sde_analytic.files import sweep_below
 
@@ -58,22 +70,34 @@ class Mode:
 
         validate(config)
         sweep_below(workdir)
-        return self.start(config, workdir, command)
+        if shard and not self.part:
+            cut = ", ".join(name for name, mode in MODES.items() if mode.part)
+            raise InputError(f"--shard is for the modes {cut}; run this one without it")
+        return self.start(config, workdir, command, shard)
 
-    def start(self, config: ConfigDict, workdir: Path, command: str) -> list[Path]:
+    def start(self, config: ConfigDict, workdir: Path, command: str, shard: str) -> list[Path]:
         return self.run(config, workdir)
+
+
+def _found(function: str) -> Callable[..., list[Path]]:
+    module, _, name = function.partition(".")
+    return getattr(import_module(f"{__package__}.{module}"), name)
 
 
 class OnNetwork(Mode):
     """A mode that works with a trained network."""
 
-    def start(self, config: ConfigDict, workdir: Path, command: str) -> list[Path]:
+    def start(self, config: ConfigDict, workdir: Path, command: str, shard: str) -> list[Path]:
         import torch
+
+        from score_sde_analytic.shards import Shard
 
         from .experiment import Experiment
 
         torch.manual_seed(config.seed)
-        return self.run(Experiment(config, workdir, command=command))
+        part = Shard.parse(shard)
+        run = self.run_part if part else self.run
+        return run(Experiment(config, workdir, command=command, shard=part))
 
 
 MODES: dict[str, Mode] = {
@@ -81,6 +105,7 @@ MODES: dict[str, Mode] = {
     "estimate": OnNetwork(
         "one Monte Carlo pass over the validation split: moments, noise curves, calibration, which covariance is best",
         "modes.estimate",
+        "shards.estimate",
     ),
     "check": OnNetwork("read and check the config and the data, ask the network once, and stop before any work", "modes.check"),
     "inspect": Mode(
@@ -93,8 +118,11 @@ MODES: dict[str, Mode] = {
     "schedule": OnNetwork(
         "the schedule that makes the bound's estimator vary least, and how much it varies under others", "schedules.run"
     ),
-    "sample": OnNetwork("sample sheets for every variance and number of steps", "sampling.run"),
-    "evaluate": OnNetwork("bits/dim, predicted from the curve and measured on the test split", "evaluate.run"),
+    "sample": OnNetwork("sample sheets for every variance and number of steps", "sampling.run", "shards.sample"),
+    "evaluate": OnNetwork(
+        "bits/dim, predicted from the curve and measured on the test split", "evaluate.run", "shards.evaluate"
+    ),
+    "merge": OnNetwork("what jobs with --shard=i/n wrote, put together", "shards.merge"),
     "compare": OnNetwork(
         "every solver on the same network, by budgets of network calls: fidelity, bits/dim, time; one HTML page", "compare.run"
     ),
@@ -117,6 +145,7 @@ FLAGS = {
     "config": f"config, by name or file (default: {DEFAULT_CONFIG})",
     "mode": "what to do (default: demo)",
     "workdir": "folder for all outputs (default: results/NAME of the config)",
+    "shard": "i/n: the i-th of n independent jobs that share estimate, sample or evaluate; afterwards --mode=merge",
     "config.FIELD": "another value of a field of the config, as in --config.sample.steps='(5, 10)'",
 }
 
@@ -179,6 +208,7 @@ def declare(argv: Sequence[str]) -> flags.FlagValues:
     flag = values["config"]
     flag.parser = ConfigByName(flag.parser)
     flags.DEFINE_string("workdir", None, FLAGS["workdir"], flag_values=values)
+    flags.DEFINE_string("shard", "", FLAGS["shard"], flag_values=values)
     flags.DEFINE_enum("mode", "demo", list(MODES), FLAGS["mode"], flag_values=values)
     return values
 
@@ -284,19 +314,38 @@ def command(arguments: Sequence[str]) -> str:
 def main(argv: Sequence[str]) -> None:
     """Run a mode and name what it wrote."""
     values = parse(argv)
+    from score_sde_analytic import processes
+
+    with processes.joined():
+        launched(values, argv)
+
+
+def launched(values: flags.FlagValues, argv: Sequence[str]) -> None:
+    """A mode in each of the launcher's processes, of which the first alone writes to the workdir and speaks."""
+    from score_sde_analytic import processes
+
+    first = processes.number() == 0
     name = config_flags.get_config_filename(values["config"]).partition(":")[0]
     workdir = Path(values.workdir or Path("results") / Path(name).stem)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write to {workdir} ({error.strerror}); choose another --workdir") from error
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), nullcontext() if first else silence():
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-        written = MODES[values.mode](values.config, workdir, command(argv[1:]))
+        written = MODES[values.mode](values.config, processes.own(workdir), command(argv[1:]), values.shard)
+        written = written if first else []
     if written:
         print("\nWritten:")
     for path in dict.fromkeys(written):
         print(f"  {path}")
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """What a process prints that repeats another is not shown; its errors are."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 def cli(arguments: Sequence[str] | None = None) -> None:

@@ -203,7 +203,10 @@ def model(config: ConfigDict, workdir: Path, target: torch.device) -> ScoreModel
             f"this network was trained with {trained} and is fed its index: set schedule.name={TRAINED}, or network.times to"
             " something that speaks of the noise itself"
         )
-    return ScoreModel(found.net.to(target), process, **settings)
+    net = found.net.to(target)
+    if config.network.channels_last:
+        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return ScoreModel(net, process, **settings)
 
 
 def head_directory(config: ConfigDict, workdir: Path, kind: str) -> Path:

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from ml_collections import ConfigDict
 
-from score_sde_analytic.errors import UserError
+from score_sde_analytic.errors import InputError, UserError
 from score_sde_analytic.files import load_arrays, save_arrays
 from score_sde_analytic.interruption import noted
 from score_sde_analytic.likelihood.evaluation import digest
@@ -21,6 +22,7 @@ from score_sde_analytic.models.identity import weights_digest
 from score_sde_analytic.models.receipt import Receipt
 from score_sde_analytic.report import figures
 from score_sde_analytic.samplers import Ancestral
+from score_sde_analytic.shards import parts_of
 from score_sde_analytic.study.names import CovarianceName, GridName
 from score_sde_analytic.study.plan import SamplingPlan
 
@@ -66,7 +68,7 @@ class Sheets:
             sheets = {}
         return cls(path, seed, sheets)
 
-    def sheet(self, name: str, plan: SamplingPlan, count: int, batch_size: int, identity: str) -> Sheet:
+    def sheet(self, name: str, plan: SamplingPlan, count: int | range, batch_size: int, identity: str) -> Sheet:
         """The samples of a plan, drawn unless they are there."""
         kept = self.kept.get(name)
         if kept is None or kept.identity != identity:
@@ -95,20 +97,49 @@ def run(experiment: Experiment) -> list[Path]:
     total = Receipt()
     written = []
     for name in map(GridName.parse, settings.grids):
-        file = Sheets.open(work / f"samples_{name.label}.safetensors", settings.seed)
-        with noted(lambda file=file: f"{len(file.made)} sheets are in {file.path}", file.save):  # type: ignore[misc]
-            sheets = {str(c): _sheets(experiment, file, name, c) for c in experiment.covariances(settings.variances)}
-        file.save()
-        for covariance, rows in sheets.items():
+        file, made = sheets(experiment, name)
+        for covariance, rows in made.items():
             calls |= {f"{name} {covariance} K={steps}": sheet.cost.calls / batches for steps, sheet in rows.items()}
         for sheet in file.made.values():
             total.add(**vars(sheet.cost))
-        shown = {c: {steps: torch.from_numpy(sheet.x) for steps, sheet in rows.items()} for c, rows in sheets.items()}
+        shown = {c: {steps: torch.from_numpy(sheet.x) for steps, sheet in rows.items()} for c, rows in made.items()}
         written += [figures.samples(work / f"samples_{name.label}.png", shown, data, declared), file.path]
     few, reasons = _fewest(experiment, total)
     written += few
     content = {"fewest": reasons, "network_calls_per_batch": calls, "cost": vars(total), "settings": settings.to_dict()}
     return [*written, work / "grids", experiment.record("samples", content)]
+
+
+def sheets(experiment: Experiment, name: GridName) -> tuple[Sheets, dict[str, dict[int, Sheet]]]:
+    """The file of one grid, and its sheets by covariance and K: all samples, or those of this job."""
+    settings = experiment.config.sample
+    path = experiment.shard.file(experiment.workdir / f"samples_{name.label}.safetensors")
+    file = Sheets.open(path, settings.seed)
+    with noted(lambda: f"{len(file.made)} sheets are in {file.path}", file.save):
+        made = {str(c): _sheets(experiment, file, name, c) for c in experiment.covariances(settings.variances)}
+    file.save()
+    return file, made
+
+
+def merge(path: Path, settings: ConfigDict) -> None:
+    """Write the sheets whose parts lie beside this path.
+
+    Raises:
+        InputError: parts of different samples, or not all of them.
+    """
+    parts = [Sheets.open(file, settings.seed).kept for file in parts_of(path)]
+    whole = Sheets(path, settings.seed, {})
+    for name in dict.fromkeys(name for part in parts for name in part):
+        sheets = [part[name] for part in parts if name in part]
+        x, cost = np.concatenate([sheet.x for sheet in sheets]), Receipt()
+        if len({sheet.identity for sheet in sheets}) > 1 or len(x) != settings.count:
+            raise InputError(
+                f"the parts of {path} hold {len(x)} samples of {name}, not {settings.count} of one kind; draw them again"
+            )
+        for sheet in sheets:
+            cost.add(**vars(sheet.cost))
+        whole.made[name] = Sheet(x, sheets[0].identity, cost)
+    whole.save()
 
 
 def _fewest(experiment: Experiment, total: Receipt) -> tuple[list[Path], dict[int, str]]:
@@ -143,7 +174,8 @@ def _sheets(experiment: Experiment, file: Sheets, name: GridName, covariance: Co
         grid.save(experiment.workdir / "grids" / f"{name.label}_K{steps}.json")
         plan = study.plan(sampler, grid)
         identity = _identity(experiment, plan)
-        sheets[steps] = file.sheet(f"{covariance}_K{steps}", plan, settings.count, settings.batch_size, identity)
+        if own := experiment.shard.part(settings.count, settings.batch_size):
+            sheets[steps] = file.sheet(f"{covariance}_K{steps}", plan, own, settings.batch_size, identity)
     return sheets
 
 

@@ -35,7 +35,7 @@ from score_sde_analytic.data.pictures import FILTERS
 from score_sde_analytic.data.splits import SIZE as PART
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.guidance.energies import DRAWN
-from score_sde_analytic.measure.estimation import Budget
+from score_sde_analytic.measure.budget import Budget
 from score_sde_analytic.metrics.classifier_training import ClassifierRecipe
 from score_sde_analytic.models.model import Coordinates, Quantity
 from score_sde_analytic.models.network_training import NetworkRecipe

@@ -22,7 +22,7 @@ from score_sde_analytic.uncertainty import Estimate
 from . import build, datasets, networks
 
 RECIPE = ("predicts", "steps", "batch_size", "learning_rate", "warmup", "ema", "classes", "drop_labels", "mirror")
-BOUND = ("loss", "times", "log_every", "validate_every")
+BOUND = ("loss", "times", "precision", "log_every", "validate_every")
 
 
 def recipe(config: ConfigDict) -> NetworkRecipe:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from math import prod
 from typing import Any, TypeVar
@@ -19,9 +22,13 @@ from score_sde_analytic.errors import InputError
 Array = NDArray[np.float64]
 #: Kinds of arrays that are packed.
 PACKED = ("float64", "int64")
+#: Bytes that a driver takes at once; more of them go through memory that it may read later.
+AT_ONCE = 65_536
+_RECORDING: ContextVar[bool] = ContextVar("whether a graph is recorded", default=False)
 
 
 Scalars = TypeVar("Scalars", float, Array, Tensor)
+T = TypeVar("T")
 
 
 def softplus(x: ArrayLike) -> Array:
@@ -77,16 +84,105 @@ def wide(x: Shaped[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
     return x.double() if has_float64(x.device.type) else x.cpu().double()
 
 
+def sent(x: Shaped[Tensor, "*shape"], device: torch.device | str, dtype: torch.dtype | None = None) -> Shaped[Tensor, "*shape"]:
+    """x on a device; from the host without waiting for what the device has to do first.
+
+    >>> sent(torch.ones(1), "cpu", torch.float64)
+    tensor([1.], dtype=torch.float64)
+    """
+    place = torch.device(device)
+    if not x.is_cpu or place.type in ("cpu", "mps"):
+        return x.to(place, dtype)
+    x = x.to(dtype)
+    if place.type == "cuda" and x.numel() * x.element_size() > AT_ONCE:
+        x = x.pin_memory()
+    return x.to(place, non_blocking=True)
+
+
+def fetched(x: Shaped[Tensor, "*shape"]) -> Callable[[], NDArray[Any]]:
+    """x on its way to the host, and what waits for it to be there.
+
+    >>> fetched(torch.ones(2))()
+    array([1., 1.], dtype=float32)
+    """
+    if x.device.type != "cuda":
+        return lambda: x.cpu().numpy()
+    there = x.to("cpu", non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record(torch.cuda.current_stream(x.device))
+
+    def read() -> NDArray[Any]:
+        arrived.synchronize()
+        return there.numpy()
+
+    return read
+
+
+def ahead(work: Iterable[T], device: torch.device) -> Iterator[T]:
+    """The items in order; on an accelerator the next is under way before one is looked at, so that it does not wait.
+
+    >>> list(ahead(range(3), torch.device("cpu")))
+    [0, 1, 2]
+    """
+    waiting: deque[T] = deque()
+    for item in work:
+        waiting.append(item)
+        if len(waiting) > (device.type != "cpu"):
+            yield waiting.popleft()
+    yield from waiting
+
+
+def readable(x: Shaped[Tensor, "*shape"]) -> bool:
+    """Whether the host may look at numbers now: elsewhere it would wait for the device, and in a graph there are none yet.
+
+    >>> readable(torch.ones(1))
+    True
+    """
+    return x.is_cpu and not _RECORDING.get()
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """A block whose operations are recorded, so that no decision may depend on their results."""
+    token = _RECORDING.set(True)
+    try:
+        yield
+    finally:
+        _RECORDING.reset(token)
+
+
 def onto(x: Float[Tensor, "*shape"], device: torch.device | str) -> Float[Tensor, "*shape"]:
     """x on a device, in float32 or better: as states are kept, whatever the precision of data and network.
 
     >>> onto(torch.ones(1, dtype=torch.float16), "cpu").dtype
     torch.float32
     """
+    if x.dtype == torch.float32 and x.device == device:
+        return x
     place = torch.device(device)
     if x.dtype == torch.float64 and has_float64(place.type):
-        return x.to(place)
-    return x.to(place, torch.float32)
+        return sent(x, place)
+    return sent(x, place, torch.float32)
+
+
+class Cast:
+    """A float64 array, sent once to every device in every dtype.
+
+    >>> Cast(np.ones(2)).like(torch.zeros(1))
+    tensor([1., 1.])
+    """
+
+    def __init__(self, array: ArrayLike) -> None:
+        self._array = np.asarray(array, dtype=np.float64)
+        self._tensors: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+    def like(self, x: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
+        """It in the dtype of x, where x is."""
+        key = (x.dtype, x.device)
+        if key not in self._tensors:
+            with torch.inference_mode(False):  # what is kept must serve autograd later
+                self._tensors[key] = sent(torch.tensor(self._array, dtype=x.dtype), x.device)
+        return self._tensors[key]
 
 
 def numbers(name: str, value: Any) -> Array:

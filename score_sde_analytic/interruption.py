@@ -131,6 +131,11 @@ def save_points(save: Callable[[], None], kept: Callable[[], str], seconds: floa
         yield points
         if points.noted is not None:
             points()
+    except Exception:
+        if points.noted is not None:  # another process, told to stop as well, was the first to
+            points.keep()
+            points.take_effect(points.noted)
+        raise
     except KeyboardInterrupt as error:
         if not points.ended:
             points.hold()

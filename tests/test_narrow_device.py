@@ -1,21 +1,18 @@
 """The main path on a device without float64, as Apple's: estimate, sample and bits per dimension.
 
-The device is emulated: tensors on "meta" hold host tensors, and any operation there that meets float64 raises what MPS raises.
+The device is emulated (`fake_device.py`): any operation there that meets float64 raises what MPS raises.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
+import fake_device
 from score_sde_analytic import Budget, Chain, ContinuousTime, DataRange, Flow, LinearVP, ScoreModel, bits_per_dim, generate
-from score_sde_analytic.arrays import has_float64
 from score_sde_analytic.covariance import Diagonal, Isotropic, Tweedie
 from score_sde_analytic.data import DCT
 from score_sde_analytic.grids import Grid, even_log_snr
@@ -36,65 +33,11 @@ DATA = RANGE.encode(np.random.default_rng(0).integers(0, 16, (40, 1, 4, 4)))
 QUIET = {"progress": False}
 
 
-class Held(torch.Tensor):
-    """A tensor of the device."""
-
-    host: torch.Tensor
-
-    @staticmethod
-    def __new__(cls, host: torch.Tensor) -> Held:
-        if host.dtype == torch.float64:
-            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
-        held = torch.Tensor._make_wrapper_subclass(cls, host.shape, strides=host.stride(), dtype=host.dtype, device="meta")
-        held.host = host
-        return held
-
-    __torch_function__ = torch._C._disabled_torch_function_impl
-
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return run(func, args, kwargs or {})
-
-
-def run(func: Any, args: Any, kwargs: Any) -> Any:
-    """An operation, on the device where its tensors are or where it is sent."""
-    leaves: list[Any] = []
-    tree_map(leaves.append, (args, kwargs))
-    device = kwargs.get("device")
-    here = any(isinstance(leaf, Held) for leaf in leaves)
-    wide = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and not isinstance(leaf, Held) and leaf.ndim]
-    if here and wide and "copy" not in str(func) and "index" not in str(func):
-        raise RuntimeError(f"tensors on two devices: {func}")
-    there = here if device is None else torch.device(device).type == "meta"
-    host = tree_map(lambda leaf: leaf.host if isinstance(leaf, Held) else leaf, (args, kwargs))
-    if device is not None:
-        host[1]["device"] = "cpu"
-    result = func(*host[0], **host[1])
-    if func._schema.is_mutable:
-        return args[0]
-    return tree_map(lambda leaf: Held(leaf) if isinstance(leaf, torch.Tensor) else leaf, result) if there else result
-
-
-class Device(TorchDispatchMode):
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return run(func, args, kwargs or {})
-
-
-class HostGenerators:
-    """torch, with generators that draw on the host."""
-
-    def __getattr__(self, name: str) -> Any:
-        return (lambda device: torch.Generator()) if name == "Generator" else getattr(torch, name)
-
-
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(noise, "torch", HostGenerators())
-    has_float64.cache_clear()
-    with Device():
-        assert not has_float64("meta")
+    monkeypatch.setattr(noise, "torch", fake_device.HostGenerators())
+    with fake_device.device(narrow=True):
         yield "meta"
-    has_float64.cache_clear()
 
 
 def model() -> ScoreModel:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from score_sde_analytic import processes
 from score_sde_analytic.compare.clock import bare_seconds, timed
 from score_sde_analytic.compare.failures import FAILURES, PASSING, reason
 from score_sde_analytic.compare.fidelity import Fidelity
@@ -285,10 +286,11 @@ class Bench:
         device = torch.device(study.device)
         size = min(self.sampling.batch_size, count)
         like = torch.zeros(size, *study.shape, device=device, dtype=study.dtype)
-        plan(1, self.sampling.seed, size)  # libraries load before the clock runs
+        plan(processes.count(), self.sampling.seed, 1)  # libraries load, in every process, before the clock runs
         bare = bare_seconds(study.model_of(range(size)), like, BARE) / size
         with study.model.metered() as receipt:
             x, seconds = timed(lambda: plan(count, self.sampling.seed, size), device)
+        seconds = sum(processes.exchanged(seconds))
         calls = receipt.evaluations / count
         products = receipt.vector_products / count
         _check_claim(plan.sampler, plan.grid, calls, products)

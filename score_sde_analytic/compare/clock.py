@@ -1,4 +1,4 @@
-"""Time of a run, and of the network calls in it alone."""
+"""Time of a run, and of the network calls in it alone; of several processes, each tells its own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from score_sde_analytic import processes
 from score_sde_analytic.models.model import ScoreModel
 
 T = TypeVar("T")
@@ -29,6 +30,16 @@ def timed(run: Callable[[], T], device: torch.device) -> tuple[T, float]:
         last.record()
         torch.cuda.synchronize()
     return result, first.elapsed_time(last) / 1e3
+
+
+def described(device: torch.device) -> str:
+    """What is told as the time of a run.
+
+    >>> described(torch.device("cuda"))
+    'CUDA events'
+    """
+    kind = "CUDA events" if device.type == "cuda" else f"CPU time, {torch.get_num_threads()} thread(s)"
+    return kind if processes.count() == 1 else f"{kind}, the sum of {processes.count()} processes"
 
 
 @torch.no_grad()

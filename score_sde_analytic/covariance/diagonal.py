@@ -20,7 +20,7 @@ from jaxtyping import Float, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from score_sde_analytic.arrays import Array, float64_place, packed, unpacked, wide
+from score_sde_analytic.arrays import Array, float64_place, packed, sent, unpacked, wide
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.data import bases
 from score_sde_analytic.data.basis import Basis, Pixel, PixelChannel
@@ -80,7 +80,7 @@ class _Plan:
         """
         key = shape, device
         if key not in self._labels:
-            self._labels[key] = torch.from_numpy(self._checked(shape)).to(device)
+            self._labels[key] = sent(torch.from_numpy(self._checked(shape)), device)
         return self._labels[key]
 
     def _checked(self, shape: tuple[int, ...]) -> NDArray[np.int64]:

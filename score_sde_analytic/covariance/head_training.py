@@ -35,7 +35,8 @@ from score_sde_analytic.models.clamps import confined
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.receipt import Receipt
-from score_sde_analytic.models.training import LEARNING_RATE, WEIGHT_DECAY, descend, learning_rate
+from score_sde_analytic.models.together import Loss, Part, together
+from score_sde_analytic.models.training import LEARNING_RATE, WEIGHT_DECAY, descend_all, learning_rate
 from score_sde_analytic.process.gaussian import diagonal_kl, expand, square_error
 from score_sde_analytic.process.kernel import Kernel, reverse_kernel
 from score_sde_analytic.process.level import Level
@@ -122,6 +123,7 @@ def draw(
     size: int | None = None,
     probe: bool = True,
     conditions: Rows | None = None,
+    part: Part | None = None,
 ) -> Draw:
     """One network call (and a backward pass where `probe`) on x_0, or on `size` examples drawn from it.
 
@@ -129,6 +131,7 @@ def draw(
 
     Args:
         conditions: of x_0, row by row.
+        part: the rows of the batch to be drawn, all by default; the random numbers are those of all.
 
     >>> draw(model, data, Recipe(), torch.Generator().manual_seed(0), size=8).square.shape
     torch.Size([8, 2])
@@ -137,15 +140,18 @@ def draw(
         chosen = torch.randint(len(x_0), (size,), generator=generator)
         x_0 = x_0[chosen.to(x_0.device)]
         conditions = {name: rows[chosen.to(rows.device)] for name, rows in (conditions or {}).items()}
-    model = model.for_batch(conditions or {}, x_0.device)
     n = len(x_0)
+    rows = slice(n) if part is None else part.rows
+    given = {name: values[rows] for name, values in (conditions or {}).items()}
+    model = model.for_batch(given, x_0.device)
     device = x_0.device
     place = (torch.rand(n, generator=generator, dtype=torch.float64) + torch.randperm(n, generator=generator)) / n
-    log_snr = (recipe.log_snr[0] + recipe.span * place).to(device)
+    log_snr = (recipe.log_snr[0] + recipe.span * place)[rows].to(device)
     low, high = (math.log(h) for h in recipe.step)
-    step = (low + (high - low) * torch.rand(n, generator=generator, dtype=torch.float64)).exp().to(device)
-    eps = torch.randn(x_0.shape, generator=generator, dtype=torch.float32).to(x_0)
-    signs = (torch.randint(2, x_0.shape, generator=generator) * 2 - 1).to(x_0)
+    step = (low + (high - low) * torch.rand(n, generator=generator, dtype=torch.float64)).exp()[rows].to(device)
+    eps = torch.randn(x_0.shape, generator=generator, dtype=torch.float32)[rows].to(x_0)
+    signs = (torch.randint(2, x_0.shape, generator=generator) * 2 - 1)[rows].to(x_0)
+    x_0 = x_0[rows]
     level = model.schedule.level(model.schedule.time(log_snr))
     raw, diagonal = _call(model, level.diffuse(x_0, eps), level, signs if probe else None)
     return Draw(confined(raw, model.clamp), x_0, eps, step, diagonal)
@@ -272,6 +278,7 @@ class HeadTrainer:
             name: torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
             for name, head in heads.items()
         }
+        self.trained = {name: together(Loss(head, self._loss), data.device) for name, head in heads.items()}
         self.step = 0
         self.cost = Receipt()
 
@@ -284,17 +291,18 @@ class HeadTrainer:
         recipe = self.recipe
         generator = torch.Generator().manual_seed(stream_seed(self.seed, self.step + 1))
         probe = any(head.kind == "ocm" for head in self.heads.values())
-        with self.model.metered() as cost:
-            batch = draw(self.model, self.data, recipe, generator, recipe.batch_size, probe, self.conditions)
+        part = Part.of(recipe.batch_size)
+        with self.model.metered() as cost, part.charged(self.model):
+            batch = draw(self.model, self.data, recipe, generator, part.size, probe, self.conditions, part)
+        losses = [part.mean(head(batch)) for head in self.trained.values()]
         rate = learning_rate(self.step, recipe.steps, recipe.learning_rate, recipe.warmup)
-        values = {name: self._descend(name, batch, rate) for name in self.heads}
+        values = descend_all([(head, self.optimisers[name]) for name, head in self.heads.items()], losses, rate)
         self.step += 1
         self.cost.add(**vars(cost))
-        return values
+        return dict(zip(self.heads, values, strict=True))
 
-    def _descend(self, name: str, batch: Draw, rate: float) -> float:
-        head = self.heads[name]
-        return descend(head, self.optimisers[name], loss(head, batch, self.recipe, self.model.schedule), rate)
+    def _loss(self, head: Head, batch: Draw) -> Tensor:
+        return loss(head, batch, self.recipe, self.model.schedule)
 
     @property
     def steps(self) -> int:

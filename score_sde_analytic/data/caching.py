@@ -25,6 +25,7 @@ from score_sde_analytic.checks import scalar
 from score_sde_analytic.errors import InputError, WriteError
 from score_sde_analytic.files import load_arrays, plain, require_match, save_arrays
 from score_sde_analytic.interruption import save_points
+from score_sde_analytic.processes import dealt
 
 ROWS, INDEX = "rows.bin", "rows.safetensors"
 KIND = "cached rows"
@@ -173,7 +174,8 @@ def cached(
 ) -> Cached:
     """The rows of an iterable, written to a folder once and read from there by index.
 
-    A finished folder is opened, and the iterable left alone; an unfinished one is gone on with.
+    A finished folder is opened, and the iterable left alone; an unfinished one is gone on with. Of several processes the first
+    writes, and the others wait.
 
     >>> len(cached(iter(torch.zeros(5, 2)), "zeros", progress=False))
     5
@@ -191,11 +193,15 @@ def cached(
         WriteError: the folder cannot be written.
     """
     target, known = Path(folder), plain(identity or {})
-    writer = _Writer(target, known)
-    if writer.complete:
-        writer.compare(rows)
-    else:
-        writer.finish(rows, total, progress)
+
+    def write(folder: Path) -> None:
+        writer = _Writer(folder, known)
+        if writer.complete:
+            writer.compare(rows)
+        else:
+            writer.finish(rows, total, progress)
+
+    list(dealt(write, [target]))
     return Cached(target)
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int64, Num
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from score_sde_analytic.arrays import Cast, sent
 from score_sde_analytic.data.basis import BuiltIn
 from score_sde_analytic.data.examples import Data, as_dataset, batches
 from score_sde_analytic.data.portions import batch_by_bytes
@@ -109,7 +110,7 @@ class ColourDCT(DCT):
         self.rotation = _orthonormal_rows(rotation, "rotation")
         if len(self.rotation) != self.rotation.shape[1]:
             raise InputError(f"the rotation must be (c, c) for c channels, got shape {self.rotation.shape}")
-        self._rotation = _Cast(self.rotation)
+        self._rotation = Cast(self.rotation)
 
     @classmethod
     def of(cls, data: Data, radial: bool | int = False) -> ColourDCT:
@@ -173,9 +174,9 @@ class PCA(_Linear):
         inverse_t = (v.T @ v).triu(1) + torch.diag(torch.where(tau == 0, 1.0, 1.0 / tau))
         signs = np.ones(dim)
         signs[:rank] = np.sign(factors.diagonal().numpy())
-        self._v = _Cast(v.numpy())
-        self._signs = _Cast(signs)
-        self._w = _Cast(torch.linalg.solve_triangular(inverse_t, v, upper=True, left=False).numpy())
+        self._v = Cast(v.numpy())
+        self._signs = Cast(signs)
+        self._w = Cast(torch.linalg.solve_triangular(inverse_t, v, upper=True, left=False).numpy())
 
     @classmethod
     def of(cls, data: Data, rank: int | None = None, seed: int = 0, max_exact: int = 4096) -> PCA:
@@ -232,28 +233,13 @@ class PCA(_Linear):
         return (torch.addmm(flat, flat @ w, v.T, alpha=-1.0) * signs).reshape(x.shape)
 
 
-class _Cast:
-    """A float64 matrix, cast once for every dtype and device."""
-
-    def __init__(self, matrix: NDArray[np.float64]) -> None:
-        self._matrix = matrix
-        self._tensors: dict[tuple[torch.dtype, torch.device], Tensor] = {}
-
-    def like(self, x: Tensor) -> Tensor:
-        key = (x.dtype, x.device)
-        if key not in self._tensors:
-            with torch.inference_mode(False):  # what is kept must serve autograd later
-                self._tensors[key] = torch.tensor(self._matrix, dtype=x.dtype).to(x.device)
-        return self._tensors[key]
-
-
 @lru_cache(maxsize=64)
 def _cosines(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """C_n[k, j] = sqrt((2 - [k = 0]) / n) cos(pi k (2j + 1) / 2n)."""
     turns = np.outer(np.arange(n), 2 * np.arange(n) + 1) % (4 * n)  # exact, so that large n lose no digits
     matrix = np.cos(0.5 * np.pi / n * turns) * np.sqrt(np.where(np.arange(n) == 0, 1.0, 2.0) / n)[:, None]
     with torch.inference_mode(False):
-        return torch.tensor(matrix, dtype=dtype).to(device)
+        return sent(torch.tensor(matrix, dtype=dtype), device)
 
 
 def _rings(shape: Sequence[int], radial: bool | int) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -29,8 +29,9 @@ from score_sde_analytic.declared import require_arrays
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.guidance.classifier_free import ClassifierFree
 from score_sde_analytic.guidance.prices import POINTS, integral_bits, steps_bits, steps_of
+from score_sde_analytic.measure.budget import Budget
 from score_sde_analytic.measure.curve import NoiseCurve
-from score_sde_analytic.measure.estimation import Budget, estimate
+from score_sde_analytic.measure.estimation import estimate
 from score_sde_analytic.measure.interpolant import Interpolant, y_of
 from score_sde_analytic.measure.moments import Moments, ratio_stderr
 from score_sde_analytic.models.clamps import confined
@@ -314,15 +315,18 @@ class _Gaps:
     def config(self) -> dict[str, Any]:
         return {"null": self._null}
 
-    def record(
-        self, knot: int, examples: Int64[np.ndarray, " batch"], eps: Float[Tensor, " batch *dims"], prediction: Prediction
-    ) -> None:
+    def observed(
+        self, examples: Int64[np.ndarray, " batch"], eps: Float[Tensor, " batch *dims"], prediction: Prediction
+    ) -> Float64[np.ndarray, "batch 2"]:
         own, null = prediction.eps, prediction.null.eps  # type: ignore[attr-defined]
         values = torch.stack([mean_square(eps - null) - mean_square(eps - own), mean_square(own - null)], 1)
+        return values.cpu().numpy()
+
+    def add(self, knot: int, examples: Int64[np.ndarray, " batch"], observed: Float64[np.ndarray, "batch 2"]) -> None:
         missing = knot + 1 - self._sums.shape[1]
         if missing > 0:
             self._sums = np.concatenate([self._sums, np.zeros((self._groups, missing, 2))], 1)
-        np.add.at(self._sums[:, knot], examples % self._groups, values.cpu().numpy())
+        np.add.at(self._sums[:, knot], examples % self._groups, observed)
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"sums": self._sums}
@@ -332,6 +336,9 @@ class _Gaps:
         if arrays["sums"].shape[::2] != (self._groups, 2):
             raise InputError("the record of both branches is of other groups; delete the file of the pass and measure again")
         self._sums = np.array(arrays["sums"])
+
+    def merge(self, parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return {"sums": np.sum([part["sums"] for part in parts], axis=0)}
 
     def result(self, moments: Moments) -> Float64[Array, "g m 2"]:
         """The sums by knots that ascend."""

@@ -92,7 +92,7 @@ class Bound(BitsPerDim):
 
     >>> bound = study.measure(data, 3, progress=False)[3]
     >>> print(bound.total, bound.calls_per_example)
-    1.406 ± 0.075 3.0
+    1.273 ± 0.062 3.0
     """
 
     columns: tuple[str, ...]

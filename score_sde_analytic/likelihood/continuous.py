@@ -32,7 +32,7 @@ from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.decoder import Decoder, as_decoder
 from score_sde_analytic.process.density import Density, Sampling
 from score_sde_analytic.process.forward import BLANK
-from score_sde_analytic.process.gaussian import mean_square
+from score_sde_analytic.process.gaussian import expand, mean_square
 from score_sde_analytic.process.noise import KNOTS, stream_seed
 from score_sde_analytic.process.schedule import Schedule
 
@@ -152,7 +152,7 @@ class ContinuousTime(Method):
             level = model.schedule.level(model.schedule.time(log_snr[:, j]))
             eps = noises[j % len(noises)].at(log_snr[:, j], x_0)
             error = mean_square(eps - model.predict(level.diffuse(x_0, eps), level).eps)
-            parts.append(0.5 * weight[:, j].to(error) * error)
+            parts.append(0.5 * expand(weight[:, j], error) * error)
             batch.progress.reached((j + 1) / (self.times + 1))
         return torch.stack(parts).sum(0)
 

@@ -32,6 +32,9 @@ from score_sde_analytic.interruption import save_points
 from score_sde_analytic.likelihood.bound import BITS, Bound
 from score_sde_analytic.likelihood.method import Batch, Method, Progress, Terms
 from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.receipt import dealt
+from score_sde_analytic.processes import mine, own
+from score_sde_analytic.shards import Shard
 
 GUIDED = (
     "the model is {}: these are the bits of a model that is pushed off the data, above those of the conditional one by"
@@ -90,15 +93,17 @@ def bits_per_dim(
         RunError: a value is not finite, or an ODE solver failed.
 
     >>> print(bits_per_dim(model, data, study.chain(3), progress=False).total)
-    1.269 ± 0.063
+    1.292 ± 0.064
     """
     single = isinstance(method, Method)
     methods = {"": method} if isinstance(method, Method) else dict(method)
     dataset = as_dataset(data, data_range)
     rows = batch_by_bytes(dataset.first.numel(), whole(1)("batch_size", batch_size), STATE_BYTES)
     examples = _Examples(dataset, data_range, draws, seed, rows, torch.device(device))
-    _require(methods, shard)
-    files = dict.fromkeys(methods) if path is None else _files(Path(path), methods, single, shard)
+    if not methods:
+        raise InputError("no method to evaluate: pass at least one")
+    part = Shard(*each(whole(0), 2, 2)("shard", shard))
+    files = dict.fromkeys(methods) if path is None else _files(own(Path(path)), methods, single, part)
     for one in methods.values():
         one.check(model, data_range)
     if model.guidance:
@@ -106,43 +111,21 @@ def bits_per_dim(
     ledgers = _ledgers(model, examples, methods, files, examples.digest(statistics, progress))
     unit = math.lcm(*(one.block or 1 for one in methods.values()))  # shards hold the same examples for all methods
     for group in _groups(ledgers):
-        _Pass(model, examples, group).run(_part(len(examples), unit, shard), progress)
+        _Pass(model, examples, group).run(part.part(len(examples), unit), progress)
     results = {name: ledger.result() for name, ledger in ledgers.items()}
     return results[""] if single else results
 
 
-def _require(methods: Mapping[str, Method], shard: tuple[int, int]) -> None:
-    if not methods:
-        raise InputError("no method to evaluate: pass at least one")
-    number, shards = each(whole(0), 2, 2)("shard", shard)
-    if not number < shards:
-        raise InputError(f"shard (i, n) needs 0 <= i < n, got {shard}")
-
-
-def _part(total: int, unit: int, shard: tuple[int, int]) -> range:
-    """The examples of one shard, whole units of them."""
-    number, shards = shard
-    units = -(-total // unit)
-    low, high = (min(units * i // shards * unit, total) for i in (number, number + 1))
-    return range(low, high)
-
-
-def _files(path: Path, names: Iterable[str], single: bool, shard: tuple[int, int]) -> dict[str, Path]:
+def _files(path: Path, names: Iterable[str], single: bool, shard: Shard) -> dict[str, Path]:
     """The file of every method: `path` itself for a single one, else in that folder."""
     files: dict[str, Path] = {}
     for name in names:
-        file = _file(path, name, single, shard)
+        file = shard.file(path if single else path / f"{name.replace('/', '_')}.safetensors")
         taken = next((other for other, kept in files.items() if str(kept).lower() == str(file).lower()), None)
         if taken is not None:
             raise InputError(f"the methods {taken!r} and {name!r} would share the file {file}; rename one")
         files[name] = file
     return files
-
-
-def _file(path: Path, name: str, single: bool, shard: tuple[int, int]) -> Path:
-    file = path if single else path / f"{name.replace('/', '_')}.safetensors"
-    number, shards = shard
-    return file if shards == 1 else file.with_name(f"{file.stem}-{number + 1}of{shards}{file.suffix}")
 
 
 @dataclass(frozen=True)
@@ -316,10 +299,20 @@ class _Pass:
             save_points(self._save, self._kept) as point,
         ):
             blocks = [range(start, min(start + size, shard.stop)) for start in range(shard.start, shard.stop, size)]
-            self.examples.dataset.expect(i for block in blocks for i in self._indices(self._lacking(block), block))
+            left = [block for block in blocks if self._lacking(block)]
+            bar.update(len(shard) - sum(map(len, left)))
+            self.examples.dataset.expect(i for block in mine(left) for i in self._indices(block))
+
+            def measure(block: range) -> dict[str, list[Terms]]:
+                return self._measure(block, Progress(lambda position: _move(bar, position), bar.n, len(block)))
+
+            reached = bar.n
+            for ledger in self.ledgers.values():
+                ledger.changed |= not shard  # a part that holds nothing is a part
             try:
-                for block in blocks:
-                    self._measure(block, Progress(lambda position: _move(bar, position), bar.n, len(block)))
+                for block, found in zip(left, dealt(self.model, measure, left), strict=True):
+                    self._store(block, found)
+                    _move(bar, reached := reached + len(block))
                     point()
             except Exception:
                 self._save()
@@ -336,27 +329,29 @@ class _Pass:
         for ledger in self.ledgers.values():
             ledger.save()
 
-    def _measure(self, block: range, progress: Progress) -> None:
-        """Finish a block for every method that still lacks some of it."""
-        lacking = self._lacking(block)
-        if lacking:
-            methods = {name: ledger.method for name, ledger in lacking.items()}
-            indices = self._indices(lacking, block)
-            x_0, conditions = self.examples.dataset.batch(indices)
-            model = self.model.for_batch(conditions, self.examples.device)
-            repetitions = self.examples.repetitions(x_0, indices, progress)
-            draws = [type(self.method).together(methods, model, batch) for batch in repetitions]
-            for name, ledger in lacking.items():
-                ledger.store(indices, [terms[name] for terms in draws])
-        progress.reached(1.0)
+    def _measure(self, block: range, progress: Progress) -> dict[str, list[Terms]]:
+        """Every draw of a block, by each method that still lacks some of it."""
+        methods = {name: ledger.method for name, ledger in self._lacking(block).items()}
+        indices = self._indices(block)
+        x_0, conditions = self.examples.dataset.batch(indices)
+        model = self.model.for_batch(conditions, self.examples.device)
+        repetitions = self.examples.repetitions(x_0, indices, progress)
+        draws = [type(self.method).together(methods, model, batch) for batch in repetitions]
+        return {name: [terms[name] for terms in draws] for name in methods}
+
+    def _store(self, block: range, found: Mapping[str, Sequence[Terms]]) -> None:
+        indices = self._indices(block)
+        for name, draws in found.items():
+            self.ledgers[name].store(indices, draws)
 
     def _lacking(self, block: range) -> dict[str, _Ledger]:
         return {name: ledger for name, ledger in self.ledgers.items() if not ledger.done[block].all()}
 
-    def _indices(self, lacking: Mapping[str, _Ledger], block: range) -> Sequence[int]:
+    def _indices(self, block: range) -> Sequence[int]:
         """The examples of a block that some method still needs; all of them where they share something."""
-        if not lacking or self.method.block is not None:
-            return block if lacking else []
+        lacking = self._lacking(block)
+        if self.method.block is not None:
+            return block
         return [i for i in block if not all(ledger.done[i] for ledger in lacking.values())]
 
 

@@ -1,13 +1,15 @@
 """What one Monte Carlo pass finds: moments, curves, and residuals in a basis."""
 
 from score_sde_analytic.measure.answers import reached
+from score_sde_analytic.measure.budget import Budget
 from score_sde_analytic.measure.by_class import estimate_by
 from score_sde_analytic.measure.curve import NoiseCurve, residual_cap
 from score_sde_analytic.measure.draws import Recorder, ResidualDraws
 from score_sde_analytic.measure.empirical import EmpiricalStatistics
 from score_sde_analytic.measure.end_points import EndPoints, end_points
-from score_sde_analytic.measure.estimation import Budget, estimate
+from score_sde_analytic.measure.estimation import estimate
 from score_sde_analytic.measure.held_out import Choice, HeldOut
+from score_sde_analytic.measure.merging import merge_passes
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.measure.recalibration import Recalibration, recalibrate
 from score_sde_analytic.measure.reconstruction import Reconstruction
@@ -41,6 +43,7 @@ __all__ = [
     "end_points",
     "estimate",
     "estimate_by",
+    "merge_passes",
     "reached",
     "recalibrate",
     "residual_cap",

@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike
 
 from score_sde_analytic.data.examples import Data, as_dataset
 from score_sde_analytic.data.ranges import DataRange
-from score_sde_analytic.measure.estimation import Budget, estimate
+from score_sde_analytic.measure.budget import Budget
+from score_sde_analytic.measure.estimation import estimate
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.models.model import ScoreModel
 

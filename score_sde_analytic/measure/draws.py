@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Bool, Float, Float16, Float64, Int64
 from torch import Tensor
 
-from score_sde_analytic.arrays import Array, as_array
+from score_sde_analytic.arrays import Array, as_array, sent
 from score_sde_analytic.data.basis import Basis, Pixel, PixelChannel
 from score_sde_analytic.declared import require_arrays
 from score_sde_analytic.errors import InputError
-from score_sde_analytic.measure.statistics import Statistic, checked
+from score_sde_analytic.measure.statistics import Statistic, checked, finite
 from score_sde_analytic.models.prediction import Prediction
 
 
@@ -101,25 +101,29 @@ class Recorder:
         """Identity of what is recorded."""
         return {"basis": self.basis.config(), "statistics": {n: s.config() for n, s in self.statistics.items()}}
 
-    def record(
-        self, knot: int, examples: Int64[np.ndarray, " batch"], eps: Float[Tensor, " batch *dims"], prediction: Prediction
-    ) -> None:
-        """Add a batch of draws at one knot."""
+    def observed(
+        self, examples: Int64[np.ndarray, " batch"], eps: Float[Tensor, " batch *dims"], prediction: Prediction
+    ) -> dict[str, np.ndarray]:
+        """Root mean square residuals and statistics of a batch of draws."""
         square = self.basis.forward((eps - prediction.eps).float()).square().flatten(1)
         if self._labels is None:
             labels = self.basis.labels(tuple(eps.shape[1:])).ravel()
-            self._labels = torch.from_numpy(labels).to(eps.device)
+            self._labels = sent(torch.from_numpy(labels), eps.device)
             self._sizes = np.bincount(labels)
         pooled = torch.zeros(len(square), len(self._sizes), device=square.device).index_add_(1, self._labels, square)
         rms = (pooled.cpu() / torch.from_numpy(self._sizes)).sqrt()
-        new = {"knot": np.full(len(examples), knot, dtype=np.int64), "example": np.asarray(examples, dtype=np.int64)}
-        new["rms"] = rms.numpy().astype(np.float16)
+        new = {"rms": rms.numpy().astype(np.float16)}
         for name, statistic in self.statistics.items():
             values = checked(statistic(prediction), prediction)
             if values.shape[1] > 1 and not self._per_pixel(tuple(eps.shape[1:])):
                 raise InputError(f"statistic {name!r} is per pixel: it fits the basis Pixel, not {type(self.basis).__name__}")
-            new[f"phi.{name}"] = values.cpu().numpy()
-        for name, array in new.items():  # all or nothing, should a statistic fail
+            new[f"phi.{name}"] = finite(values.cpu()).numpy()
+        return new
+
+    def add(self, knot: int, examples: Int64[np.ndarray, " batch"], observed: Mapping[str, np.ndarray]) -> None:
+        """Keep what was observed of a batch of draws at one knot."""
+        keys = {"knot": np.full(len(examples), knot, dtype=np.int64), "example": np.asarray(examples, dtype=np.int64)}
+        for name, array in (keys | dict(observed)).items():
             self._parts.setdefault(name, []).append(array)
 
     def _per_pixel(self, shape: tuple[int, ...]) -> bool:
@@ -145,6 +149,13 @@ class Recorder:
             raise InputError("the record lacks a part of its draws; delete the file of the pass and measure again")
         self._parts = {name: [values] for name, values in arrays.items() if name != "sizes"}
         self._sizes = np.asarray(arrays["sizes"])
+
+    def merge(self, parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """All draws of the shards of a pass."""
+        names = [name for name in parts[0] if name != "sizes"]
+        return {name: np.concatenate([part[name] for part in parts if name in part]) for name in names} | {
+            "sizes": max((part["sizes"] for part in parts), key=len)
+        }
 
     def result(self, log_snr: Array, order: Sequence[int] | None = None) -> ResidualDraws:
         """The draws, for the knots they were made at, ascending (`Moments.log_snr`).

@@ -5,22 +5,22 @@ Examples are visited in seeded permutations; a round gives every unfinished knot
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from score_sde_analytic.arrays import Array, numbers, onto, wide
-from score_sde_analytic.checks import COUNT, number, one_of, settle, whole
+from score_sde_analytic.arrays import Array, ahead, fetched, numbers, onto, sent
+from score_sde_analytic.checks import whole
 from score_sde_analytic.data.examples import Data, Examples, as_dataset
-from score_sde_analytic.data.portions import STATE_BYTES, batch_by_bytes
 from score_sde_analytic.data.ranges import DataRange, check_examples
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.declared import reading
@@ -28,19 +28,18 @@ from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.files import load_arrays, plain
 from score_sde_analytic.interruption import save_points
 from score_sde_analytic.measure.answers import ANSWERS, relative_tolerance
+from score_sde_analytic.measure.budget import DEFAULT, Budget
 from score_sde_analytic.measure.knots import knots_in_doubt
-from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, OUTCOMES, Moments, decoder_scale
+from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, OUTCOMES, Moments
+from score_sde_analytic.measure.outcomes import COLUMNS, DECODER_COORDINATES, Draws, Outcomes, in_parts
 from score_sde_analytic.measure.visits import known, visited
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
-from score_sde_analytic.models.receipt import Receipt
-from score_sde_analytic.process.decoder import decoder_nats
-from score_sde_analytic.process.gaussian import mean_square
-from score_sde_analytic.process.level import Level
+from score_sde_analytic.models.receipt import Receipt, dealt
 from score_sde_analytic.process.noise import stream_seed
+from score_sde_analytic.processes import own
+from score_sde_analytic.shards import Shard
 
-#: Coordinates per draw that enter the decoder table; a random subset keeps it cheap beside the network.
-DECODER_COORDINATES = 256
 #: The running sums, with the axis of their knots.
 SUMS = {"counts": 1, "sums": 1, "products": 0, "decoder_sums": 1, "squares": 1}
 
@@ -54,10 +53,13 @@ class Observer(Protocol):
     def begin(self) -> None:
         """A pass begins: forget what an earlier one left."""
 
-    def record(
-        self, knot: int, examples: Int64[np.ndarray, " batch"], eps: Float[Tensor, " batch *dims"], prediction: Prediction
-    ) -> None:
-        """See a batch of draws at one knot."""
+    def observed(
+        self, examples: Int64[np.ndarray, " batch"], eps: Float[Tensor, " batch *dims"], prediction: Prediction
+    ) -> Any:
+        """What a batch of draws adds to what is kept: arrays, made in whichever process has the batch."""
+
+    def add(self, knot: int, examples: Int64[np.ndarray, " batch"], observed: Any) -> None:
+        """Enter it, in every process and in the order of the batches."""
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All that was kept so far."""
@@ -65,55 +67,15 @@ class Observer(Protocol):
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Go on from saved arrays."""
 
-
-@dataclass(frozen=True)
-class Budget:
-    """How many draws a knot gets, and how they are dealt out.
-
-    Every knot gets `min_draws`. Then draws go where they matter for the answer asked, until its error is at most `tolerance`:
-
-        variance    largest relative standard error of R; a knot is finished once its own is small enough
-        bits        standard error of bits/dim in the limit of many steps
-        grid        share of an optimal grid's excess that errors of the curve add to it
-
-    After `max_draws` a knot is finished in any case. `answers.reached` says what came of it.
-
-    Attributes:
-        batch_size: draws of a knot per network call.
-        groups: of examples, from which standard errors follow.
-        most_knots: where y between knots is not known as well as at them, knots are added, up to so many in all; 0 adds none.
-
-    Raises:
-        InputError: numbers that contradict each other.
-    """
-
-    tolerance: Annotated[float, number(0.0, 1e9)] = 0.01
-    min_draws: Annotated[int, COUNT] = 300
-    max_draws: Annotated[int, COUNT] = 3000
-    batch_size: Annotated[int, COUNT] = 100
-    groups: Annotated[int, whole(2, 10**6)] = 32
-    most_knots: Annotated[int, whole(0, 10_000)] = 0
-    answer: Annotated[str, one_of(ANSWERS)] = "variance"
-
-    def __post_init__(self) -> None:
-        settle(self)
-        if not self.groups <= self.min_draws <= self.max_draws:
-            raise InputError(
-                f"need groups ({self.groups}) <= min_draws ({self.min_draws}) <= max_draws ({self.max_draws}): for a pass of n"
-                " draws set min_draws and max_draws to n"
-            )
-
-    def settings(self) -> dict[str, Any]:
-        """What decides when a pass ends, as plain data."""
-        names = ("answer", "tolerance", "min_draws", "max_draws", "batch_size", "most_knots")
-        return {name: getattr(self, name) for name in names}
+    def merge(self, parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """What the shards of a pass kept, put together in their order."""
 
 
 def estimate(
     model: ScoreModel,
     data: Data,
     log_snr: ArrayLike,
-    budget: Budget = Budget(),
+    budget: Budget = DEFAULT,
     *,
     statistics: DataStatistics | None = None,
     data_range: DataRange | None = None,
@@ -167,8 +129,27 @@ def estimate(
         "settings": budget.settings(),
         "observers": {name: plain(observer.config()) for name, observer in (observers or {}).items()},
     } | ({"space": dataset.space} if dataset.space else {})
-    run = _Pass(model, dataset, statistics, data_range, identity, torch.device(device), observers or {})
-    return run.finish(None if path is None else Path(path), save_seconds, progress)
+    shard = Shard(*budget.shard)
+    identity |= {"shard": list(budget.shard)} if shard else {}
+    run = _Pass(model, dataset, statistics, data_range, identity, torch.device(device), observers or {}, shard)
+    return run.finish(None if path is None else own(shard.file(path)), save_seconds, progress)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What a batch of draws of one knot came to.
+
+    Attributes:
+        values: [Lambda, X, R, controls minus their means] per draw.
+        nats: of the decoders, per draw.
+        observed: by observer.
+        cost: of the network.
+    """
+
+    values: Float64[Array, "batch 6"]
+    nats: Float64[Array, "batch r"]
+    observed: Mapping[str, Any]
+    cost: Receipt
 
 
 class _Pass:
@@ -190,28 +171,31 @@ class _Pass:
         identity: Mapping[str, Any],
         device: torch.device,
         observers: Mapping[str, Observer],
+        shard: Shard,
     ) -> None:
         self.model = model
+        self.shard = shard
         self.dataset = dataset
         self.statistics = statistics
         self.data_range = data_range
         self.identity = identity
         self.settings = identity["settings"]
         self.device = device
+        self.outcomes = Outcomes(statistics, data_range, device)
         self.observers = observers
         self.knots = np.array(identity["knots"])
         self.levels = [model.schedule.level_at(log_snr) for log_snr in self.knots]
         g = identity["groups"]
         m = len(self.knots)
         self.counts = np.zeros((g, m))
-        self.sums = np.zeros((g, m, 6))
-        self.products = np.zeros((m, 6, 6))
+        self.sums = np.zeros((g, m, COLUMNS))
+        self.products = np.zeros((m, COLUMNS, COLUMNS))
         self.decoder_sums = np.zeros((g, m, len(DECODER_RATIOS)))
         self.squares = np.zeros((g, m))
         self.round = 0
         self.knot = 0
-        self.active = list(range(m))
-        self.advanced = False
+        self.active = list(range(m)) if shard.number < self._rounds else []
+        self.advanced = not self.active  # a shard of fewer rounds than there are shards holds nothing, and says so
         self.cost = Receipt()
         for observer in observers.values():
             observer.begin()
@@ -281,17 +265,17 @@ class _Pass:
         self.dataset.expect(self._planned())
         while self.active:
             index, x_0, model = self._visits()
-            size = len(index)
-            while self.knot < len(self.active):
-                self._draw(self.active[self.knot], index, x_0, model)
+            ask = partial(self._ask, index=index, x_0=x_0, model=model)
+            for drawn in dealt(self.model, ask, self.active[self.knot :], self._measured):
+                self._add(self.active[self.knot], index, drawn)
                 self.knot += 1
                 self.advanced = True
-                yield size
+                yield len(index)
             self.round += 1
             self.knot = 0
             self.active = self._unfinished()
             self.advanced = True
-            if not self.active:
+            if not self.active and not self.shard:
                 self._add_knots()
 
     def _add_knots(self) -> None:
@@ -308,6 +292,8 @@ class _Pass:
         self.dataset.expect(self._planned())
 
     def _unfinished(self) -> list[int]:
+        if self.shard:  # alone it cannot know when all together are precise
+            return self.active if self._number(self.round) < self._rounds else []
         drawn = self.counts.sum(0)
         enough = drawn >= self.settings["min_draws"]
         moments = self.result()
@@ -315,77 +301,68 @@ class _Pass:
         finished = (enough & precise) | (drawn >= self.settings["max_draws"])
         return [m for m in self.active if not finished[m]]
 
-    def _index(self, number: int) -> NDArray[np.int64]:
+    @property
+    def _rounds(self) -> int:
+        """Of all shards, where no knot is finished before its largest number of draws."""
+        return -(-self.settings["max_draws"] // self.settings["batch_size"])
+
+    def _number(self, round: int) -> int:
+        """The number among the rounds of all shards of a round of this one."""
+        return self.shard.number + self.shard.of * round
+
+    def _index(self, round: int) -> NDArray[np.int64]:
         """The examples of a round."""
-        first, most = self.settings["batch_size"] * number, self.settings["max_draws"]
+        first, most = self.settings["batch_size"] * self._number(round), self.settings["max_draws"]
         places = np.arange(first, min(first + self.settings["batch_size"], most))
         return visited(len(self.dataset), places, self.identity["seed"])
 
     def _planned(self) -> Iterator[int]:
         """All that may be visited from this round on, in order."""
-        rounds = -(-self.settings["max_draws"] // self.settings["batch_size"])
-        return (int(i) for number in range(self.round, rounds if self.active else 0) for i in self._index(number))
+        left = range(self.round, len(range(self.shard.number, self._rounds, self.shard.of)) if self.active else 0)
+        return (int(i) for round in left for i in self._index(round))
 
     def _visits(self) -> tuple[NDArray[np.int64], Tensor, ScoreModel]:
         """Indices and examples of this round, at consecutive places, and the model on their conditions."""
         index = self._index(self.round)
         x_0, conditions = self.dataset.batch(index)
-        for part in self._parts(x_0):
+        for part in in_parts(x_0):
             check_examples(part) if self.data_range is None else self.data_range.check(part)
         return index, onto(x_0, self.device), self.model.for_batch(conditions, self.device)
 
-    @staticmethod
-    def _parts(x: Tensor) -> tuple[Tensor, ...]:
-        """Rows that are looked at together, in float64."""
-        return x.split(batch_by_bytes(x[0].numel(), batch_bytes=STATE_BYTES))
-
     @torch.no_grad()
-    def _draw(self, m: int, index: NDArray[np.int64], x_0: Tensor, model: ScoreModel) -> None:
+    def _ask(self, m: int, index: NDArray[np.int64], x_0: Tensor, model: ScoreModel) -> Draws:
         level = self.levels[m]
-        generator = torch.Generator().manual_seed(stream_seed(self.identity["seed"], self.round, m))
-        dtype = torch.float64 if x_0.dtype == torch.float64 else torch.float32
-        eps = torch.randn(x_0.shape, generator=generator, dtype=dtype).to(x_0)
+        generator = torch.Generator().manual_seed(stream_seed(self.identity["seed"], self._number(self.round), m))
+        eps = sent(torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype), x_0.device)
+        subset = sent(torch.randperm(x_0[0].numel(), generator=generator)[:DECODER_COORDINATES], x_0.device)
         with self.model.metered() as cost:
             prediction = model.predict(level.diffuse(x_0, eps), level)
-        parts = zip(*map(self._parts, (x_0, eps, prediction.eps)), strict=True)
-        values = torch.cat([self._values(*part) for part in parts]).cpu().numpy()
-        self.cost.add(**vars(cost))
-        for observer in self.observers.values():
-            observer.record(m, index, eps, prediction)
+        measured = self.outcomes.of(x_0, eps, prediction, subset)
+        return Draws(index, eps, prediction, cost, fetched(measured))
+
+    def _measured(self, ask: Callable[[int], Draws], knots: Iterable[int]) -> Iterator[_Drawn]:
+        """What was measured of a batch of each of these knots, once it is here."""
+        for draws in ahead(map(ask, knots), self.device):
+            read = draws.read()
+            values, nats = read[:, :COLUMNS], read[:, COLUMNS:]
+            level = draws.prediction.level
+            if not np.isfinite(values).all():
+                raise RunError("the network's output holds NaN or inf; check its weights, input scaling and time labels")
+            if not np.isfinite(nats).all():
+                raise RunError(
+                    f"decoders at log-SNR {level.log_snr:.4g} are too narrow for their nats to be numbers; use lower knots"
+                )
+            seen = draws.index, draws.eps, draws.prediction
+            observed = {name: observer.observed(*seen) for name, observer in self.observers.items()}
+            yield _Drawn(values, nats, observed, draws.cost)
+
+    def _add(self, m: int, index: NDArray[np.int64], drawn: _Drawn) -> None:
+        self.cost.add(**vars(drawn.cost))
+        for name, observer in self.observers.items():
+            observer.add(m, index, drawn.observed[name])
         group = index % len(self.counts)
         np.add.at(self.counts[:, m], group, 1.0)
-        np.add.at(self.sums[:, m], group, values)
-        np.add.at(self.squares[:, m], group, values[:, OUTCOMES["residual"]] ** 2)
-        self.products[m] += values.T @ values
-        subset = torch.randperm(x_0[0].numel(), generator=generator)[:DECODER_COORDINATES].to(x_0.device)
-        x_0, x_0_hat = (x.flatten(1)[:, subset] for x in (x_0, prediction.x_0))
-        nats = self._decoder_nats(x_0, x_0_hat, level).cpu().numpy()
-        if not np.isfinite(nats).all():
-            raise RunError(
-                f"decoders at log-SNR {level.log_snr:.4g} are too narrow for their nats to be numbers; use lower knots"
-            )
-        np.add.at(self.decoder_sums[:, m], group, nats)
-
-    def _values(self, x_0: Tensor, eps: Tensor, eps_hat: Tensor) -> Tensor:
-        """[Lambda, X, R, controls minus their means] per draw, (batch, 6) float64."""
-        error = mean_square(eps - eps_hat)
-        x_0, eps, eps_hat = (wide(x) for x in (x_0, eps, eps_hat))
-        centred = x_0 - self.statistics.mean.to(x_0)
-        # For a finite data set the energy of x_0 has no known population mean; its control is switched off.
-        energy = mean_square(centred) - self.statistics.variance if self.statistics.count == 0 else torch.zeros_like(error)
-        columns = [
-            mean_square(eps_hat),
-            (eps * eps_hat).flatten(1).mean(1),
-            error,
-            mean_square(eps) - 1.0,
-            (centred * eps).flatten(1).mean(1),
-            energy,
-        ]
-        values = torch.stack(columns, 1)
-        if not torch.isfinite(values).all():
-            raise RunError("the network's output holds NaN or inf; check its weights, input scaling and time labels")
-        return values
-
-    def _decoder_nats(self, x_0: Tensor, x_0_hat: Tensor, level: Level) -> Tensor:
-        stds = (DECODER_RATIOS * decoder_scale(level.log_snr, self.statistics.variance)).tolist()
-        return torch.stack([decoder_nats(x_0, x_0_hat, std, self.data_range) for std in stds], 1)
+        np.add.at(self.sums[:, m], group, drawn.values)
+        np.add.at(self.squares[:, m], group, drawn.values[:, OUTCOMES["residual"]] ** 2)
+        np.add.at(self.decoder_sums[:, m], group, drawn.nats)
+        self.products[m] += drawn.values.T @ drawn.values

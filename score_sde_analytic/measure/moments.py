@@ -16,7 +16,7 @@ For the reconstruction term of a bound the same calls give E[-log p(x_0 | x_t)] 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -304,6 +304,31 @@ class Moments:
         # `jackknife_variance`, in the order of operations that errors on disk have the last bit of.
         spread = ((replicates - replicates.mean(0)) ** 2).sum(0)
         return value, np.sqrt(spread * (len(occupied) - 1) / len(occupied))
+
+    @classmethod
+    def merge(cls, shards: Sequence[Moments]) -> Moments:
+        """One pass from those of its shards, in their order: the sums of their sums.
+
+        Raises:
+            InputError: no shards, shards of different passes, one that is missing, occurs twice, or is not finished.
+        """
+        if not shards:
+            raise InputError("no shards to merge: pass the moments of all of them")
+        identity = {name: value for name, value in shards[0].fingerprint.items() if name != "shard"}
+        for number, shard in enumerate(shards, 1):
+            found = dict(shard.fingerprint)
+            if found.pop("shard", None) != [number - 1, len(shards)]:
+                raise InputError(f"the moments at place {number} are not shard {number} of {len(shards)}; pass all, in order")
+            require_match(f"shard {number}", found, identity)
+            if not shard.finished:
+                raise InputError(f"shard {number} of {len(shards)} is not finished; let it go on first")
+        names = ("counts", "sums", "products", "decoder_sums", "squares")
+        sums = {name: sum(getattr(shard, name) for shard in shards[1:]) + getattr(shards[0], name) for name in names}
+        cost = Receipt()
+        for shard in shards:
+            cost.add(**vars(shard.cost))
+        state = dict(shards[0].state) | {"round": sum(shard.state["round"] for shard in shards), "cost": vars(cost)}
+        return cls(log_snr=shards[0].log_snr, fingerprint=identity, state=state, **sums)
 
     def save(self, path: str | Path, observed: Mapping[str, np.ndarray] | None = None) -> None:
         """Write as safetensors, atomically, with what observers kept."""

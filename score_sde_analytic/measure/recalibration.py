@@ -27,7 +27,8 @@ from score_sde_analytic.data.examples import Data, as_dataset
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.declared import require_arrays
 from score_sde_analytic.errors import InputError
-from score_sde_analytic.measure.estimation import Budget, estimate
+from score_sde_analytic.measure.budget import Budget
+from score_sde_analytic.measure.estimation import estimate
 from score_sde_analytic.models.free import LinearDenoiser
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
@@ -80,10 +81,10 @@ class CrossMoments:
         """Identity of what is kept."""
         return {"free": self.free.config(), "folds": FOLDS}
 
-    def record(
-        self, knot: int, examples: Int64[np.ndarray, " batch"], eps: Float[Tensor, " batch *dims"], prediction: Prediction
-    ) -> None:
-        """Add a batch of draws at one knot."""
+    def observed(
+        self, examples: Int64[np.ndarray, " batch"], eps: Float[Tensor, " batch *dims"], prediction: Prediction
+    ) -> Float64[Tensor, "folds 10 L"]:
+        """The products of a batch of draws."""
         level, basis, mean = prediction.level, self.free.basis, self.free.mean.to(eps.device)
         x_t = wide(prediction.x_t)
         x_0 = (x_t - level.sigma * wide(eps)) / level.alpha
@@ -92,11 +93,16 @@ class CrossMoments:
         pairs = [(m, m), (m, w), (m, one), (w, w), (w, one), (one, one), (m, u), (w, u), (one, u), (u, u)]
         fold = torch.from_numpy(np.asarray(examples) % FOLDS).to(eps.device)
         labels, count = self._labels.to(eps.device), int(self._labels.max()) + 1
-        sums = self._sums.setdefault(knot, torch.zeros(FOLDS, self.WIDTH, count, dtype=torch.float64))
+        sums = torch.zeros(FOLDS, self.WIDTH, count, dtype=torch.float64, device=eps.device)
         for place, (a, b) in enumerate(pairs):
             by_label = torch.zeros(len(u), count, dtype=torch.float64, device=eps.device).index_add_(1, labels, a * b)
             by_fold = torch.zeros(FOLDS, count, dtype=torch.float64, device=eps.device).index_add_(0, fold, by_label)
-            sums[:, place] += by_fold.cpu()
+            sums[:, place] = by_fold
+        return sums.cpu()
+
+    def add(self, knot: int, examples: Int64[np.ndarray, " batch"], observed: Float64[Tensor, "folds 10 L"]) -> None:
+        """Add the products of a batch of draws at one knot."""
+        self._sums[knot] = self._sums[knot] + observed if knot in self._sums else observed
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All that was kept so far, by the number of the knot in the pass."""
@@ -114,6 +120,10 @@ class CrossMoments:
         declared = {"knot": "int64 m", "sums": f"float64 m {FOLDS} {self.WIDTH} {int(self._labels.max()) + 1}"}
         require_arrays(arrays, declared, "the cross moments")
         self._sums = {int(k): torch.tensor(s) for k, s in zip(arrays["knot"], arrays["sums"], strict=True)}
+
+    def merge(self, parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """The sums of the shards of a pass, which all have the same knots."""
+        return {"knot": parts[0]["knot"], "sums": np.sum([part["sums"] for part in parts], axis=0)}
 
     @property
     def sums(self) -> Float64[Array, "m folds 10 L"]:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from score_sde_analytic.arrays import Array
+from score_sde_analytic.arrays import Array, sent
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.cells import cell_means, quantile_bins
 from score_sde_analytic.measure.draws import ResidualDraws
@@ -229,7 +229,7 @@ class LevelTable:
 
     def to(self, device: torch.device) -> LevelTable:
         """The table on a device."""
-        return replace(self, y=self.y.to(device), medians=self.medians.to(device), edges=self.edges.to(device))
+        return replace(self, y=sent(self.y, device), medians=sent(self.medians, device), edges=sent(self.edges, device))
 
     def residual(self, phi: Float64[Tensor, " batch #L"] | None) -> Float64[Tensor, "#batch L"]:
         """R of every sample and label, or of any sample without phi."""

@@ -15,6 +15,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
+from score_sde_analytic.arrays import readable
 from score_sde_analytic.checks import settle, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import differences
@@ -147,7 +148,7 @@ def checked(values: Shaped[Tensor, " ..."], prediction: Prediction) -> Float[Ten
     """The values of a statistic in rows: one of every sample, or one of every pixel.
 
     Raises:
-        InputError: another shape, or values that are not finite.
+        InputError: another shape, or values that are not finite, where the host can read them.
     """
     batch = len(prediction.x_t)
     shape = prediction.x_t.shape
@@ -156,7 +157,16 @@ def checked(values: Shaped[Tensor, " ..."], prediction: Prediction) -> Float[Ten
             f"a statistic must return one number per sample, ({batch},), or per pixel, {(batch, *shape[-2:])};"
             f" got {tuple(values.shape)}"
         )
-    values = values.float()
+    values = values.float().reshape(batch, -1)
+    return finite(values) if readable(values) else values
+
+
+def finite(values: Float[Tensor, "batch values"]) -> Float[Tensor, "batch values"]:
+    """The values of a statistic.
+
+    Raises:
+        InputError: some are not finite.
+    """
     if not torch.isfinite(values).all():
         raise InputError("a statistic returned NaN or inf; add a floor before logarithms and divisions")
-    return values.reshape(batch, -1)
+    return values

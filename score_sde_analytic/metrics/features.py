@@ -17,13 +17,15 @@ from jaxtyping import Float, Float64, Shaped, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from score_sde_analytic.arrays import slices
 from score_sde_analytic.checks import whole
 from score_sde_analytic.data.basis import Basis
-from score_sde_analytic.data.examples import Data, as_dataset, batches
+from score_sde_analytic.data.examples import Data, as_dataset
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.declared import UNFIT
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.models.identity import digest_of
+from score_sde_analytic.processes import dealt, mine
 
 
 class Features(ABC):
@@ -192,13 +194,19 @@ def extract(
     dataset = as_dataset(data)
     if not dataset.first.is_floating_point():
         raise InputError(f"{what} are {dataset.first.dtype}; give floating-point values (DataRange.encode converts integers)")
-    values = []
     count = len(dataset)
+    parts = slices(count, batch_size)
+    dataset.expect(i for part in mine(parts) for i in range(part.start, part.stop))
+
+    def found(part: slice) -> Tensor:
+        x = dataset.take(range(part.start, part.stop))
+        return _checked(features, x.to(device), f"{what}, examples {part.start}..{part.stop - 1},")
+
+    values = []
     with tqdm(total=count, desc=f"features of {what}", unit="example", disable=not progress, leave=False) as bar:
-        for start, x in zip(range(0, count, batch_size), batches(dataset, range(count), batch_size), strict=True):
-            rows = f"{what}, examples {start}..{start + len(x) - 1},"
-            values.append(_checked(features, x.to(device), rows))
-            bar.update(len(x))
+        for each in dealt(found, parts):
+            values.append(each.to(device))
+            bar.update(len(each))
     return torch.cat(values)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from score_sde_analytic.models.model import ScoreModel
 
@@ -15,10 +17,18 @@ def compiled(model: ScoreModel, mode: str) -> ScoreModel:
     Args:
         mode: of torch.compile: "default", "reduce-overhead" (CUDA graphs), ..
     """
-    net = torch.compile(model.net, mode=mode)
+    return model.with_network(_Compiled(torch.compile(model.net, mode=mode)), model.fingerprint()["network"])
 
-    def call(x: Float[Tensor, " batch *dims"], labels: Shaped[Tensor, " batch"]) -> Float[Tensor, " batch *dims"]:
-        answer = net(x, labels)
+
+class _Compiled(nn.Module):
+    """A compiled network, whose answers stay what they are."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(
+        self, x: Float[Tensor, " batch *dims"], labels: Shaped[Tensor, " batch"], **conditions: Shaped[Tensor, " batch ..."]
+    ) -> Float[Tensor, " batch *dims"]:
+        answer = self.net(x, labels, **conditions)
         return getattr(answer, "sample", answer).clone()  # CUDA graphs write every output to the same place
-
-    return model.with_network(call, model.fingerprint()["network"])

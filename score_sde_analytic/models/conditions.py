@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from score_sde_analytic.arrays import sent
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.identity import weights_digest
 
@@ -84,7 +85,7 @@ class Conditions:
 
     def to(self, device: torch.device | str) -> Conditions:
         """Where the network is, so that they are not sent there call by call."""
-        own, of_all = ({name: v.to(device) for name, v in part.items()} for part in (self.rows, self.constants))
+        own, of_all = ({name: sent(v, device) for name, v in part.items()} for part in (self.rows, self.constants))
         return Conditions(own, of_all)
 
     def only(self, names: Iterable[str]) -> Conditions:

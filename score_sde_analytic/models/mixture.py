@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64, Int64
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from score_sde_analytic.arrays import numbers
+from score_sde_analytic.arrays import numbers, readable
 from score_sde_analytic.checks import whole
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.errors import InputError
@@ -294,7 +294,7 @@ def preserving_level(log_snr: Float[Tensor, " n"]) -> Level:
     log_snr = log_snr.double()
     alpha = torch.sigmoid(log_snr).sqrt()
     sigma = torch.sigmoid(-log_snr).sqrt()
-    if bool((log_snr == log_snr[0]).all()):  # what follows from one level is worked out once
+    if readable(log_snr) and bool((log_snr == log_snr[0]).all()):  # what follows from one level is worked out once
         return Level(0.0, alpha[0].item(), sigma[0].item(), log_snr[0].item())
     return Level(0.0, alpha, sigma, log_snr)
 

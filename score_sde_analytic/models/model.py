@@ -20,13 +20,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from score_sde_analytic.arrays import onto
+from score_sde_analytic.arrays import onto, readable, sent
 from score_sde_analytic.checks import number
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.models.clamps import Clamp, checked_clamp, config_of, confined
 from score_sde_analytic.models.conditions import WAYS, Conditions, refuse_bound_rows, told
 from score_sde_analytic.models.identity import digest_of
-from score_sde_analytic.models.prediction import Prediction
+from score_sde_analytic.models.prediction import Kind, Prediction
 from score_sde_analytic.models.receipt import Receipt, charge, metered, show, watched
 from score_sde_analytic.models.times import Continuous, Number, Times
 from score_sde_analytic.models.views import Views
@@ -68,7 +68,8 @@ class ScoreModel(Views):
     True
 
     Args:
-        net: called as `net(x, labels, **conditions)`; returns a tensor, or an object with `.sample` as diffusers' networks do,
+        net: called as `net(x, labels, **conditions)`, with the channels last if `net.to(memory_format=torch.channels_last)`;
+            returns a tensor, or an object with `.sample` as diffusers' networks do,
             whose `.extra` and `.learned_range`, if it has them, predictions carry along.
         schedule: the forward process of x_t. It may differ from the one the network was trained with if `times` and
             `coordinates` speak the network's language (a network fed log-SNR in "vp" coordinates serves every schedule).
@@ -121,6 +122,7 @@ class ScoreModel(Views):
         self.clamp = checked_clamp(clamp)
         self.sigma_data = number(above=0)("sigma_data", sigma_data)
         self.dtype = _checked_dtype(dtype, net)
+        self._channels_last = _channels_last(net)
         self._fingerprint = fingerprint
         self._found: dict[str, Times] = {}  # shared by all copies of the model
 
@@ -156,7 +158,9 @@ class ScoreModel(Views):
             raise InputError("t = 0 is the data itself: there is nothing to predict")
         if conditions:
             return self.asked(Conditions.of(conditions)).predict(x_t, level)
-        prediction = replace(self._predicted(x_t, level), conditions=self.bound)
+        prediction = self._predicted(x_t, level)
+        if prediction.conditions is not self.bound:
+            prediction = replace(prediction, conditions=self.bound)
         show(self, prediction)
         return prediction
 
@@ -165,12 +169,10 @@ class ScoreModel(Views):
         norm = self._norm(level)
         state = onto(x_t, x_t.device)
         x = state if _is_one(norm) else state / expand(norm, state)
-        charge(self, calls=1, evaluations=len(x_t))
-        answer = self._answer(x, level)
-        out = self._checked(getattr(answer, "sample", answer), state)
-        prediction = self._read(out, x, x_t, level, norm)
-        extra, learned = (getattr(answer, name, None) for name in ("extra", "learned_range"))
-        return confined(replace(prediction, extra=extra, learned_range=learned), self.clamp)
+        charge(self, calls=1, evaluations=x_t.shape[0])
+        out, extra, learned = _parts(self._answer(x, level))
+        value, kind = self._read(self._checked(out, state), x, x_t, level, norm)
+        return confined(Prediction(x_t, level, value, kind, extra, learned, self.bound), self.clamp)
 
     def metered(self) -> AbstractContextManager[Receipt]:
         """A receipt of the network calls made inside a block, in this thread.
@@ -201,16 +203,21 @@ class ScoreModel(Views):
         """
         charge(self, vector_products=vector_products)
 
+    def pay(self, cost: Receipt) -> None:
+        """Enter a whole receipt on the open ones, for work that is known to be that of before."""
+        charge(self, **vars(cost))
+
     def _answer(self, x: Tensor, level: Level) -> Any:
         """What the network returns, fed in its dtype and on its device."""
         like = _weight(self.net)
         fed = x if like is None else x.to(like)
-        casting: Any = nullcontext()
-        if self.dtype is not None:
-            fed = fed.to(self.dtype)
-            if like is not None and like.dtype != self.dtype:
-                casting = torch.autocast(like.device.type, self.dtype)
-        with casting:
+        if self._channels_last and x.ndim == 4:
+            fed = fed.contiguous(memory_format=torch.channels_last)
+        if self.dtype is None:
+            return self._asked(fed, level)
+        fed = fed.to(self.dtype)
+        cast = like is not None and like.dtype != self.dtype
+        with torch.autocast(fed.device.type, self.dtype) if cast else nullcontext():
             return self._asked(fed, level)
 
     def _asked(self, fed: Tensor, level: Level) -> Any:
@@ -243,18 +250,19 @@ class ScoreModel(Views):
             warnings.warn(f"the network looks its time up in a table: it is fed whole indices, times={times}", stacklevel=2)
         return True
 
-    def _read(self, out: Tensor, x: Tensor, x_t: Tensor, level: Level, norm: Number) -> Prediction:
+    def _read(self, out: Tensor, x: Tensor, x_t: Tensor, level: Level, norm: Number) -> tuple[Tensor, Kind]:
+        """(value, kind) of the prediction."""
         if self.predicts == "eps" or self.predicts == "x_0" or self.predicts == "velocity":  # the same in any coordinates
-            return Prediction(x_t, level, out, self.predicts)
+            return out, self.predicts
         if self.predicts == "score":
-            return Prediction(x_t, level, out * expand(-level.sigma / norm, x), "eps")
+            return out * expand(-level.sigma / norm, x), "eps"
         if self.predicts == "v":  # the network's is v / norm
-            return Prediction(x_t, level, out if _is_one(norm) else out * expand(norm, out), "v")
+            return out if _is_one(norm) else out * expand(norm, out), "v"
         alpha, sigma, c = level.alpha, level.sigma, self.sigma_data
         scale = self._edm_norm(level)
         state = onto(x_t, x_t.device)
         v = axpy(state * expand(alpha * sigma * (1.0 - c**2) / scale**2, state), out, -c * (alpha**2 + sigma**2) / scale)
-        return Prediction(x_t, level, v, "v")
+        return v, "v"
 
     def _norm(self, level: Level) -> Number:
         if self.coordinates == "schedule":
@@ -272,12 +280,12 @@ class ScoreModel(Views):
     def _labels(self, level: Level, x: Tensor) -> Tensor:
         label = self._found.get("times", self.times).label(level)
         if isinstance(label, int):
-            return torch.full((len(x),), label, dtype=torch.long, device=x.device)
+            return torch.full(x.shape[:1], label, dtype=torch.long, device=x.device)
         # Half precision cannot tell neighbouring labels apart.
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         if not isinstance(label, Tensor):
-            return torch.full((len(x),), label, dtype=dtype, device=x.device)
-        return label.to(x.device) if label.dtype == torch.long else label.to(x.device, dtype)
+            return torch.full(x.shape[:1], label, dtype=dtype, device=x.device)
+        return sent(label, x.device, torch.long if label.dtype == torch.long else dtype)
 
     def _checked(self, out: Any, x_t: Tensor) -> Tensor:
         if not isinstance(out, Tensor):
@@ -292,13 +300,13 @@ class ScoreModel(Views):
                 "the network's output carries no gradient: it runs under no_grad, detaches, or ignores its input; call the"
                 " network itself, or use a method that needs no gradient"
             )
-        # On an accelerator this would wait for the device at every step: there, callers check what they return.
-        if out.is_cpu and not math.isfinite(out.sum().item()) and not torch.isfinite(out).all():
+        # Elsewhere this would wait for the device at every step: there, callers check what they return.
+        if readable(out) and not math.isfinite(out.sum().item()) and not torch.isfinite(out).all():
             raise RunError(
                 f"the network '{self.predicts}' output holds NaN or inf; check the weights, the input scaling"
                 f" (coordinates={self.coordinates!r}) and the time labels ({self.times})"
             )
-        return out.to(x_t)
+        return out if out.dtype == x_t.dtype and out.device == x_t.device else out.to(x_t)
 
     def with_network(self, net: Callable[..., Any], fingerprint: str) -> ScoreModel:
         """The same model around another form of its network, as a compiled one, known by the fingerprint given."""
@@ -339,10 +347,23 @@ def _is_one(norm: Number) -> bool:
     return isinstance(norm, float) and norm == 1.0
 
 
+def _parts(answer: Any) -> tuple[Any, Any, Any]:
+    """(prediction, features, learned range) of what a network returned."""
+    if isinstance(answer, Tensor):
+        return answer, None, None
+    return getattr(answer, "sample", answer), getattr(answer, "extra", None), getattr(answer, "learned_range", None)
+
+
 def _weight(net: Any) -> Tensor | None:
     """A weight of the network, of whose kind its input is to be."""
     like = next(net.parameters(), None) if isinstance(net, nn.Module) else None
     return None if like is None or not like.is_floating_point() else like
+
+
+def _channels_last(net: Any) -> bool:
+    """Whether the network's convolutions hold their weights with the channels last, and so want their input."""
+    kernels = (p for p in net.parameters() if p.ndim == 4) if isinstance(net, nn.Module) else ()
+    return any(kernel.stride(1) == 1 and not kernel.is_contiguous() for kernel in kernels)
 
 
 def _checked_dtype(dtype: torch.dtype | None, net: Any) -> torch.dtype | None:

@@ -26,6 +26,7 @@ from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.fourier import FourierFeatures
 from score_sde_analytic.models.networks import build_unet
 from score_sde_analytic.models.proposals import PROPOSALS, Adaptive, Even, EvenInTime, Objective, OfSchedule, Proposal, Steps
+from score_sde_analytic.models.together import Part, mixed, together
 from score_sde_analytic.models.training import LEARNING_RATE, descend, learning_rate
 from score_sde_analytic.models.training_log import HeldOut, TrainingLog, bits_of
 from score_sde_analytic.process.gaussian import expand
@@ -100,6 +101,7 @@ LEARNED: dict[str, type[V] | type[Velocity]] = {"v": V, "velocity": Velocity}
 #: Levels at which the loss is "even", and weighs nothing.
 EVEN = "even"
 LOSSES = ("v", "eps", "bound", "discrete")
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ class NetworkRecipe:
             "discrete", the bound of the steps of `grid`.
         times: where levels are drawn: "even" (in t for a velocity), "adaptive", "linear_vp" or "learned_net".
         grid: log-SNRs of a grid, for the loss "discrete".
+        precision: of the network's products in training, "float32" or "bfloat16"; weights, their average and held-out bits are
+            of single precision.
         fourier: settings of `FourierFeatures`, {} for none.
         log_every: steps of a row of the log.
         validate_every: steps between measurements of held-out data; 0 for one in the end.
@@ -137,6 +141,7 @@ class NetworkRecipe:
     loss: Annotated[str, one_of(LOSSES)] = "v"
     times: Annotated[str, one_of((EVEN, *PROPOSALS))] = EVEN
     grid: tuple[float, ...] = ()
+    precision: Annotated[str, one_of(PRECISIONS)] = "float32"
     fourier: Mapping[str, Any] = field(default_factory=dict)
     log_every: Annotated[int, COUNT] = 100
     validate_every: Annotated[int, COUNT_OR_NONE] = 0
@@ -247,6 +252,7 @@ class NetworkTrainer:
         self.net = recipe.build().to(device).train()
         self.optimiser = torch.optim.AdamW(self.net.parameters(), lr=recipe.learning_rate, weight_decay=1e-4)
         self.ema = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+        self.trained = together(self.net, device)
         self.proposal = recipe.proposal()
         self.objective = recipe.objective()
         self.held_out = held_out
@@ -267,15 +273,20 @@ class NetworkTrainer:
         """
         torch.manual_seed(stream_seed(self.seed, self.step + 1))
         recipe = self.recipe
-        x_0, log_snr, density, eps, labels = self._batch(recipe.batch_size)
-        squares = squared_errors(self.net, x_0, log_snr, eps, labels, recipe.predicts)
+        part = Part.of(recipe.batch_size)
+        x_0, log_snr, density, eps, labels = self._batch(part)
+        with part.dropout(), mixed(self.device, PRECISIONS[recipe.precision]):
+            squares = squared_errors(self.trained, x_0, log_snr[part.rows], eps, labels, recipe.predicts)
         weight = self.objective(log_snr)
+        loss = part.mean(expand((weight / density)[part.rows], squares) * squares)
+        errors = part.whole(squares.detach().flatten(1).mean(1).double().cpu())
         rate = learning_rate(self.step, recipe.steps, recipe.learning_rate, recipe.warmup)
-        value = descend(self.net, self.optimiser, (expand(weight / density, squares) * squares).mean(), rate)
+        value = descend(self.net, self.optimiser, loss, rate)
         self.ema.update_parameters(self.net)
         self.step += 1
-        bits = self._observe(log_snr, density, squares.detach().flatten(1).mean(1).double().cpu(), weight)
-        self._note(value, bits)
+        bits = self._observe(log_snr, density, errors, weight)
+        self.log.note(value, bits)
+        self._close_row()
         return {"loss": value, "bits/dim": bits}
 
     def _observe(self, log_snr: Tensor, density: Tensor, errors: Tensor, weight: Tensor) -> float:
@@ -285,9 +296,8 @@ class NetworkTrainer:
         self.residual.observe(log_snr, residual)
         return float(bits_of(self.proposal, residual, density).mean())
 
-    def _note(self, loss: float, bits: float) -> None:
-        """A step for the log, and a row where one is due."""
-        self.log.note(loss, bits)
+    def _close_row(self) -> None:
+        """A row of the log where one is due."""
         measured = self._measured()
         if measured is not None or self.step % self.recipe.log_every == 0 or self.step == self.steps:
             self.log.close(self.step, measured)
@@ -316,16 +326,21 @@ class NetworkTrainer:
     def _alpha2(self, log_snr: Tensor) -> Tensor:
         return LEARNED[self.recipe.predicts].scales(log_snr.double())[0] ** 2
 
-    def _batch(self, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """(x_0, log-SNR, its density, eps, labels) of a batch; stratified: one noise level in each of `size` shares."""
+    def _batch(self, part: Part) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+        """(x_0, log-SNR, its density, eps, labels) of a batch; stratified: one noise level in each of `size` shares.
+
+        Levels and their densities are those of the whole batch, all else that of its part.
+        """
+        size, rows = part.size, part.rows
         drawn = torch.randint(len(self.data), (size,))
-        x_0 = self._examples(drawn)
+        x_0 = self._examples(drawn[rows])
         share = (torch.rand(size) + torch.arange(size)) / size
         log_snr, density = self.proposal.draw(share)
-        eps = torch.randn(x_0.shape).to(self.device)
+        eps = torch.randn(size, *x_0.shape[1:])[rows].to(self.device)
         if self.recipe.mirror:
-            x_0 = torch.where((torch.rand(size, 1, 1, 1) < 0.5).to(self.device), x_0.flip(-1), x_0)
-        return x_0, log_snr, density, eps, self._labels_of(drawn)
+            x_0 = torch.where((torch.rand(size, 1, 1, 1) < 0.5)[rows].to(self.device), x_0.flip(-1), x_0)
+        labels = self._labels_of(drawn)
+        return x_0, log_snr, density, eps, None if labels is None else labels[rows].to(self.device)
 
     def _examples(self, drawn: Tensor) -> Tensor:
         if isinstance(self.data, Tensor):
@@ -337,7 +352,7 @@ class NetworkTrainer:
         if self.labels is None:
             return None
         withheld = torch.rand(len(drawn)) < self.recipe.drop_labels
-        return torch.where(withheld, self.recipe.classes, self.labels[drawn]).to(self.device)
+        return torch.where(withheld, self.recipe.classes, self.labels[drawn])
 
     def state(self) -> dict[str, Any]:
         """All that `restore` needs to go on."""
@@ -352,6 +367,8 @@ class NetworkTrainer:
         for name in ("proposal", "residual", "log"):
             getattr(self, name).restore(state[name])
         self.step = state["step"]
+        if self.log.open:  # another process ended while the row was measured
+            self._close_row()
 
     def network(self) -> nn.Module:
         """The average of the weights, on the CPU, in eval mode."""

@@ -65,12 +65,14 @@ class Prediction:
     @property
     def _wide(self) -> tuple[Tensor, Tensor]:
         """(x_t, value) in float32 or better: quotients by small numbers leave half precision's range."""
-        return onto(self.x_t, self.x_t.device), onto(self.value, self.x_t.device)
+        device = self.x_t.device
+        return onto(self.x_t, device), onto(self.value, device)
 
     def _mixed(self, a: Number, b: Number) -> Tensor:
         """a x_t + b value, in two passes over the data: the coefficients were worked out in float64."""
         x_t, value = self._wide
-        return axpy(x_t * expand(a, x_t), value, b).to(self.x_t)
+        mixed = axpy(x_t * expand(a, x_t), value, b)
+        return mixed if mixed.dtype == self.x_t.dtype else mixed.to(self.x_t.dtype)
 
     @property
     def _reading(self) -> tuple[Any, Any, Any]:

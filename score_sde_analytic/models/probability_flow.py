@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from score_sde_analytic.arrays import slices, wide
+from score_sde_analytic.arrays import readable, slices, wide
 from score_sde_analytic.errors import RunError, UnsupportedError
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.ode_solvers import Adaptive, Fixed, integrate
@@ -259,7 +259,7 @@ def _eps_and_divergence(
             (gradient,) = torch.autograd.grad(eps, x, v.clone(), retain_graph=True)
         divergence += (gradient * v).flatten(1).sum(1)
         model.charge(vector_products=len(x))
-    if not torch.isfinite(divergence).all():
+    if readable(divergence) and not torch.isfinite(divergence).all():
         raise RunError(
             f"the network's gradient holds NaN or inf at log-SNR {level.log_snr:.4g}; look for square roots, norms or"
             " divisions that are not differentiable where they are evaluated, or use a variational bound instead"

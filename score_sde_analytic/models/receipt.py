@@ -7,12 +7,14 @@ running in a copy of its context: `pool.submit(contextvars.copy_context().run, w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Generic, TypeVar
+
+from score_sde_analytic import processes
 
 T = TypeVar("T")
 
@@ -63,10 +65,22 @@ class _Listeners(Generic[T]):
         finally:
             self._open.reset(token)
 
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Let nobody listen while the block runs."""
+        token = self._open.set(())
+        try:
+            yield
+        finally:
+            self._open.reset(token)
+
     def of(self, source: object) -> list[T]:
         """Those that listen to this very object, or to one that it is a view of, the outermost first."""
-        sources = [source, *_viewed(source)]
-        return [listener for heard, listener in self._open.get() if any(heard is one for one in sources)]
+        listening = self._open.get()
+        if not listening:
+            return []
+        heard = {id(source), *(id(one) for one in _viewed(source))}
+        return [listener for one, listener in listening if id(one) in heard]
 
 
 def _viewed(source: object) -> Iterator[object]:
@@ -95,10 +109,41 @@ def charge(source: object, calls: int = 0, evaluations: int = 0, vector_products
         receipt.add(calls, evaluations, vector_products)
 
 
+def dealt(
+    source: object,
+    work: Callable[[T], Any],
+    items: Iterable[T],
+    stream: Callable[[Callable[[T], Any], Iterable[T]], Iterable[Any]] = map,
+) -> Iterator[Any]:
+    """`processes.dealt`; receipts of `source` count what all processes asked of it, so that costs are the same everywhere."""
+    if processes.count() == 1:
+        yield from stream(work, items)
+        return
+
+    def metered_stream(work: Callable[[T], Any], mine: Iterable[T]) -> Iterator[tuple[Any, Receipt, int]]:
+        results = iter(stream(work, mine))
+        for _ in mine:
+            with metered(source) as cost:
+                result = next(results)
+            yield result, Receipt(**vars(cost)), processes.number()
+
+    for result, cost, process in processes.dealt(work, items, metered_stream):
+        if process != processes.number():
+            charge(source, **vars(cost))
+        yield result
+
+
 @contextmanager
 def watched(source: object, observer: Callable[[Any], object]) -> Iterator[None]:
     """`observer(answer)` for each answer of `source` inside the block, in order; what it raises ends the work."""
     with _OBSERVERS.listening(source, observer):
+        yield
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """A block of which no receipt and no observer outside it hears, as of work that is recorded and not done."""
+    with _RECEIPTS.closed(), _OBSERVERS.closed():
         yield
 
 

@@ -6,7 +6,7 @@ Every random number of a step is a function of (seed, step), so an interrupted r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from score_sde_analytic import processes
 from score_sde_analytic.checks import number
 from score_sde_analytic.declared import reading, require_arrays
 from score_sde_analytic.errors import InputError, RunError
@@ -43,7 +44,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
 def descend(
     net: nn.Module, optimiser: torch.optim.Optimizer, loss: Float[Tensor, ""], rate: float, clip: float | None = 1.0
 ) -> float:
-    """One step of the optimiser at this learning rate; returns the loss.
+    """One step of the optimiser at this learning rate; returns the loss, its mean over all processes.
 
     Args:
         clip: largest norm of the gradient; None for any.
@@ -51,15 +52,30 @@ def descend(
     Raises:
         RunError: the loss is not finite.
     """
-    if not torch.isfinite(loss):
-        raise RunError(f"the training loss became {loss.item()}; lower the learning_rate")
-    optimiser.param_groups[0]["lr"] = rate
-    optimiser.zero_grad()
-    loss.backward()
-    if clip is not None:
-        nn.utils.clip_grad_norm_(net.parameters(), clip)
-    optimiser.step()
-    return loss.item()
+    return descend_all([(net, optimiser)], [loss], rate, clip)[0]
+
+
+def descend_all(
+    trained: Sequence[tuple[nn.Module, torch.optim.Optimizer]],
+    losses: Sequence[Float[Tensor, ""]],
+    rate: float,
+    clip: float | None = 1.0,
+) -> list[float]:
+    """`descend` of several networks, none of which moves before the gradients of all are there."""
+    parts = processes.exchanged([loss.item() for loss in losses])
+    values = [sum(each) / len(parts) for each in zip(*parts, strict=True)]
+    for value in values:
+        if not math.isfinite(value):
+            raise RunError(f"the training loss became {value}; lower the learning_rate")
+    for (_, optimiser), loss in zip(trained, losses, strict=True):
+        optimiser.zero_grad()
+        loss.backward()
+    for net, optimiser in trained:
+        optimiser.param_groups[0]["lr"] = rate
+        if clip is not None:
+            nn.utils.clip_grad_norm_(net.parameters(), clip)
+        optimiser.step()
+    return values
 
 
 class Trainer(Protocol):
@@ -100,7 +116,9 @@ class Checkpoint:
     seconds: float = 60.0
 
     def write(self, state: Mapping[str, Any]) -> None:
-        """Keep a state, atomically."""
+        """Keep a state, atomically; the states of all processes are the same, and the first keeps it."""
+        if processes.number():
+            return
         arrays: dict[str, np.ndarray] = {}
         tree = _packed(state, arrays)
         save_arrays(self.path, arrays, {"kind": KIND, "identity": plain(self.identity), "state": tree})
@@ -169,7 +187,7 @@ def train(trainer: Trainer, checkpoint: Checkpoint | None, device: torch.device 
             bar.set_postfix({name: f"{loss:.4f}" for name, loss in averages.items()}, refresh=False)
             bar.update()
             point()
-    if checkpoint is not None and (state is None or state["step"] < trainer.steps):
+    if checkpoint is not None:
         checkpoint.write(trainer.state())
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from score_sde_analytic.data.examples import Data, as_dataset
 from score_sde_analytic.files import plain, write_text
 from score_sde_analytic.models.proposals import Proposal
 from score_sde_analytic.process.noise import stream_seed
+from score_sde_analytic.processes import dealt
 from score_sde_analytic.uncertainty import Estimate
 
 #: Examples of held-out data in one call of the network.
@@ -49,6 +50,11 @@ class TrainingLog:
     def note(self, loss: float, bits: float) -> None:
         """What a step was."""
         self._window.append([loss, bits])
+
+    @property
+    def open(self) -> bool:
+        """Whether there are steps that no row tells of."""
+        return bool(self._window)
 
     def close(self, step: int, held_out: Estimate | None = None) -> None:
         """A row of the steps since the last."""
@@ -114,12 +120,22 @@ class HeldOut:
         strata = torch.randperm(count * times, generator=generator)
         shares = (strata + torch.rand(count * times, generator=generator, dtype=torch.float64)) / (count * times)
         log_snr, density = proposal.draw(shares)
-        parts = []
-        for block in torch.arange(count * times).split(BATCH):
+
+        def blocks() -> Iterator[tuple[Tensor, Tensor]]:
+            """Draws, and where their noise begins."""
+            for block in torch.arange(count * times).split(BATCH):
+                yield block, generator.get_state()
+                torch.randn(len(block), *examples.shape, generator=generator)
+
+        def measured(batch: tuple[Tensor, Tensor]) -> Tensor:
+            block, state = batch
             rows = chosen[block]
-            x_0 = onto(examples.take(rows.tolist()), torch.device("cpu"))
-            eps = torch.randn(x_0.shape, generator=generator)
+            noise = torch.Generator()
+            noise.set_state(state)
+            eps = torch.randn(len(block), *examples.shape, generator=noise)
+            x_0 = onto(examples.take(rows.tolist()), device)
             labels = None if self.labels is None else self.labels[rows].to(device)
-            parts.append(residual(x_0.to(device), log_snr[block], eps.to(device), labels).cpu())
-        bits = bits_of(proposal, torch.cat(parts), density)
+            return residual(x_0, log_snr[block], eps.to(device), labels).cpu()
+
+        bits = bits_of(proposal, torch.cat(list(dealt(measured, blocks()))), density)
         return bits.view(times, count).mean(0).numpy()

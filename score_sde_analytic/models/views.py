@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from score_sde_analytic.arrays import sent
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.conditions import NONE, WAYS, Conditions
 
@@ -99,7 +100,7 @@ class Views:
         >>> model.for_batch({"label": torch.tensor([0, 2])}) is model  # which takes none
         True
         """
-        return self.given(**{name: conditions[name].to(device) for name in self.wanted(conditions)})
+        return self.given(**{name: sent(conditions[name], device) for name in self.wanted(conditions)})
 
     def wanted(self, names: Iterable[str]) -> list[str]:
         """Of the conditions of data, those that it takes and that are not fixed for all examples."""
@@ -142,9 +143,12 @@ class Views:
         Raises:
             InputError: one is missing, or has another number of rows.
         """
-        missing = next((name for name in self.takes or () if name not in self.bound.names), None)
-        if missing is not None:
-            raise InputError(f"the network needs the condition {missing}: {WAYS.format(missing)}")
+        if self.takes:
+            missing = next((name for name in self.takes if name not in self.bound.names), None)
+            if missing is not None:
+                raise InputError(f"the network needs the condition {missing}: {WAYS.format(missing)}")
+        if not self.bound:
+            return {}
         rows = self.bound.arguments(len(x))
         fed = {name: value.to(x.dtype) if value.is_floating_point() else value for name, value in rows.items()}
-        return {name: value.to(x.device) for name, value in fed.items()}
+        return {name: sent(value, x.device) for name, value in fed.items()}

@@ -17,7 +17,7 @@ from jaxtyping import Float64, Shaped
 from torch import Tensor
 from torch.special import erfcx
 
-from score_sde_analytic.arrays import Array
+from score_sde_analytic.arrays import Array, readable
 from score_sde_analytic.process.gaussian import log_interval
 
 #: Spacing below which a sum is taken for an integral; the error is 1e-11 of the sum.
@@ -52,7 +52,9 @@ def log_sum(
         close = spacing * levels * (z + middle * spacing).abs() < NARROW
         total = torch.where(close, _narrow(z, middle * spacing, spacing, levels), total)
     far = spacing * (z + largest * spacing).abs() > TAIL
-    return torch.where(far, _few(z, largest, above, spacing, levels, FADED), total) if far.any() else total
+    if readable(far) and not far.any():
+        return total
+    return torch.where(far, _few(z, largest, above, spacing, levels, FADED), total)
 
 
 def _few(z: Tensor, largest: Tensor, above: Tensor, spacing: float, levels: int, reach: int) -> Tensor:

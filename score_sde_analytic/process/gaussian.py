@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from score_sde_analytic.arrays import wide
+from score_sde_analytic.arrays import sent, wide
 from score_sde_analytic.errors import InputError
 
 
@@ -34,10 +34,10 @@ def expand(
     if not isinstance(g, Tensor):
         return g
     if g.ndim == 0:
-        return g.to(x)
+        return sent(g, x.device, x.dtype)
     if g.shape != x.shape[:1]:
         raise InputError(f"expected a scalar or shape ({x.shape[0]},) for a batch of {x.shape[0]}, got {tuple(g.shape)}")
-    return g.to(x).reshape(-1, *(1,) * (x.ndim - 1))
+    return sent(g, x.device, x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def axpy(
@@ -145,7 +145,7 @@ def discretised_log_prob(
     """
     width = (hi - lo) / (levels - 1)
     x, mean = wide(x), wide(mean)
-    std = torch.as_tensor(std, dtype=torch.float64, device=x.device)
+    std = sent(std, x.device, torch.float64) if isinstance(std, Tensor) else float(std)
     index = ((x - lo) / width).round()
     # Neighbours compute their common edge from the same number, so that the bins tile to the last bit.
     below, above = (lo + (index + shift) * width for shift in (-0.5, 0.5))

@@ -82,6 +82,10 @@ def reverse_kernel(s: Level, t: Level, eta: float = 1.0) -> Kernel:
         InputError: eta outside [0, 1], or s not below t.
     """
     check_eta(eta)
+    return _kernel(s, t, eta)
+
+
+def _kernel(s: Level, t: Level, eta: float) -> Kernel:
     later = s.log_snr > t.log_snr
     scalar = isinstance(later, bool)  # Python floats per sampling step, arrays for the cost of a whole lattice
     if not (later if scalar else np.all(np.asarray(later))):
@@ -101,7 +105,8 @@ def kernels(levels: Sequence[Level], eta: float = 1.0) -> list[Kernel]:
     >>> [round(kernel.b, 3) for kernel in kernels(model.schedule.levels([1.0, 0.5, 0.0]))]
     [0.281, 1.0]
     """
-    return [reverse_kernel(s, t, eta) for t, s in pairwise(levels)]
+    check_eta(eta)
+    return [_kernel(s, t, eta) for t, s in pairwise(levels)]
 
 
 def check_eta(eta: float) -> None:

@@ -1,7 +1,7 @@
 """Noise that belongs to a sample, not to a batch: draw k of sample i is a function of (seed, i, k) alone.
 
-Each sample owns a generator seeded from (seed, index) and consumes one draw per step, so a sample is the same whatever
-batch it was drawn in, and a later draw does not depend on how many samples stand beside it.
+Each sample owns a stream of a counter-based generator (`philox.py`), keyed by (seed, index), and takes one draw per step: a
+sample is the same whatever batch it was drawn in and on whatever device, and needs no state but the number of draws taken.
 """
 
 from __future__ import annotations
@@ -9,16 +9,19 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from score_sde_analytic.arrays import float64_place
 from score_sde_analytic.checks import number, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.process.gaussian import expand
 from score_sde_analytic.process.level import finite
+from score_sde_analytic.process.philox import HostDraws, normals
 
 WHOLE, FINITE = whole(), number()
 
@@ -53,14 +56,16 @@ class SampleNoise:
         seed: non-negative integer.
         indices: global sample indices, one per row of the batch; or tuples that begin with one, for independent streams of
             the same sample.
-        device: where the draws are made; the same device gives the same numbers.
+        device: where the draws are made. The bits are the same everywhere (`philox.py`), float32 numbers within 4 units in
+            the last place; a device without float64 is sent what the CPU draws.
+        draws: how many are expected; the CPU makes several ahead, the same numbers faster.
     """
 
-    def __init__(self, seed: int, indices: Iterable[int | tuple[int, ...]], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, seed: int, indices: Iterable[int | tuple[int, ...]], device: torch.device | str = "cpu", draws: int = 1
+    ) -> None:
         keys = (i if isinstance(i, tuple) else (i,) for i in indices)
-        self._generators = [torch.Generator(device).manual_seed(stream_seed(seed, *key)) for key in keys]
-        self._buffer = torch.empty(0)
-        self._rows: tuple[Tensor, ...] = ()
+        self._open([stream_seed(seed, *key) for key in keys], device, draws)
 
     @classmethod
     def of_streams(cls, seeds: Iterable[int], device: torch.device | str = "cpu") -> SampleNoise:
@@ -70,22 +75,33 @@ class SampleNoise:
         >>> torch.equal(one.draw(torch.empty(1, 2)), same.draw(torch.empty(1, 2)))
         True
         """
-        noise = cls(0, (), device)
-        noise._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        noise = cls.__new__(cls)
+        noise._open(list(seeds), device, 1)
         return noise
 
+    def _open(self, streams: list[int], device: torch.device | str, draws: int) -> None:
+        self._streams, self._draws, self._taken = streams, draws, 0
+        self._device = float64_place(torch.device(device))
+        self._host: HostDraws | None = None
+
     def draw(self, like: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
-        if len(like) != len(self._generators):
-            raise InputError(f"noise for {len(self._generators)} samples was asked for a batch of {len(like)}")
+        if len(like) != len(self._streams):
+            raise InputError(f"noise for {len(self._streams)} samples was asked for a batch of {len(like)}")
         # Half precision draws are rounded float32 draws, so that precision does not change the stream.
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        if self._buffer.shape != like.shape or self._buffer.dtype != dtype:
-            device = self._generators[0].device if self._generators else like.device
-            self._buffer = torch.empty(like.shape, dtype=dtype, device=device)
-            self._rows = self._buffer.unbind()
-        for row, generator in zip(self._rows, self._generators, strict=True):
-            row.normal_(generator=generator)
-        return self._buffer.to(like)
+        self._taken += 1
+        return self._draw(self._taken - 1, like.shape, dtype).to(like)
+
+    def _draw(self, k: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        if self._device.type != "cpu" or torch.compiler.is_compiling():
+            return normals(self._keys, k, math.prod(shape[1:]), dtype).reshape(shape)
+        if self._host is None or self._host.shape != shape or self._host.dtype != dtype:
+            self._host = HostDraws(self._streams, shape, dtype, self._draws)
+        return self._host.draw(k)
+
+    @cached_property
+    def _keys(self) -> Tensor:
+        return torch.tensor(self._streams, dtype=torch.int64, device=self._device)
 
 
 #: Distance in log-SNR over which `LevelNoise` forgets.

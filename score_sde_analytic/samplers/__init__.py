@@ -18,6 +18,7 @@ from score_sde_analytic.samplers.heun import Heun
 from score_sde_analytic.samplers.linear_multistep import LMS
 from score_sde_analytic.samplers.multistep import DEIS, IPNDM, DPMSolverPP, UniPC
 from score_sde_analytic.samplers.ode import ProbabilityFlow
+from score_sde_analytic.samplers.one_graph import OneGraph
 from score_sde_analytic.samplers.reverse_sde import AdaptiveSDE, ReverseSDE
 from score_sde_analytic.samplers.sa_solver import SASolver
 from score_sde_analytic.samplers.singlestep import DPMSolverSinglestep
@@ -43,6 +44,7 @@ __all__ = [
     "FlowPaths",
     "Heun",
     "Langevin",
+    "OneGraph",
     "PredictorCorrector",
     "ProbabilityFlow",
     "ReverseDiffusion",

@@ -72,7 +72,7 @@ class Ancestral(Sampler[AncestralStep]):
 
     def plan(self, grid: Grid) -> list[AncestralStep]:
         chain = kernel_steps(grid.levels(self.model.schedule), self.covariance, self.eta)
-        steps = [AncestralStep(step.t, step.s, step.kernel, step.covariance, not step.covariance.silent) for step in chain]
+        steps = [AncestralStep(step.t, step.s, step.kernel, c := step.covariance, not c.silent) for step in chain]
         if self.clip > 0.0 and len(steps) > 1:
             capped = steps[-2].covariance.capped(self.clip * self.clip * math.pi / 2)
             steps[-2] = replace(steps[-2], covariance=capped)

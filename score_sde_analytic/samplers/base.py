@@ -27,6 +27,7 @@ from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.conditions import OfSamples, of_samples
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
+from score_sde_analytic.models.receipt import dealt
 from score_sde_analytic.process.gaussian import axpy
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import Noise, SampleNoise
@@ -282,16 +283,22 @@ def generate(
     start_of = starts(start, grid, sampler.model.schedule, indices, shape)
     plan = sampler.plan(grid)
     model_of = _models(sampler.model, conditions, indices, device)
+
+    def draw(part: slice) -> Tensor:
+        some = indices[part]
+        noise = SampleNoise(seed, some, device)
+        like = torch.empty(len(some), *shape, device=device, dtype=dtype)
+        x = prior_sample(sampler.model.schedule, noise, like, start_of(part), grid.times[0])
+        batch = sampler.with_model(model_of(part).of_run(seed, some))
+        return carry(batch, plan, x, noise, callback=callback, first_index=some[0])
+
+    parts = slices(len(indices), batch_size)
+    drawn = map(draw, parts) if callback is not None else dealt(sampler.model, draw, parts)  # every process tells its own
     samples = []
     with tqdm(total=len(indices), desc=f"sample K={grid.steps}", unit="sample", disable=not progress, leave=False) as bar:
-        for part in slices(len(indices), batch_size):
-            some = indices[part]
-            noise = SampleNoise(seed, some, device)
-            like = torch.empty(len(some), *shape, device=device, dtype=dtype)
-            x = prior_sample(sampler.model.schedule, noise, like, start_of(part), grid.times[0])
-            batch = sampler.with_model(model_of(part).of_run(seed, some))
-            samples.append(carry(batch, plan, x, noise, callback=callback, first_index=some[0]))
-            bar.update(len(some))
+        for x in drawn:
+            samples.append(x.to(device))
+            bar.update(len(x))
     return torch.cat(samples)
 
 

@@ -19,11 +19,10 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import scipy
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from score_sde_analytic.arrays import Array
+from score_sde_analytic.arrays import Array, Cast
 from score_sde_analytic.checks import flag, settle, whole
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.measure.empirical import EmpiricalStatistics
@@ -39,16 +38,16 @@ LATTICE = 257
 class Rule(NamedTuple):
     """y_s = keep y_t + offset + sum_j weights_j N_j, coordinate by coordinate."""
 
-    keep: Array
-    offset: Array
-    weights: tuple[Array, ...]
+    keep: Cast
+    offset: Cast
+    weights: tuple[Cast, ...]
 
     def __call__(
         self, y: Float[Tensor, " batch *dims"], values: Sequence[Float[Tensor, " batch *dims"]]
     ) -> Float[Tensor, " batch *dims"]:
-        result = _like(self.keep, y) * y + _like(self.offset, y)
+        result = self.keep.like(y) * y + self.offset.like(y)
         for weight, value in zip(self.weights, values, strict=True):
-            result = result + _like(weight, y) * value
+            result = result + weight.like(y) * value
         return result
 
 
@@ -56,7 +55,7 @@ class Rule(NamedTuple):
 class V3Step(Step):
     """A step with l of its level, the rule that predicts, and the one that corrects what the step before reached."""
 
-    linear: Array
+    linear: Cast
     predictor: Rule | None
     corrector: Rule | None
 
@@ -109,7 +108,7 @@ class DPMSolverV3(Sampler[V3Step]):
             V3Step(
                 step.t,
                 step.s,
-                linear[i],
+                Cast(linear[i]),
                 None if step.last or i < begin else self._rule(lam, i, lam[max(i - self.order + 1, begin) : i]),
                 self._corrector(lam, i, begin),
             )
@@ -141,7 +140,7 @@ class DPMSolverV3(Sampler[V3Step]):
         if step.predictor is None:
             return from_noise(prediction, step.s), state
         y = x_t / step.t.alpha
-        n = step.t.ratio * prediction.eps - _like(step.linear, y) * y
+        n = step.t.ratio * prediction.eps - step.linear.like(y) * y
         if step.corrector is not None:
             y = step.corrector(state.y, _between(state.values, n)[: len(step.corrector.weights)])
         values = (n, *state.values)[: self.order]
@@ -151,10 +150,6 @@ class DPMSolverV3(Sampler[V3Step]):
 def _between(values: Sequence[Tensor], reached: Tensor) -> list[Tensor]:
     """N as a corrector takes it: where its step began, where it ended, before."""
     return [values[0], reached, *values[1:]]
-
-
-def _like(coefficients: Array, x: Tensor) -> Tensor:
-    return torch.as_tensor(coefficients, dtype=x.dtype, device=x.device)
 
 
 class _Way:
@@ -189,7 +184,8 @@ def rule(statistics: EmpiricalStatistics, start: float, end: float, others: Sequ
     keep = np.exp(-way.linear[-1])
     offset = sum((share * node.drift[-1] for share, node in zip(shares, there, strict=True)), -way.integral(way.drift))
     weights = [share * np.exp(-node.scale[-1]) for share, node in zip(shares, there, strict=True)]
-    return Rule(keep, keep * offset, tuple(-keep * weight for weight in (powers[0] - sum(shares), *weights)))
+    kept = (-keep * weight for weight in (powers[0] - sum(shares), *weights))
+    return Rule(Cast(keep), Cast(keep * offset), tuple(map(Cast, kept)))
 
 
 def coefficients(nodes: Sequence[float], pseudo: bool = False) -> Float[np.ndarray, "n n"]:

@@ -22,6 +22,7 @@ from scipy.special import expit
 from torch import Tensor
 from tqdm import tqdm
 
+from score_sde_analytic import processes
 from score_sde_analytic.arrays import Array, numbers, slices
 from score_sde_analytic.checks import SEED, each, whole
 from score_sde_analytic.data.examples import Rows
@@ -33,7 +34,7 @@ from score_sde_analytic.models.conditions import OfSamples, of_samples
 from score_sde_analytic.models.free import FreeModel
 from score_sde_analytic.models.identity import weights_digest
 from score_sde_analytic.models.model import ScoreModel
-from score_sde_analytic.models.receipt import Receipt
+from score_sde_analytic.models.receipt import Receipt, dealt
 from score_sde_analytic.process.noise import SampleNoise
 
 KIND = "flow paths"
@@ -46,7 +47,7 @@ PATHS = 1
 BEHIND, AROUND = 3, 4
 COST = {"calls": int, "evaluations": int, "vector_products": int}
 IDENTITY = {"model": dict, "start": dict, "seed": int, "count": int, "batch_size": int, "shape": [int], "log_snrs": [float]}
-SHAPE = {"identity": IDENTITY, "done": range(1 << 31), "cost": COST}
+SHAPE = {"identity": IDENTITY, "known": [range(1 << 31)], "cost": COST}
 
 
 def preserving(log_snr: float) -> tuple[float, float]:
@@ -120,7 +121,7 @@ class FlowPaths:
             InputError: it is damaged, or not finished.
         """
         arrays, metadata = _read(path)
-        if metadata["done"] < _calls(metadata["identity"]):
+        if sum(metadata["known"]) < _calls(metadata["identity"]):
             raise InputError(f"{path} is not finished; call record_paths again with its settings")
         return _made(arrays, metadata["identity"], Receipt(**metadata["cost"]))
 
@@ -176,11 +177,11 @@ def record_paths(
     if rows:
         identity["conditions"] = weights_digest(rows)[:16]
     recording = _Recording(model.for_batch(rows, device), start, identity, device, rows)
-    return recording.finish(None if path is None else Path(path), save_seconds, progress)
+    return recording.finish(None if path is None else processes.own(Path(path)), save_seconds, progress)
 
 
 class _Recording:
-    """Predictions so far; `done` counts calls of batches, the levels of one batch after the other."""
+    """Predictions so far; `known` counts the levels that each batch of paths has, from the first on."""
 
     def __init__(
         self,
@@ -199,16 +200,19 @@ class _Recording:
         self.z = SampleNoise(identity["seed"], [(i, PATHS) for i in range(count)]).draw(torch.empty(count, *shape)).clone()
         self.first = start.start(self.z, self.levels[0]) / self.levels[0].norm
         self.predictions = torch.zeros(len(self.levels), count, *shape)
-        self.done = 0
+        self.batches = slices(count, identity["batch_size"])
+        self.known = [0] * len(self.batches)
+        self._states: dict[int, tuple[int, Tensor]] = {}
         self.cost = Receipt()
 
     def finish(self, path: Path | None, save_seconds: float, progress: bool) -> FlowPaths:
         if path is not None and path.exists():
             self._resume(path)
         with (
-            tqdm(total=_calls(self.identity), initial=self.done, desc="flow paths", unit="call", disable=not progress) as bar,
+            tqdm(total=_calls(self.identity), desc="flow paths", unit="call", disable=not progress) as bar,
             save_points(lambda: self._save(path), lambda: self._kept(path), save_seconds) as point,
         ):
+            bar.update(sum(self.known))
             for _ in self._advance():
                 bar.update()
                 point()
@@ -221,25 +225,35 @@ class _Recording:
 
     def _advance(self) -> Iterator[None]:
         """Call by call; what is known already is gone through again, for the state that it leads to."""
-        at = 0
-        for rows in slices(self.identity["count"], self.identity["batch_size"]):
-            x = self.first[rows].double()
+        numbers = range(len(self.batches))
+        for group in slices(len(numbers), processes.count()):  # as many batches at once as there are processes
             for level in range(len(self.levels)):
-                if level:
-                    x = self._carried(x, rows, level)
-                if at >= self.done:
-                    self._call(x.float(), rows, level)
-                    yield
-                at += 1
+                lacking = [number for number in numbers[group] if self.known[number] == level]
+                with self.model.metered() as cost:
+                    found = zip(lacking, dealt(self.model, self._call, lacking), strict=True)
+                    for number, x_0 in found:
+                        self.predictions[level, self.batches[number]] = x_0
+                        self.known[number] += 1
+                self.cost.add(**vars(cost))
+                yield from [None] * len(lacking)
+            self._states.clear()
 
     @torch.no_grad()
-    def _call(self, x: Tensor, rows: slice, level: int) -> None:
-        with self.model.metered() as cost:
-            x_t = (x * self.levels[level].norm).to(self.device)
-            prediction = self.model.rows(rows).predict(x_t, self.levels[level])
-        self.predictions[level, rows] = prediction.x_0.cpu()
-        self.cost.add(**vars(cost))
-        self.done += 1
+    def _call(self, number: int) -> Tensor:
+        """x0_hat of a batch at the first level that it lacks."""
+        level = self.known[number]
+        x = self._state(number, level)
+        x_t = (x.float() * self.levels[level].norm).to(self.device)
+        return self.model.rows(self.batches[number]).predict(x_t, self.levels[level]).x_0.cpu()
+
+    def _state(self, number: int, level: int) -> Tensor:
+        """The state of a batch at a level up to which predictions are known, on from the last that was asked for."""
+        rows = self.batches[number]
+        at, x = self._states.get(number, (0, self.first[rows].double()))
+        for between in range(at, level):
+            x = self._carried(x, rows, between + 1)
+        self._states[number] = level, x
+        return x
 
     def _carried(self, x: Tensor, rows: slice, level: int) -> Tensor:
         """The state at a level, from the one before it and the predictions there and further back."""
@@ -253,14 +267,14 @@ class _Recording:
             return
         arrays = {"z": self.z.numpy(), "first": self.first.numpy(), "predictions": self.predictions.numpy()}
         arrays |= {CONDITION + name: rows.cpu().numpy() for name, rows in self.conditions.items()}
-        metadata = {"kind": KIND, "identity": self.identity, "done": self.done, "cost": vars(self.cost)}
+        metadata = {"kind": KIND, "identity": self.identity, "known": self.known, "cost": vars(self.cost)}
         save_arrays(path, arrays, metadata)
 
     def _resume(self, path: Path) -> None:
         arrays, metadata = _read(path)
         require_match(path, metadata["identity"], self.identity)
         self.predictions = torch.from_numpy(arrays["predictions"].copy())
-        self.done = metadata["done"]
+        self.known = list(metadata["known"])
         self.cost = Receipt(**metadata["cost"])
 
 

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from score_sde_analytic.arrays import Array, numbers, onto, packed, unpacked
+from score_sde_analytic.arrays import Array, Cast, numbers, onto, packed, unpacked
 from score_sde_analytic.data import bases
 from score_sde_analytic.data.basis import Basis, PixelChannel
 from score_sde_analytic.declared import reading, require_arrays, require_shape
@@ -117,6 +117,11 @@ class Table:
         x = onto(z, z.device)
         run = _Run.of(self, x)
         return (replace(run, terms=(self.basis.forward(x),)).state() * level.norm).to(z)
+
+    @cached_property
+    def casts(self) -> tuple[Cast, ...]:
+        """Mean and rows, sent once to a device."""
+        return tuple(map(Cast, (self.mean.numpy(), *self.rows)))
 
     @cached_property
     def digest(self) -> str:
@@ -221,7 +226,8 @@ class _Run:
     @classmethod
     def of(cls, table: Table, x: Tensor) -> _Run:
         """Before the first term."""
-        return cls(table, tuple(torch.as_tensor(row).to(x) for row in table.rows), table.mean.to(x))
+        mean, *rows = (cast.like(x) for cast in table.casts)
+        return cls(table, tuple(rows), mean)
 
     def noise(self, x: Tensor) -> Tensor:
         """The z that leads to a first state, in the coordinates of the basis."""

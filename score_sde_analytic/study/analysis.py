@@ -18,10 +18,12 @@ from score_sde_analytic.data.portions import batch_by_bytes, portion
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.errors import InputError
-from score_sde_analytic.measure.estimation import Budget, estimate
+from score_sde_analytic.measure.budget import Budget
+from score_sde_analytic.measure.estimation import estimate
 from score_sde_analytic.measure.knots import irregular
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.schedule import Schedule
+from score_sde_analytic.shards import Shard
 from score_sde_analytic.study import free
 from score_sde_analytic.study.conditions import of_examples
 from score_sde_analytic.study.names import AUTO, CovarianceName, covariance_names
@@ -109,11 +111,12 @@ def analyse(
     recorded = recorders(named, some, settings.structure)
     statistics = DataStatistics.of(examples, data_range, progress=progress) if statistics is None else statistics
     known = free.fitted(some, None, model.schedule) if others is None else free.fitted(examples, some, model.schedule)
+    budget = replace(budget or CHEAP, most_knots=settings.knots.most)
     moments = estimate(
         model,
         examples,
         knots(model.schedule, settings.knots),
-        replace(budget or CHEAP, most_knots=settings.knots.most),
+        budget,
         statistics=statistics,
         data_range=data_range,
         seed=seed,
@@ -125,6 +128,8 @@ def analyse(
     dtype = examples.first.dtype
     study = Study(model, moments, statistics, data_range, examples.shape, recorded, settings, seed, device, dtype, free=known)
     study = replace(study, conditions=of_examples(model, examples, seed))
+    if Shard(*budget.shard):  # a part of a pass says little by itself
+        return study
     for remark in study.remarks:
         warnings.warn(remark, stacklevel=2)
     return study

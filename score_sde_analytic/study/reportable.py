@@ -18,9 +18,9 @@ from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood import Bound, Chain, ContinuousTime, Priced
+from score_sde_analytic.measure.budget import Budget
 from score_sde_analytic.measure.curve import NoiseCurve, ResidualCap
 from score_sde_analytic.measure.draws import Recorder
-from score_sde_analytic.measure.estimation import Budget
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.models.conditions import OfSamples
 from score_sde_analytic.models.judged import Judged
@@ -101,7 +101,7 @@ class Reportable(Protocol):
 
 
 IMPORTS = """from score_sde_analytic.data.ranges import DataRange
-from score_sde_analytic.measure.estimation import Budget
+from score_sde_analytic.measure.budget import Budget
 from score_sde_analytic.study import Knots, Search, Settings, Structure, analyse
 """
 

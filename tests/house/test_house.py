@@ -21,6 +21,8 @@ ORDER = [
     "interruption",
     "extras",
     "arrays",
+    "processes",
+    "shards",
     "uncertainty",
     "declared",
     "files",

@@ -105,7 +105,10 @@ def test_an_interrupted_pass_goes_on_to_the_identical_result(tmp_path):
         def begin(self):
             pass
 
-        def record(self, knot, examples, eps, prediction):
+        def observed(self, examples, eps, prediction):
+            return None
+
+        def add(self, knot, examples, observed):
             self.calls += 1
             if self.calls == 60:
                 raise KeyboardInterrupt

@@ -174,11 +174,11 @@ def test_an_interrupted_pass_goes_on_with_the_labels_of_its_examples(tmp_path, b
     class Killed(Recorder):
         calls = 0
 
-        def record(self, *args):
+        def add(self, *args):
             Killed.calls += 1
             if Killed.calls % 19 == 0:
                 raise Interrupted
-            super().record(*args)
+            super().add(*args)
 
     path, recorder = tmp_path / "moments.safetensors", Recorder(Pixel())
     for _ in range(10):
@@ -203,9 +203,12 @@ def test_batches_keep_labels_beside_examples(batch):
     seen = []
 
     class Seen(Recorder):
-        def record(self, knot, examples, eps, prediction):
+        def observed(self, examples, eps, prediction):
             x_0 = (prediction.x_t - prediction.level.sigma * eps) / prediction.level.alpha
             seen.append((x_0[:, 0].sign(), 2 * prediction.conditions.rows["component"] - 1))
+
+        def add(self, knot, examples, observed):
+            pass
 
     x_0, component = tight.labelled(300)
     data = [(x, {"component": int(k)}) for x, k in zip(x_0, component, strict=True)]

@@ -70,8 +70,11 @@ class Spy:
     def begin(self):
         self.seen = []
 
-    def record(self, knot, examples, eps, prediction):
-        self.seen.append((knot, examples.copy(), eps.clone(), prediction))
+    def observed(self, examples, eps, prediction):
+        return eps.clone(), prediction
+
+    def add(self, knot, examples, observed):
+        self.seen.append((knot, examples.copy(), *observed))
 
     def arrays(self):
         return {}
@@ -163,7 +166,8 @@ def test_half_precision_is_enough(scale):
     eps = scale * torch.randn(n, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     eps = torch.where(eps.abs() < 1e-4, 1e-4, eps)
     level = VP.level_at(0.0)
-    recorder.record(0, np.arange(n), eps, Prediction(eps, level, torch.zeros_like(eps), "eps"))
+    prediction = Prediction(eps, level, torch.zeros_like(eps), "eps")
+    recorder.add(0, np.arange(n), recorder.observed(np.arange(n), eps, prediction))
     found = recorder.result(np.zeros(1)).square(np.arange(n))
     assert np.abs(found / eps.numpy() ** 2 - 1).max() < 1e-3
 

@@ -80,7 +80,8 @@ def test_least_squares_agrees_with_numpy():
     eps = torch.randn(x_0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     prediction = model.predict(level.diffuse(x_0, eps), level)
     cross = CrossMoments(FREE)
-    cross.record(0, np.arange(500), eps, prediction)
+    examples = np.arange(500)
+    cross.add(0, examples, cross.observed(examples, eps, prediction))
     found = Recalibration.fit(np.array([-1.0]), cross.sums, pooled=True)
     columns = [FREE.basis.forward(x - MEAN).numpy() for x in (prediction.x_0, FREE.x_0(prediction.x_t, level), x_0)]
     design = np.stack([columns[0].ravel(), columns[1].ravel()], 1)
@@ -93,10 +94,11 @@ def test_sums_do_not_depend_on_batches():
     x_0 = DATA.sample(60, seed=2)
     prediction = model.predict(level.diffuse(x_0, torch.ones_like(x_0)), level)
     whole, parts = CrossMoments(FREE), CrossMoments(FREE)
-    whole.record(0, np.arange(60), torch.ones_like(x_0), prediction)
+    examples = np.arange(60)
+    whole.add(0, examples, whole.observed(examples, torch.ones_like(x_0), prediction))
     for rows in np.split(np.arange(60), [7, 20]):
         part = model.predict(prediction.x_t[rows], level)
-        parts.record(0, rows, torch.ones_like(x_0[rows]), part)
+        parts.add(0, rows, parts.observed(rows, torch.ones_like(x_0[rows]), part))
     np.testing.assert_allclose(parts.sums, whole.sums, rtol=1e-10)
     again = CrossMoments(FREE)
     again.restore(whole.arrays())

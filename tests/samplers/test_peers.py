@@ -34,7 +34,9 @@ diffusers = pytest.importorskip("diffusers")
 @pytest.fixture(scope="module")
 def statistics():
     """Of the mild mixture's exact score."""
-    return EmpiricalStatistics.of(MILD.score_model(LinearVP()), MILD.sample(300, seed=1), np.linspace(-9.9, 5.0, 32), 300)
+    return EmpiricalStatistics.of(
+        MILD.score_model(LinearVP()), MILD.sample(300, seed=1), np.linspace(-9.9, 5.0, 32), 300, seed=1
+    )
 
 
 # --- orders -------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,102 @@
+"""What is measured of a batch of draws, where the network is: numbers of every draw, for the sums of a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from score_sde_analytic.arrays import float64_place, sent, wide
+from score_sde_analytic.data.portions import STATE_BYTES, batch_by_bytes
+from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.data.statistics import DataStatistics
+from score_sde_analytic.measure.moments import DECODER_RATIOS, decoder_scale
+from score_sde_analytic.models.prediction import Prediction
+from score_sde_analytic.models.receipt import Receipt
+from score_sde_analytic.process.decoder import decoder_nats
+from score_sde_analytic.process.gaussian import mean_square
+
+#: Lambda, X, R and three controls.
+COLUMNS = 6
+#: Coordinates per draw that enter the decoder table; a random subset keeps it cheap beside the network.
+DECODER_COORDINATES = 256
+
+
+@dataclass(frozen=True)
+class Draws:
+    """A batch of draws at one knot, on the device.
+
+    Attributes:
+        cost: of the network.
+        read: waits for what was measured of them, (batch, columns and decoders).
+    """
+
+    index: NDArray[Any]
+    eps: Float[Tensor, " batch *dims"]
+    prediction: Prediction
+    cost: Receipt
+    read: Callable[[], NDArray[Any]]
+
+
+class Outcomes:
+    """[Lambda, X, R, controls minus their means] of every draw, and its nats by decoders of several widths.
+
+    >>> from score_sde_analytic.data import DataStatistics
+    >>> prediction = model(torch.ones(1, 2), 0.5)
+    >>> outcomes = Outcomes(DataStatistics.of(data), None, torch.device("cpu"))
+    >>> outcomes.of(torch.zeros(1, 2), torch.ones(1, 2), prediction, torch.arange(2)).shape
+    torch.Size([1, 19])
+    """
+
+    def __init__(self, statistics: DataStatistics, data_range: DataRange | None, device: torch.device) -> None:
+        self._statistics = statistics
+        self._data_range = data_range
+        self._mean = sent(statistics.mean, float64_place(device))
+
+    def of(
+        self,
+        x_0: Float[Tensor, " batch *dims"],
+        eps: Float[Tensor, " batch *dims"],
+        prediction: Prediction,
+        subset: Int64[Tensor, " some"],
+    ) -> Float64[Tensor, "batch columns"]:
+        """All of it, one row per draw.
+
+        Args:
+            subset: the coordinates that decoders are measured on.
+        """
+        parts = zip(*map(in_parts, (x_0, eps, prediction.eps)), strict=True)
+        values = torch.cat([self._values(*part) for part in parts])
+        some, some_hat = (x.flatten(1)[:, subset] for x in (x_0, prediction.x_0))
+        return torch.cat([values, self._nats(some, some_hat, prediction.level.log_snr)], 1)
+
+    def _values(self, x_0: Tensor, eps: Tensor, eps_hat: Tensor) -> Tensor:
+        error = mean_square(eps - eps_hat)
+        x_0, eps, eps_hat = (wide(x) for x in (x_0, eps, eps_hat))
+        centred = x_0 - self._mean.to(x_0)
+        # For a finite data set the energy of x_0 has no known population mean; its control is switched off.
+        known = self._statistics.count == 0
+        energy = mean_square(centred) - self._statistics.variance if known else torch.zeros_like(error)
+        columns = [
+            mean_square(eps_hat),
+            (eps * eps_hat).flatten(1).mean(1),
+            error,
+            mean_square(eps) - 1.0,
+            (centred * eps).flatten(1).mean(1),
+            energy,
+        ]
+        return torch.stack(columns, 1)
+
+    def _nats(self, x_0: Tensor, x_0_hat: Tensor, log_snr: float) -> Tensor:
+        stds = (DECODER_RATIOS * decoder_scale(log_snr, self._statistics.variance)).tolist()
+        return torch.stack([decoder_nats(x_0, x_0_hat, std, self._data_range) for std in stds], 1)
+
+
+def in_parts(x: Float[Tensor, " batch *dims"]) -> tuple[Float[Tensor, " part *dims"], ...]:
+    """Rows that are looked at together, in float64."""
+    return x.split(batch_by_bytes(x[0].numel(), batch_bytes=STATE_BYTES))

@@ -1,0 +1,206 @@
+"""Normal draws of Philox4x64-10 (Salmon, Moraes, Dror, Shaw, SC'11): every number is a function of a key and a counter.
+
+A stream's draw k of n numbers has ceil(n / 2) pairs, made of as many radii and angles by Box and Muller:
+
+    r = sqrt(-2 log u),   z = r cos a, r sin a,   u in (0, 1], a in [-pi, pi]
+
+Key (stream, 2n + [float64]), counters from 1 + 2hk on: h blocks of four words for the radii, then h for the angles. A word
+makes two 32-bit integers, the low one first, or one of 64 bits in float64; an integer i of b bits is u = |i + 1/2| / 2^(b-1)
+and a = pi i / 2^(b-1). So float32 reaches 6.66 standard deviations, and float64 9.42.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
+
+ROUNDS = 10
+MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
+WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
+LOW = 0xFFFFFFFF
+#: Most draws, and numbers in them, that the CPU makes at a time: a call costs as much as hundreds of numbers.
+AHEAD, NUMBERS = 8, 2**17
+#: More streams than FEW, of fewer blocks than BLOCKS each, are faster all at once than one by one.
+FEW, BLOCKS = 200, 16
+
+
+def signed(word: int) -> int:
+    """The 64-bit word as int64 holds it.
+
+    >>> signed(2**64 - 1)
+    -1
+    """
+    return (word + 2**63) % 2**64 - 2**63
+
+
+def kind(n: int, dtype: torch.dtype) -> int:
+    """Second word of the key: what the draws of a stream hold."""
+    return 2 * n + (dtype == torch.float64)
+
+
+def half(n: int, dtype: torch.dtype) -> int:
+    """h, blocks of a draw's radii."""
+    return -(-n // (8 if dtype == torch.float64 else 16))
+
+
+def words(first: Int64[Tensor, "*rows"], second: int, counter: Int64[Tensor, "*blocks"]) -> tuple[Tensor, ...]:
+    """The four words of each block, as int64; keys and counters are broadcast.
+
+    >>> words(torch.tensor(0), 0, torch.tensor(1))[0].item() % 2**64 == np.random.Philox(key=0).random_raw()
+    True
+    """
+    a, b, c, d = counter, torch.zeros_like(counter), torch.zeros_like(counter), torch.zeros_like(counter)
+    for i in range(ROUNDS):
+        (high_a, low_a), (high_c, low_c) = _product(a, MULTIPLIERS[0]), _product(c, MULTIPLIERS[1])
+        a, c = high_c ^ b ^ (first + signed(i * WEYL[0])), high_a ^ d ^ signed(second + i * WEYL[1])
+        b, d = low_c, low_a
+    return a, b, c, d
+
+
+def _product(x: Tensor, m: int) -> tuple[Tensor, Tensor]:
+    """High and low word of x m, both unsigned, by halves."""
+    high, low = x >> 32 & LOW, x & LOW
+    outer, inner = high * (m & LOW), low * (m >> 32)
+    carried = (low * (m & LOW) >> 32 & LOW) + (outer & LOW) + (inner & LOW)
+    return high * (m >> 32) + (outer >> 32 & LOW) + (inner >> 32 & LOW) + (carried >> 32), x * signed(m)
+
+
+def normals(
+    streams: Int64[Tensor, " batch"], k: int | Int64[Tensor, ""], n: int, dtype: torch.dtype
+) -> Float[Tensor, " batch n"]:
+    """Draw k of every stream on its device, by operations that a compiler fuses; in float32 or float64.
+
+    Float32 draws are rounded from float64, within 4 units in the last place of what the CPU draws by `HostDraws`.
+
+    >>> normals(torch.tensor([3, 5]), 0, 4, torch.float32).shape
+    torch.Size([2, 4])
+    """
+    h, pairs = half(n, dtype), -(-n // 2)
+    counter = torch.arange(2 * h, device=streams.device).reshape(2, 1, h) + (1 + 2 * h * k)
+    integers = torch.stack(torch.broadcast_tensors(*words(streams[:, None], kind(n, dtype), counter)), -1)
+    if dtype != torch.float64:
+        integers = torch.stack((integers << 32 >> 32, integers >> 32), -1)
+    radii, angles = integers.flatten(2)[..., :pairs].to(dtype).unbind()
+    r, *ways = _polar(radii, angles, 64 if dtype == torch.float64 else 32)
+    return torch.cat([r * way for way in ways], 1)[:, :n].to(dtype)
+
+
+def _polar(radii: Tensor, angles: Tensor, bits: int) -> tuple[Tensor, ...]:
+    """r, cos a and sin a in float64."""
+    r = ((radii + 0.5).abs() * 2.0 ** (1 - bits)).double().log().mul(-2.0).sqrt()
+    a = (angles * (math.pi * 2.0 ** (1 - bits))).double()
+    return r, a.cos(), a.sin()
+
+
+class HostDraws:
+    """The same draws on the CPU, several at a time.
+
+    >>> streams = [3, 5]
+    >>> found, same = HostDraws(streams, (2, 4), torch.float32).draw(7), normals(torch.tensor(streams), 7, 4, torch.float32)
+    >>> torch.allclose(found, same, rtol=1e-6, atol=0.0)
+    True
+
+    Args:
+        streams: first words of the keys, one per row.
+        shape: (batch, *dims) of a draw.
+        dtype: float32 or float64.
+        draws: those before this one are made ahead.
+    """
+
+    def __init__(self, streams: Sequence[int], shape: tuple[int, ...], dtype: torch.dtype, draws: int = 1) -> None:
+        self.shape, self.dtype = shape, dtype
+        self._streams, self._draws = streams, draws
+        self._n = math.prod(shape[1:])
+        self._half = half(self._n, dtype)
+        self._most = max(1, min(AHEAD, NUMBERS // max(1, len(streams) * self._n)))
+        self._room = _Room()
+        self._first = 0
+        self._made: tuple[Tensor, ...] = ()
+
+    def draw(self, k: int) -> Float[Tensor, " batch *dims"]:
+        """Draw k; what it lies in is used again."""
+        if not 0 <= k - self._first < len(self._made):
+            made = self._normals(k, max(1, min(self._draws - k, self._most)))
+            self._first, self._made = k, made.reshape(len(made), *self.shape).unbind()
+        return self._made[k - self._first]
+
+    def _words(self, k: int, draws: int) -> NDArray[Any]:
+        """int64, (batch, draws, 2, words): those of the radii and of the angles."""
+        blocks = 2 * self._half * draws
+        made = self._room("words", (len(self._streams), 4 * blocks), np.int64)
+        fill = _all_at_once if len(self._streams) > FEW and blocks < BLOCKS else _one_by_one
+        fill(made, self._streams, kind(self._n, self.dtype), 2 * self._half * k)
+        return made.reshape(len(self._streams), draws, 2, 4 * self._half)
+
+    def _normals(self, k: int, draws: int) -> Tensor:
+        """(draws, batch, n)."""
+        pairs = -(-self._n // 2)
+        integers = self._words(k, draws)
+        if self.dtype == torch.float32:
+            integers = integers.view(np.int32)
+        r, *ways = POLAR[self.dtype](integers[..., :pairs].transpose(2, 1, 0, 3), self._room)
+        z = self._room("z", (draws, len(self._streams), self._n), r.dtype)
+        np.multiply(r, ways[0], out=z[..., :pairs])
+        np.multiply(r[..., : self._n - pairs], ways[1][..., : self._n - pairs], out=z[..., pairs:])
+        return torch.from_numpy(z)
+
+
+class _Room:
+    """Arrays that are filled again and again: memory that is new costs more than the numbers in it."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, NDArray[Any]] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        size = math.prod(shape)
+        if name not in self._kept or self._kept[name].size < size:
+            self._kept[name] = np.empty(size, dtype)
+        return self._kept[name][:size].reshape(shape)
+
+
+def _one_by_one(made: NDArray[np.int64], streams: Sequence[int], second: int, counter: int) -> None:
+    """Words of the blocks after `counter`, by numpy's compiled generator: a call for each stream."""
+    generator, start = np.random.Philox(key=0), np.array([counter, 0, 0, 0], np.uint64)
+    state = generator.state
+    for row, key in zip(made.view(np.uint64), np.array([(first, second) for first in streams], np.uint64), strict=True):
+        state["state"] = {"counter": start, "key": key}
+        generator.state = state
+        row[:] = generator.random_raw(len(row))
+
+
+def _all_at_once(made: NDArray[np.int64], streams: Sequence[int], second: int, counter: int) -> None:
+    """The same for many streams of few blocks."""
+    blocks = torch.arange(counter + 1, counter + 1 + made.shape[1] // 4)
+    parts = torch.broadcast_tensors(*words(torch.tensor(streams)[:, None], second, blocks))
+    torch.stack(parts, -1, out=torch.from_numpy(made).reshape(*parts[0].shape, 4))
+
+
+def _polar_float32(integers: NDArray[Any], room: _Room) -> tuple[NDArray[Any], ...]:
+    """r, cos a, sin a: numpy's loops of float32 are several times faster than torch's."""
+    floats = room("floats", integers.shape, np.float32)
+    np.copyto(floats, integers, casting="unsafe")
+    r, a = floats
+    r += np.float32(0.5)
+    np.abs(r, out=r)
+    r *= np.float32(2.0**-31)
+    np.log(r, out=r)
+    r *= np.float32(-2.0)
+    np.sqrt(r, out=r)
+    a *= np.float32(math.pi * 2.0**-31)
+    return r, np.cos(a, out=room("cos", a.shape, np.float32)), np.sin(a, out=a)
+
+
+def _polar_float64(integers: NDArray[Any], room: _Room) -> tuple[NDArray[Any], ...]:
+    radii, angles = torch.from_numpy(integers.astype(np.float64, order="C"))
+    r, cos, sin = _polar(radii, angles, 64)
+    return r.numpy(), cos.numpy(), sin.numpy()
+
+
+POLAR = {torch.float32: _polar_float32, torch.float64: _polar_float64}

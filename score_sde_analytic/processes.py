@@ -1,0 +1,242 @@
+"""Several processes of one programme: work is dealt by number, and every process goes on with all results in one order.
+
+A launcher (torchrun, accelerate launch) starts the same programme n times. All of them come to the same decisions; only work on
+the network is dealt: item i belongs to process i mod n. Results are exchanged, and used in the order of the items, so that sums
+have the same last bit whatever n is. Files are written by the first process; the others write to private copies.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed
+from torch.utils._pytree import tree_map_only
+
+from score_sde_analytic.errors import InputError, RunError
+
+T = TypeVar("T")
+
+#: Files that are replaced as a whole, never appended to, so that private copies may share them.
+REPLACED = {".safetensors", ".pt", ".npz", ".png", ".ssac"}
+#: No call of a network takes longer; a process that ended is noticed at once, by its closed connection.
+PATIENCE = timedelta(days=7)
+
+
+def count() -> int:
+    """Processes of this run, 1 without a launcher."""
+    return distributed.get_world_size() if _several() else 1
+
+
+def number() -> int:
+    """Of this process, 0 .. count() - 1; process 0 writes and speaks.
+
+    >>> number(), count()
+    (0, 1)
+    """
+    return distributed.get_rank() if _several() else 0
+
+
+def _several() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Be one of a launcher's processes while the block runs: those that torchrun and accelerate tell of each other.
+
+    Where nothing was launched, or the programme has joined already, the block just runs.
+    """
+    if _several() or int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield
+        return
+    cuda = torch.cuda.is_available() and distributed.is_nccl_available()
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def local(device: torch.device) -> torch.device:
+    """The device of this process: of several GPUs, the one with the number that the launcher gave it on its machine."""
+    if device.type != "cuda" or device.index is not None or count() == 1:
+        return device
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of an item; tensors lie in the host's memory."""
+
+    result: Any = None
+    error: Exception | None = None
+
+    def get(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+def _outcomes(results: Iterator[Any]) -> Iterator[_Outcome]:
+    """The results up to the first error, and that."""
+    try:
+        for result in results:
+            yield _Outcome(tree_map_only(torch.Tensor, lambda x: x.detach().cpu(), result))
+    except Exception as error:
+        yield _Outcome(error=_portable(error))
+
+
+def _portable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RunError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def dealt(
+    work: Callable[[T], Any], items: Iterable[T], stream: Callable[[Callable[[T], Any], Iterable[T]], Iterable[Any]] = map
+) -> Iterator[Any]:
+    """`stream(work, items)`, each item worked on by one process; every process is given all results, in order.
+
+    What `work` raises is raised in every process when the item's turn comes. Tensors of results lie in the host's memory where
+    there are several processes, and where `work` left them where there is one.
+
+    Args:
+        stream: how a process goes through its items, one result for each, such as with the next one under way already.
+
+    >>> list(dealt(lambda item: item**2, range(4)))
+    [0, 1, 4, 9]
+
+    Raises:
+        RunError: another process ended.
+    """
+    if count() == 1:
+        yield from stream(work, items)
+        return
+    left = list(items)
+    mine = _outcomes(iter(stream(work, left[number() :: count()])))
+    for start in range(0, len(left), count()):
+        own = next(mine) if start + number() < len(left) else None
+        for outcome in exchanged(own):
+            if outcome is not None:
+                yield outcome.get()
+
+
+def mine(items: Sequence[T]) -> Sequence[T]:
+    """Those of the items that `dealt` gives to this process.
+
+    >>> mine(range(4))
+    range(0, 4)
+    """
+    return items[number() :: count()]
+
+
+def exchanged(value: T) -> list[T]:
+    """The values that all processes pass, in the order of their numbers.
+
+    >>> exchanged("alone")
+    ['alone']
+
+    Raises:
+        RunError: another process ended.
+    """
+    if count() == 1:
+        return [value]
+    values: list[Any] = [None] * count()
+    try:
+        distributed.all_gather_object(values, value, group=_host_group(distributed.group.WORLD))
+    except RuntimeError as error:
+        raise RunError(
+            f"another process of this run ended, and process {number()} cannot go on alone ({error}); the same command goes on"
+            " from what is kept, and torchrun --max-restarts=3 starts it again by itself"
+        ) from error
+    return values
+
+
+@cache
+def _host_group(world: Any) -> Any:
+    """A group that exchanges what lies in the host's memory."""
+    return (
+        world
+        if "gloo" in str(distributed.get_backend_config(world))
+        else distributed.new_group(backend="gloo", timeout=PATIENCE)
+    )
+
+
+def own(path: Path) -> Path:
+    """The path in the first process; in others a private copy of what is there, which is gone when they end.
+
+    So every process finds the same files, decides alike, and writes at its own pace without touching what another reads.
+
+    >>> own(Path("results"))
+    PosixPath('results')
+
+    Raises:
+        InputError: the processes see different files there, as on machines that share no folder.
+    """
+    if count() == 1:
+        return path
+    place = path.absolute()
+    if number() and _private() in place.parents:
+        return path
+    target = path if number() == 0 else _private() / place.relative_to(place.anchor)
+    if not _COPIED.isdisjoint((place, *place.parents)):
+        return target
+    names = exchanged(_names(path) if number() == 0 else None)[0]  # what the first has written, before it writes more
+    lacking = [] if number() == 0 else _copy(path, names or [], target)
+    if missing := next((files for files in exchanged(lacking) if files), None):
+        raise InputError(f"not all processes see {path / missing[0]}: put it on storage that all machines share")
+    _COPIED.add(place)
+    return target
+
+
+#: Paths that `own` was asked for.
+_COPIED: set[Path] = set()
+
+
+@cache
+def _private() -> Path:
+    """A folder of this process alone."""
+    folder = tempfile.mkdtemp(prefix=f"process{number()}-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder).resolve()
+
+
+def _names(path: Path) -> list[str]:
+    """Files there, the path itself as "."."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [str(file.relative_to(path)) for file in files if file.is_file()]
+
+
+def _copy(path: Path, names: Iterable[str], target: Path) -> list[str]:
+    """Copy these files; returns those that are not there."""
+    missing = []
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        try:
+            _share(path / name, target / name)
+        except FileNotFoundError:
+            missing.append(name)
+    return missing
+
+
+def _share(file: Path, target: Path) -> None:
+    """A link to a file that is only ever replaced, a copy of any other."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix in REPLACED and file.exists():
+        target.symlink_to(file.resolve())
+    else:
+        shutil.copy2(file, target)
