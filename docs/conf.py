@@ -54,12 +54,14 @@ BESIDE = {
 
 
 def _read(app: Any, name: str, source: list[str]) -> None:
-    """Links that lead out of docs/ lead to the pages that stand for their files; `_contents` are what lies below a page."""
+    """Links that lead out of docs/ lead to the pages that stand for their files; `_contents` say what lies below a page."""
     for file, page in BESIDE.items():
         source[0] = source[0].replace(f"]({file}", f"]({page}")
     below = DOCS / "_contents" / f"{name}.txt"
     if below.is_file():
-        source[0] += f"\n{below.read_text(encoding='utf-8')}"
+        text = below.read_text(encoding="utf-8")
+        others = (page.stem for page in sorted((DOCS / name).parent.glob("*.md")) if f"<{page.stem}>" not in text)
+        source[0] += "\n" + text.replace("\n*\n", "\n" + "\n".join(each for each in others if each != "index") + "\n")
 
 
 def setup(app: Any) -> None:
