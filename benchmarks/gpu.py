@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -322,7 +323,8 @@ def measured(name: str, case: Case, clock: Clock) -> Iterator[dict[str, Any]]:
 # --- record and page -----------------------------------------------------------------------------------------------------
 
 
-def measure(names: list[str], clock: Clock) -> dict[str, Any]:
+def measure(names: list[str], clock: Clock, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """All rows; what there is so far is kept after each."""
     cuda = clock.device.type == "cuda"
     card = torch.cuda.get_device_name(clock.device) if cuda else f"no GPU: {platform.processor() or platform.machine()}"
     record: dict[str, Any] = {"card": card, "torch": torch.__version__, "cases": {}, "samples": [], "pass": []}
@@ -334,6 +336,7 @@ def measure(names: list[str], clock: Clock) -> dict[str, Any]:
             for row in rows(name, case, clock):
                 record[section].append(row)
                 print(" ", json.dumps(row), flush=True)
+                keep(record)
     return record
 
 
@@ -391,6 +394,13 @@ def _pass(row: dict[str, Any]) -> str:
     )
 
 
+def keep(folder: Path | None, record: dict[str, Any]) -> None:
+    """Write the record and its page."""
+    if folder is not None:
+        write_text(folder / "gpu.json", json.dumps(record, indent=1) + "\n")
+        write_text(folder / "gpu.md", page(record))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="folder of gpu.json and gpu.md")
@@ -406,13 +416,9 @@ def main() -> None:
         if args.device == "cuda" and not torch.cuda.is_available():
             print("torch finds no GPU here: nothing was measured")
             return
-        record = measure(args.networks, Clock(torch.device(args.device), args.rounds, args.seconds))
-    text = page(record)
-    print(text)
-    if args.output is not None:
-        args.output.mkdir(parents=True, exist_ok=True)
-        write_text(args.output / "gpu.json", json.dumps(record, indent=1) + "\n")
-        write_text(args.output / "gpu.md", text)
+        record = measure(args.networks, Clock(torch.device(args.device), args.rounds, args.seconds), partial(keep, args.output))
+    print(page(record))
+    keep(args.output, record)
 
 
 if __name__ == "__main__":

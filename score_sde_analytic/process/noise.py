@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from score_sde_analytic.arrays import float64_place
+from score_sde_analytic.arrays import float64_place, sent
 from score_sde_analytic.checks import number, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.process.gaussian import expand
 from score_sde_analytic.process.level import finite
-from score_sde_analytic.process.philox import HostDraws, normals
+from score_sde_analytic.process.philox import HostDraws, drawn, normals
 
 WHOLE, FINITE = whole(), number()
 
@@ -56,7 +56,7 @@ class SampleNoise:
         seed: non-negative integer.
         indices: global sample indices, one per row of the batch; or tuples that begin with one, for independent streams of
             the same sample.
-        device: where the draws are made. The bits are the same everywhere (`philox.py`), float32 numbers within 4 units in
+        device: where the draws are made. The bits are the same everywhere (`philox.py`), float32 numbers within 6 units in
             the last place; a device without float64 is sent what the CPU draws.
         draws: how many are expected; the CPU makes several ahead, the same numbers faster.
     """
@@ -93,15 +93,17 @@ class SampleNoise:
         return self._draw(self._taken - 1, like.shape, dtype).to(like)
 
     def _draw(self, k: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        if self._device.type != "cpu" or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             return normals(self._keys, k, math.prod(shape[1:]), dtype).reshape(shape)
+        if self._device.type != "cpu":
+            return drawn(self._keys, k, math.prod(shape[1:]), dtype).reshape(shape)
         if self._host is None or self._host.shape != shape or self._host.dtype != dtype:
             self._host = HostDraws(self._streams, shape, dtype, self._draws)
         return self._host.draw(k)
 
     @cached_property
     def _keys(self) -> Tensor:
-        return torch.tensor(self._streams, dtype=torch.int64, device=self._device)
+        return sent(torch.tensor(self._streams, dtype=torch.int64), self._device)
 
 
 #: Distance in log-SNR over which `LevelNoise` forgets.

@@ -12,7 +12,8 @@ and a = pi i / 2^(b-1). So float32 reaches 6.66 standard deviations, and float64
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ import torch
 from jaxtyping import Float, Int64
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
+
+from score_sde_analytic.extras import installed
 
 ROUNDS = 10
 MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
@@ -50,18 +53,26 @@ def half(n: int, dtype: torch.dtype) -> int:
     return -(-n // (8 if dtype == torch.float64 else 16))
 
 
-def words(first: Int64[Tensor, "*rows"], second: int, counter: Int64[Tensor, "*blocks"]) -> tuple[Tensor, ...]:
-    """The four words of each block, as int64; keys and counters are broadcast.
+def words(counter: Sequence[Int64[Tensor, " ..."]], key: Sequence[Int64[Tensor, " ..."]]) -> tuple[Tensor, ...]:
+    """The four words of each block, as int64, of the four of its counter and the two of its key, which are broadcast.
 
-    >>> words(torch.tensor(0), 0, torch.tensor(1))[0].item() % 2**64 == np.random.Philox(key=0).random_raw()
-    True
+    >>> zero = torch.tensor(0)
+    >>> hex(words([zero] * 4, [zero] * 2)[0])
+    '0x16554d9eca36314c'
     """
-    a, b, c, d = counter, torch.zeros_like(counter), torch.zeros_like(counter), torch.zeros_like(counter)
+    (a, b, c, d), (first, second) = counter, key
     for i in range(ROUNDS):
         (high_a, low_a), (high_c, low_c) = _product(a, MULTIPLIERS[0]), _product(c, MULTIPLIERS[1])
-        a, c = high_c ^ b ^ (first + signed(i * WEYL[0])), high_a ^ d ^ signed(second + i * WEYL[1])
+        a, c = high_c ^ b ^ (first + signed(i * WEYL[0])), high_a ^ d ^ (second + signed(i * WEYL[1]))
         b, d = low_c, low_a
     return a, b, c, d
+
+
+def blocks(streams: Int64[Tensor, " ..."], second: int, at: Int64[Tensor, " ..."]) -> Int64[Tensor, "... 4"]:
+    """The blocks at some places of streams, which are broadcast."""
+    none = torch.zeros_like(at)
+    made = words((at, none, none, none), (streams, at.new_full((), second)))
+    return torch.stack(torch.broadcast_tensors(*made), -1)
 
 
 def _product(x: Tensor, m: int) -> tuple[Tensor, Tensor]:
@@ -77,14 +88,14 @@ def normals(
 ) -> Float[Tensor, " batch n"]:
     """Draw k of every stream on its device, by operations that a compiler fuses; in float32 or float64.
 
-    Float32 draws are rounded from float64, within 4 units in the last place of what the CPU draws by `HostDraws`.
+    Float32 draws are rounded from float64, within 6 units in the last place of what the CPU draws by `HostDraws`.
 
     >>> normals(torch.tensor([3, 5]), 0, 4, torch.float32).shape
     torch.Size([2, 4])
     """
     h, pairs = half(n, dtype), -(-n // 2)
     counter = torch.arange(2 * h, device=streams.device).reshape(2, 1, h) + (1 + 2 * h * k)
-    integers = torch.stack(torch.broadcast_tensors(*words(streams[:, None], kind(n, dtype), counter)), -1)
+    integers = blocks(streams[:, None], kind(n, dtype), counter)
     if dtype != torch.float64:
         integers = torch.stack((integers << 32 >> 32, integers >> 32), -1)
     radii, angles = integers.flatten(2)[..., :pairs].to(dtype).unbind()
@@ -97,6 +108,19 @@ def _polar(radii: Tensor, angles: Tensor, bits: int) -> tuple[Tensor, ...]:
     r = ((radii + 0.5).abs() * 2.0 ** (1 - bits)).double().log().mul(-2.0).sqrt()
     a = (angles * (math.pi * 2.0 ** (1 - bits))).double()
     return r, a.cos(), a.sin()
+
+
+def drawn(streams: Int64[Tensor, " batch"], k: int, n: int, dtype: torch.dtype) -> Float[Tensor, " batch n"]:
+    """`normals`, as one kernel on devices that a compiler knows; the host does not wait."""
+    if streams.device.type != "cuda" or not installed("triton"):
+        return normals(streams, k, n, dtype)
+    return compiled(n, dtype)(streams, torch.full((), k, device=streams.device))
+
+
+@cache
+def compiled(n: int, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
+    """`normals` of draws of one size, made at the first call for every number of streams."""
+    return torch.compile(lambda streams, k: normals(streams, k, n, dtype))
 
 
 class HostDraws:
@@ -177,9 +201,8 @@ def _one_by_one(made: NDArray[np.int64], streams: Sequence[int], second: int, co
 
 def _all_at_once(made: NDArray[np.int64], streams: Sequence[int], second: int, counter: int) -> None:
     """The same for many streams of few blocks."""
-    blocks = torch.arange(counter + 1, counter + 1 + made.shape[1] // 4)
-    parts = torch.broadcast_tensors(*words(torch.tensor(streams)[:, None], second, blocks))
-    torch.stack(parts, -1, out=torch.from_numpy(made).reshape(*parts[0].shape, 4))
+    at = torch.arange(counter + 1, counter + 1 + made.shape[1] // 4)
+    made[:] = blocks(torch.tensor(streams)[:, None], second, at).flatten(1).numpy()
 
 
 def _polar_float32(integers: NDArray[Any], room: _Room) -> tuple[NDArray[Any], ...]:
