@@ -137,11 +137,12 @@ def _process(app: Any, what: str, name: str, obj: Any, options: Mapping[str, Any
 
 
 def bare(signature: str) -> str:
-    """Types without what checks them.
+    """Types without what checks them, aliases by their names.
 
-    >>> bare("(eta: Annotated[float | None, Check(read=number(0, [1]))] = 1.0)")
-    '(eta: float | None = 1.0)'
+    >>> bare("(eta: Annotated[float | None, Check(read=number(0, [1]))] = 1.0, data: TypeAliasForwardRef('Data'))")
+    '(eta: float | None = 1.0, data: Data)'
     """
+    signature = re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", signature)
     while (start := signature.find("Annotated[")) >= 0:
         first = start + len("Annotated[")
         depth, comma, end = 0, 0, first
@@ -156,7 +157,7 @@ def bare(signature: str) -> str:
 def _signature(
     app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    return signature and bare(signature), returns
+    return signature and bare(signature), returns and bare(returns)
 
 
 def setup(app: Any) -> dict[str, Any]:
