@@ -28,12 +28,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from score_sde_analytic import Budget, DataRange, LinearVP, LogSNR, ScoreModel, ZeroBased
-from score_sde_analytic.covariance import Diagonal, Isotropic
-from score_sde_analytic.data import DCT
+from score_sde_analytic import Budget, DataRange, LinearVP, LogSNR, ScoreModel, ZeroBased, bits_per_dim
+from score_sde_analytic.covariance import BetaTilde, Diagonal, Isotropic
+from score_sde_analytic.data import DCT, Examples
+from score_sde_analytic.data.bases import BASES
 from score_sde_analytic.files import write_text
 from score_sde_analytic.grids import even_log_snr
-from score_sde_analytic.measure import NoiseCurve, Spectrum, estimate
+from score_sde_analytic.likelihood import Chain
+from score_sde_analytic.measure import NoiseCurve, Recorder, Spectrum, estimate
 from score_sde_analytic.models import load_unet
 from score_sde_analytic.models.compiled import compiled
 from score_sde_analytic.process import BatchNoise, SampleNoise
@@ -102,6 +104,7 @@ CASES = {
     "digits": Case(digits, (1, 8, 8), 256, 25, False),
     "digits5": Case(digits, (1, 8, 8), 256, 5, True),
     "unet64": Case(unet((128, 256, 384, 384), 64), (3, 64, 64), 64, 25, False),
+    "unet256": Case(unet((128, 256, 384, 384), 256), (3, 256, 256), 8, 10, False),
     "tiny": Case(unet((32, 32, 32, 32), 16), (3, 16, 16), 4, 3, True),  # to try this file itself
 }
 
@@ -109,8 +112,9 @@ CASES = {
 class Clock:
     """Seconds of work on a device."""
 
-    def __init__(self, device: torch.device, rounds: int, seconds: float) -> None:
+    def __init__(self, device: torch.device, rounds: int, seconds: float, uncompiled: bool) -> None:
         self.device = device
+        self.uncompiled = uncompiled
         self._rounds = rounds
         self._end = time.perf_counter() + seconds
 
@@ -233,8 +237,8 @@ def sampled(name: str, case: Case, clock: Clock) -> Iterator[dict[str, Any]]:
     """A row per way."""
     model = case.make(clock.device)
     for way, make in ways(case, model, clock.device):
-        if clock.left < 10.0:
-            print(f"  no time for {way}")
+        if clock.left < 10.0 or (clock.uncompiled and "compiled" in way):
+            print(f"  left out: {way}")
             continue
         clock.memory()
         try:
@@ -288,36 +292,43 @@ class Answering(nn.Module):
 
 
 def measured(name: str, case: Case, clock: Clock) -> Iterator[dict[str, Any]]:
-    """One pass of 10 knots, four batches each."""
-    if clock.left < 10.0:
-        return
+    """A pass of 10 knots, four batches each, plain and with residuals recorded, and bits/dim of two batches."""
     model = case.make(clock.device)
     net = Answering(model.net)
     timed = ScoreModel(net, VP, model.predicts, model.times, model.coordinates, model.clamp, fingerprint=name)
     levels = np.random.default_rng(0).integers(0, 256, (4 * case.batch, *case.shape))
     data, draws = RANGE.encode(levels), 4 * case.batch
     budget = Budget(min_draws=draws, max_draws=draws, batch_size=case.batch, groups=4)
-    knots = np.linspace(-6.0, 6.0, 10)
+    knots, calls = np.linspace(-6.0, 6.0, 10), 4 * 10
+    chain = Chain(case.grid(), BetaTilde(), 0.02)
 
-    def work() -> None:
-        estimate(timed, data, knots, budget, data_range=RANGE, device=clock.device, progress=False)
+    def passed(**observers: Recorder) -> object:
+        return estimate(timed, data, knots, budget, data_range=RANGE, observers=observers, device=clock.device, progress=False)
 
-    clock.once(work)
-    net.seconds()
-    clock.memory()
-    seconds = clock.once(work)
-    inside = net.seconds()
-    x = torch.randn(case.batch, *case.shape, device=clock.device)
-    loop = [clock.once(lambda: timed(x, 0.5).x_0) for _ in range(5)]
-    net.seconds()
-    calls = 4 * len(knots)
-    yield {
-        "network": name,
-        "images_per_second": calls * case.batch / seconds,
-        "in_network": inside / seconds if inside else None,
-        "single_calls_per_second": case.batch / statistics.median(loop),
-        "gigabytes": clock.memory(),
+    def bits() -> object:
+        some = data[: 2 * case.batch]
+        return bits_per_dim(timed, some, chain, RANGE, batch_size=case.batch, device=clock.device, progress=False)
+
+    works: dict[str, tuple[int, Callable[[], object]]] = {
+        "the pass of `estimate`": (calls, passed),
+        "the pass, cosines recorded": (calls, lambda: passed(dct=Recorder(BASES["dct"](Examples(data), None)))),
+        "bits/dim": (2 * case.steps, bits),
     }
+    for work, (asked, run) in works.items():
+        if clock.left < 10.0:
+            return
+        clock.once(run)
+        net.seconds()
+        clock.memory()
+        seconds = clock.once(run)
+        inside = net.seconds()
+        yield {
+            "network": name,
+            "work": work,
+            "ms_per_call": 1e3 * seconds / asked,
+            "in_network": inside / seconds if inside else None,
+            "gigabytes": clock.memory(),
+        }
 
 
 # --- record and page -----------------------------------------------------------------------------------------------------
@@ -351,11 +362,13 @@ def page(record: dict[str, Any]) -> str:
     ]
     for name, case in record["cases"].items():
         shape = "x".join(map(str, case["shape"]))
-        lines += [f"## {name}: {case['weights']:,} weights, {shape}, batches of {case['batch']}, K = {case['steps']}", ""]
         rows = [row for row in record["samples"] if row["network"] == name]
+        if not rows:
+            continue
+        lines += [f"## {name}: {case['weights']:,} weights, {shape}, batches of {case['batch']}, K = {case['steps']}", ""]
         lines += [_samples([row for row in rows if "failed" not in row]), ""]
         lines += [f"{row['way']} failed: {row['failed']}\n" for row in rows if "failed" in row]
-        lines += [_pass(row) + "\n" for row in record["pass"] if row["network"] == name]
+        lines += [_passes([row for row in record["pass"] if row["network"] == name]), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -386,12 +399,13 @@ def _against(row: dict[str, Any], own: dict[str, float]) -> str:
     return "" if base is None or row["way"].startswith("bare") else f"{row['ms_per_call'] / base:.2f}"
 
 
-def _pass(row: dict[str, Any]) -> str:
-    share = "" if row["in_network"] is None else f", {100 * row['in_network']:.0f} % of its time in the network"
-    return (
-        f"The pass of `estimate` reads {row['images_per_second']:.4g} images per second{share}; a loop of single calls, each"
-        f" waited for, {row['single_calls_per_second']:.4g}."
-    )
+def _passes(rows: list[dict[str, Any]]) -> str:
+    table = [[row["work"], f"{row['ms_per_call']:.3g}", _share(row["in_network"]), f"{row['gigabytes']:.2f}"] for row in rows]
+    return markdown(["", "ms per call", "time in the network", "GB"], table)
+
+
+def _share(inside: float | None) -> str:
+    return "" if inside is None else f"{inside:.1%}"
 
 
 def keep(folder: Path | None, record: dict[str, Any]) -> None:
@@ -404,10 +418,11 @@ def keep(folder: Path | None, record: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="folder of gpu.json and gpu.md")
-    parser.add_argument("--networks", nargs="+", choices=CASES, default=["digits", "unet64", "digits5"])
+    parser.add_argument("--networks", nargs="+", choices=CASES, default=["digits", "unet64", "unet256", "digits5"])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=150.0, help="after which no other row is begun")
+    parser.add_argument("--uncompiled", action="store_true", help="leave out what waits for torch.compile of a network")
     parser.add_argument("--page", action="store_true", help="write the page from the record alone")
     args = parser.parse_args()
     if args.page:
@@ -416,7 +431,11 @@ def main() -> None:
         if args.device == "cuda" and not torch.cuda.is_available():
             print("torch finds no GPU here: nothing was measured")
             return
-        record = measure(args.networks, Clock(torch.device(args.device), args.rounds, args.seconds), partial(keep, args.output))
+        record = measure(
+            args.networks,
+            Clock(torch.device(args.device), args.rounds, args.seconds, args.uncompiled),
+            partial(keep, args.output),
+        )
     print(page(record))
     keep(args.output, record)
 

@@ -45,9 +45,10 @@ QUIET = {"progress": False}
 class Pictures(Dataset[Any]):
     """Smooth random pictures by index, and how often one was read."""
 
-    def __init__(self, count: int, size: int) -> None:
+    def __init__(self, count: int, size: int, channels: int = 3) -> None:
         self.count = count
         self.size = size
+        self.channels = channels
         self.read = 0
 
     def __len__(self) -> int:
@@ -58,8 +59,8 @@ class Pictures(Dataset[Any]):
             raise IndexError(index)
         self.read += 1
         rng = np.random.default_rng(index)
-        coarse = rng.integers(0, 224, (3, self.size // 8, self.size // 8), dtype=np.uint8)
-        return coarse.repeat(8, 1).repeat(8, 2) + rng.integers(0, 32, (3, self.size, self.size), dtype=np.uint8)
+        coarse = rng.integers(0, 224, (self.channels, self.size // 8, self.size // 8), dtype=np.uint8)
+        return coarse.repeat(8, 1).repeat(8, 2) + rng.integers(0, 32, (self.channels, self.size, self.size), dtype=np.uint8)
 
 
 def linear(x: Tensor, log_snr: Tensor) -> Tensor:

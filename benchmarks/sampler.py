@@ -4,7 +4,7 @@
 
 The network returns its input, so everything measured is overhead. Each row is a whole run of K steps, including what a user
 pays per run: our plan and noise generators, diffusers' set_timesteps. Rows take turns within a round; a ratio is taken
-within its round, so that load on the machine, which changes more slowly, cancels.
+within its round, of processor time, so that what else the machine does counts as little as it can.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def theirs(name: str, steps: int) -> Row:
 
 def rows(steps: int) -> dict[str, Row]:
     grid = even(steps, 1e-3)
-    batch, sample = (lambda: BatchNoise(0)), (lambda: SampleNoise(0, range(SHAPE[0])))
+    batch, sample = (lambda: BatchNoise(0)), (lambda: SampleNoise(0, range(SHAPE[0]), draws=steps))
     return {
         "bare loop, coefficients precomputed": bare(grid),
         "ours, one noise stream": ours(grid, batch),

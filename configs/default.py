@@ -13,8 +13,8 @@ def get_config() -> ConfigDict:
     config.data = data = ConfigDict()
     data.name = "digits"  # "digits", "digit_features", "patches", "emoji", "mixture", "mnist" or "fashion_mnist"
     data.directory = config_dict.placeholder(str)  # folder of the IDX files ("mnist")
-    # Pictures of one's own instead: a folder of pictures (sub-folders are labels) or of IDX files, a file .npz, .npy or
-    # .parquet, or a folder that `datasets` saved; begin with configs/images.py.
+    # Pictures of one's own instead: a folder of pictures (sub-folders are labels), of tar files or of IDX files, a file .npz,
+    # .npy, .parquet or .tar, or a folder that `datasets` saved; begin with configs/images.py.
     data.source = ""
     data.column = ""  # of the pictures, where there are several
     data.label = ""  # column of the labels; "" for the usual one where there is one
@@ -22,6 +22,8 @@ def get_config() -> ConfigDict:
     data.size = 0  # side in pixels: the middle square is cut out and resized; 0 leaves pictures as they are
     data.channels = 0  # 1 for grey, 3 for colour; 0 leaves them
     data.resample = "bicubic"  # Pillow's filter
+    data.workers = 0  # processes that read pictures ahead; which ones, and their order, do not depend on it
+    data.prefetch = 2  # times 16 pictures that each of them reads ahead
     data.lo, data.hi = -1.0, 1.0
     data.levels = 17  # grey levels; 0 for continuous data
     data.split = (1200, 300, 297)  # train, validation, test: numbers of examples, or shares below 1

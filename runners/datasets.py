@@ -13,7 +13,7 @@ import torch
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader, Subset
 
 from score_sde_analytic.data import sources
 from score_sde_analytic.data.emoji import emoji
@@ -120,8 +120,14 @@ def _source(config: ConfigDict) -> Splits:
     if 0 in (sizes := [len(part) for part in parts]):
         said = ", ".join(f"{size} {name}" for size, name in zip(sizes, get_args(sources.Part), strict=True))
         raise InputError(f"of {len(found)} pictures data.split makes {said}: give more pictures, or other parts")
-    train, validation, test = (Examples(part, declared) for part in parts)
+    train, validation, test = (Examples(_read_ahead(config, part), declared) for part in parts)
     return Splits(train, validation, test, declared)
+
+
+def _read_ahead(config: ConfigDict, part: Subset[Any]) -> Data:
+    """The pictures, as worker processes read them ahead of the order in which they are asked for; the same ones in any case."""
+    data = config.data
+    return DataLoader(part, num_workers=data.workers, prefetch_factor=data.prefetch) if data.workers else part
 
 
 def _patches(config: ConfigDict) -> Splits:
@@ -255,4 +261,4 @@ def data_title(config: ConfigDict) -> str:
 
 def data_identity(config: ConfigDict) -> dict[str, Any]:
     """What decides the examples, wherever they lie: without the fields that nothing reads."""
-    return without(config.data, "directory", *(() if config.data.source else OF_SOURCES))
+    return without(config.data, "directory", "workers", "prefetch", *(() if config.data.source else OF_SOURCES))

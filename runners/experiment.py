@@ -11,7 +11,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from score_sde_analytic.data.examples import Data, as_dataset
-from score_sde_analytic.data.portions import portion
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.extras import versions
 from score_sde_analytic.guidance import ConditionalMoments, estimate_guided
@@ -128,8 +127,7 @@ class Experiment:
     def recorders(self) -> dict[str, Recorder]:
         """As the study makes them."""
         train = as_dataset(self._train, self.splits.data_range)
-        some = train if train.in_memory else portion(train)
-        return recorders(self.named, some, build.study_settings(self.config).structure)
+        return recorders(self.named, train, build.study_settings(self.config).structure)
 
     @cached_property
     def study(self) -> Study:

@@ -102,6 +102,8 @@ FIELDS: dict[str, Check[Any]] = {
     "data.size": whole(0, 65_536),
     "data.channels": whole(0, 4),
     "data.resample": one_of(FILTERS),
+    "data.workers": whole(0, 1024),
+    "data.prefetch": COUNT,
     "data.lo": SIZE,
     "data.hi": SIZE,
     "data.levels": whole(0, 65_536),

@@ -127,9 +127,9 @@ def dealt(
         yield from stream(work, items)
         return
     left = list(items)
-    mine = _outcomes(iter(stream(work, left[number() :: count()])))
+    results = _outcomes(iter(stream(work, mine(left))))
     for start in range(0, len(left), count()):
-        own = next(mine) if start + number() < len(left) else None
+        own = next(results) if start + number() < len(left) else None
         for outcome in exchanged(own):
             if outcome is not None:
                 yield outcome.get()

@@ -21,9 +21,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from score_sde_analytic.compare import fidelity, paths
+from score_sde_analytic.compare import clock, fidelity, paths
 from score_sde_analytic.compare.cells import INTERVAL, USER, Bench, Job, Sampling, shown
-from score_sde_analytic.compare.clock import described
 from score_sde_analytic.compare.empirical import statistics
 from score_sde_analytic.compare.examples import SPLITS, Examples, Labelled
 from score_sde_analytic.compare.fidelity import Fidelity
@@ -344,7 +343,7 @@ class Comparison:
             "model": study.model.fingerprint(),
             "count": settings.count,
             "device": _name(self.device),
-            "clock": described(self.device),
+            "clock": clock.described(self.device),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "metrics": self.fidelity.described(),
             "budgets": settings.calls,

@@ -24,6 +24,7 @@ from score_sde_analytic.arrays import Array, float64_place, packed, sent, unpack
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.data import bases
 from score_sde_analytic.data.basis import Basis, Pixel, PixelChannel
+from score_sde_analytic.data.portions import together
 from score_sde_analytic.declared import reading, require_arrays, require_shape
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
@@ -104,33 +105,40 @@ class DiagonalStep(StepCovariance):
     table: LevelTable
     plan: _Plan
 
-    def _excess(self, prediction: Prediction) -> Tensor:
-        """b^2 V0 of every coefficient, in float64, broadcastable to (batch, *dims)."""
-        x = prediction.x_t
-        shape = tuple(x.shape[1:])
+    def _of_curves(self, prediction: Prediction) -> Tensor:
+        """b^2 V0 of every curve, in float64, (batch, L) or (1, L)."""
         statistic = self.plan.statistic
         phi = None if statistic is None else wide(checked(statistic(prediction), prediction))
-        place = float64_place(x.device)
-        residual = self.plan.table(self.table, place).residual(phi)
-        excess = self.kernel.excess(residual, self.table.log_snr)
-        return excess[:, self.plan.labels(shape, place)].reshape(-1, *shape)
+        residual = self.plan.table(self.table, float64_place(prediction.x_t.device)).residual(phi)
+        return self.kernel.excess(residual, self.table.log_snr)
+
+    def _of_coefficients(self, curves: Tensor, x: Tensor) -> Tensor:
+        """What belongs to curves, for every coefficient of x, broadcastable to (batch, *dims)."""
+        shape = tuple(x.shape[1:])
+        return curves[:, self.plan.labels(shape, curves.device)].reshape(-1, *shape)
 
     @property
     def basis(self) -> Basis:
         return self.plan.basis
 
     def variances(self, prediction: Prediction) -> Float64[Tensor, " batch *dims"]:
-        return (self.kernel.rho2 + self._excess(prediction)).expand(prediction.x_t.shape)
+        variances = self.kernel.rho2 + self._of_curves(prediction)
+        return self._of_coefficients(variances, prediction.x_t).expand(prediction.x_t.shape)
 
     def add_noise(
         self, mean: Float[Tensor, " batch *dims"], prediction: Prediction, z: Float[Tensor, " batch *dims"]
     ) -> Float[Tensor, " batch *dims"]:
-        deviation = self.variances(prediction).sqrt().to(z)
-        return mean + self.plan.basis.inverse(deviation * z)
+        deviation = (self.kernel.rho2 + self._of_curves(prediction)).sqrt().to(z)
+        return mean + self.plan.basis.inverse(self._of_coefficients(deviation, z) * z)
 
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
-        square = self.plan.basis.forward(wide(x_0 - prediction.x_0)).square()
-        return diagonal_kl(kernel.error(square), kernel.rho2, self._excess(prediction))
+        errors = together(x_0 - prediction.x_0)
+        curves = self._of_curves(prediction).expand(len(x_0), -1).split(len(errors[0]))
+        return torch.cat([self._kl(kernel, *part) for part in zip(errors, curves, strict=True)])
+
+    def _kl(self, kernel: Kernel, error: Tensor, curves: Tensor) -> Tensor:
+        square = self.plan.basis.forward(wide(error)).square()
+        return diagonal_kl(kernel.error(square), kernel.rho2, self._of_coefficients(curves, error))
 
 
 @dataclass(frozen=True)

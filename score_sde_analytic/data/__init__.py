@@ -1,6 +1,6 @@
 """Declared ranges, statistics of data, readers, and orthonormal changes of coordinates."""
 
-from score_sde_analytic.data.basis import Basis, Channel, Pixel, PixelChannel, Scalar
+from score_sde_analytic.data.basis import Basis, Block, Channel, Pixel, PixelChannel, Scalar
 from score_sde_analytic.data.caching import Cached, cached
 from score_sde_analytic.data.emoji import Emoji, emoji
 from score_sde_analytic.data.examples import Batch, Examples
@@ -16,6 +16,7 @@ __all__ = [
     "PCA",
     "Basis",
     "Batch",
+    "Block",
     "Cached",
     "Channel",
     "ColourDCT",

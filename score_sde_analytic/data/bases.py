@@ -3,29 +3,72 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from score_sde_analytic.data.basis import Basis, BuiltIn, Channel, Pixel, PixelChannel, Scalar
-from score_sde_analytic.data.examples import Data
+from score_sde_analytic.data.basis import Basis, Block, BuiltIn, Channel, Pixel, PixelChannel, Scalar
+from score_sde_analytic.data.examples import Data, Examples, as_dataset
+from score_sde_analytic.data.portions import portion, spread
 from score_sde_analytic.data.transforms import DCT, PCA, ColourDCT
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import differences
 
-_BUILT_IN: dict[str, type[BuiltIn]] = {c.__name__: c for c in (Pixel, PixelChannel, Channel, Scalar, DCT, ColourDCT, PCA)}
+_BUILT_IN: dict[str, type[BuiltIn]] = {
+    c.__name__: c for c in (Pixel, PixelChannel, Block, Channel, Scalar, DCT, ColourDCT, PCA)
+}
+
+#: Coordinates above which curves are shared: frequencies by rings of each channel, pixels by squares.
+MANY, RINGS, SQUARES = 4096, 256, 1024
+#: Examples for each principal component, where there are so many.
+FOR_A_COMPONENT = 4
+
+
+def shared(shape: Sequence[int]) -> bool:
+    """Whether examples of this shape have too many coordinates for a curve of each.
+
+    >>> shared((3, 32, 32)), shared((3, 256, 256))
+    (False, True)
+    """
+    return math.prod(shape) > MANY
+
+
+def _rings(data: Data, radial: bool = False) -> bool | int:
+    return RINGS if shared(as_dataset(data).shape) else radial
+
+
+def _pixels(data: Data) -> Basis:
+    shape = as_dataset(data).shape
+    pixels = shape[1:] if len(shape) > 2 else shape
+    side = math.ceil((math.prod(pixels) / SQUARES) ** (1 / len(pixels)))
+    return Block(side) if shared(shape) else Pixel()
+
+
+def _held(data: Data) -> Examples:
+    """The data, or a portion that is held where they are large and read from elsewhere."""
+    examples = as_dataset(data)
+    return examples if examples.in_memory else portion(examples)
+
+
+def _enough(data: Data, rank: int | None) -> Examples:
+    """A portion that is held, or more examples than it has where so many components ask for them, read as they are needed."""
+    examples, held = as_dataset(data), _held(data)
+    count = min(FOR_A_COMPONENT * (rank or 0), len(examples))
+    return held if len(held) >= count else examples.part(spread(len(examples), count))
+
 
 #: name -> (data, rank of "pca" or None for all) -> Basis; those that follow the data are fitted to them.
 BASES: dict[str, Callable[[Data, int | None], Basis]] = {
     "scalar": lambda data, rank: Scalar(),
     "channel": lambda data, rank: Channel(),
-    "pixel": lambda data, rank: Pixel(),
+    "pixel": lambda data, rank: _pixels(data),
     "pixel_channel": lambda data, rank: PixelChannel(),
-    "dct": lambda data, rank: DCT(),
-    "dct_radial": lambda data, rank: DCT(radial=True),
-    "colour_dct": lambda data, rank: ColourDCT.of(data),
-    "pca": PCA.of,
+    "dct": lambda data, rank: DCT(_rings(data)),
+    "dct_radial": lambda data, rank: DCT(_rings(data, True)),
+    "colour_dct": lambda data, rank: ColourDCT.of(_held(data), _rings(data)),
+    "pca": lambda data, rank: PCA.of(_enough(data, rank), rank),
 }
 
 

@@ -5,6 +5,7 @@ y = U x,   x = U^T y,   U U^T = I,   ||y|| = ||x||,   Cov = U^T diag(v_l(1), ...
 Coefficient i belongs to the curve of label l(i). Pooling (few labels) costs likelihood but needs fewer examples.
 
 Pixel, PixelChannel, Channel, Scalar     U = I, labels per position, per coordinate, per channel, one for all
+Block                                    U = I, labels per square of positions
 DCT                                      y = C_h x C_w^T,   C_n[k, j] = sqrt((2 - [k = 0]) / n) cos(pi k (2j + 1) / 2n)
 ColourDCT                                y = C_h (R x) C_w^T with an orthonormal R over the channels
 PCA                                      r rows of U are given, Householder reflectors complete them
@@ -24,6 +25,8 @@ import numpy as np
 from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
+
+from score_sde_analytic.checks import COUNT
 
 
 class Basis(ABC):
@@ -101,6 +104,31 @@ class Pixel(PixelChannel):
 
     def labels(self, shape: Sequence[int]) -> Int64[np.ndarray, "*dims"]:
         return np.broadcast_to(super().labels(shape[1:] if len(shape) > 2 else shape), tuple(shape)).copy()
+
+
+class Block(PixelChannel):
+    """U = I, one curve per square of pixels, which all channels share; per stretch of examples of one dimension.
+
+    Args:
+        side: of a square, in pixels; those at the far edges are cut.
+
+    Raises:
+        InputError: `side` is not a whole number from 1.
+
+    >>> Block(2).labels((1, 2, 4)).tolist()
+    [[[0, 0, 1, 1], [0, 0, 1, 1]]]
+    """
+
+    _settings = ("side",)
+
+    def __init__(self, side: int) -> None:
+        self.side = COUNT("side", side)
+
+    def labels(self, shape: Sequence[int]) -> Int64[np.ndarray, "*dims"]:
+        pixels = tuple(shape[1:] if len(shape) > 2 else shape)
+        blocks = [np.arange(n, dtype=np.int64) // self.side for n in pixels]
+        label = np.ravel_multi_index(np.meshgrid(*blocks, indexing="ij"), [b[-1] + 1 for b in blocks])
+        return np.broadcast_to(label, tuple(shape)).astype(np.int64)
 
 
 class Channel(PixelChannel):

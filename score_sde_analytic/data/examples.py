@@ -142,8 +142,7 @@ class Examples(Dataset[Any]):
 
     def expect(self, indices: Iterable[int]) -> None:
         """The order in which examples will be asked for: a loader's workers read ahead of it."""
-        if isinstance(self._items, Ahead):
-            self._items.expect(indices)
+        _expect(self._items, indices)
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """The examples at some indices with their conditions, on the host.
@@ -264,6 +263,14 @@ class Examples(Dataset[Any]):
                 f"{of}example {index} is {kind}, example {known} {first}; crop, resize or convert them to one kind"
             )
         return value
+
+
+def _expect(items: Any, indices: Iterable[int]) -> None:
+    """Tell what reads ahead, which may lie below views of parts."""
+    if isinstance(items, Subset):
+        _expect(items.dataset, (items.indices[int(i)] for i in indices))
+    elif isinstance(items, Ahead | Examples):
+        items.expect(indices)
 
 
 def _indexed(data: Any) -> Any:

@@ -13,13 +13,14 @@ from torch import Tensor
 from score_sde_analytic.data.examples import KEYS
 from score_sde_analytic.data.readers import SUFFIXES, Arrays, Files, Items, Source, Table
 from score_sde_analytic.data.sources import read_idx_labels, read_idx_pixels
+from score_sde_analytic.data.tar_files import Shards
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.extras import optional
 
 #: What a folder of `datasets.save_to_disk` holds: one data set, or several parts.
 SAVED, PARTS = "state.json", "dataset_dict.json"
 IDX = "*images-idx3-ubyte*"
-KINDS = "a folder of pictures or of IDX files, a file .npz, .npy or .parquet, or a data set that `datasets` saved"
+KINDS = "a folder of pictures, tar files or IDX files, a file .npz, .npy, .parquet or .tar, or a data set that `datasets` saved"
 
 
 def opened(source: Any, column: str = "") -> Source:
@@ -62,11 +63,13 @@ def _of_folder(path: Path, column: str) -> Source:
     if (path / SAVED).is_file() or (path / PARTS).is_file():
         saved = hub(str(path)).load_from_disk(str(path))
         return opened(saved, column) if not isinstance(saved, Mapping) else _parts(path, saved)
-    tables, idx = sorted(path.rglob("*.parquet")), sorted(path.glob(IDX))
+    tables, idx, tars = sorted(path.rglob("*.parquet")), sorted(path.glob(IDX)), sorted(path.rglob("*.tar"))
     if idx:
         return _idx(idx)
     if tables:
         return _parquet(tables, column)
+    if tars:
+        return Shards(tars, column)
     files = Files(path)
     if not len(files):
         held = sorted(file.name for file in path.iterdir())[:3]
@@ -107,7 +110,12 @@ def _parquet(paths: Path | Iterable[Path], column: str) -> Source:
 
 
 #: Suffix of a file -> what opens it.
-FILES: dict[str, Callable[[Path, str], Source]] = {".npz": _npz, ".npy": _npy, ".parquet": _parquet}
+FILES: dict[str, Callable[[Path, str], Source]] = {
+    ".npz": _npz,
+    ".npy": _npy,
+    ".parquet": _parquet,
+    ".tar": lambda path, column: Shards([path], column),
+}
 
 
 def _idx(files: list[Path]) -> Source:

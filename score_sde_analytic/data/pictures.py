@@ -85,7 +85,7 @@ class Form:
         if isinstance(picture, Mapping) and picture.get("bytes") is not None:  # as tables keep pictures
             picture = picture["bytes"]
         if isinstance(picture, bytes):
-            picture = pillow().open(io.BytesIO(picture))
+            picture = _unpacked(picture)
         if isinstance(picture, Tensor):
             picture = picture.detach().cpu().numpy()
         if isinstance(picture, np.ndarray):
@@ -141,6 +141,15 @@ def _pixels(picture: Any) -> np.ndarray:
 
 def _as_pillow(x: np.ndarray) -> Any:
     return pillow().fromarray(np.ascontiguousarray(x[0] if len(x) == 1 else x.transpose(1, 2, 0)))
+
+
+def _unpacked(content: bytes) -> Any:
+    try:
+        picture = pillow().open(io.BytesIO(content))
+        picture.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"it is damaged or no picture ({error}); remove it, or copy it again") from error
+    return picture
 
 
 def planes(x: Shaped[np.ndarray, " ..."]) -> Shaped[np.ndarray, "channels height width"]:

@@ -17,6 +17,8 @@ from score_sde_analytic.data.examples import Data, Examples, as_dataset, batches
 BATCH_BYTES = 64 << 20
 #: Of states on their way through a network and a likelihood, which hold some thirty times as much.
 STATE_BYTES = 16 << 20
+#: Of states that a processor works on together: what is made of them stays in its cache.
+CACHE_BYTES = 2 << 20
 #: Examples of a batch, however small they are.
 BATCH = 1024
 #: Of data that are read as a whole where a part would do.
@@ -32,6 +34,16 @@ def batch_by_bytes(dim: int, most: int = BATCH, batch_bytes: int = BATCH_BYTES) 
     (42, 1024)
     """
     return max(min(most, batch_bytes // (8 * max(dim, 1))), 1)
+
+
+def together(x: Shaped[Tensor, " batch *dims"]) -> tuple[Shaped[Tensor, " _ *dims"], ...]:
+    """The rows in parts that are worked on in float64 at once.
+
+    >>> [len(part) for part in together(torch.zeros(3, 200_000))]
+    [1, 1, 1]
+    """
+    most = CACHE_BYTES if x.device.type == "cpu" else STATE_BYTES
+    return x.split(batch_by_bytes(x[0].numel(), batch_bytes=most))
 
 
 def is_large(count: int, dim: int) -> bool:

@@ -148,10 +148,10 @@ class ColourDCT(DCT):
 class PCA(_Linear):
     """y = U x with the first r rows of U given; the other d - r coefficients share one curve.
 
-    U = S Q^T,   Q = H_1 ... H_r = I - W V^T,   W = V T,   T^-1 = striu(V^T V) + diag(1 / tau)
+    U = S Q^T,   Q = H_1 ... H_r = I - V T V^T,   T^-1 = striu(V^T V) + diag(1 / tau)
 
     V and tau are the Householder reflectors of the QR factorisation of the components, T is upper triangular (compact WY) and S
-    flips the signs that the factorisation flips. So U is orthonormal on all of R^d at the memory and cost of d x r matrices.
+    flips the signs that the factorisation flips. So U is orthonormal on all of R^d at the memory and cost of a d x r matrix.
 
     Args:
         components: (r, d), orthonormal rows over the flattened example.
@@ -168,15 +168,16 @@ class PCA(_Linear):
     def __init__(self, components: ArrayLike) -> None:
         self.components = _orthonormal_rows(components, "components")
         rank, dim = self.components.shape
-        factors, tau = torch.geqrf(torch.tensor(self.components.T))
-        v = factors.tril(-1) + torch.eye(dim, rank, dtype=torch.float64)
-        v = torch.where(tau == 0, 0.0, v)  # H = I
-        inverse_t = (v.T @ v).triu(1) + torch.diag(torch.where(tau == 0, 1.0, 1.0 / tau))
+        v, tau = torch.geqrf(torch.tensor(self.components.T))
         signs = np.ones(dim)
-        signs[:rank] = np.sign(factors.diagonal().numpy())
+        signs[:rank] = np.sign(v.diagonal().numpy())
+        v.tril_(-1).diagonal().fill_(1.0)
+        v[:, tau == 0] = 0.0  # H = I
+        inverse_t = (v.T @ v).triu(1) + torch.diag(torch.where(tau == 0, 1.0, 1.0 / tau))
+        one = torch.eye(rank, dtype=torch.float64)
         self._v = Cast(v.numpy())
         self._signs = Cast(signs)
-        self._w = Cast(torch.linalg.solve_triangular(inverse_t, v, upper=True, left=False).numpy())
+        self._t = Cast(torch.linalg.solve_triangular(inverse_t, one, upper=True).numpy())
 
     @classmethod
     def of(cls, data: Data, rank: int | None = None, seed: int = 0, max_exact: int = 4096) -> PCA:
@@ -187,7 +188,10 @@ class PCA(_Linear):
             rank: how many; None for min(d, n - 1), all that n examples determine.
             seed: of the random start of the subspace iteration.
             max_exact: dimensions up to this take the d x d covariance, larger ones a randomised subspace iteration (Halko,
-                Martinsson & Tropp, 2011) that needs memory for d x (rank + 16) numbers and reads the data nine times.
+                Martinsson & Tropp, 2011, algorithm 4.4): products with the covariance, batch by batch, and a QR factorisation
+                between them. It needs memory for four matrices of d x (rank + 16) and reads the data nine times. Of the
+                methods of libraries, randomized_svd and torch.svd_lowrank want all the data in memory, and IncrementalPCA
+                drops at every batch what later ones may need.
 
         Raises:
             InputError: `data` are empty or not finite, or `rank` is absent in more than `max_exact` dimensions or not
@@ -226,11 +230,11 @@ class PCA(_Linear):
             raise InputError(f"components of {dim} dimensions met examples of shape {tuple(shape)}; fit them on such data")
 
     def _apply(self, x: Tensor, inverse: bool) -> Tensor:
-        v, w, signs, flat = self._v.like(x), self._w.like(x), self._signs.like(x), x.flatten(1)
+        v, t, signs, flat = self._v.like(x), self._t.like(x), self._signs.like(x), x.flatten(1)
         if inverse:
             flat = flat * signs
-            return torch.addmm(flat, flat @ v, w.T, alpha=-1.0).reshape(x.shape)
-        return (torch.addmm(flat, flat @ w, v.T, alpha=-1.0) * signs).reshape(x.shape)
+            return torch.addmm(flat, flat @ v @ t.T, v.T, alpha=-1.0).reshape(x.shape)
+        return (torch.addmm(flat, flat @ v @ t, v.T, alpha=-1.0) * signs).reshape(x.shape)
 
 
 @lru_cache(maxsize=64)
@@ -274,17 +278,22 @@ class _Rows:
 
     def covariance_times(self, y: Tensor | None = None) -> Tensor:
         """Cov y without Cov in memory; Cov itself without y."""
-        centred = (x - self.mean for x in self._batches())
-        return sum((x.T @ (x if y is None else x @ y) for x in centred), torch.zeros(())) / self.count
+        dim = len(self.mean)
+        total = torch.zeros(dim, dim if y is None else y.shape[1], dtype=torch.float64)
+        for x in self._batches():
+            centred = x - self.mean
+            total.addmm_(centred.T, centred if y is None else centred @ y)
+        return total.div_(self.count)
 
 
 def _leading(covariance: Tensor, rank: int, span: Tensor | None = None) -> NDArray[np.float64]:
     """Leading eigenvectors as rows, (rank, d); the first entry of at least half the largest size is positive."""
     vectors = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :rank]
     rows = (vectors if span is None else span @ vectors).T.numpy()
-    size = np.abs(rows)
-    first = np.argmax(size >= 0.5 * size.max(1, keepdims=True), axis=1)
-    return rows * np.sign(rows[np.arange(rank), first])[:, None]
+    for row in rows:
+        size = np.abs(row)
+        row *= np.sign(row[np.argmax(size >= 0.5 * size.max())])
+    return rows
 
 
 def _orthonormal_rows(matrix: ArrayLike, name: str) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from score_sde_analytic.measure.reconstruction import Reconstruction
 from score_sde_analytic.measure.spectrum import Spectrum
 from score_sde_analytic.measure.squared_error import SquaredError
 from score_sde_analytic.measure.statistics import Energy, GradientEnergy, HighFrequency, MeanLevel, Statistic
+from score_sde_analytic.measure.summed import SummedDraws, SummingRecorder
 from score_sde_analytic.measure.wiring import Remembering, Wiring, WiringCost, wiring_costs
 
 __all__ = [
@@ -38,6 +39,8 @@ __all__ = [
     "Spectrum",
     "SquaredError",
     "Statistic",
+    "SummedDraws",
+    "SummingRecorder",
     "Wiring",
     "WiringCost",
     "end_points",

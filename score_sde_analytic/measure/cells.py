@@ -26,18 +26,24 @@ def quantile_bins(
 def cell_means(
     square: Float64[Array, "n L"],
     index: Int64[np.ndarray, " n #L"],
+    number: Float64[Array, " n"],
     bins: int,
     shrinkage: float,
     sizes: Num[np.ndarray, " L"],
     pooled: bool,
 ) -> tuple[Float64[Array, "{bins} L"], Float64[Array, "{bins} L"], Float64[Array, "{bins} L"]]:
-    """(R, its effective number of draws, share of the label's draws) of every bin and label."""
-    sums, counts = _sums(square, index, bins)
-    mass = counts / len(square)
+    """(R, its effective number of draws, share of the label's draws) of every bin and label.
+
+    Args:
+        square: of draws, or means of so many of a bin.
+        number: how many.
+    """
+    sums, counts = _sums(square, index, number, bins)
+    mass = counts / number.sum()
     occupied = np.flatnonzero(counts.any(1))
     source = occupied[np.searchsorted(occupied, np.arange(bins))]  # ties fall into the next bin above, the last is never empty
     sums, counts = sums[source], counts[source]
-    means = _empirical_bayes(square, sizes) if pooled else square.mean(0)
+    means = _empirical_bayes(square, number, sizes) if pooled else np.average(square, axis=0, weights=number)
     if bins == 1 and pooled:
         return means[None], np.maximum(counts, 1.0), mass
     level = (sums * sizes).sum(1) / np.maximum((counts * means * sizes).sum(1), 1e-300)
@@ -49,14 +55,15 @@ def cell_means(
     return cells, np.maximum(counts, 1.0) + shrinkage, mass
 
 
-def _empirical_bayes(square: Array, sizes: np.ndarray) -> Array:
+def _empirical_bayes(square: Array, number: Array, sizes: np.ndarray) -> Array:
     """Mean squares of all labels, their logarithms shrunk toward the mean logarithm, (L,); the mean over coefficients is kept.
 
     log R_k = x_k + error of variance e_k^2, x_k ~ N(mu, tau^2): the posterior mean, with tau^2 from the scatter that errors
     leave unexplained (Efron & Morris, 1973).
     """
-    mean = np.maximum(square.mean(0), 1e-300)
-    error2 = square.var(0, ddof=1) / (len(square) * mean**2)
+    mean = np.maximum(np.average(square, axis=0, weights=number), 1e-300)
+    variance = number @ (square - mean) ** 2 / (len(square) - 1)  # of a draw: means of n scatter by 1/n of it
+    error2 = variance / (number.sum() * mean**2)
     log = np.log(mean)
     mu = np.average(log, weights=sizes)
     tau2 = max(float(np.average((log - mu) ** 2 - error2, weights=sizes)), 0.0)
@@ -65,11 +72,11 @@ def _empirical_bayes(square: Array, sizes: np.ndarray) -> Array:
     return shrunk * float((mean * sizes).sum() / (shrunk * sizes).sum())
 
 
-def _sums(square: Array, index: np.ndarray, bins: int) -> tuple[Array, Array]:
+def _sums(square: Array, index: np.ndarray, number: Array, bins: int) -> tuple[Array, Array]:
     """Sum of squares and number of draws in every bin and label, (B, L) each."""
     labels = square.shape[1]
     if index.shape[1] == 1:  # one bin per draw
-        member: Array = (index == np.arange(bins)).astype(np.float64)
+        member: Array = (index == np.arange(bins)) * number[:, None]
         return member.T @ square, np.repeat(member.sum(0)[:, None], labels, axis=1)
     cell = (index * labels + np.arange(labels)).ravel()
     sums = np.bincount(cell, weights=square.ravel(), minlength=bins * labels)

@@ -7,12 +7,12 @@ mean square of U (eps - eps_hat) over its coefficients. Everything fitted later 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float16, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array, as_array, sent
@@ -21,6 +21,9 @@ from score_sde_analytic.declared import require_arrays
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.statistics import Statistic, checked, finite
 from score_sde_analytic.models.prediction import Prediction
+
+#: Groups of examples for standard errors, as of `estimate`, and folds of them.
+GROUPS, FOLDS = 32, 8
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,11 @@ class ResidualDraws:
         log_snr: knots, ascending.
         knot: of each draw.
         example: its index in the data set.
-        rms: root mean square residual of each label.
+        rms: root mean square residual of each label: of every draw, or of cells of them.
         phi: values of each statistic, one or as many as pixels.
         sizes: coefficients per label.
+        cell: of every draw, the row of `rms` that holds the mean of its cell; None where each has a row of its own. A cell
+            has draws of one knot and of examples that are equal modulo `GROUPS`.
 
     >>> draws = study.structures.draws("pixel")
     >>> draws.square(draws.at(0)).shape
@@ -43,34 +48,87 @@ class ResidualDraws:
     log_snr: Float64[Array, " m"]
     knot: Int64[np.ndarray, " n"]
     example: Int64[np.ndarray, " n"]
-    rms: Float16[np.ndarray, "n L"]
+    rms: Float[np.ndarray, "rows L"]
     phi: Mapping[str, Float[np.ndarray, "n _"]]
     sizes: Int64[np.ndarray, " L"]
+    cell: Int64[np.ndarray, " n"] | None = None
 
     def at(self, m: int) -> Int64[np.ndarray, " rows"]:
         """Indices of the draws at knot m."""
         return np.flatnonzero(self.knot == m)
 
+    def seen_by(self, statistic: str | None) -> ResidualDraws:
+        """The draws as a fit with this statistic needs them."""
+        return self
+
     def square(self, rows: Int64[np.ndarray, " rows"]) -> Float64[Array, "rows L"]:
         """Squared residuals of some draws."""
-        return self.rms[rows].astype(np.float64) ** 2
+        return self.rms[rows if self.cell is None else self.cell[rows]].astype(np.float64) ** 2
+
+    def alike(
+        self, rows: Int64[np.ndarray, " rows"], bins: Int64[np.ndarray, " rows _"]
+    ) -> tuple[Int64[np.ndarray, " some"], Float64[Array, " some"]]:
+        """(one of all draws of a cell and bin, as a place in `rows`, how many there are), for all of them."""
+        if self.cell is None:
+            return np.arange(len(rows)), np.ones(len(rows))
+        pairs = np.stack([self.cell[rows], bins[:, 0]])
+        _, first, counts = np.unique(pairs, axis=1, return_index=True, return_counts=True)
+        return first, counts.astype(np.float64)
+
+    def dealt(self, parts: int) -> Int64[np.ndarray, " n"]:
+        """The part of every draw, by its example.
+
+        Raises:
+            InputError: parts that would cut cells.
+        """
+        if self.cell is not None and GROUPS % parts:
+            raise InputError(f"draws were summed in {GROUPS} groups of examples: take folds that divide it, not {parts}")
+        return self.example % parts
 
     def some_labels(self, count: int) -> ResidualDraws:
         """The draws of at most `count` labels, evenly chosen."""
-        labels = np.unique(np.linspace(0, len(self.sizes) - 1, count).round().astype(int))
+        labels = evenly(len(self.sizes), count)
         phi = {name: v if v.shape[1] == 1 else v[:, labels] for name, v in self.phi.items()}
-        return ResidualDraws(self.log_snr, self.knot, self.example, self.rms[:, labels], phi, self.sizes[labels])
+        return replace(self, rms=self.rms[:, labels], phi=phi, sizes=self.sizes[labels])
 
     def pooled(self) -> ResidualDraws:
         """The draws with all coefficients under one label, and no statistics."""
         power = self.rms.astype(np.float64) ** 2 @ (self.sizes / self.sizes.sum())
-        rms = np.sqrt(power)[:, None].astype(np.float16)
-        return ResidualDraws(self.log_snr, self.knot, self.example, rms, {}, np.array([self.sizes.sum()]))
+        rms = np.sqrt(power)[:, None].astype(self.rms.dtype)
+        return replace(self, rms=rms, phi={}, sizes=np.array([self.sizes.sum()]))
 
     def take(self, rows: Bool[np.ndarray, " n"]) -> ResidualDraws:
         """Some of the draws."""
         phi = {name: values[rows] for name, values in self.phi.items()}
-        return ResidualDraws(self.log_snr, self.knot[rows], self.example[rows], self.rms[rows], phi, self.sizes)
+        kept = {"rms": self.rms[rows]} if self.cell is None else {"cell": self.cell[rows]}
+        return replace(self, knot=self.knot[rows], example=self.example[rows], phi=phi, **kept)
+
+
+class Draws(Protocol):
+    """What fits ask of draws, kept one by one or summed in cells."""
+
+    @property
+    def log_snr(self) -> Array: ...
+    @property
+    def example(self) -> np.ndarray: ...
+    @property
+    def phi(self) -> Mapping[str, np.ndarray]: ...
+    @property
+    def sizes(self) -> np.ndarray: ...
+    def seen_by(self, statistic: str | None) -> ResidualDraws: ...
+    def dealt(self, parts: int) -> np.ndarray: ...
+    def some_labels(self, count: int) -> ResidualDraws: ...
+    def pooled(self) -> ResidualDraws: ...
+    def take(self, rows: np.ndarray) -> Draws: ...
+
+
+def evenly(labels: int, count: int) -> Int64[np.ndarray, " some"]:
+    """At most so many of the labels.
+
+    >>> evenly(5, 3).tolist()
+    [0, 2, 4]
+    """
+    return np.unique(np.linspace(0, labels - 1, count).round().astype(np.int64))
 
 
 class Recorder:
@@ -88,7 +146,7 @@ class Recorder:
         self.basis = basis
         self.statistics = dict(statistics or {})
         self._parts: dict[str, list[np.ndarray]]
-        self._labels: Tensor | None
+        self._labels: tuple[Tensor, np.ndarray] | None
         self.begin()
 
     def begin(self) -> None:
@@ -104,15 +162,10 @@ class Recorder:
     def observed(
         self, examples: Int64[np.ndarray, " batch"], eps: Float[Tensor, " batch *dims"], prediction: Prediction
     ) -> dict[str, np.ndarray]:
-        """Root mean square residuals and statistics of a batch of draws."""
+        """What a batch of draws has to say, wherever it is looked at; `add` keeps it."""
         square = self.basis.forward((eps - prediction.eps).float()).square().flatten(1)
-        if self._labels is None:
-            labels = self.basis.labels(tuple(eps.shape[1:])).ravel()
-            self._labels = sent(torch.from_numpy(labels), eps.device)
-            self._sizes = np.bincount(labels)
-        pooled = torch.zeros(len(square), len(self._sizes), device=square.device).index_add_(1, self._labels, square)
-        rms = (pooled.cpu() / torch.from_numpy(self._sizes)).sqrt()
-        new = {"rms": rms.numpy().astype(np.float16)}
+        labels, sizes = self._labelled(tuple(eps.shape[1:]), eps.device)
+        new = {"sizes": sizes, "rms": _means(square, labels, sizes).sqrt().cpu().numpy().astype(np.float16)}
         for name, statistic in self.statistics.items():
             values = checked(statistic(prediction), prediction)
             if values.shape[1] > 1 and not self._per_pixel(tuple(eps.shape[1:])):
@@ -121,10 +174,20 @@ class Recorder:
         return new
 
     def add(self, knot: int, examples: Int64[np.ndarray, " batch"], observed: Mapping[str, np.ndarray]) -> None:
-        """Keep what was observed of a batch of draws at one knot."""
-        keys = {"knot": np.full(len(examples), knot, dtype=np.int64), "example": np.asarray(examples, dtype=np.int64)}
-        for name, array in (keys | dict(observed)).items():
+        """Keep what `observed` found of a batch of draws at one knot; in which order batches come decides the result's."""
+        new = dict(observed)
+        self._sizes = new.pop("sizes")
+        new["knot"] = np.full(len(examples), knot, dtype=np.int64)
+        new["example"] = np.asarray(examples, dtype=np.int64)
+        for name, array in new.items():
             self._parts.setdefault(name, []).append(array)
+
+    def _labelled(self, shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, np.ndarray]:
+        """(the curve of every coefficient, flat, how many each has)."""
+        if self._labels is None:
+            labels = self.basis.labels(shape).ravel()
+            self._labels = sent(torch.from_numpy(labels), device), np.bincount(labels)
+        return self._labels
 
     def _per_pixel(self, shape: tuple[int, ...]) -> bool:
         """Whether the curves belong to pixels; as many coefficients as pixels are not enough."""
@@ -157,8 +220,8 @@ class Recorder:
             "sizes": max((part["sizes"] for part in parts), key=len)
         }
 
-    def result(self, log_snr: Array, order: Sequence[int] | None = None) -> ResidualDraws:
-        """The draws, for the knots they were made at, ascending (`Moments.log_snr`).
+    def result(self, log_snr: Array, order: Sequence[int] | None = None) -> Any:
+        """The `ResidualDraws`, for the knots they were made at, ascending (`Moments.log_snr`).
 
         Args:
             order: the number that each knot had in the pass (`Moments.order`); absent, they were numbered as they ascend.
@@ -172,6 +235,17 @@ class Recorder:
             raise InputError("nothing was recorded; pass this recorder to estimate(observers=...)")
         if knots.ndim != 1 or np.any(np.diff(knots) <= 0) or len(knots) != a["knot"].max() + 1:
             raise InputError(f"need the {a['knot'].max() + 1} knots of the draws in ascending order, as in Moments.log_snr")
-        phi = {name: a[f"phi.{name}"] for name in self.statistics}
         rank = np.arange(len(knots)) if order is None else np.argsort(order)
+        return self._made(knots, rank, a)
+
+    def _made(self, knots: Array, rank: np.ndarray, a: Mapping[str, np.ndarray]) -> Any:
+        phi = {name: a[f"phi.{name}"] for name in self.statistics}
         return ResidualDraws(knots, rank[a["knot"]], a["example"], a["rms"], phi, a["sizes"])
+
+
+def _means(square: Tensor, labels: Tensor, sizes: np.ndarray) -> Float[Tensor, "batch L"]:
+    """Means over the coefficients of each label."""
+    if len(sizes) == square.shape[1] and labels.is_cpu and torch.equal(labels, torch.arange(len(sizes))):
+        return square
+    pooled = torch.zeros(len(square), len(sizes), device=square.device).index_add_(1, labels, square)
+    return pooled / sent(torch.from_numpy(sizes), square.device)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from score_sde_analytic.arrays import Array, ahead, fetched, numbers, onto, sent
 from score_sde_analytic.checks import whole
 from score_sde_analytic.data.examples import Data, Examples, as_dataset
+from score_sde_analytic.data.portions import together
 from score_sde_analytic.data.ranges import DataRange, check_examples
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.declared import reading
@@ -31,7 +32,7 @@ from score_sde_analytic.measure.answers import ANSWERS, relative_tolerance
 from score_sde_analytic.measure.budget import DEFAULT, Budget
 from score_sde_analytic.measure.knots import knots_in_doubt
 from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, OUTCOMES, Moments
-from score_sde_analytic.measure.outcomes import COLUMNS, DECODER_COORDINATES, Draws, Outcomes, in_parts
+from score_sde_analytic.measure.outcomes import COLUMNS, DECODER_COORDINATES, Draws, Outcomes
 from score_sde_analytic.measure.visits import known, visited
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
@@ -325,7 +326,7 @@ class _Pass:
         """Indices and examples of this round, at consecutive places, and the model on their conditions."""
         index = self._index(self.round)
         x_0, conditions = self.dataset.batch(index)
-        for part in in_parts(x_0):
+        for part in together(x_0):
             check_examples(part) if self.data_range is None else self.data_range.check(part)
         return index, onto(x_0, self.device), self.model.for_batch(conditions, self.device)
 

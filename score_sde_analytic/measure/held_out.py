@@ -23,12 +23,9 @@ from numpy.typing import ArrayLike
 
 from score_sde_analytic.arrays import Array, as_array
 from score_sde_analytic.errors import InputError
-from score_sde_analytic.measure.draws import ResidualDraws
+from score_sde_analytic.measure.draws import FOLDS, GROUPS, Draws
 from score_sde_analytic.measure.spectrum import LevelTable, Spectrum
 from score_sde_analytic.uncertainty import jackknife_variance
-
-#: Groups of examples for standard errors, as of `estimate`, and folds of them.
-GROUPS, FOLDS = 32, 8
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Choice:
     pooled: bool = False
     cost: float = math.nan
 
-    def fit(self, draws: ResidualDraws) -> Spectrum:
+    def fit(self, draws: Draws) -> Spectrum:
         """The spectrum of these settings."""
         return Spectrum.fit(draws, self.statistic, self.bins, self.shrinkage, self.smooth, self.pooled)
 
@@ -54,7 +51,7 @@ class Choice:
 PLAIN = Choice(None, 1, 0.0, False)
 
 
-def price(spectrum: Spectrum, draws: ResidualDraws, statistic: str | None, step: float) -> Float64[Array, " m"]:
+def price(spectrum: Spectrum, draws: Draws, statistic: str | None, step: float) -> Float64[Array, " m"]:
     """What steps of `step` in log-SNR cost with this spectrum's variances, from draws that it was not fitted on.
 
     Returns:
@@ -63,30 +60,47 @@ def price(spectrum: Spectrum, draws: ResidualDraws, statistic: str | None, step:
     Raises:
         InputError: a knot without draws.
     """
-    return np.array([_Knot.of(spectrum, draws, statistic, m).nats(step).mean() for m in range(len(draws.log_snr))])
+    return np.array([_Knot.of(spectrum, draws, statistic, m).mean(step) for m in range(len(draws.log_snr))])
 
 
 @dataclass(frozen=True)
 class _Knot:
-    """Held-out draws of one knot and the variances that a fit gives their states."""
+    """Held-out draws of one knot, or cells of them, and the variances that a fit gives their states."""
 
-    example: np.ndarray
+    group: np.ndarray
+    number: Array
     residual: torch.Tensor
     square: torch.Tensor
     weights: torch.Tensor
 
     @classmethod
-    def of(cls, spectrum: Spectrum, draws: ResidualDraws, statistic: str | None, knot: int) -> _Knot:
+    def of(cls, spectrum: Spectrum, draws: Draws, statistic: str | None, knot: int) -> _Knot:
+        draws = draws.seen_by(statistic)
         rows = draws.at(knot)
         if not len(rows):
             raise InputError(f"knot {knot} has no draws to price; measure more draws, or take fewer folds of the examples")
+        table = LevelTable.of(spectrum, float(draws.log_snr[knot]))
         phi = None if statistic is None else torch.from_numpy(draws.phi[statistic][rows]).double()
-        residual = LevelTable.of(spectrum, float(draws.log_snr[knot])).residual(phi)
+        one, number = draws.alike(rows, np.zeros((len(rows), 1), dtype=np.int64) if phi is None else table.between(phi).numpy())
+        residual = table.residual(None if phi is None else phi[one])
         weights = torch.from_numpy(draws.sizes / draws.sizes.sum())
-        return cls(draws.example[rows], residual, torch.from_numpy(draws.square(rows)), weights)
+        return cls(draws.example[rows[one]] % GROUPS, number, residual, torch.from_numpy(draws.square(rows[one])), weights)
 
-    def nats(self, step: float) -> Array:
-        """Cost of a step for each draw, nats per dimension."""
+    def mean(self, step: float) -> float:
+        """Cost of a step, nats per dimension."""
+        return float(np.average(self._nats(step), weights=self.number))
+
+    def summed(self, step: float) -> Array:
+        """Costs of a step over the draws of each group."""
+        return np.asarray(np.bincount(self.group, self.number * self._nats(step), GROUPS), dtype=np.float64)
+
+    @property
+    def counts(self) -> Array:
+        """Draws of each group."""
+        return np.asarray(np.bincount(self.group, self.number, GROUPS), dtype=np.float64)
+
+    def _nats(self, step: float) -> Array:
+        """Cost of a step for each draw or cell."""
         e = math.expm1(step)
         cost = torch.log1p(e * self.residual) + (self.square - self.residual) * (e / (1.0 + e * self.residual))
         return np.asarray(0.5 * (cost @ self.weights))
@@ -148,7 +162,7 @@ class HeldOut:
         InputError: a fold without draws, or with too few, at some knot.
     """
 
-    def __init__(self, draws: ResidualDraws, choice: Choice, folds: int = FOLDS) -> None:
+    def __init__(self, draws: Draws, choice: Choice, folds: int = FOLDS) -> None:
         self.log_snr = draws.log_snr
         self.choice = choice
         self._draws = draws
@@ -156,7 +170,7 @@ class HeldOut:
 
     @staticmethod
     def choose(
-        draws: ResidualDraws,
+        draws: Draws,
         bins: Sequence[int] = (1, 4, 8, 16),
         shrinkage: Sequence[float] = (0.0, 10.0, 100.0, math.inf),
         smooth: Sequence[bool] = (False, True),
@@ -192,7 +206,7 @@ class HeldOut:
     def _judged(self, steps: Sequence[float]) -> list[_Judged]:
         """Every fold's costs by the fit to the others."""
         draws = self._draws
-        group = draws.example % self._folds
+        group = draws.dealt(self._folds)
         if len(np.unique(group)) < 2:
             raise InputError("cross-fitting needs two folds with examples in them: record more examples, or take more folds")
         folds = np.unique(group).tolist()
@@ -254,14 +268,14 @@ class _Judged:
     counts: Array
 
     @classmethod
-    def of(cls, fold: int, spectrum: Spectrum, draws: ResidualDraws, statistic: str | None, steps: Sequence[float]) -> _Judged:
+    def of(cls, fold: int, spectrum: Spectrum, draws: Draws, statistic: str | None, steps: Sequence[float]) -> _Judged:
         knots = len(draws.log_snr)
         sums, counts = np.zeros((len(steps), GROUPS, knots)), np.zeros((GROUPS, knots))
         for m in range(knots):
             knot = _Knot.of(spectrum, draws, statistic, m)
-            counts[:, m] += np.bincount(knot.example % GROUPS, minlength=GROUPS)
+            counts[:, m] = knot.counts
             for i, step in enumerate(steps):
-                sums[i, :, m] += np.bincount(knot.example % GROUPS, knot.nats(step), GROUPS)
+                sums[i, :, m] = knot.summed(step)
         return cls(fold, spectrum, sums, counts)
 
 
@@ -314,6 +328,6 @@ def _cost(choice: Choice) -> float:
     return choice.cost
 
 
-def held_out_cost(draws: ResidualDraws, choice: Choice, steps: int = 10, folds: int = 4) -> float:
+def held_out_cost(draws: Draws, choice: Choice, steps: int = 10, folds: int = 4) -> float:
     """Nats per dimension of a chain of even steps over the knots, by cross-validation over examples."""
     return float(HeldOut(draws, choice, folds).chain(steps)[0])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from score_sde_analytic.arrays import float64_place, sent, wide
-from score_sde_analytic.data.portions import STATE_BYTES, batch_by_bytes
+from score_sde_analytic.data.portions import together
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.measure.moments import DECODER_RATIOS, decoder_scale
@@ -70,7 +70,7 @@ class Outcomes:
         Args:
             subset: the coordinates that decoders are measured on.
         """
-        parts = zip(*map(in_parts, (x_0, eps, prediction.eps)), strict=True)
+        parts = zip(*map(together, (x_0, eps, prediction.eps)), strict=True)
         values = torch.cat([self._values(*part) for part in parts])
         some, some_hat = (x.flatten(1)[:, subset] for x in (x_0, prediction.x_0))
         return torch.cat([values, self._nats(some, some_hat, prediction.level.log_snr)], 1)
@@ -95,8 +95,3 @@ class Outcomes:
     def _nats(self, x_0: Tensor, x_0_hat: Tensor, log_snr: float) -> Tensor:
         stds = (DECODER_RATIOS * decoder_scale(log_snr, self._statistics.variance)).tolist()
         return torch.stack([decoder_nats(x_0, x_0_hat, std, self._data_range) for std in stds], 1)
-
-
-def in_parts(x: Float[Tensor, " batch *dims"]) -> tuple[Float[Tensor, " part *dims"], ...]:
-    """Rows that are looked at together, in float64."""
-    return x.split(batch_by_bytes(x[0].numel(), batch_bytes=STATE_BYTES))

@@ -13,13 +13,13 @@ from functools import cached_property
 import numpy as np
 import scipy
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from score_sde_analytic.arrays import Array, sent
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.cells import cell_means, quantile_bins
-from score_sde_analytic.measure.draws import ResidualDraws
+from score_sde_analytic.measure.draws import Draws
 from score_sde_analytic.measure.interpolant import Interpolant, nondecreasing, residual_of, y_of
 from score_sde_analytic.process.kernel import optimal_step_nats, optimal_step_slope
 from score_sde_analytic.process.level import finite
@@ -72,7 +72,7 @@ class Spectrum:
     @classmethod
     def fit(
         cls,
-        draws: ResidualDraws,
+        draws: Draws,
         statistic: str | None = None,
         bins: int = 1,
         shrinkage: float = 0.0,
@@ -104,7 +104,7 @@ class Spectrum:
             bins = 1
         elif statistic not in draws.phi:
             raise InputError(f"no statistic {statistic!r} was recorded; choose one of {', '.join(draws.phi) or 'none'}")
-        m = len(draws.log_snr)
+        draws, m = draws.seen_by(statistic), len(draws.log_snr)
         r, weight, mass = (np.empty((m, bins, len(draws.sizes))) for _ in range(3))
         quantiles = np.empty((m, 2 * bins - 1 if statistic else 0))
         for knot in range(m):
@@ -114,7 +114,9 @@ class Spectrum:
             index = np.zeros((len(rows), 1), dtype=np.int64)
             if statistic is not None:
                 index, quantiles[knot] = quantile_bins(draws.phi[statistic][rows].astype(np.float64), bins)
-            r[knot], weight[knot], mass[knot] = cell_means(draws.square(rows), index, bins, shrinkage, draws.sizes, pooled)
+            one, number = draws.alike(rows, index)
+            cells = draws.square(rows[one]), index[one], number
+            r[knot], weight[knot], mass[knot] = cell_means(*cells, bins, shrinkage, draws.sizes, pooled)
         lam = draws.log_snr[:, None, None]
         r = np.clip(r, MARGIN * np.exp(np.minimum(lam, 0.0)), 1.0 - MARGIN)
         y = y_of(r, lam)
@@ -230,6 +232,11 @@ class LevelTable:
     def to(self, device: torch.device) -> LevelTable:
         """The table on a device."""
         return replace(self, y=sent(self.y, device), medians=sent(self.medians, device), edges=sent(self.edges, device))
+
+    def between(self, phi: Float64[Tensor, " batch #L"]) -> Int64[Tensor, " batch #L"]:
+        """The bin of phi; with medians that are interpolated between, which half of it."""
+        edges = torch.cat([self.edges, self.medians]).sort().values if self.smooth else self.edges
+        return torch.bucketize(phi.contiguous(), edges, right=True)
 
     def residual(self, phi: Float64[Tensor, " batch #L"] | None) -> Float64[Tensor, "#batch L"]:
         """R of every sample and label, or of any sample without phi."""

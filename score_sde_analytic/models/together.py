@@ -146,8 +146,7 @@ def _accelerator(cpu: bool) -> Any:
     """The one of this process; the number of threads, which decides the last bits, is for others to set."""
     accelerate = optional("accelerate", extra="scale", user="training in several processes")
     threads = torch.get_num_threads()
-    handler = accelerate.DistributedDataParallelKwargs(broadcast_buffers=False)
-    made = accelerate.Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[handler])
+    made = accelerate.Accelerator(cpu=cpu, mixed_precision="no")
     torch.set_num_threads(threads)
     return made
 
@@ -160,5 +159,5 @@ class Loss(nn.Module):
         self.net = net
         self.loss = loss
 
-    def forward(self, *given: Any) -> Tensor:
+    def forward(self, *given: Any) -> Float[Tensor, ""]:
         return self.loss(self.net, *given)

@@ -53,11 +53,11 @@ def half(n: int, dtype: torch.dtype) -> int:
     return -(-n // (8 if dtype == torch.float64 else 16))
 
 
-def words(counter: Sequence[Int64[Tensor, " ..."]], key: Sequence[Int64[Tensor, " ..."]]) -> tuple[Tensor, ...]:
+def _words(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The four words of each block, as int64, of the four of its counter and the two of its key, which are broadcast.
 
     >>> zero = torch.tensor(0)
-    >>> hex(words([zero] * 4, [zero] * 2)[0])
+    >>> hex(_words([zero] * 4, [zero] * 2)[0])
     '0x16554d9eca36314c'
     """
     (a, b, c, d), (first, second) = counter, key
@@ -71,7 +71,7 @@ def words(counter: Sequence[Int64[Tensor, " ..."]], key: Sequence[Int64[Tensor, 
 def blocks(streams: Int64[Tensor, " ..."], second: int, at: Int64[Tensor, " ..."]) -> Int64[Tensor, "... 4"]:
     """The blocks at some places of streams, which are broadcast."""
     none = torch.zeros_like(at)
-    made = words((at, none, none, none), (streams, at.new_full((), second)))
+    made = _words((at, none, none, none), (streams, at.new_full((), second)))
     return torch.stack(torch.broadcast_tensors(*made), -1)
 
 
@@ -114,13 +114,19 @@ def drawn(streams: Int64[Tensor, " batch"], k: int, n: int, dtype: torch.dtype) 
     """`normals`, as one kernel on devices that a compiler knows; the host does not wait."""
     if streams.device.type != "cuda" or not installed("triton"):
         return normals(streams, k, n, dtype)
-    return compiled(n, dtype)(streams, torch.full((), k, device=streams.device))
+    rows = 1 << (len(streams) - 1).bit_length()  # few kernels serve all sizes of batches
+    padded = torch.nn.functional.pad(streams, (0, rows - len(streams)))
+    return _compiled(rows, n, dtype, streams.device)(padded, torch.full((), k, device=streams.device))[: len(streams)]
 
 
 @cache
-def compiled(n: int, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
-    """`normals` of draws of one size, made at the first call for every number of streams."""
-    return torch.compile(lambda streams, k: normals(streams, k, n, dtype))
+def _compiled(rows: int, n: int, dtype: torch.dtype, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    """`normals` of so many streams and numbers, as one kernel; made at the first call."""
+    from torch.fx.experimental.proxy_tensor import make_fx  # which takes its time
+
+    examples = torch.zeros(rows, dtype=torch.int64, device=device), torch.zeros((), dtype=torch.int64, device=device)
+    operations = make_fx(lambda streams, k: normals(streams, k, n, dtype))(*examples)
+    return torch.compile(operations, dynamic=False)
 
 
 class HostDraws:

@@ -286,7 +286,7 @@ def generate(
 
     def draw(part: slice) -> Tensor:
         some = indices[part]
-        noise = SampleNoise(seed, some, device)
+        noise = SampleNoise(seed, some, device, draws=1 + len(plan))
         like = torch.empty(len(some), *shape, device=device, dtype=dtype)
         x = prior_sample(sampler.model.schedule, noise, like, start_of(part), grid.times[0])
         batch = sampler.with_model(model_of(part).of_run(seed, some))

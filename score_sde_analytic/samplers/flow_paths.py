@@ -273,7 +273,7 @@ class _Recording:
     def _resume(self, path: Path) -> None:
         arrays, metadata = _read(path)
         require_match(path, metadata["identity"], self.identity)
-        self.predictions = torch.from_numpy(arrays["predictions"].copy())
+        self.z, self.first, self.predictions = (torch.from_numpy(arrays[name].copy()) for name in ("z", "first", "predictions"))
         self.known = list(metadata["known"])
         self.cost = Receipt(**metadata["cost"])
 

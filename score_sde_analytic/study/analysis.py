@@ -108,7 +108,7 @@ def analyse(
     some = some if some.in_memory else portion(some)
     if others is not None and data_range is not None:
         _check(some, data_range)
-    recorded = recorders(named, some, settings.structure)
+    recorded = recorders(named, examples if others is None else others, settings.structure)
     statistics = DataStatistics.of(examples, data_range, progress=progress) if statistics is None else statistics
     known = free.fitted(some, None, model.schedule) if others is None else free.fitted(examples, some, model.schedule)
     budget = replace(budget or CHEAP, most_knots=settings.knots.most)

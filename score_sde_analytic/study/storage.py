@@ -33,6 +33,7 @@ from score_sde_analytic.measure.curve import NoiseCurve, Source
 from score_sde_analytic.measure.draws import Recorder
 from score_sde_analytic.measure.moments import KIND as MOMENTS
 from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.measure.summed import SummingRecorder
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.study import free
 from score_sde_analytic.study.names import CovarianceName
@@ -170,7 +171,8 @@ def _arrays(study: Record) -> dict[str, np.ndarray]:
 def _recorder(name: str, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Recorder:
     mine = {key.removeprefix(f"{name}/"): array for key, array in arrays.items() if key.startswith(f"{name}/")}
     basis = bases.from_config(config["basis"], mine)
-    return Recorder(basis, {key: statistics.from_config(settings) for key, settings in config["statistics"].items()})
+    known = {key: statistics.from_config(settings) for key, settings in config["statistics"].items()}
+    return SummingRecorder(basis, known, config["summed"]["bins"]) if "summed" in config else Recorder(basis, known)
 
 
 def _statistics(scalars: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> DataStatistics:

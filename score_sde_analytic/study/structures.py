@@ -7,17 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.covariance.diagonal import Diagonal
-from score_sde_analytic.data.bases import BASES
+from score_sde_analytic.data.bases import BASES, shared
+from score_sde_analytic.data.basis import Basis, Pixel
 from score_sde_analytic.data.examples import Data, as_dataset
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood.evaluation import digest
-from score_sde_analytic.measure.draws import Recorder, ResidualDraws
+from score_sde_analytic.measure.draws import Draws, Recorder
 from score_sde_analytic.measure.held_out import PLAIN, Choice, HeldOut, jackknife_error
 from score_sde_analytic.measure.moments import Moments
-from score_sde_analytic.measure.statistics import STATISTICS
+from score_sde_analytic.measure.statistics import STATISTICS, Statistic
+from score_sde_analytic.measure.summed import WATCHED, SummingRecorder
 from score_sde_analytic.study.names import AUTO, CovarianceName, choose
 from score_sde_analytic.study.settings import Structure
 from score_sde_analytic.uncertainty import Estimate
@@ -47,16 +50,23 @@ def recorders(names: Sequence[CovarianceName], train: Data, settings: Structure)
     examples = as_dataset(train)
     suitable = usual(examples.shape, len(examples)) if CovarianceName(AUTO) in names else ((), ())
     structured = [name for name in names if name.structured]
-    bases = dict.fromkeys([*(settings.bases or suitable[0]), *(name.base for name in structured)])
+    bases: dict[str, Any] = dict.fromkeys([*(settings.bases or suitable[0]), *(name.base for name in structured)])
     given = [*(settings.statistics or suitable[1]), *(name.given for name in structured if name.given)]
     statistics = {name: choose(STATISTICS, name, "statistic")() for name in dict.fromkeys(given)}
     everywhere = {name: statistic for name, statistic in statistics.items() if not statistic.local}
-    return {
-        name: Recorder(
-            choose(BASES, name, "basis")(examples, settings.pca_rank or None), statistics if name == "pixel" else everywhere
-        )
-        for name in bases
-    }
+    if len(everywhere) < len(statistics) and "pixel" in bases:
+        bases["pixel"] = Recorder(Pixel(), statistics)
+    for name in bases:
+        if bases[name] is None:
+            basis = choose(BASES, name, "basis")(examples, settings.pca_rank or None)
+            bases[name] = _recorder(basis, everywhere, examples.shape, max(settings.bins))
+    return bases
+
+
+def _recorder(basis: Basis, statistics: Mapping[str, Statistic], shape: tuple[int, ...], bins: int) -> Recorder:
+    """Of every draw, or of their sums where the examples are large and their curves many."""
+    many = shared(shape) and basis.labels(shape).max() >= WATCHED
+    return SummingRecorder(basis, statistics, bins) if many else Recorder(basis, statistics)
 
 
 def moments_file(folder: str | Path, recorded: Mapping[str, Recorder]) -> Path:
@@ -96,7 +106,7 @@ class Structures:
             CovarianceName(basis, given) for basis, recorder in self.recorders.items() for given in ("", *recorder.statistics)
         )
 
-    def draws(self, basis: str) -> ResidualDraws:
+    def draws(self, basis: str) -> Draws:
         """The recorded draws in one basis.
 
         Raises:
@@ -179,7 +189,7 @@ class Structures:
         return dict(self._choices)
 
     @cached_property
-    def _draws(self) -> dict[str, ResidualDraws]:
+    def _draws(self) -> dict[str, Draws]:
         return {}
 
     @cached_property

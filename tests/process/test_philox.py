@@ -10,7 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from score_sde_analytic.process import philox
 from score_sde_analytic.process.noise import SampleNoise, stream_seed
-from score_sde_analytic.process.philox import HostDraws, blocks, half, kind, normals, signed, words
+from score_sde_analytic.process.philox import HostDraws, blocks, half, kind, normals, signed
 
 #: counter, key, words: the vectors of Random123 for philox4x64-10 (zeros, ones, digits of pi).
 PUBLISHED = [
@@ -42,7 +42,7 @@ def draw(streams, n, dtype, k, draws=1):
 @pytest.mark.parametrize(("counter", "key", "expected"), PUBLISHED)
 def test_words_are_the_published_ones(counter, key, expected):
     counter, key = ([torch.tensor(signed(word)) for word in part] for part in (counter, key))
-    assert [int(word) % 2**64 for word in words(counter, key)] == expected
+    assert [int(word) % 2**64 for word in philox._words(counter, key)] == expected
 
 
 def test_blocks_are_numpys():
@@ -65,6 +65,13 @@ def test_the_host_draws_what_a_device_does(n, dtype):
             assert torch.equal(host, device)
         else:
             np.testing.assert_array_max_ulp(host.numpy(), device.numpy(), 6)
+
+
+def test_every_device_draws_the_same(device):
+    noise, host = SampleNoise(3, range(5), device), SampleNoise(3, range(5))
+    for dtype, ulp in [(torch.float32, 6), (torch.float64, 4), (torch.float32, 6)]:
+        found, expected = (source.draw(torch.empty(5, 33, dtype=dtype)) for source in (noise, host))
+        np.testing.assert_array_max_ulp(found.numpy(), expected.numpy(), ulp)
 
 
 def test_float32_is_close_on_the_whole_line():
@@ -151,3 +158,14 @@ def test_a_device_is_not_asked_for_a_number():
     traced = make_fx(lambda streams, k: normals(streams, k, 33, torch.float32), tracing_mode="fake")(streams, k)
     assert torch.equal(traced(streams, k), normals(streams, 4, 33, torch.float32))
     assert torch.equal(traced(streams, k + 1), normals(streams, 5, 33, torch.float32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_compiled_kernel_draws_the_same(dtype):
+    """Compiled for the CPU, as it is for a GPU."""
+    streams = torch.tensor(STREAMS[:4])
+    kernel = philox._compiled(4, 33, dtype, torch.device("cpu"))
+    for k in (0, 3):
+        close = kernel(streams, torch.tensor(k))
+        torch.testing.assert_close(close, normals(streams, k, 33, dtype), rtol=1e-6, atol=1e-7)

@@ -1,4 +1,4 @@
-"""Shards: parts that cover the whole, and merges that are the whole."""
+"""Work cut in shards: parts that cover the whole, and merges that are the whole."""
 
 from __future__ import annotations
 
