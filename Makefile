@@ -1,11 +1,11 @@
-# Each entry point has its own virtual environment: `make demo`; `make test`, `make test-all`; `make test-oldest`.
+# Each entry point has its own virtual environment: `make demo`; `make test`, `make test-all`; `make docs`; `make test-oldest`.
 PYTHON ?= python3
 PIP_FLAGS = --quiet --disable-pip-version-check --constraint constraints.txt
 # What tests/interop compares with, without what it requires (torchvision, wandb, ..), for which stand-ins do.
 ELSEWHERE = k-diffusion denoising-diffusion-pytorch ema-pytorch azula einops
 RUN_TESTS = OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n 2
 
-.PHONY: demo fashion lint test test-all test-oldest gpu
+.PHONY: demo docs fashion gpu lint notebooks test test-all test-oldest
 
 .venv/installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
@@ -18,6 +18,12 @@ RUN_TESTS = OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n 2
 	.venv-test/bin/pip install $(PIP_FLAGS) torch==2.13.0
 	.venv-test/bin/pip install $(PIP_FLAGS) --editable '.[test]'
 	.venv-test/bin/pip install $(PIP_FLAGS) --no-deps $(ELSEWHERE)
+	touch $@
+
+.venv-docs/installed: setup.py constraints.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install $(PIP_FLAGS) torch==2.13.0
+	.venv-docs/bin/pip install $(PIP_FLAGS) --editable '.[docs]'
 	touch $@
 
 # The main job: pretrained network -> curve, grids, samples, bits/dim, in results/digits_vp; then emoji by 5 calls and by 50.
@@ -60,3 +66,12 @@ gpu:
 # The oldest versions that setup.py allows, in a temporary environment; TORCH=2.13.0 replaces torch's.
 test-oldest:
 	$(PYTHON) .ci/oldest.py
+
+# The site, in build/site: every page, link and name must be right, and nothing is fetched.
+docs: .venv-docs/installed
+	.venv-docs/bin/python -m sphinx -n -W --keep-going -b html docs build/site
+	.venv-docs/bin/python docs/check.py build/site
+
+# The notebooks of the site, run from top to bottom and kept with what they print and draw.
+notebooks: .venv-docs/installed
+	.venv-docs/bin/python docs/execute.py

@@ -15,6 +15,7 @@ TRANSLATE = ["scikit-image>=0.24"]  # structural similarity of images
 CODING = ["constriction>=0.4"]  # entropy coder of lossless files
 SCALE = ["accelerate>=1.0"]  # one network trained by several processes
 IMAGES = ["diffusers>=0.34", "scikit-learn>=1.5"]
+DOCS = ["sphinx>=8.1", "furo>=2024.8.6", "myst-nb>=1.2", "sphinx-copybutton>=0.5.2", "latex2mathml>=3.77", "ipykernel>=6.29"]
 TEST = [
     "pytest>=8",
     "pytest-cov>=5",
@@ -84,6 +85,7 @@ setup(
         "ode": ODE,
         "sde": SDE,
         "fidelity": FIDELITY,
+        "docs": RUNNER + IMAGES + GRIDS + DOCS,
         "scale": SCALE,
         "test": RUNNER + IMAGES + GRIDS + ODE + SDE + CODING + TRANSLATE + SCALE + TEST,
     },

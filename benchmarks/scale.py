@@ -313,7 +313,7 @@ def page(found: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             "# What the package costs as examples grow",
-            f"`{found['command']}`",
+            f"    {found['command']}",
             f"{EXAMPLES} pictures by index, {BATCH} examples per network call of {found['call']:g} s, one thread of"
             f" {found['machine']}, torch {found['torch']}. A pass is of {len(KNOTS)} knots and {DRAWS} draws of each; the long"
             f" one of {LONG[0]} knots and {LONG[1]} draws of each. {SAMPLES} samples and {SAMPLES} examples for bits/dim,"

@@ -111,6 +111,15 @@ def test_guide(names: dict[str, object]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("page", [DOCS / "start.md", *sorted((DOCS / "how").glob("*.md"))], ids=lambda page: page.stem)
+def test_pages_that_take_the_study_of_the_guide(page: Path, names: dict[str, object]) -> None:
+    line, code = next(blocks(DOCS / "guide.md"))
+    run(DOCS / "guide.md", line, code, names)
+    for line, code in blocks(page):
+        run(page, line, code, names)
+
+
+@pytest.mark.slow
 def test_coding(names: dict[str, object]) -> None:
     for line, code in blocks(DOCS / "coding.md"):
         run(DOCS / "coding.md", line, code, names)
