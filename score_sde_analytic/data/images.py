@@ -156,9 +156,10 @@ def images(
     (2, ('y',))
 
     Args:
-        source: a folder of pictures, searched as a whole, whose sub-folders are labels; a folder of IDX files; a file .npz or
-            .npy (which is not held in memory); a folder that Hugging Face's `datasets` saved, a data set of theirs, or .parquet
-            files; a tensor, an array or a dictionary of them; a map-style data set of pictures, tuples or dictionaries.
+        source: a folder of pictures, searched as a whole, whose sub-folders are labels; a folder of IDX files, or of CIFAR-10's
+            own batches, or one of these files; a file .npz or .npy (which is not held in memory); a folder that Hugging Face's
+            `datasets` saved, a data set of theirs, or .parquet files; a tensor, an array or a dictionary of them; a map-style
+            data set of pictures, tuples or dictionaries.
         column: of the pictures, where there are several.
         size: a side, or (height, width): the middle of that shape is cut out, and resized.
         channels: 1, 3 or 4; None leaves them, which must then be the same for all.
