@@ -24,12 +24,13 @@ from torch import Tensor
 
 from benchmarks.few_worlds import Judge
 from benchmarks.papers_cases import CASES, TABLE, Case, Places
-from benchmarks.papers_page import KIND, page
+from benchmarks.papers_page import BEYOND, KIND, page
 from benchmarks.papers_rows import ANALYTIC, BETA, BETA_TILDE, EVEN, OURS, STEPS, Row, Rows
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.files import load_arrays, plain, read_json, save_arrays, write_json, write_text
 from score_sde_analytic.likelihood import Bound
 from score_sde_analytic.likelihood.evaluation import digest
+from score_sde_analytic.measure import Moments
 from score_sde_analytic.metrics import Measured, difference, evaluate
 from score_sde_analytic.study.plan import SamplingPlan
 from score_sde_analytic.uncertainty import Estimate
@@ -58,13 +59,17 @@ class Figures:
         write_json(self.path, KIND, self.content)
 
 
-def bits(case: Case, made: Experiment, rows: Rows) -> dict[tuple[str, int], Bound]:
-    """Of every chain that exists, all in one pass."""
+def bits(case: Case, made: Experiment, rows: Rows, kept: bool) -> dict[tuple[str, int], Bound]:
+    """Of every chain that exists, all in one pass; with `kept` of those that were measured before."""
     chains = {(row.key, k): chain for row in rows.bits() for k in row.steps if (chain := _made(row, k)) is not None}
     data = made.splits.some("test", case.examples)
-    named = {f"{digest(key)[:8]}_K{k}": chain for (key, k), chain in chains.items()}
-    found = rows.study.evaluate(data, named, made.workdir / "bits", batch_size=case.batch)
-    return dict(zip(chains, found.values(), strict=True))
+    folder = made.workdir / "bits"
+    named = {cell: f"{digest(cell[0])[:8]}_K{cell[1]}" for cell in chains}
+    if kept:
+        named = {cell: name for cell, name in named.items() if any(folder.glob(f"{name}-*"))}
+    methods = {name: chains[cell] for cell, name in named.items()}
+    found = rows.study.evaluate(data, methods, folder, batch_size=case.batch)
+    return {cell: found[name] for cell, name in named.items()}
 
 
 def _made(row: Row, steps: int) -> Any:
@@ -117,11 +122,13 @@ class Gallery:
     Attributes:
         count: of samples.
         judge: their reference and metrics.
+        kept: judge only what was drawn before.
     """
 
     case: Case
     made: Experiment
     judge: Judge
+    kept: bool
     known: dict[tuple[str, int], dict[str, Measured]] = field(default_factory=dict)
 
     def measure(self, row: Row, steps: int) -> None:
@@ -134,6 +141,8 @@ class Gallery:
         except RunError as error:
             print(f"{row.key}, K = {steps}: {error}", flush=True)
             return
+        if x is None:
+            return
         shown = self.judge.shown(x)
         self.known[row.key, steps] = {
             name: value
@@ -141,8 +150,8 @@ class Gallery:
             for name, value in evaluate(metrics, shown, reference).items()
         }
 
-    def _drawn(self, plan: SamplingPlan) -> Tensor:
-        """All samples; what a shorter run left is their beginning."""
+    def _drawn(self, plan: SamplingPlan) -> Tensor | None:
+        """All samples; what a shorter run left is their beginning. None where they may not be drawn."""
         marks = {"sampler": plan.sampler.config(), "steps": plan.sampler.fingerprints(plan.grid), "times": plan.grid.times}
         asked = plain(marks | plan.beginning | {"network": plan.sampler.model.fingerprint()})
         path = self.made.workdir / "samples" / f"{digest(asked)[:16]}.safetensors"
@@ -151,6 +160,8 @@ class Gallery:
             arrays, _ = load_arrays(path, "samples", {"samples": "float32 ..."}, {"asked": dict})
             parts.append(torch.from_numpy(arrays["samples"]))
         have = sum(map(len, parts))
+        if have < self.case.count and self.kept:
+            return None
         if have < self.case.count:
             parts.append(plan(range(have, self.case.count), 0, self.case.batch))
             save_arrays(path, {"samples": torch.cat(parts).numpy()}, {"kind": "samples", "asked": asked})
@@ -172,10 +183,16 @@ def _told(value: Measured) -> list[float]:
     return [value.value, value.stderr, value.low, value.high]
 
 
+def loud(moments: Moments) -> float | None:
+    """The highest log-SNR at which E||eps_hat||^2 / d is above 1, as no exact score's is; None where it nowhere is."""
+    above = moments.log_snr[moments.noise_power - BEYOND * moments.stderr("noise_power") > 1.0]
+    return float(above.max()) if len(above) else None
+
+
 def in_order(rows: Iterable[Row]) -> Iterator[tuple[Row, int]]:
-    """The references first, then few steps of all, then more and more: a run that ends early has the better part."""
+    """DDPM's usual variance with all steps, then few steps of all, then more: a run that ends early has the better part."""
     lines = list(rows)
-    first = [(row, TABLE) for row in lines if row.key in REFERENCES]
+    first = [(row, TABLE) for row in lines if row.key == REFERENCES[0]]
     others = [(row, k) for k in sorted({k for row in lines for k in row.steps}) for row in lines if k in row.steps]
     known = {(row.key, k) for row, k in first}
     yield from first
@@ -189,12 +206,13 @@ def measure(name: str, case: Case, places: Places, args: argparse.Namespace) -> 
     made = case.experiment(places, workdir)
     figures = Figures.at(args.output / f"papers_{name}.json")
     about = {"title": case.title, "about": case.about, "shape": made.splits.held("test", 1).shape[1:]}
-    figures.keep(**about, examples=case.examples, count=case.count, evaluations=made.study.moments.evaluations)
+    moments = made.study.moments
+    figures.keep(**about, examples=case.examples, count=case.count, evaluations=moments.evaluations, loud=loud(moments))
     rows = Rows(made.study, case.bases, case.heads, workdir)
     if "bits" in args.parts:
-        figures.keep(bits=told_bits(bits(case, made, rows)))
+        figures.keep(bits=told_bits(bits(case, made, rows, args.kept)))
     if "samples" in args.parts:
-        gallery = Gallery(case, made, case.judge(made.splits))
+        gallery = Gallery(case, made, case.judge(made.splits), args.kept)
         for row, steps in in_order(rows.samplers()):
             if steps <= args.most or (row.key in REFERENCES and steps == TABLE):
                 gallery.measure(row, steps)
@@ -211,6 +229,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--examples", type=int, default=0, help="whose bits are measured; 0 for what suits the data")
     parser.add_argument("--count", type=int, default=0, help="samples of a cell; 0 for what suits the data")
     parser.add_argument("--most", type=int, default=STEPS[-1], help="steps of samples; DDPM at all 1000 is always there")
+    parser.add_argument("--kept", action="store_true", help="tell what the workdir holds, and measure nothing")
     parser.add_argument("--page", action="store_true", help="write the page from what was measured")
     parser.add_argument("--workdir", type=Path, default=Path("results/papers"))
     parser.add_argument("--output", type=Path, default=RESULTS)

@@ -11,7 +11,6 @@ import torch
 from ml_collections import ConfigDict
 from score_sde_analytic.runners.datasets import Splits
 from score_sde_analytic.runners.experiment import Experiment
-from torch import Tensor
 
 from benchmarks import foreign, foreign_config
 from benchmarks.few_worlds import Judge, Leading
@@ -47,6 +46,7 @@ class Case:
         examples: whose bits are measured.
         count: of samples.
         batch: most examples or samples in a network call.
+        shipped: whether the command needs neither weights nor images.
     """
 
     title: str
@@ -56,8 +56,9 @@ class Case:
     bases: tuple[str, ...]
     heads: tuple[str, ...] = ()
     examples: int = 100
-    count: int = 200
+    count: int = 100
     batch: int = 50
+    shipped: bool = True
 
     def experiment(self, places: Places, workdir: Path) -> Experiment:
         """On the lattice of the papers, n/1000, up to its first time."""
@@ -110,7 +111,8 @@ def _classified(name: str) -> Callable[[Splits], Judge]:
 
     def judge(splits: Splits) -> Judge:
         real = torch.cat([splits.held("validation"), splits.held("test")])
-        return _judge(splits, (real, ClassifierFeatures.load(name)))
+        reference = Reference.of(real, ClassifierFeatures.load(name))
+        return Judge(((reference, {"Frechet": Frechet(groups=GROUPS), "KID": KID()}),), splits.data_range)
 
     return judge
 
@@ -127,14 +129,9 @@ def _components(count: int) -> Callable[[Splits], Judge]:
     return judge
 
 
-def _judge(splits: Splits, judged: tuple[Tensor, ClassifierFeatures]) -> Judge:
-    reference = Reference.of(*judged)
-    return Judge(((reference, {"Frechet": Frechet(groups=GROUPS), "KID": KID()}),), splits.data_range)
-
-
 OTHERS = (
-    "The network is a DDPM of others (github.com/BrianPulfer/PapersReimplementations), linear betas, N = 1000; all images are"
-    " test images, which it did not see."
+    "The network is a DDPM of others, linear betas, N = 1000 ([networks.md](../networks.md) says where it is from); all images"
+    " are test images, which it did not see."
 )
 SHIPPED = "The network is the one shipped, under its continuous schedule, at the times n/1000."
 BY_CLASSIFIER = "Samples are judged in the features of the shipped classifier, against {} held-out images."
@@ -152,6 +149,7 @@ CASES = {
         ("dct", "pixel", "pca"),
         examples=100,
         batch=100,
+        shipped=False,
     ),
     "fashion": Case(
         "Fashion-MNIST, 28x28",
@@ -161,6 +159,7 @@ CASES = {
         ("dct", "pixel", "pca"),
         examples=100,
         batch=100,
+        shipped=False,
     ),
     "digits": Case(
         "Digits, 8x8, with learned heads",
@@ -170,26 +169,27 @@ CASES = {
         ("dct", "pixel", "pca"),
         ("sn", "npr", "ocm"),
         examples=297,
-        count=500,
+        count=150,
         batch=100,
     ),
     "patches": Case(
         "Colour patches, 16x16",
-        f"{SHIPPED} {BY_COMPONENTS.format(64)}",
+        f"{SHIPPED} {BY_COMPONENTS.format(32)}",
         _shipped("patches"),
-        _components(64),
+        _components(32),
         ("pixel", "pca", "colour_dct"),
         examples=100,
+        count=64,
         batch=100,
     ),
     "emoji": Case(
         "Emoji, 32x32 in colour",
-        f"{SHIPPED} It is given the group of each emoji. {BY_COMPONENTS.format(32)}",
+        f"{SHIPPED} It is given the group of each emoji. {BY_COMPONENTS.format(16)}",
         _shipped("emoji"),
-        _components(32),
+        _components(16),
         ("pixel", "colour_dct"),
-        examples=40,
-        count=100,
+        examples=20,
+        count=32,
         batch=20,
     ),
     "cifar10": Case(
@@ -200,5 +200,6 @@ CASES = {
         ("pixel", "colour_dct"),
         examples=100,
         count=1000,
+        shipped=False,
     ),
 }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.papers_cases import CASES, TABLE
-from benchmarks.papers_rows import ANALYTIC, ANALYTIC_DDIM, BETA, BETA_TILDE, DDIM, EVEN, FEW, OPTIMAL, OURS, STEPS, TABLES
+from benchmarks.papers_rows import ANALYTIC, ANALYTIC_DDIM, BETA, BETA_TILDE, DDIM, EVEN, FEW, ONE, OPTIMAL, OURS, STEPS, TABLES
 from score_sde_analytic.files import read_json
 from score_sde_analytic.report.tables import error_bar, markdown
 
@@ -25,24 +26,26 @@ OF_SAMPLES = FAMILIES | {OURS: "ours: optimal times n/1000; tables"}
 
 HEAD = """# The tables of the papers, on data at hand
 
-    python -m benchmarks.papers --data {names}
+    python -m benchmarks.papers --data NAME
     python -m benchmarks.papers --page
 
-The first measures into JSON files beside this page, the second writes it from these files alone: no figure is typed, and the
-sentences follow from the figures.
+The first measures a data set into a JSON file beside this page, the second writes it from these files alone: no figure is
+typed, and the sentences follow from the figures.
 
 """
 READING = """## How to read
 
 The layout is that of Bao et al., *Analytic-DPM* (ICLR 2022), tables 1 and 2: bits/dim and Frechet distances at K = 10 to 1000
 steps. Variances and trajectories are those of the published code: whole indices n of N = 1000, even or optimal, t_1 = 1/1000,
-the decoder of the step from the second index to the first, the last noise of Analytic-DDPM confined to two grey levels (one,
-of Analytic-DDIM). E||eps||² is measured on validation images, and predicted x_0 are confined to the range of the data, which
-the published code does not do. "Optimal" is by the objective of Analytic-DPM, and for beta by the bound itself (Watson et al.,
-2021); "best decoder" keeps the path and replaces the decoder by the best Gaussian. SN-, NPR- and OCM-DDPM (Bao et al., ICML
-2022; Ou et al., ICLR 2025) are heads trained on the network, as in [heads.md](heads.md).
+the decoder of the step from the second index to the first, the last noise of Analytic-DDPM confined to two grey levels (one, of
+Analytic-DDIM). E||eps||² is measured on validation images, and predicted x_0 are confined to the range of the data, which the
+published code does not do. "Optimal" is by the objective of Analytic-DPM, and for beta by the bound itself (Watson et al.,
+2021); "best decoder" keeps the path and replaces the decoder by the best Gaussian, "one variance" is Analytic-DDPM's with the
+network's own residual E||eps - eps_hat||² in place of E||eps_hat||², in the variance and in the objective. SN-, NPR- and
+OCM-DDPM (Bao et al., ICML 2022; Ou et al., ICLR 2025) are heads trained on the network, as in [heads.md](heads.md).
 
-Ours take the same times n/1000, but choose the first of them and the decoder with the others; variances are one for all or
+Ours take the same times n/1000, but choose the first of them and the decoder with the others, which leaves no choice with 1000
+steps; variances are one for all or
 diagonal in a basis, from the network's own residual. "Gaussian prior" begins from a Gaussian of the training data instead of
 noise. "Table of the flow" is `study.fewest(K)`, which has no likelihood.
 
@@ -127,6 +130,11 @@ class Sheet:
         return found
 
 
+def wrapped(text: str, indent: str = "") -> str:
+    """A paragraph."""
+    return textwrap.fill(text, 128, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
 def low(above: list[float] | None) -> float:
     """The least that a difference may be."""
     return math.inf if above is None else above[2] if len(above) > 2 else above[0] - BEYOND * above[1]
@@ -139,6 +147,12 @@ def high(above: list[float] | None) -> float:
 
 def bar(value: list[float] | None, sign: str = "") -> str:
     return "-" if value is None else error_bar({"value": value[0], "stderr": value[1]}, sign)
+
+
+def command(name: str) -> str:
+    """That measures a data set."""
+    places = "" if CASES[name].shipped else " --weights FOLDER --images FOLDER"
+    return f"    python -m benchmarks.papers --data {name}{places}"
 
 
 @dataclass(frozen=True)
@@ -169,13 +183,23 @@ class Section:
     def text(self) -> str:
         return "\n\n".join(self._parts())
 
+    def _loud(self) -> str:
+        """What became of the published variance where a network's noise is too large."""
+        if self.content.get("loud") is None:
+            return ""
+        return (
+            f" Its E||eps||² / d is above 1 up to log-SNR {self.content['loud']:.1f}, as that of no exact score is: by the"
+            " published formula nothing is left to be known there, so that its variance is beta-tilde and its optimal path"
+            " steps over these levels."
+        )
+
     def _parts(self) -> Iterator[str]:
         content = self.content
         yield f"## {self.title}"
-        weights = " --weights FOLDER --images FOLDER" if self.name == "cifar10" else ""
-        yield f"    python -m benchmarks.papers --data {self.name}{weights}"
+        yield command(self.name)
         shape = "x".join(map(str, content["shape"]))
-        yield f"{content['about']} Images are {shape}; the pass took {content['evaluations']:,} network evaluations."
+        costs = f"Images are {shape}; the pass took {content['evaluations']:,} network evaluations."
+        yield wrapped(f"{content['about']} {costs}{self._loud()}")
         if self.bits is not None:
             yield f"### Bits/dim of {content['examples']} test images"
             yield self.bits.table(STEPS, FAMILIES, lambda cell: bar(cell.value))
@@ -196,7 +220,8 @@ BITS_COLUMNS = {
     "Analytic-DDPM, even": [f"{EVEN}: {ANALYTIC}"],
     "Analytic-DDPM, optimal": [f"{OPTIMAL}: {ANALYTIC}"],
     "the same, best decoder": [f"{OPTIMAL}: {ANALYTIC}, best decoder"],
-    "ours, one variance": [f"{OURS}: one variance"],
+    "one variance, optimal": [f"{OPTIMAL}: {ONE}"],
+    "ours, one variance": [f"{OURS}: {ONE}"],
     "ours, best": [],
 }
 SAMPLES_COLUMNS = {
@@ -276,8 +301,9 @@ def said_of_bits(sheets: Mapping[str, Sheet]) -> str:
         f" {span(own['Analytic-DDPM, optimal'])} of the optimal one, {factor(own['Analytic-DDPM, even'])} and"
         f" {factor(own['Analytic-DDPM, optimal'])} fewer; by ours with one variance in {span(own['ours, one variance'])}"
         f" ({factor(own['ours, one variance'])}), with the best rows in {span(own['ours, best'])}"
-        f" ({factor(own['ours, best'])}); a part of this is the decoder: with the best one Analytic-DDPM's own path needs"
-        f" {span(own['the same, best decoder'])}."
+        f" ({factor(own['ours, best'])}). With the decoder alone replaced the published path needs"
+        f" {span(own['the same, best decoder'])}, the path from 1/1000 that is optimal for the network's own residual"
+        f" {span(own['one variance, optimal'])}: the rest is the choice of the first time."
     )
 
 
@@ -313,15 +339,21 @@ def page(folder: Path) -> str:
     sections = [Section(name, read_json(file, KIND)) for name, file in files.items() if file.exists()]
     bits = {section.title: sheet for section in sections if (sheet := section.bits) is not None}
     samples = {section.title: sheet for section in sections if (sheet := section.samples()) is not None}
-    parts = [HEAD.format(names=" ".join(section.name for section in sections)).rstrip()]
-    parts.append("\n".join([said_of_bits(bits), said_of_samples(samples), said_of_losses(bits, samples)]))
+    parts = [HEAD.rstrip()]
+    said = said_of_bits(bits), said_of_samples(samples), said_of_losses(bits, samples)
+    parts.append("\n".join(wrapped(one, "  ") for one in said))
     parts.append("## Steps for equal bits, calls for equal samples")
     parts.append(STEPS_FOR_BITS + "\n\n" + summary(bits, BITS_COLUMNS, told=False))
     parts.append(CALLS_FOR_SAMPLES + "\n\n" + summary(samples, SAMPLES_COLUMNS, told=True))
     parts += [READING, *(section.text() for section in sections)]
+    if not files["cifar10"].exists():
+        parts.append(f"## CIFAR-10, for those who have the weights\n\n{command('cifar10')}\n\n{CIFAR10}")
     return "\n\n".join(parts) + "\n"
 
 
+CIFAR10 = """The weights are a folder as diffusers writes it, such as google/ddpm-cifar10-32; the images the data set's own
+folder, for Python or for C, of which the file of test images is read, or a folder of pictures. The network and its schedule are
+fed and read as the folder says ([cifar10.py](../../configs/cifar10.py)). Its tables then stand here."""
 STEPS_FOR_BITS = """The fewest steps, of those measured, whose bits/dim are no higher than those of DDPM with 1000 steps, and
 how many times fewer these are. The first column has the better of DDPM's two variances."""
 CALLS_FOR_SAMPLES = """The fewest network calls whose Frechet distance is no higher than that of DDPM with 1000 steps; after the

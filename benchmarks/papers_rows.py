@@ -22,6 +22,7 @@ from score_sde_analytic.grids.dynamic import StepCosts, shortest_paths
 from score_sde_analytic.grids.grid import optimal_paths
 from score_sde_analytic.likelihood import Chain
 from score_sde_analytic.likelihood.chain import paper_chain
+from score_sde_analytic.measure import NoiseCurve
 from score_sde_analytic.samplers import Ancestral
 from score_sde_analytic.study import Study
 from score_sde_analytic.study.plan import SamplingPlan
@@ -57,7 +58,8 @@ class Row:
 
 
 EVEN, OPTIMAL, OURS = "even", "optimal", "ours"
-NAMES = {"residual": "one variance", "dct": "cosines", "colour_dct": "cosines of colours", "pca": "principal components"}
+ONE = "one variance"
+NAMES = {"residual": ONE, "dct": "cosines", "colour_dct": "cosines of colours", "pca": "principal components"}
 NAMES |= {"pixel": "pixels", "sn": "SN-DDPM's head", "npr": "NPR-DDPM's head", "ocm": "OCM-DDPM's head"}
 BETA, BETA_TILDE, ANALYTIC = "DDPM, beta", "DDPM, beta-tilde", "Analytic-DDPM"
 DDIM, ANALYTIC_DDIM = "DDIM", "Analytic-DDIM"
@@ -113,19 +115,22 @@ class Rows:
     def chain_even(self, covariance: Covariance, steps: int) -> Chain:
         return paper_chain(self.study.schedule, covariance, steps, TABLE, even(steps))
 
-    def chain_optimal(self, name: str, steps: int) -> Chain:
-        grid = self._optimal[name][steps]
-        return paper_chain(self.study.schedule, self.published[name], steps, TABLE, grid)
+    def chain_optimal(self, name: str, covariance: Covariance, steps: int) -> Chain:
+        return paper_chain(self.study.schedule, covariance, steps, TABLE, self._optimal[name][steps])
 
     @cached_property
     def _optimal(self) -> dict[str, dict[int, Grid]]:
-        """By the objective of Analytic-DPM for its own variance, by the bound (Watson et al., 2021) for beta; from t = 1/N."""
+        """From t = 1/N: by the objective of Analytic-DPM, with E||eps_hat||^2 and with R; for beta by the bound itself."""
         first = np.full(TABLE, np.inf)
         first[0] = 0.0
-        own = np.asarray(self.study.curves["score"].residual(self.lattice.log_snr))
-        analytic = shortest_paths(StepCosts(self.lattice.log_snr, own), first, TABLE).paths
+
+        def analytic(curve: NoiseCurve) -> list[np.ndarray]:
+            residual = np.asarray(curve.residual(self.lattice.log_snr))
+            return shortest_paths(StepCosts(self.lattice.log_snr, residual), first, TABLE).paths
+
         beta = optimal_paths(self.lattice.costs(self.study.curve, Beta()), first, TABLE)[0]
-        return {name: self._grids(paths) for name, paths in ((ANALYTIC, analytic), (BETA, beta))}
+        paths = {BETA: beta, ANALYTIC: analytic(self.study.curves["score"]), ONE: analytic(self.study.curve)}
+        return {name: self._grids(own) for name, own in paths.items()}
 
     def _grids(self, paths: list[np.ndarray]) -> dict[int, Grid]:
         times = self.lattice.times
@@ -139,7 +144,9 @@ class Rows:
         for name in ("residual", *self.bases, *self.heads):
             yield Row(EVEN, NAMES[name], partial(self.chain_even, self.study.covariance(name)))
         for name in (BETA, ANALYTIC):
-            yield Row(OPTIMAL, name, partial(self.chain_optimal, name), fine if name == ANALYTIC else STEPS)
+            own = partial(self.chain_optimal, name, self.published[name])
+            yield Row(OPTIMAL, name, own, fine if name == ANALYTIC else STEPS)
+        yield Row(OPTIMAL, ONE, partial(self.chain_optimal, ONE, self.study.covariance("residual")), fine)
         yield Row(OPTIMAL, f"{ANALYTIC}, best decoder", self._decoded, fine)
         for name in ("residual", *self.bases):
             own = fine if name in ("residual", self.bases[-1]) else STEPS
@@ -152,7 +159,7 @@ class Rows:
 
     def _decoded(self, steps: int) -> Chain:
         """The published path, and the decoder that is best where it ends."""
-        path = self.chain_optimal(ANALYTIC, steps)
+        path = self.chain_optimal(ANALYTIC, self.published[ANALYTIC], steps)
         return Chain(path.grid, path.covariance, self.study.decoder(path.first_time))
 
     def _headed(self, name: str, steps: int) -> Chain:

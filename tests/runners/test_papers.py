@@ -67,7 +67,7 @@ def test_even_rows_are_the_published_ones(steps: int, rows: Rows, theirs: dict[s
 @pytest.mark.slow
 def test_optimal_rows_are_the_published_ones(rows: Rows, theirs: dict[str, Any]) -> None:
     for steps, told in theirs["results"][f"linear|{DATA}"]["dp_seg"].items():
-        times = rows.chain_optimal(ANALYTIC, int(steps)).grid.times
+        times = rows.chain_optimal(ANALYTIC, rows.published[ANALYTIC], int(steps)).grid.times
         assert [round(1000 * t) for t in times[-2::-1]] == told["steps"]
 
 
@@ -103,6 +103,7 @@ def figures() -> dict[str, Any]:
         "examples": 3,
         "count": 4,
         "evaluations": 5000,
+        "loud": -1.5,
         "bits": bits,
         "samples": samples,
     }
@@ -128,9 +129,11 @@ def test_page_is_of_its_files_alone(figures: dict[str, Any], tmp_path: Path) -> 
     papers.main(["--page", "--output", str(tmp_path)])
     text = (tmp_path / "papers.md").read_text()
     assert text == page(tmp_path)
+    text = " ".join(text.split())
     assert "by Analytic-DDPM in 50 steps of the even" in text
     assert "one variance in 10 steps (100 times)" in text
     assert "Coins, bits/dim: Analytic-DDPM (even) at K = 10" in text
+    assert "above 1 up to log-SNR -1.5" in text
     assert "**1.40 ± 0.10**" in text  # the least of K = 10
     assert "**3.00 ± 0.10**" in text
 
@@ -144,21 +147,22 @@ def test_from_a_folder_of_diffusers_to_the_table_of_cifar10(tmp_path: Path, monk
     blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "norm_num_groups": 2}
     blocks |= {"add_attention": False}
     net = diffusers.UNet2DModel(32, 3, 3, block_out_channels=(4, 4), layers_per_block=1, **blocks)
-    diffusers.DDPMPipeline(net, diffusers.DDPMScheduler()).save_pretrained(tmp_path / "weights")
+    scheduler = diffusers.DDPMScheduler(20, beta_end=0.6)
+    diffusers.DDPMPipeline(net, scheduler).save_pretrained(tmp_path / "weights")
     rows = np.random.default_rng(0).integers(0, 256, (80, 3073)).astype(np.uint8)
     (tmp_path / "images").mkdir()
     rows.tofile(tmp_path / "images" / "test_batch.bin")
-    monkeypatch.setattr(papers, "STEPS", (3,))
-    monkeypatch.setattr("benchmarks.papers_rows.STEPS", (3, 5))
-    monkeypatch.setattr("benchmarks.papers_rows.BETWEEN", ())
-    monkeypatch.setattr("benchmarks.papers_rows.CALLS", (2, 3))
-    monkeypatch.setattr("benchmarks.papers_rows.FEW", (1, 2))
+    for module in ("papers", "papers_cases", "papers_rows", "papers_page"):
+        monkeypatch.setattr(f"benchmarks.{module}.TABLE", 20)
+    for name, steps in {"STEPS": (3, 5, 20), "BETWEEN": (), "CALLS": (2, 3, 20), "FEW": (1, 2)}.items():
+        monkeypatch.setattr(f"benchmarks.papers_rows.{name}", steps)
     places = ["--weights", str(tmp_path / "weights"), "--images", str(tmp_path / "images")]
     sizes = ["--examples", "4", "--count", "24", "--most", "3"]
     kept = ["--workdir", str(tmp_path / "work"), "--output", str(tmp_path)]
     papers.main(["--data", "cifar10", "--page", *places, *sizes, *kept])
     content = read_json(tmp_path / "papers_cifar10.json", KIND)
     assert content["shape"] == [3, 32, 32]
-    assert {"3", "5"} <= set(content["bits"][f"even: {ANALYTIC}"])
-    assert {"2", "3"} == set(content["samples"][f"even: {ANALYTIC}"])
+    assert set(content["bits"][f"even: {ANALYTIC}"]) == {"3", "5", "20"}
+    assert set(content["samples"][f"even: {ANALYTIC}"]) == {"2", "3"}
+    assert set(content["samples"][f"even: {BETA}"]) == {"2", "3", "20"}
     assert "## CIFAR-10, 32x32 in colour" in (tmp_path / "papers.md").read_text()
