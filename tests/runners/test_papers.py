@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import papers
-from benchmarks.papers_page import KIND, Sheet, page, span
+from benchmarks.papers_page import KIND, Sheet, page, reached
 from benchmarks.papers_rows import ANALYTIC, BETA, BETA_TILDE, STEPS, Rows, even
 from score_sde_analytic.data import DataRange
 from score_sde_analytic.files import read_json, write_json
@@ -116,12 +116,12 @@ def test_what_follows_from_figures(figures: dict[str, Any]) -> None:
     assert [sheet.enough("ours: one variance", told) for told in (False, True)] == [10, 5]
     assert sheet.enough("ours: nothing") is None
     assert sheet.losses(STEPS) == {f"even: {ANALYTIC}": [10]}
-    assert [span(values) for values in ([5, 10], [5, 5], [5, None], [None])] == [
-        "5 to 10 steps",
-        "5 steps",
-        "5 steps (on 1 of 2 not at all)",
-        "no number of steps that was measured",
-    ]
+    columns = {"one": [f"even: {ANALYTIC}"], "other": ["ours: nothing"]}
+    sheets = {"a": sheet, "b": Sheet.of({key: row for key, row in figures["bits"].items() if "ours" not in key})}
+    assert reached(sheets, columns, "one") == "in 50 steps (20 times fewer)"
+    assert reached(sheets, columns, "other") == "in no number of steps that was measured"
+    late = Sheet.of(figures["bits"] | {f"even: {ANALYTIC}": {"10": cell(9.0, 5.0)}})
+    assert reached(sheets | {"c": late}, columns, "one") == "in 50 steps (20 times fewer, on 1 of 3 data sets never)"
 
 
 def test_page_is_of_its_files_alone(figures: dict[str, Any], tmp_path: Path) -> None:
@@ -130,8 +130,8 @@ def test_page_is_of_its_files_alone(figures: dict[str, Any], tmp_path: Path) -> 
     text = (tmp_path / "papers.md").read_text()
     assert text == page(tmp_path)
     text = " ".join(text.split())
-    assert "by Analytic-DDPM in 50 steps of the even" in text
-    assert "one variance in 10 steps (100 times)" in text
+    assert "by Analytic-DDPM in 50 steps (20 times fewer) of the even" in text
+    assert "one variance in 10 steps (100 times fewer)" in text
     assert "Coins, bits/dim: Analytic-DDPM (even) at K = 10" in text
     assert "above 1 up to log-SNR -1.5" in text
     assert "**1.40 ± 0.10**" in text  # the least of K = 10
