@@ -178,9 +178,9 @@ CASES = {
         _shipped("patches"),
         _components(32),
         ("pixel", "pca", "colour_dct"),
-        examples=100,
+        examples=60,
         count=64,
-        batch=100,
+        batch=64,
     ),
     "emoji": Case(
         "Emoji, 32x32 in colour",
@@ -188,9 +188,9 @@ CASES = {
         _shipped("emoji"),
         _components(16),
         ("pixel", "colour_dct"),
-        examples=20,
+        examples=16,
         count=32,
-        batch=20,
+        batch=16,
     ),
     "cifar10": Case(
         "CIFAR-10, 32x32 in colour",
