@@ -189,7 +189,7 @@ CASES = {
         _components(16),
         ("pixel", "colour_dct"),
         examples=16,
-        count=32,
+        count=24,
         batch=16,
     ),
     "cifar10": Case(
