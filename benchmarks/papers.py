@@ -205,18 +205,17 @@ def measure(name: str, case: Case, places: Places, args: argparse.Namespace) -> 
     workdir.mkdir(parents=True, exist_ok=True)
     made = case.experiment(places, workdir)
     figures = Figures.at(args.output / f"papers_{name}.json")
-    about = {"title": case.title, "about": case.about, "shape": made.splits.held("test", 1).shape[1:]}
-    moments = made.study.moments
-    figures.keep(**about, examples=case.examples, count=case.count, evaluations=moments.evaluations, loud=loud(moments))
+    moments, shape = made.study.moments, made.splits.held("test", 1).shape[1:]
+    figures.keep(shape=shape, evaluations=moments.evaluations, loud=loud(moments))
     rows = Rows(made.study, case.bases, case.heads, workdir)
     if "bits" in args.parts:
-        figures.keep(bits=told_bits(bits(case, made, rows, args.kept)))
+        figures.keep(examples=case.examples, bits=told_bits(bits(case, made, rows, args.kept)))
     if "samples" in args.parts:
         gallery = Gallery(case, made, case.judge(made.splits), args.kept)
         for row, steps in in_order(rows.samplers()):
             if steps <= args.most or (row.key in REFERENCES and steps == TABLE):
                 gallery.measure(row, steps)
-                figures.keep(samples=gallery.told())
+                figures.keep(count=case.count, samples=gallery.told())
                 print(f"{name}: {row.key}, K = {steps}", flush=True)
 
 

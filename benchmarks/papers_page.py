@@ -53,6 +53,10 @@ data set share images, noise and reference, so differences are far better known 
 least of a column."""
 
 
+#: Of metrics.
+TITLES = {"Frechet": "Frechet distance", "KID": "kernel distance, KID"}
+
+
 class Cell(NamedTuple):
     """Of one number of steps: a value, and what it is above others, each with its error and perhaps an interval."""
 
@@ -163,7 +167,7 @@ class Section:
 
     @property
     def title(self) -> str:
-        return str(self.content["title"])
+        return CASES[self.name].title
 
     @property
     def bits(self) -> Sheet | None:
@@ -171,8 +175,9 @@ class Section:
 
     @property
     def metrics(self) -> list[str]:
+        """The one that decides first."""
         cells = [cell for row in self.content.get("samples", {}).values() for cell in row.values()]
-        return list(cells[0]) if cells else []
+        return sorted(cells[0], key=lambda name: name != CASES[self.name].decides) if cells else []
 
     def samples(self, metric: str = "") -> Sheet | None:
         """By a metric; the first where none is named."""
@@ -198,7 +203,7 @@ class Section:
         yield command(self.name)
         shape = "x".join(map(str, content["shape"]))
         costs = f"Images are {shape}; the pass took {content['evaluations']:,} network evaluations."
-        yield wrapped(f"{content['about']} {costs}{self._loud()}")
+        yield wrapped(f"{CASES[self.name].about} {costs}{self._loud()}")
         if self.bits is not None:
             yield f"### Bits/dim of {content['examples']} test images"
             yield self.bits.table(STEPS, FAMILIES, lambda cell: bar(cell.value))
@@ -207,7 +212,7 @@ class Section:
         for i, metric in enumerate(self.metrics):
             sheet = self.samples(metric)
             assert sheet is not None
-            yield f"### {metric} distance of {content['count']} samples" if metric == "Frechet" else f"### {metric}"
+            yield f"### {content['count']} samples: {TITLES[metric]}"
             yield sheet.table(sorted({*FEW, *STEPS}), OF_SAMPLES, lambda cell: bar(cell.value))
             if not i:
                 yield "Above Analytic-DDPM at as many steps, paired:"
@@ -303,14 +308,14 @@ def said_of_samples(sheets: Mapping[str, Sheet]) -> str:
         return no_worse if no_worse == like else f"{no_worse}, one that cannot be told from it {like}"
 
     return (
-        f"- **Samples.** A Frechet distance no higher than that of DDPM with all {TABLE} steps is reached by Analytic-DDPM"
+        f"- **Samples.** A distance from images no higher than that of DDPM with all {TABLE} steps is reached by Analytic-DDPM"
         f" {of('Analytic-DDPM')} (the abstract has 20 to 80 times); by DDIM {of('DDIM')}; by our chains {of('ours, a chain')};"
         f" by our tables {of('ours, a table')}."
     )
 
 
 def said_of_losses(bits: Mapping[str, Sheet], samples: Mapping[str, Sheet]) -> str:
-    lost = [*_lost(bits, "bits/dim", STEPS), *_lost(samples, "Frechet", sorted({*FEW, *STEPS}))]
+    lost = [*_lost(bits, "bits/dim", STEPS), *_lost(samples, "samples", sorted({*FEW, *STEPS}))]
     if not lost:
         return "- **Where ours loses.** Nowhere beyond the error of the paired difference, where both were measured."
     told = "by more than the paired error, the best of ours at as many steps"
@@ -349,6 +354,7 @@ fed and read as the folder says ([cifar10.py](../../configs/cifar10.py)). Its ta
 STEPS_FOR_BITS = """The fewest steps, of those measured, whose bits/dim are no higher than those of DDPM with 1000 steps, and
 how many times fewer these are. The first column has the better of DDPM's two variances; "ours, best" is the row of ours that
 needs the fewest, as these figures have it."""
-CALLS_FOR_SAMPLES = """The fewest network calls whose Frechet distance is no higher than that of DDPM with 1000 steps; after the
-semicolon, those from which on it cannot be told from it (95 % interval of the paired difference). Published rows and chains
-were measured at K = 2, 3, 5, 10, 25, .., tables at K = 1, 2, 3, 5, 10; so few samples tell large differences alone."""
+CALLS_FOR_SAMPLES = """The fewest network calls whose distance from images is no higher than that of DDPM with 1000 steps;
+after the semicolon, those from which on it cannot be told from it (95 % interval of the paired difference). It is the Frechet
+distance in a classifier's features, and KID of cosines where there is no classifier. Published rows and chains were measured
+at K = 2, 3, 5, 10, 25, .., tables at K = 1, 2, 3, 5, 10; so few samples tell large differences alone."""

@@ -97,8 +97,6 @@ def figures() -> dict[str, Any]:
         for key, row in bits.items()
     }
     return {
-        "title": "Coins, 2x2",
-        "about": "Of nobody.",
         "shape": [1, 2, 2],
         "examples": 3,
         "count": 4,
@@ -132,7 +130,7 @@ def test_page_is_of_its_files_alone(figures: dict[str, Any], tmp_path: Path) -> 
     text = " ".join(text.split())
     assert "by Analytic-DDPM in 50 steps (20 times fewer) of the even" in text
     assert "one variance in 10 steps (100 times fewer)" in text
-    assert "Coins, bits/dim: Analytic-DDPM (even) at K = 10" in text
+    assert "MNIST, bits/dim: Analytic-DDPM (even) at K = 10" in text
     assert "above 1 up to log-SNR -1.5" in text
     assert "**1.40 ± 0.10**" in text  # the least of K = 10
     assert "**3.00 ± 0.10**" in text
