@@ -50,13 +50,14 @@ COMPONENTS = "Frechet, 64 components"
 
 
 class Leading(Features):
-    """Coefficients of the 64 leading principal components of some images."""
+    """Coefficients of the leading principal components of some images."""
 
-    def __init__(self, images: Tensor) -> None:
-        self.basis = PCA.of(images, 64)
+    def __init__(self, images: Tensor, count: int = 64) -> None:
+        self.count = count
+        self.basis = PCA.of(images, count)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.basis.forward(x.double()).flatten(1)[:, :64]
+        return self.basis.forward(x.double()).flatten(1)[:, : self.count]
 
     def config(self) -> dict[str, Any]:
         return {"name": "leading components", "basis": self.basis.config()}
@@ -81,7 +82,7 @@ class Judge:
         return [column for _, metrics in self.spaces for column in metrics]
 
     def __call__(self, x: Tensor) -> list[float]:
-        shown = self._shown(x)
+        shown = self.shown(x)
         first, *others = [v.value for reference, metrics in self.spaces for v in evaluate(metrics, shown, reference).values()]
         return [self.factor * first, *others]
 
@@ -89,9 +90,10 @@ class Judge:
         """The score that decides, alone."""
         reference, metrics = self.spaces[0]
         name = next(iter(metrics))
-        return self.factor * evaluate({name: metrics[name]}, self._shown(x), reference)[name].value
+        return self.factor * evaluate({name: metrics[name]}, self.shown(x), reference)[name].value
 
-    def _shown(self, x: Tensor) -> Tensor:
+    def shown(self, x: Tensor) -> Tensor:
+        """Samples as the images they stand for."""
         return x if self.data_range is None else displayed(x, self.data_range)
 
 

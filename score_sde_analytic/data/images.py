@@ -156,8 +156,9 @@ def images(
     (2, ('y',))
 
     Args:
-        source: a folder of pictures, searched as a whole, whose sub-folders are labels; a folder of IDX files; a file .npz or
-            .npy (which is not held in memory); a tar file or a folder of them, as WebDataset's; a folder that Hugging Face's
+        source: a folder of pictures, searched as a whole, whose sub-folders are labels; a folder of IDX files, or of CIFAR-10's
+            own batches, or one of these files; a file .npz or .npy (which is not held in memory); a tar file or a folder of
+            them, as WebDataset's; a folder that Hugging Face's
             `datasets` saved, a data set of theirs, or .parquet files; a tensor, an array or a dictionary of them; a map-style
             data set of pictures, tuples or dictionaries.
         column: of the pictures, where there are several.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from score_sde_analytic.data.cifar10 import BATCH, is_batch, read_cifar10
 from score_sde_analytic.data.examples import KEYS
 from score_sde_analytic.data.readers import SUFFIXES, Arrays, Files, Items, Source, Table
 from score_sde_analytic.data.sources import read_idx_labels, read_idx_pixels
@@ -20,7 +21,10 @@ from score_sde_analytic.extras import optional
 #: What a folder of `datasets.save_to_disk` holds: one data set, or several parts.
 SAVED, PARTS = "state.json", "dataset_dict.json"
 IDX = "*images-idx3-ubyte*"
-KINDS = "a folder of pictures, tar files or IDX files, a file .npz, .npy, .parquet or .tar, or a data set that `datasets` saved"
+KINDS = (
+    "a folder of pictures, of tar files, of IDX files or of CIFAR-10's batches, a file .npz, .npy, .parquet or .tar, or a data"
+    " set that `datasets` saved"
+)
 
 
 def opened(source: Any, column: str = "") -> Source:
@@ -53,6 +57,8 @@ def _of_path(path: Path, column: str) -> Source:
         return _of_folder(path, column)
     if path.match(IDX):
         return _idx([path])
+    if is_batch(path):
+        return _cifar10([path])
     if path.suffix not in FILES:
         alone = f"its folder, {path.parent}" if path.suffix.lower() in SUFFIXES else KINDS
         raise InputError(f"{path} is one file of a kind that holds no pictures by index; give {alone}")
@@ -66,6 +72,8 @@ def _of_folder(path: Path, column: str) -> Source:
     tables, idx, tars = sorted(path.rglob("*.parquet")), sorted(path.glob(IDX)), sorted(path.rglob("*.tar"))
     if idx:
         return _idx(idx)
+    if batches := sorted(file for file in path.glob(BATCH) if is_batch(file) and file.is_file()):
+        return _cifar10(batches)
     if tables:
         return _parquet(tables, column)
     if tars:
@@ -126,6 +134,10 @@ def _idx(files: list[Path]) -> Source:
     if all(file.is_file() for file in beside):
         arrays["label"] = np.concatenate([read_idx_labels(file) for file in beside])
     return _arrays(str(files[0].parent), arrays, "x")
+
+
+def _cifar10(files: list[Path]) -> Source:
+    return _arrays(str(files[0].parent), read_cifar10(files), "x")
 
 
 def _of_mapping(source: Mapping[str, Any], column: str) -> Source:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from score_sde_analytic.arrays import Array, numbers
+from score_sde_analytic.data.pickled import STANDING_IN, PickledArray
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.measure.interpolant import determines_y, y_of
@@ -27,40 +27,6 @@ MEASURED = (
     "ms_eps of Analytic-DPM: measured by its authors' code on the data that the network was trained on, in float32, without"
     " standard errors; of the score, so that prices (bits/dim, optimal grids) need a pass of one's own"
 )
-
-
-class _Type:
-    """What stands for numpy's dtype while a file is read: two letters, and nothing that numpy itself would have to trust."""
-
-    def __init__(self, code: str, *flags: object) -> None:
-        self.code, self.order = code, "<"
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.order = state[1]
-
-
-class _Table:
-    """What stands for numpy's array while a file is read."""
-
-    def __init__(self, *empty: object) -> None:
-        self.state: tuple[Any, ...] = ()
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.state = state
-
-    def numbers(self) -> Array:
-        _, shape, kind, _, data = self.state
-        if kind.code not in ("f4", "f8") or kind.order not in ("<", ">"):
-            raise ValueError(f"an array of {kind.code}, not of float32 or float64")
-        return np.frombuffer(data, kind.order + kind.code).reshape(shape).astype(np.float64)
-
-
-#: The names in the pickle of an array; numpy 1 had its constructor elsewhere.
-STANDING_IN = [
-    (_Table, "numpy.ndarray"),
-    (_Type, "numpy.dtype"),
-    *((_Table, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
-]
 
 
 def load_ms_eps(path: str | Path, schedule: Schedule) -> NoiseCurve:
@@ -125,7 +91,8 @@ def _array(path: Path) -> Array:
         raise MissingFileError(f"there is no file {path}; name that of ms_eps, as their train or calc script wrote it")
     content = torch_content(path, STANDING_IN)
     try:
-        table = numbers("ms_eps", content.numbers() if isinstance(content, _Table) else content)
+        known = content.numbers("f4", "f8").astype(np.float64) if isinstance(content, PickledArray) else content
+        table = numbers("ms_eps", known)
     except (TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path} holds no ms_eps, N + 1 numbers ({error})") from error
     if table.ndim != 1 or len(table) < 2:
