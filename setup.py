@@ -1,9 +1,11 @@
 """Package metadata; tool configuration lives in pyproject.toml, pinned versions in constraints.txt."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+README = Path("README.md").read_text(encoding="utf-8")
 REPORT = ["matplotlib>=3.9", "contourpy>=1.2.1", "jinja2>=3.1"]
 RUNNER = ["absl-py>=2.0", "ml-collections>=1.0", *REPORT]
 GRIDS = ["numba>=0.60"]
@@ -31,9 +33,10 @@ APPLICATION = {"score_sde_analytic.runners": "runners", "score_sde_analytic.conf
 
 setup(
     name="score_sde_analytic",
-    version="0.1.0",
+    version="0.2.0",
     description="Optimal reverse variances, optimal time grids and bits/dim of pretrained diffusion models, without training",
-    long_description=Path("README.md").read_text(encoding="utf-8"),
+    # Pictures and pages lie in the repository, where a reader of the package index cannot follow.
+    long_description=re.sub(r"!?\[([^\]]*)\]\((?!http)[^)]*\)", lambda m: "" if m[0][0] == "!" else m[1], README),
     long_description_content_type="text/markdown",
     license_expression="Apache-2.0",
     license_files=["LICENSE"],
