@@ -122,7 +122,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one colour (a class of the style sheet), marker (if any) and dash; `key` names the line at its right end."""
+    """Points of one colour (a class of the style sheet), marker (if any) and dash; `key` names the line at its right end.
+
+    Intervals are bars, or a band along the line.
+    """
 
     label: str
     points: Sequence[Point]
@@ -131,6 +134,7 @@ class Series:
     marker: str = "circle"
     dash: str = ""
     line: bool = True
+    band: bool = False
 
     @property
     def drawable(self) -> list[Point]:
@@ -222,21 +226,28 @@ def polyline(x: Scale, y: Scale, points: Iterable[tuple[float, float]]) -> str:
 
 
 def draw(frame: Frame, series: Series) -> Markup:
-    """The line of a series, its error bars and its markers with tooltips."""
+    """The line of a series, its error bars or band, and its markers with tooltips."""
     points = series.drawable
-    parts = []
+    parts = [_band(frame, points)] if series.band else []
     if series.line:
         line = polyline(frame.x, frame.y, [(p.x, p.y) for p in points if not p.hollow])
         parts.append(tag("path", d=line, class_="line", stroke_dasharray=series.dash or None))
     for point in points:
         low, high = (v if math.isfinite(v) else point.y for v in (point.low, point.high))
         x, top, bottom = frame.x(point.x), frame.y(high), frame.y(low)
-        if bottom - top > 1:
+        if bottom - top > 1 and not series.band:
             parts.append(tag("path", d=f"M{x:.1f},{bottom:.1f}V{top:.1f}", class_="bar"))
         shape = marker(series.marker, x, frame.y(point.y))
         style = "mark hollow" if point.hollow else "mark"
         parts.append(tag("path", tag("title", point.title), d=shape, class_=style))
     return tag("g", *parts, class_=series.colour)
+
+
+def _band(frame: Frame, points: Sequence[Point]) -> Markup:
+    """The area between the ends of intervals."""
+    known = [point for point in points if math.isfinite(point.low + point.high)]
+    outline = [*((p.x, p.high) for p in known), *((p.x, p.low) for p in reversed(known))]
+    return tag("path", d=polyline(frame.x, frame.y, outline) + "Z" if known else "", class_="band")
 
 
 def end_keys(frame: Frame, series: Sequence[Series]) -> Markup:
@@ -272,5 +283,6 @@ def spread(heights: Sequence[float], top: float, bottom: float, least: float = L
 def swatch(series: Series) -> Markup:
     """The line and marker of a series, for its legend."""
     line = tag("path", d="M1,7H31", class_="line", stroke_dasharray=series.dash or None) if series.line else Markup("")
-    mark = tag("path", d=marker(series.marker, 16, 7), class_="mark") if series.marker else Markup("")
+    style = "mark hollow" if series.points and all(point.hollow for point in series.points) else "mark"
+    mark = tag("path", d=marker(series.marker, 16, 7), class_=style) if series.marker else Markup("")
     return tag("svg", tag("g", line, mark, class_=series.colour), viewBox="0 0 32 14", class_="swatch", aria_hidden="true")
