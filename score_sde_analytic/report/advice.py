@@ -56,8 +56,9 @@ def _calls(content: Content) -> str:
         f" {printed(infinite(content))} bits/dim, with the optimal isotropic noise."
     )
     goal = infinite(content)["value"] + row["excess"]
-    priced = {name: totals(cells, "predicted") for (grid, name), cells in by_chain(content).items() if grid != "even_tuned"}
-    fewer = {name: int(near) for name, prices in priced.items() if (near := _fewest_within(prices, goal))}
+    others = {name: cells for (grid, name), cells in by_chain(content).items() if grid != "even_tuned" and name != "residual"}
+    near = {name: _fewest_within(totals(cells, "predicted"), goal) for name, cells in others.items()}
+    fewer = {name: int(steps) for name, steps in near.items() if steps}
     best = min(fewer, key=lambda name: fewer[name], default="")
     if best and fewer[best] < row["steps"]:
         text += f" With the {label(best)} noise K = {fewer[best]} is, too."

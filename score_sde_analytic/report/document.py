@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -78,7 +80,9 @@ class Album:
 def environment() -> Environment:
     """Of the templates, which escape whatever they are given."""
     loader = PackageLoader("score_sde_analytic.report", "templates")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters["finite"] = math.isfinite
+    return made
 
 
 def write_page(path: str | Path, text: str) -> Path:
@@ -97,3 +101,20 @@ def as_text(facts: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
     """
     known = [(name, value) for name, value in facts if value is not None]
     return [(name, value if isinstance(value, str) else json.dumps(value, default=str)) for name, value in known]
+
+
+#: An absolute path of two names or more: where a machine keeps something.
+PLACE = re.compile(r"(?<![\w.:/<~])/(?:[^\s'\":,;()\[\]{}<>/]+/)+(?=[^\s'\":,;()\[\]{}<>/])")
+
+
+def portable(content: Any) -> Any:
+    """Plain data without the folders of a machine: of absolute paths in strings, the last name is left.
+
+    >>> portable({"command": "run --workdir=/home/me/results/digits --config=configs/digits.py"})
+    {'command': 'run --workdir=…/digits --config=configs/digits.py'}
+    """
+    if isinstance(content, Mapping):
+        return {key: portable(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [portable(value) for value in content]
+    return PLACE.sub("…/", content) if isinstance(content, str) else content

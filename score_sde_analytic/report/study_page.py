@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from score_sde_analytic.report import advice, charts, study_charts, svg
-from score_sde_analytic.report.document import Album, Sheet, as_text, environment, write_page
+from score_sde_analytic.report.document import Album, Sheet, as_text, environment, portable, write_page
 from score_sde_analytic.report.results import plain, with_error
 from score_sde_analytic.report.study_content import (
     GRIDS,
@@ -96,7 +96,7 @@ def write(path: str | Path, content: Content, folder: str | Path) -> Path:
 
 def render(content: Content, folder: Path) -> str:
     """The page as text: the same for the same content."""
-    return environment().get_template("study.html").render(_view(content, folder), swatch=svg.swatch)
+    return environment().get_template("study.html").render(_view(portable(content), folder), swatch=svg.swatch)
 
 
 def _view(content: Content, folder: Path) -> dict[str, Any]:
