@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import math
 import re
@@ -14,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.image import imread, imsave
 
 from score_sde_analytic.files import atomic
 
 #: Bytes of sample sheets, as base64, that a page may carry; the sheets of further budgets are only named.
 MOST_SHEETS = 4_000_000
+#: Pixels of a sheet for each of the page, at most: what fine screens show.
+SHARP = 2
 #: Width of a sheet on a page that has many, in CSS pixels.
 SHEET_WIDTH = 192
 
@@ -60,6 +64,7 @@ class Album:
         data = path.read_bytes()
         if not data.startswith(PNG) or len(data) < 24:
             return self._without(name, "is not a PNG file")
+        data = _reduced(data, SHARP * self.width)
         text = base64.b64encode(data).decode()
         if len(text) > self.room:
             return self._without(name, "would make the page too large")
@@ -74,6 +79,21 @@ class Album:
     def _without(self, name: str, why: str) -> Sheet | None:
         self.notes.append(f"{name} {why}")
         return None
+
+
+def _reduced(data: bytes, most: int) -> bytes:
+    """A PNG of at most so many pixels in width: means of squares of pixels."""
+    (width,) = struct.unpack(">I", data[16:20])
+    square = -(-width // most)
+    if square < 2:
+        return data
+    pixels = imread(io.BytesIO(data))
+    height, width = (side // square * square for side in pixels.shape[:2])
+    blocks = pixels[:height, :width].reshape(height // square, square, width // square, square, -1)
+    small = io.BytesIO()
+    means = blocks.mean((1, 3), dtype=float)
+    imsave(small, means[..., 0] if means.shape[-1] == 1 else means, cmap="gray", vmin=0.0, vmax=1.0, format="png")
+    return small.getvalue()
 
 
 @cache

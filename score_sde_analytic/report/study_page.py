@@ -20,7 +20,6 @@ from score_sde_analytic.report.results import plain, with_error
 from score_sde_analytic.report.study_content import (
     GRIDS,
     KINDS,
-    LABELS,
     Content,
     by_chain,
     infinite,
@@ -31,8 +30,6 @@ from score_sde_analytic.report.study_content import (
     printed,
     totals,
 )
-
-__all__ = ["DATA_SHEET", "FEWEST_SHEET", "GRIDS", "LABELS", "SHEET", "render", "write"]
 
 #: Names of the sample sheets, beside the page: of K network calls, and of the data.
 SHEET, FEWEST_SHEET, DATA_SHEET = "samples_K{}.png", "fewest_K{}.png", "data.png"

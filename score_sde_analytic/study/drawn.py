@@ -22,6 +22,8 @@ from score_sde_analytic.study.plan import SamplingPlan
 from score_sde_analytic.study.race import JUDGED, Judge
 from score_sde_analytic.study.reportable import Reportable
 
+#: Most calls that are few, for which a table is fitted.
+FEW = 10
 #: Coordinates that a scatter plot can show.
 MOST_COORDINATES = 3
 #: Width in pixels that the pixels of small images are enlarged to fill, and images per row.
@@ -75,29 +77,30 @@ class Samples:
 
 
 def fewest(study: Reportable, calls: tuple[int, ...], count: int, seed: int, path: str | Path | None) -> Samples:
-    """By the tables of the fewest calls, without chains; none where a study has no flow worth following.
+    """By the tables of the fewest calls, of those that are few, without chains; none where no flow is worth following.
 
     Args:
         path: folder that keeps paths and tables.
     """
     try:
-        plans = {k: study.fewest(k, path=path, progress=False) for k in calls}
+        plans = {k: study.fewest(k, path=path, progress=False) for k in calls if k <= FEW}
     except UserError as error:
         return Samples({}, {}, str(error))
     return Samples({}, {k: Drawn.of(plan, count, seed) for k, plan in plans.items()})
 
 
 def quality(study: Reportable, samples: Samples, data: Data | None, count: int) -> dict[str, Any] | None:
-    """Energy distance of so many samples of each kind to the data, in coordinates in which their Gaussian is white.
+    """Energy distance of samples of each kind to the data, in coordinates in which their Gaussian is white.
 
-    None without data, or with too few of them to judge. Where both kinds have as many calls, also the difference, whose error
-    is that of the difference: both begin with the same noise.
+    Of `count` samples, or as many as there are examples. None without data, or with too few of them to judge. Where both kinds
+    have as many calls, also the difference, whose error is that of the difference: both begin with the same noise.
     """
     if data is None or not count or study.free is None:
         return None
     examples = as_dataset(data, study.data_range)
     if len(examples) < LEAST:
         return None
+    count = min(count, len(examples))
     judge = Judge.of(examples, gaussian(study), study.data_range, study.seed)
     kinds = {"chain": samples.chain, "fewest": samples.fewest}
     near = {kind: {k: judge(judge.draw(one.plan, 0, count)).white for k, one in drawn.items()} for kind, drawn in kinds.items()}
@@ -114,12 +117,12 @@ def _plain(measured: Measured) -> dict[str, float]:
     return {"value": measured.value, "stderr": measured.stderr, "low": measured.low, "high": measured.high}
 
 
-def points(x: Tensor | None) -> list[Any] | None:
+def points(x: Float[Tensor, " n *dims"] | None) -> list[Any] | None:
     """Vectors that a scatter plot can show, as plain numbers."""
     return x.double().tolist() if x is not None and x.ndim == 2 and x.shape[1] <= MOST_COORDINATES else None
 
 
-def examples(data: Data | None, count: int) -> Tensor | None:
+def examples(data: Data | None, count: int) -> Float[Tensor, " n *dims"] | None:
     """The first examples of the data."""
     if data is None:
         return None

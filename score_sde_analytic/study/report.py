@@ -53,8 +53,8 @@ class Request:
         samples_at: K that samples are drawn with.
         count: of samples for each.
         seed: of the samples: the same noise for every K.
-        fewest: whether samples are drawn by `Study.fewest`, too, for which paths of the network's flow are recorded.
-        judged: samples of each kind whose distance to the data is measured; 0 for none.
+        fewest: whether samples are drawn by `Study.fewest`, too, with K up to 10; paths of the network's flow are recorded.
+        judged: samples of each kind whose distance to the data is measured, at most as many as there are examples; 0 for none.
         date: of the report, as the page gives it; that of today where it is empty.
 
     Raises:

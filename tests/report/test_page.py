@@ -1,6 +1,7 @@
 """The comparison page: whole, self-contained HTML whose marks and sentences say no more than the intervals allow."""
 
 import base64
+import io
 import itertools
 import math
 import re
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.image import imread, imsave
 
 from comparison_content import content as made_up
 from html_pages import Page, whole
@@ -292,6 +294,18 @@ def test_a_page_without_scripts_shows_everything_but_the_small_panels():
     parsed = rendered(small(*cells, solvers=solvers))
     assert sum(tag == "details" for tag, _ in parsed.tags) == 1
     assert not any("hidden" in attributes or tag == "button" for tag, attributes in parsed.tags)
+
+
+@pytest.mark.parametrize("shape", [(600, 900), (600, 900, 3)])
+def test_a_large_sheet_is_reduced_to_what_screens_show(shape, tmp_path):
+    """Means of squares of pixels; those of a smooth picture are the picture."""
+    x = np.linspace(0.1, 0.9, shape[0])[:, None] * np.linspace(1.0, 0.5, shape[1])
+    imsave(tmp_path / "large.png", x if len(shape) == 2 else np.repeat(x[..., None], 3, 2), cmap="gray", vmin=0.0, vmax=1.0)
+    sheet = page.Album(tmp_path).sheet("large.png")
+    assert (sheet.width, sheet.height, sheet.enlarged) == (192, 128, False)
+    small = imread(io.BytesIO(base64.b64decode(sheet.uri.split(",")[1])))
+    assert small.shape[:2] == (200, 300)
+    assert np.abs(small[..., 0] - x.reshape(200, 3, 300, 3).mean((1, 3))).max() < 0.01
 
 
 # --- what is called best --------------------------------------------------------------------------------------------
