@@ -32,6 +32,9 @@ from score_sde_analytic.report.results import (
     plain,
 )
 
+#: Added to the calls that were not enough, so that they come after all that were.
+UNREACHED = 1e6
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -211,6 +214,7 @@ def _leaders(comparison: Comparison, metric: Criterion, leaders: Sequence[leadin
         "caption": caption,
         "columns": [_column(budget) for budget in budgets],
         "rows": rows,
+        "own": any(group.ours for group in leaders),
         "sorted_by": _column(comparison.middle) if known else "",
         "lower": metric.lower,
     }
@@ -338,7 +342,7 @@ def _calls_of(need: Mapping[str, Any] | None) -> Shown:
     if need is None:
         return Shown("–")
     if need["calls"] is None:
-        return Shown(f"> {need['most']:g}", order=float(need["most"]) + 0.5)
+        return Shown(f"> {need['most']:g}", order=UNREACHED + need["most"])
     return Shown(f"{need['calls']:g}", order=float(need["calls"]))
 
 

@@ -243,6 +243,15 @@ def test_rows_are_sorted_best_first_by_the_marked_column(better, first):
     assert [text for _, text in parsed.cells["solver, grid"]][:4] == ["K = 5", "K = 10", "K = 20", "K = 0"]
 
 
+def test_calls_that_were_not_enough_come_after_all_that_were():
+    needs = [{"solver": "a", "grid": "", "calls": None, "most": 9}, {"solver": "b", "grid": "", "calls": 25, "most": 50}]
+    column = {"best": {"solver": "b", "grid": ""}, "calls": needs, "differences": []}
+    solvers = [{"name": "a"}, {"name": "b"}]
+    text = page.render(small(cell("a"), cell("b"), solvers=solvers, paired={"score": {"10": column}}), Path())
+    table = text[text.index("Fewest network calls for") :]
+    assert table.index('<th scope="row">b') < table.index("25") < table.index('<th scope="row">a') < table.index("&gt; 9")
+
+
 def test_values_to_sort_by_are_those_that_are_shown():
     parsed = rendered(small(cell("a", value=1.25), cell("b", value=-3.0), cell("c", value=math.nan)))
     orders = [float(attributes["data-order"]) for tag, attributes in parsed.tags if "data-order" in attributes]
