@@ -103,7 +103,8 @@ def run(experiment: Experiment) -> list[Path]:
         for sheet in file.made.values():
             total.add(**vars(sheet.cost))
         shown = {c: {steps: torch.from_numpy(sheet.x) for steps, sheet in rows.items()} for c, rows in made.items()}
-        written += [figures.samples(work / f"samples_{name.label}.png", shown, data, declared), file.path]
+        picture = figures.samples(work / f"samples_{name.label}.png", shown, data, declared, title=f"grid {name}")
+        written += [picture, file.path]
     few, reasons = _fewest(experiment, total)
     written += few
     content = {"fewest": reasons, "network_calls_per_batch": calls, "cost": vars(total), "settings": settings.to_dict()}
@@ -159,7 +160,8 @@ def _fewest(experiment: Experiment, total: Receipt) -> tuple[list[Path], dict[in
             total.add(**vars(sheet.cost))
     file.save()
     data = experiment.splits.held("test", settings.count)
-    picture = figures.samples(work / "samples_fewest.png", {"fewest": rows}, data, experiment.splits.data_range)
+    declared, title = experiment.splits.data_range, "times of each table"
+    picture = figures.samples(work / "samples_fewest.png", {"fewest calls": rows}, data, declared, title=title)
     return [picture, file.path, work / "fewest"], reasons
 
 

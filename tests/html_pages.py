@@ -2,6 +2,7 @@
 
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -59,5 +60,31 @@ def whole(text: str) -> Page:
             if value := attributes.get(name):
                 assert value.startswith("data:") or (value.startswith("#") and value[1:] in ids), (tag, name, value[:60])
         assert tag not in ("link", "iframe", "object", "embed", "base")
+    _readable(parsed)
     assert not re.search(r"@import|url\(|https?://|//[a-z]+\.", re.sub(r"data:image/png;base64,[\w+/=]+", "", text))
     return parsed
+
+
+def _readable(page: Page) -> None:
+    """What a screen reader and a keyboard need: names of pictures, tables and regions, heads that say what they head."""
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("h1") == tags.count("main") == 1
+    assert tags.count("table") == tags.count("caption") == tags.count("thead") == tags.count("tbody")
+    assert ("a", {"class": "skip", "href": "#main"}) in page.tags
+    assert page.tags[0] == ("html", {"lang": "en"})
+    for tag, attributes in page.tags:
+        if tag == "img":
+            assert attributes["alt"]
+            assert attributes["width"]
+        if tag == "th":
+            assert attributes["scope"] in ("col", "row")
+        if tag == "svg" and attributes.get("class") == "chart":
+            assert attributes["role"] == "img"
+            assert attributes["aria-label"]
+        if tag == "section":
+            assert attributes["aria-labelledby"] in {named.get("id") for _, named in page.tags}
+        if attributes.get("role") == "region":
+            assert attributes["aria-label"]
+            assert attributes["tabindex"] == "0"
+    levels = [int(tag[1]) for tag in tags if re.fullmatch("h[1-6]", tag)]
+    assert all(after - before <= 1 for before, after in pairwise(levels))

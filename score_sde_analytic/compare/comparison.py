@@ -28,6 +28,7 @@ from score_sde_analytic.compare.examples import SPLITS, Examples, Labelled
 from score_sde_analytic.compare.fidelity import Fidelity
 from score_sde_analytic.compare.grids import ABOUT, SharedGrids
 from score_sde_analytic.compare.likelihoods import Likelihoods
+from score_sde_analytic.compare.own import own
 from score_sde_analytic.compare.paired import Pairs
 from score_sde_analytic.compare.registry import SolverName, covariances
 from score_sde_analytic.compare.search import Search
@@ -375,11 +376,9 @@ class Comparison:
 
     def _described(self, name: SolverName) -> dict[str, Any]:
         entry = name.entry
-        about = entry.about
-        if name.covariance == CovarianceName(AUTO):
-            about = f"{about}; auto took {self.study.resolve(AUTO).title}"
+        taken = f"; auto took {self.study.resolve(AUTO).title}" if name.covariance == CovarianceName(AUTO) else ""
         shared = {field: getattr(entry, field) for field in ("label", "family", "order", "deterministic", "adaptive")}
-        return {"name": str(name), "about": about} | shared
+        return {"name": str(name), "about": entry.about + taken, "ours": own(name)} | shared
 
     def _paths(self) -> dict[str, Any] | None:
         settings = self.settings

@@ -9,7 +9,7 @@ from typing import Any
 from score_sde_analytic.files import read_plain_json, write_text
 from score_sde_analytic.interop.pipelines import Fitted
 from score_sde_analytic.interop.swapping import stock
-from score_sde_analytic.report.study_page import GRIDS, LABELS
+from score_sde_analytic.report.study_content import GRIDS, LABELS
 from score_sde_analytic.report.tables import error_bar, markdown
 from score_sde_analytic.study.names import ChainName
 
@@ -116,8 +116,9 @@ def _natural(name: str) -> tuple[int, str]:
 
 
 def _of_sheet(name: str) -> str:
-    stem = name.removesuffix(".png")
-    return f"samples of {stem.removeprefix('samples_K')} calls" if stem.startswith("samples_K") else "examples of the data"
+    kind, _, steps = name.removesuffix(".png").partition("_K")
+    kinds = {"samples": "samples of {} calls", "fewest": "samples of {} calls by the table of the fewest"}
+    return kinds.get(kind, "examples of the data").format(steps)
 
 
 def _remarks(told: Mapping[str, Any]) -> str:

@@ -52,24 +52,26 @@ def overhead(comparison: Comparison) -> list[Panel]:
 def _small_multiples(comparison: Comparison, values: Sequence[tuple[Cell, Any]], label: str) -> list[Panel]:
     points: dict[Row, list[Point]] = {}
     for cell, value in values:
-        points.setdefault(cell.row, []).append(_point(cell, value))
+        points.setdefault(cell.row, []).append(point_of(cell, value))
     everything = [point for row in points.values() for point in row if point.drawable]
     if not everything:
         return []
-    frame = _frame(everything, label, [b for b in comparison.budgets if b is not None])
+    frame = frame_of(everything, label, [b for b in comparison.budgets if b is not None])
     rows = [row for row in comparison.rows if row in points]
     groups = [("", rows)] if len(rows) <= CROWD else _groups(rows)
     return [_panel(title, group, points, frame) for title, group in groups]
 
 
-def _point(cell: Cell, value: Any) -> Point:
+def point_of(cell: Cell, value: Any) -> Point:
+    """A cell's number with its interval, over its network calls."""
     number, low, high = (value, math.nan, math.nan) if isinstance(value, float) else (value.value, *value.interval)
     said = plain(number) if isinstance(value, float) else str(value)
     title = f"{cell.row.title}: {said} at {cell.effort or 'an unknown number of calls'}"
     return Point(cell.calls, number, low, high, title, hollow=cell.budget is None)
 
 
-def _frame(points: Sequence[Point], label: str, budgets: Sequence[int]) -> Frame:
+def frame_of(points: Sequence[Point], label: str, budgets: Sequence[int]) -> Frame:
+    """Axes that hold the points; logarithmic where these spread widely."""
     calls = [p.x for p in points]
     ends = [v for p in points for v in (p.y, p.low, p.high) if math.isfinite(v)]
     floor = _floor(points)
@@ -260,11 +262,21 @@ def _pixel_panels(data: Mapping[str, Any], solvers: Mapping[str, Any], families:
     over = "log-SNR" if any(one.get("log_snr") for one in solvers.values()) else "time"
     ends = (LEFT, WIDTH - RIGHT) if over == "log-SNR" else (WIDTH - RIGHT, LEFT)  # noise on the left: time runs down
     x = Scale.over((v for xs, _ in ways.values() for v in xs), *ends, margin=0.02)
-    inside = np.concatenate([array.ravel() for _, array in ways.values()])
-    inside = inside[np.isfinite(inside)]
-    low, high = np.quantile(inside, [0.002, 0.998]) if inside.size else (-1.0, 1.0)
+    low, high = _usual_range([array for _, array in ways.values()])
     frame = Frame(x, Scale.over([low, high], svg.HEIGHT - BOTTOM, TOP), over, "pixel value")
     return [Panel(name, *_pixel_chart(frame, xs, array, labels, name)) for name, (xs, array) in ways.items()]
+
+
+def _usual_range(ways: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Where nearly all values lie, but no more than twice as far as those of the middle solver: others may have diverged."""
+    finite = [array[np.isfinite(array)] for array in ways]
+    known = [values for values in finite if values.size]
+    if not known:
+        return -1.0, 1.0
+    low, high = np.quantile(np.concatenate(known), [0.002, 0.998])
+    lowest, highest = (float(np.median([end(values) for values in known])) for end in (np.min, np.max))
+    room = highest - lowest
+    return max(float(low), lowest - room / 2), min(float(high), highest + room / 2)
 
 
 def _by_pixel(states: np.ndarray) -> np.ndarray:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import math
+import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.image import imread, imsave
 
 from score_sde_analytic.files import atomic
 
 #: Bytes of sample sheets, as base64, that a page may carry; the sheets of further budgets are only named.
 MOST_SHEETS = 4_000_000
+#: Pixels of a sheet for each of the page, at most: what fine screens show.
+SHARP = 2
 #: Width of a sheet on a page that has many, in CSS pixels.
 SHEET_WIDTH = 192
 
@@ -58,6 +64,7 @@ class Album:
         data = path.read_bytes()
         if not data.startswith(PNG) or len(data) < 24:
             return self._without(name, "is not a PNG file")
+        data = _reduced(data, SHARP * self.width)
         text = base64.b64encode(data).decode()
         if len(text) > self.room:
             return self._without(name, "would make the page too large")
@@ -74,11 +81,28 @@ class Album:
         return None
 
 
+def _reduced(data: bytes, most: int) -> bytes:
+    """A PNG of at most so many pixels in width: means of squares of pixels."""
+    (width,) = struct.unpack(">I", data[16:20])
+    square = -(-width // most)
+    if square < 2:
+        return data
+    pixels = imread(io.BytesIO(data))
+    height, width = (side // square * square for side in pixels.shape[:2])
+    blocks = pixels[:height, :width].reshape(height // square, square, width // square, square, -1)
+    small = io.BytesIO()
+    means = blocks.mean((1, 3), dtype=float)
+    imsave(small, means[..., 0] if means.shape[-1] == 1 else means, cmap="gray", vmin=0.0, vmax=1.0, format="png")
+    return small.getvalue()
+
+
 @cache
 def environment() -> Environment:
     """Of the templates, which escape whatever they are given."""
     loader = PackageLoader("score_sde_analytic.report", "templates")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters["finite"] = math.isfinite
+    return made
 
 
 def write_page(path: str | Path, text: str) -> Path:
@@ -97,3 +121,20 @@ def as_text(facts: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
     """
     known = [(name, value) for name, value in facts if value is not None]
     return [(name, value if isinstance(value, str) else json.dumps(value, default=str)) for name, value in known]
+
+
+#: An absolute path of two names or more: where a machine keeps something.
+PLACE = re.compile(r"(?<![\w.:/<~])/(?:[^\s'\":,;()\[\]{}<>/]+/)+(?=[^\s'\":,;()\[\]{}<>/])")
+
+
+def portable(content: Any) -> Any:
+    """Plain data without the folders of a machine: of absolute paths in strings, the last name is left.
+
+    >>> portable({"command": "run --workdir=/home/me/results/digits --config=configs/digits.py"})
+    {'command': 'run --workdir=…/digits --config=configs/digits.py'}
+    """
+    if isinstance(content, Mapping):
+        return {key: portable(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [portable(value) for value in content]
+    return PLACE.sub("…/", content) if isinstance(content, str) else content

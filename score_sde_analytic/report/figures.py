@@ -45,7 +45,7 @@ def curve(
     fine = np.linspace(lam[0], lam[-1], 400)
     _residual_panel(axes[0], moments, curves, bound, fine)
     if (alone := linear(fine)) is not None:
-        axes[0].plot(fine, alone, color="0.35", lw=1.0, ls=":", label="a covariance alone")
+        axes[0].plot(fine, alone, color="0.35", lw=1.0, ls=":", label="best linear denoiser")
     _variance_panel(axes[1], moments, curves, bound, fine)
     difference, size = moments.calibration()
     error = np.abs(difference / np.where(size == 0, 1.0, size))
@@ -138,8 +138,9 @@ def variances(
 
 @plt.rc_context(STYLE)
 def bits(path: Path, cells: Cells, grids: Sequence[str], choices: Sequence[str]) -> Path:
-    """Bits/dim against K: predicted lines with their error bands, measured points with error bars, one panel per grid."""
-    figure, axes = plt.subplots(1, len(grids), figsize=(4.6 * len(grids), 4), layout="constrained", squeeze=False)
+    """Bits/dim against K: predicted lines with their error bands, measured points with bars, a panel per grid, one scale."""
+    size = (4.6 * len(grids), 4)
+    figure, axes = plt.subplots(1, len(grids), figsize=size, layout="constrained", squeeze=False, sharey=True)
     for axis, grid in zip(axes[0], grids, strict=True):
         for name in choices:
             rows = _of(cells, grid, name)
@@ -156,29 +157,34 @@ def bits(path: Path, cells: Cells, grids: Sequence[str], choices: Sequence[str])
                     label = None if any("predicted" in cell for _, cell in rows) else label_of(name)
                     axis.errorbar(k, value, 2 * error, fmt="o", ms=4, capsize=2, color=colour_of(name, choices), label=label)
         titles = {"dp": "optimal grid (dynamic programming)", "even": "even in t", "even_tuned": "even in t, best first time"}
-        axis.set(title=titles.get(grid, grid), xlabel="network calls K", ylabel="bits/dim", xscale="log")
+        axis.set(title=titles.get(grid, grid), xlabel="network calls K", xscale="log")
         ticks = [3, 5, 10, 25, 50, 100]
         axis.set_xticks(ticks, [str(k) for k in ticks])
         axis.minorticks_off()
-        _cut_above(axis, cells, grid, choices)
+    axes[0][0].set_ylabel("bits/dim")
+    _cut_above(axes[0], {grid: {name: _totals(cells, grid, name) for name in choices} for grid in grids})
     axes[0][-1].legend(title="line: predicted ± 2 SE\npoint: measured ± 2 SE", fontsize=8, title_fontsize=8)
     return save(figure, path)
 
 
-def _cut_above(axis: Axes, cells: Cells, grid: str, choices: Sequence[str]) -> None:
-    """Leave a choice that is far worse than all others outside the axis, and say so."""
-    priced = {name: _totals(cells, grid, name) for name in choices}
-    if not priced.get("residual") or not all(priced.values()):
+def _cut_above(axes: Sequence[Axes], prices: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Leave what is far worse than the analytic variance above the common axis, and say so."""
+    known = [by_name for by_name in prices.values() if by_name.get("residual") and all(by_name.values())]
+    if not known:
         return
-    worst, best = {name: min(values) for name, values in priced.items()}, max(priced["residual"])
-    beyond = [name for name, value in worst.items() if value > 1.2 * best]
-    if beyond and len(beyond) < len(choices):
-        inside = [value for name, values in priced.items() if name not in beyond for value in values]
-        low, high = min(inside), max(inside)
-        margin = max(high - low, 0.05 * abs(high))
-        axis.set_ylim(low - 0.08 * margin, high + 0.15 * margin)
-        text = ", ".join(f"{label_of(name)}: {worst[name]:.3g} at best" for name in beyond)
-        axis.text(0.5, 0.97, f"beyond the axis: {text}", transform=axis.transAxes, ha="center", va="top", fontsize=8)
+    low = min(min(values) for by_name in known for values in by_name.values())
+    own = [by_name["residual"] for by_name in known]
+    high = max(1.2 * min(map(max, own)), 1.05 * max(map(min, own)))  # no panel is empty
+    if max(max(values) for by_name in known for values in by_name.values()) <= high:
+        return
+    margin = max(high - low, 0.05 * abs(high))
+    axes[0].set_ylim(low - 0.08 * margin, high + 0.15 * margin)
+    for axis, by_name in zip(axes, prices.values(), strict=True):
+        least = {name: min(values) for name, values in by_name.items() if values}
+        beyond = [f"{label_of(name)}: {value:.3g} at best" for name, value in least.items() if value > high]
+        if beyond:
+            text = "beyond the axis: " + ",\n".join(beyond)
+            axis.text(0.5, 0.97, text, transform=axis.transAxes, ha="center", va="top", fontsize=8)
 
 
 def _of(cells: Cells, grid: str, covariance: str) -> list[tuple[int, Mapping[str, Any]]]:
@@ -273,26 +279,33 @@ def samples(
     data: Float[Tensor, " n *dims"],
     declared: DataRange,
     columns: int = 12,
+    title: str = "",
 ) -> Path:
-    """One sheet per variance: a block of images (or a scatter of the first two coordinates) per K, beside real data."""
+    """One sheet per variance: a block of images (or a scatter of the first two coordinates) per K, beside real data.
+
+    Args:
+        title: of the whole, as the times of the samples.
+    """
     rows = [str(k) for k in next(iter(sheets.values()))]
     lines = -(-max(map(len, next(iter(sheets.values())).values())) // columns)
     figure, axes = plt.subplots(
         len(rows) + 1,
         len(sheets),
-        figsize=(3.1 * len(sheets), (3.1 * lines / columns + 0.12) * (len(rows) + 1) + 0.4),
+        figsize=(3.1 * len(sheets) + 0.7, (3.1 * lines / columns + 0.12) * (len(rows) + 1) + 0.7),
         layout="constrained",
         squeeze=False,
     )
     if data.ndim == 2:
-        figure.set_size_inches(2.6 * len(sheets), 2.4 * (len(rows) + 1))
+        figure.set_size_inches(2.6 * len(sheets) + 0.7, 2.4 * (len(rows) + 1) + 0.3)
     for column, (name, sheet) in enumerate(sheets.items()):
         for row, x in enumerate([*sheet.values(), data]):
             axis = axes[row][column]
             _panel(axis, x, data, declared, columns)
             if column == 0:
-                axis.set_ylabel(f"K = {rows[row]}" if row < len(rows) else "test data")
+                said = f"K = {rows[row]}" if row < len(rows) else "test data"
+                axis.set_ylabel(said, rotation=0, ha="right", va="center")
         axes[0][column].set_title(label_of(name))
+    figure.suptitle(title or None, fontsize=9)
     return save(figure, path)
 
 

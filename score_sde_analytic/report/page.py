@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from score_sde_analytic.report import charts, svg
-from score_sde_analytic.report.document import Album, Sheet, as_text, environment, write_page
+from score_sde_analytic.report import charts, leading, svg
+from score_sde_analytic.report.document import Album, Sheet, as_text, environment, portable, write_page
 from score_sde_analytic.report.results import (
     BITS,
     FAMILIES,
@@ -32,16 +32,20 @@ from score_sde_analytic.report.results import (
     plain,
 )
 
+#: Added to the calls that were not enough, so that they come after all that were.
+UNREACHED = 1e6
+
 
 @dataclass(frozen=True)
 class Shown:
-    """One cell of a table as the page shows it."""
+    """One cell of a table as the page shows it; by `order` its column is sorted, where it is finite."""
 
     text: str = ""
     small: str = ""
     mark: str = ""
     reason: str = ""
     sheet: Sheet | None = None
+    order: float = math.nan
 
     @property
     def failed(self) -> bool:
@@ -50,12 +54,19 @@ class Shown:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a solver on a grid, a column per budget; a cell of the data is an `Shown`, several may meet in one place."""
+    """Rows of a solver on a grid, a column per budget; a cell of the data is an `Shown`, several may meet in one place.
+
+    Attributes:
+        sorted_by: the column that rows are sorted by, best first.
+        lower: whether the best is the lowest.
+    """
 
     title: str
     caption: str
     columns: Sequence[str]
     rows: Sequence[tuple[Row, Sequence[Sequence[Shown]]]]
+    sorted_by: str = ""
+    lower: bool = True
 
 
 @dataclass(frozen=True)
@@ -85,7 +96,9 @@ def write(path: str | Path, content: Mapping[str, Any], folder: str | Path) -> P
 
 def render(content: Mapping[str, Any], folder: Path) -> str:
     """The page as text: the same for the same content."""
-    return environment().get_template("page.html").render(_view(content, folder), swatch=svg.swatch, families=FAMILIES)
+    return (
+        environment().get_template("page.html").render(_view(portable(content), folder), swatch=svg.swatch, families=FAMILIES)
+    )
 
 
 def _view(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -93,6 +106,7 @@ def _view(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     comparison = Comparison.of(content)
     first = comparison.metrics[0] if comparison.metrics else None
     album = Album(folder)
+    leaders = leading.groups(comparison, first) if first else []
     return {
         "title": str(content.get("title") or "Comparison of solvers"),
         "subject": _subject(content),
@@ -101,12 +115,14 @@ def _view(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "metric": first,
         "paired": bool(content.get("paired")),
         "needed": _needed(content, first) if first else None,
+        "lead": leading.picture(comparison, first, leaders) if first else None,
+        "leaders": _leaders(comparison, first, leaders) if first and leaders else None,
         "results": [_result(comparison, metric) for metric in comparison.metrics],
         "bits": _bits(comparison),
         "cost": _cost(comparison),
         "overhead": charts.overhead(comparison),
         "data_sheet": album.sheet(str(content["data_sheet"])) if content.get("data_sheet") else None,
-        "sheets": _sheets(comparison, album),
+        "sheets": _sheets(comparison, album, first),
         "sheet_notes": album.notes,
         "paths": _paths(content),
         "lost_paths": _lost_paths(content),
@@ -164,16 +180,49 @@ def _plural(count: int, what: str) -> str:
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 
-def _table(comparison: Comparison, title: str, caption: str, entry: Any) -> Table:
-    """A table whose cells are entry(cell); rows and columns without any entry are left out."""
-    filled = {(cell.row, cell.budget): True for cell in comparison.cells if entry(cell) is not None}
-    budgets = [budget for budget in comparison.budgets if any(key[1] == budget for key in filled)]
-    rows = []
-    for row in comparison.rows:
-        if any(key[0] == row for key in filled):
-            places = [[entry(cell) for cell in comparison.at(row, budget)] for budget in budgets]
-            rows.append((row, [[one for one in place if one is not None] for place in places]))
-    return Table(title, caption, ["adaptive" if b is None else f"K = {b}" for b in budgets], rows)
+def _table(comparison: Comparison, title: str, caption: str, entry: Any, lower: bool = True) -> Table:
+    """A table whose cells are entry(cell), best first, what needs no call in the last column; no row or column is empty."""
+    entries = [(cell, shown) for cell in comparison.cells if (shown := entry(cell)) is not None]
+    there = {cell.budget for cell, _ in entries}
+    budgets = sorted((budget for budget in comparison.budgets if budget in there), key=lambda budget: budget == 0)
+    places: dict[Row, dict[int | None, list[Shown]]] = {cell.row: {} for cell, _ in entries}
+    for cell, shown in entries:
+        places[cell.row].setdefault(cell.budget, []).append(shown)
+
+    def order(row: Row) -> float:
+        known = [sign * shown.order for shown in places[row].get(comparison.middle, ()) if math.isfinite(shown.order)]
+        return min(known, default=math.inf)
+
+    sign = 1 if lower else -1
+    rows = sorted((row for row in comparison.rows if row in places), key=order)
+    lines = [(row, [places[row].get(budget, []) for budget in budgets]) for row in rows]
+    sorted_by = _column(comparison.middle) if any(math.isfinite(order(row)) for row in rows) else ""
+    return Table(title, caption, [_column(budget) for budget in budgets], lines, sorted_by, lower)
+
+
+def _column(budget: int | None) -> str:
+    return "adaptive" if budget is None else f"K = {budget}"
+
+
+def _leaders(comparison: Comparison, metric: Criterion, leaders: Sequence[leading.Group]) -> dict[str, Any]:
+    """Which solver of each group is best at each budget."""
+    budgets = [budget for budget in comparison.budgets if budget and any(budget in group.best for group in leaders)]
+    rows = [(group, [_led(group.best.get(budget), metric) for budget in budgets]) for group in leaders]
+    caption = f"Best of each family by {metric.title}, {metric.direction}"
+    known = comparison.middle in budgets
+    return {
+        "caption": caption,
+        "columns": [_column(budget) for budget in budgets],
+        "rows": rows,
+        "own": any(group.ours for group in leaders),
+        "sorted_by": _column(comparison.middle) if known else "",
+        "lower": metric.lower,
+    }
+
+
+def _led(cell: Cell | None, metric: Criterion) -> Shown | None:
+    reading = None if cell is None else cell.reading(metric)
+    return None if cell is None or reading is None else Shown(_shown(reading), cell.row.title, order=reading.value)
 
 
 def _result(comparison: Comparison, metric: Criterion) -> Result:
@@ -182,7 +231,7 @@ def _result(comparison: Comparison, metric: Criterion) -> Result:
     def entry(cell: Cell) -> Shown | None:
         return _scored(cell, cell.reading(metric), rankings[cell.budget])
 
-    table = _table(comparison, metric.label, f"{metric.title}, {metric.direction}", entry)
+    table = _table(comparison, metric.label, f"{metric.title}, {metric.direction}", entry, metric.lower)
     return Result(table, charts.against_calls(comparison, metric), metric.about)
 
 
@@ -205,7 +254,8 @@ def _scored(cell: Cell, reading: Reading | None, ranking: Ranking | None, small:
         return None
     over = cell.budget is not None and not cell.within_budget
     notes = [cell.effort, "over the budget, not ranked" if over else "", small, _apart(cell, ranking)]
-    return Shown(_shown(reading), "; ".join(note for note in notes if note), _mark(cell, ranking))
+    said = "; ".join(note for note in notes if note)
+    return Shown(_shown(reading), said, _mark(cell, ranking), order=reading.value)
 
 
 def _apart(cell: Cell, ranking: Ranking | None) -> str:
@@ -236,7 +286,7 @@ def _cost(comparison: Comparison) -> Table | None:
     def entry(cell: Cell) -> Shown | None:
         if cell.failed or not math.isfinite(cell.seconds):
             return None
-        return Shown(_seconds(cell.seconds), f"× {plain(cell.ratio)}" if math.isfinite(cell.ratio) else "")
+        return Shown(_seconds(cell.seconds), f"× {plain(cell.ratio)}" if math.isfinite(cell.ratio) else "", order=cell.seconds)
 
     table = _table(comparison, "Cost", "Seconds per sample", entry)
     return table if table.rows else None
@@ -249,8 +299,8 @@ def _seconds(value: float) -> str:
     return f"{plain(value)} s"
 
 
-def _sheets(comparison: Comparison, album: Album) -> Table | None:
-    """The sheets of whole budgets, smallest first, so that those of one budget can be compared."""
+def _sheets(comparison: Comparison, album: Album, metric: Criterion | None) -> Table | None:
+    """The sheets of whole budgets, smallest first, so that those of one budget can be compared; best rows first."""
     order = sorted((cell for cell in comparison.cells if cell.sheet and not cell.failed), key=lambda c: c.budget or math.inf)
     sheets = {id(cell): album.sheet(cell.sheet) for cell in order}
 
@@ -259,9 +309,12 @@ def _sheets(comparison: Comparison, album: Album) -> Table | None:
             return _failed(cell)
         sheet = sheets.get(id(cell))
         where = "adaptive" if cell.budget is None else f"K = {cell.budget}"
-        return Shown(f"{cell.row.title}, {where}", cell.effort, sheet=sheet) if sheet else None
+        reading = cell.reading(metric) if metric else None
+        order = math.nan if reading is None else reading.value
+        return Shown(f"{cell.row.title}, {where}", cell.effort, sheet=sheet, order=order) if sheet else None
 
-    table = _table(comparison, "Samples", "Samples from the same seeds", entry)
+    lower = metric is None or metric.lower
+    table = _table(comparison, "Samples", "Samples from the same seeds", entry, lower)
     return table if table.rows else None
 
 
@@ -276,13 +329,21 @@ def _needed(content: Mapping[str, Any], metric: Criterion) -> dict[str, Any] | N
     heads = [
         f"{labels.get(c['best']['solver'], c['best']['solver'])} · {c['best']['grid']}, K = {k}" for k, c in columns.items()
     ]
-    return {"heads": heads, "rows": [(labels[s], g, [_calls_of(need.get((s, g))) for need in needs.values()]) for s, g in rows]}
+    lines = [(labels[s], g, [_calls_of(need.get((s, g))) for need in needs.values()]) for s, g in rows]
+    at = (len(heads) - 1) // 2
+    return {"heads": heads, "sorted_by": heads[at], "rows": sorted(lines, key=lambda line: _missing_last(line[2][at].order))}
 
 
-def _calls_of(need: Mapping[str, Any] | None) -> str:
+def _missing_last(order: float) -> tuple[bool, float]:
+    return math.isnan(order), order
+
+
+def _calls_of(need: Mapping[str, Any] | None) -> Shown:
     if need is None:
-        return "–"
-    return f"> {need['most']:g}" if need["calls"] is None else f"{need['calls']:g}"
+        return Shown("–")
+    if need["calls"] is None:
+        return Shown(f"> {need['most']:g}", order=UNREACHED + need["most"])
+    return Shown(f"{need['calls']:g}", order=float(need["calls"]))
 
 
 # --- the rest -------------------------------------------------------------------------------------------------------

@@ -175,6 +175,7 @@ class Row:
     grid: str
     label: str
     family: str = "other"
+    ours: bool = False
 
     @property
     def title(self) -> str:
@@ -267,6 +268,12 @@ class Comparison:
             budgets.append(None)
         return cls(tuple(Criterion.of(data) for data in content.get("metrics") or ()), tuple(rows), tuple(budgets), cells)
 
+    @property
+    def middle(self) -> int | None:
+        """The budget that rows are sorted by: the middle one, of two the smaller."""
+        fixed = [budget for budget in self.budgets if budget]
+        return fixed[(len(fixed) - 1) // 2] if fixed else None
+
     def at(self, row: Row, budget: int | None) -> list[Cell]:
         return [cell for cell in self.cells if cell.row == row and cell.budget == budget]
 
@@ -311,7 +318,8 @@ def _cell(data: Mapping[str, Any], solvers: Mapping[str, Mapping[str, Any]], beh
     name = str(data["solver"])
     solver = solvers.get(name, data)
     family = str(solver.get("family"))
-    row = Row(name, str(data.get("grid") or ""), str(solver.get("label") or name), family if family in FAMILIES else "other")
+    known = family if family in FAMILIES else "other"
+    row = Row(name, str(data.get("grid") or ""), str(solver.get("label") or name), known, bool(solver.get("ours")))
     budget = data.get("budget")
     return Cell(
         row=row,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -73,7 +74,8 @@ def bits(predicted: Mapping[str, Content], measured: Content, limit: Content) ->
         measured: K -> estimate, on other data.
         limit: the estimate for infinitely many calls.
     """
-    lines = [numbered(i, label, _points(label, by_steps)) for i, (label, by_steps) in enumerate(predicted.items())]
+    named = [numbered(i, label, _points(label, by_steps)) for i, (label, by_steps) in enumerate(predicted.items())]
+    lines = [replace(one, band=True) for one in named]
     points = _points("measured", measured, hollow=True)
     series = [*lines, *([Series("measured", points, "series-6", marker="square", line=False)] if points else [])]
     calls = sorted({point.x for one in series for point in one.points})
@@ -89,6 +91,30 @@ def _points(label: str, by_steps: Content, hollow: bool = False) -> list[Point]:
     return [
         estimated(steps, estimate, f"{label}: {estimate:.3f} bits/dim with {steps} calls", hollow)
         for steps, estimate in sorted(estimates.items())
+    ]
+
+
+# --- samples ----------------------------------------------------------------------------------------------------------
+
+
+def quality(distances: Mapping[str, Mapping[str, Content]], unit: str) -> Panel:
+    """Distance of samples to data over the network calls.
+
+    Args:
+        distances: label -> K -> value with its 95 % interval.
+    """
+    series = [numbered(i, label, _distances(label, by_steps)) for i, (label, by_steps) in enumerate(distances.items())]
+    calls = sorted({point.x for one in series for point in one.points})
+    y = upward([*ends(series), 0.0])
+    frame = Frame(across(calls, log=len(calls) > 1), y, "network calls per sample", unit, x_ticks=calls)
+    zero = svg.tag("path", d=f"M{LEFT:g},{y(0.0):.1f}H{WIDTH - RIGHT:g}", class_="limit")
+    return panel("Distance of samples to data", frame, series, zero, note="Dashed: that of data to other data, zero.")
+
+
+def _distances(label: str, by_steps: Mapping[str, Content]) -> list[Point]:
+    return [
+        Point(int(steps), one["value"], one["low"], one["high"], f"{label}: {plain(one['value'])} with {steps} calls")
+        for steps, one in by_steps.items()
     ]
 
 
@@ -134,6 +160,29 @@ def _density(frame: Frame, density: Content) -> Markup:
     return svg.tag("path", d=svg.polyline(frame.x, frame.y, closed) + "Z" if closed else "", class_="density")
 
 
+def on_curve(content: Content, grids: Mapping[str, Content], most: int = 3) -> Panel:
+    """Calls of the smallest numbers of steps on the fitted curve R."""
+    fine = content["fine"]
+    x, residual = floats(fine["log_snr"]), floats(fine["residual"])
+    chosen = sorted(grids, key=int)[:most]
+    series = [
+        Series(f"K = {steps}", _calls(steps, grids[steps], x, residual), f"series-{i + 2}", marker=svg.MARKERS[i], line=False)
+        for i, steps in enumerate(chosen)
+    ]
+    line = _line("fitted R", x, residual, "series-1")
+    frame = Frame(across(x), upward(ends([line, *series])), "log-SNR", "R")
+    return panel("The calls on the curve", frame, [line, *series])
+
+
+def _calls(steps: str, grid: Content, x: Sequence[float], residual: Sequence[float]) -> list[Point]:
+    places = floats(grid["log_snr"])
+    heights = np.interp(places, x, residual).tolist()
+    return [
+        Point(place, height, title=f"K = {steps}: log-SNR {plain(place)}")
+        for place, height in zip(places, heights, strict=True)
+    ]
+
+
 # --- the curve ------------------------------------------------------------------------------------------------------
 
 
@@ -146,7 +195,7 @@ def curve(content: Content) -> list[Panel]:
     cap = _line("most that an exact score can have", fine["log_snr"], fine["cap"], "series-6", svg.DASHES[1])
     lines = [cap, _line("fitted", fine["log_snr"], fine["residual"], "series-1"), residual]
     if "linear" in fine:
-        lines.insert(1, _line("a covariance alone", fine["log_snr"], fine["linear"], "series-5", svg.DASHES[2]))
+        lines.insert(1, _line("best linear denoiser", fine["log_snr"], fine["linear"], "series-5", svg.DASHES[2]))
     other = [_line("fitted", fine["log_snr"], fine["gamma"], "series-1"), gamma]
     x = across(knots)
     positive = [value for value in ends(other) if value > 0.0]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup, escape
 
@@ -40,7 +40,7 @@ def _short(value: object) -> object:
 
 @dataclass(frozen=True)
 class Scale:
-    """A map of [low, high] onto [start, stop] of the drawing, linear or logarithmic.
+    """A map of [low, high] onto [start, stop] of the drawing: linear, logarithmic, or so above a knee and linear around zero.
 
     >>> Scale(0.0, 10.0, start=0.0, stop=360.0)(2.5)
     90.0
@@ -53,6 +53,14 @@ class Scale:
     start: float
     stop: float
     log: bool = False
+    knee: float = 0.0
+
+    @classmethod
+    def around_zero(cls, values: Iterable[float], start: float, stop: float, knee: float, margin: float = 0.05) -> Scale:
+        """A scale that holds the finite values, zero and a margin, linear up to about `knee` and logarithmic beyond."""
+        ends = [math.asinh(v / knee) for v in (0.0, *(v for v in values if math.isfinite(v)))]
+        pad = margin * (max(ends) - min(ends)) or 0.5
+        return cls(knee * math.sinh(min(ends) - pad), knee * math.sinh(max(ends) + pad), start, stop, knee=knee)
 
     @classmethod
     def over(cls, values: Iterable[float], start: float, stop: float, log: bool = False, margin: float = 0.05) -> Scale:
@@ -66,12 +74,19 @@ class Scale:
     def __call__(self, value: float) -> float:
         """The position of a value; what lies beyond the ends is drawn at the ends."""
         value = min(max(value, self.low), self.high)
-        forward = math.log if self.log else float
-        share = (forward(value) - forward(self.low)) / (forward(self.high) - forward(self.low))
+        share = (self._forward(value) - self._forward(self.low)) / (self._forward(self.high) - self._forward(self.low))
         return self.start + share * (self.stop - self.start)
+
+    def _forward(self, value: float) -> float:
+        if self.knee:
+            return math.asinh(value / self.knee)
+        return math.log(value) if self.log else value
 
     def ticks(self, most: int = 6) -> list[float]:
         """Round numbers inside the scale, at most so many."""
+        if self.knee:
+            above = replace(self, low=self.knee, log=True, knee=0.0)
+            return [0.0, *above.ticks(most - 1)] if self.high > 2.0 * self.knee else self._even(most)
         ticks = self._decades(most) if self.log else []
         return ticks if len(ticks) > 1 else self._even(most)
 
@@ -122,7 +137,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one colour (a class of the style sheet), marker (if any) and dash; `key` names the line at its right end."""
+    """Points of one colour (a class of the style sheet), marker (if any) and dash; `key` names the line at its right end.
+
+    Intervals are bars, or a band along the line.
+    """
 
     label: str
     points: Sequence[Point]
@@ -131,6 +149,7 @@ class Series:
     marker: str = "circle"
     dash: str = ""
     line: bool = True
+    band: bool = False
 
     @property
     def drawable(self) -> list[Point]:
@@ -139,7 +158,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Frame:
-    """Axes of a chart: two scales, their labels and ticks."""
+    """Axes of a chart: two scales, their labels and ticks; `right` is the margin that holds the keys of lines."""
 
     x: Scale
     y: Scale
@@ -148,15 +167,21 @@ class Frame:
     x_ticks: Sequence[float] | None = None
     y_ticks: Sequence[float] | None = None
     height: float = HEIGHT
+    right: float = RIGHT
 
     def axes(self) -> Markup:
         parts = [self._across(tick) for tick in (self.y.ticks() if self.y_ticks is None else self.y_ticks)]
         parts += [self._down(tick) for tick in self._spaced(self.x.ticks() if self.x_ticks is None else self.x_ticks)]
-        parts.append(tag("path", class_="axis", d=f"M{LEFT:g},{TOP:g}V{self.bottom:g}H{WIDTH - RIGHT:g}"))
+        parts.append(tag("path", class_="axis", d=f"M{LEFT:g},{TOP:g}V{self.bottom:g}H{self.edge:g}"))
         parts.append(tag("text", self.y_label, x=2.0, y=12.0, class_="label"))
-        middle = (LEFT + WIDTH - RIGHT) / 2
+        middle = (LEFT + self.edge) / 2
         parts.append(tag("text", self.x_label, x=middle, y=self.height - 4, class_="label", text_anchor="middle"))
         return Markup("").join(parts)
+
+    @property
+    def edge(self) -> float:
+        """Where the axes end."""
+        return WIDTH - self.right
 
     @property
     def bottom(self) -> float:
@@ -164,7 +189,7 @@ class Frame:
 
     def _across(self, value: float) -> Markup:
         y = self.y(value)
-        line = tag("path", class_="rule", d=f"M{LEFT:g},{y:.1f}H{WIDTH - RIGHT:g}")
+        line = tag("path", class_="rule", d=f"M{LEFT:g},{y:.1f}H{self.edge:g}")
         return line + tag("text", tick_label(value), x=LEFT - 5, y=y + 3.5, class_="tick", text_anchor="end")
 
     def _down(self, value: float) -> Markup:
@@ -222,21 +247,28 @@ def polyline(x: Scale, y: Scale, points: Iterable[tuple[float, float]]) -> str:
 
 
 def draw(frame: Frame, series: Series) -> Markup:
-    """The line of a series, its error bars and its markers with tooltips."""
+    """The line of a series, its error bars or band, and its markers with tooltips."""
     points = series.drawable
-    parts = []
+    parts = [_band(frame, points)] if series.band else []
     if series.line:
         line = polyline(frame.x, frame.y, [(p.x, p.y) for p in points if not p.hollow])
         parts.append(tag("path", d=line, class_="line", stroke_dasharray=series.dash or None))
     for point in points:
         low, high = (v if math.isfinite(v) else point.y for v in (point.low, point.high))
         x, top, bottom = frame.x(point.x), frame.y(high), frame.y(low)
-        if bottom - top > 1:
+        if bottom - top > 1 and not series.band:
             parts.append(tag("path", d=f"M{x:.1f},{bottom:.1f}V{top:.1f}", class_="bar"))
         shape = marker(series.marker, x, frame.y(point.y))
         style = "mark hollow" if point.hollow else "mark"
         parts.append(tag("path", tag("title", point.title), d=shape, class_=style))
     return tag("g", *parts, class_=series.colour)
+
+
+def _band(frame: Frame, points: Sequence[Point]) -> Markup:
+    """The area between the ends of intervals."""
+    known = [point for point in points if math.isfinite(point.low + point.high)]
+    outline = [*((p.x, p.high) for p in known), *((p.x, p.low) for p in reversed(known))]
+    return tag("path", d=polyline(frame.x, frame.y, outline) + "Z" if known else "", class_="band")
 
 
 def end_keys(frame: Frame, series: Sequence[Series]) -> Markup:
@@ -246,7 +278,7 @@ def end_keys(frame: Frame, series: Sequence[Series]) -> Markup:
     heights = spread([frame.y(point.y) for point, _ in ends], TOP, frame.bottom)
     parts = []
     for (point, one), height in zip(ends, heights, strict=True):
-        edge = WIDTH - RIGHT + 8
+        edge = frame.edge + 8
         leader = f"M{frame.x(point.x) + 5:.1f},{frame.y(point.y):.1f}L{edge:g},{height:.1f}"
         text = tag("text", one.key, x=edge + 3, y=height + 4, class_="key")
         parts.append(tag("g", tag("path", d=leader, class_="leader"), text, class_=one.colour))
@@ -272,5 +304,6 @@ def spread(heights: Sequence[float], top: float, bottom: float, least: float = L
 def swatch(series: Series) -> Markup:
     """The line and marker of a series, for its legend."""
     line = tag("path", d="M1,7H31", class_="line", stroke_dasharray=series.dash or None) if series.line else Markup("")
-    mark = tag("path", d=marker(series.marker, 16, 7), class_="mark") if series.marker else Markup("")
+    style = "mark hollow" if series.points and all(point.hollow for point in series.points) else "mark"
+    mark = tag("path", d=marker(series.marker, 16, 7), class_=style) if series.marker else Markup("")
     return tag("svg", tag("g", line, mark, class_=series.colour), viewBox="0 0 32 14", class_="swatch", aria_hidden="true")

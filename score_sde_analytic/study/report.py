@@ -8,20 +8,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from scipy.integrate import trapezoid
-from torch import Tensor
 
 from score_sde_analytic.arrays import Array
+from score_sde_analytic.checks import each, flag, settle, unknown, whole
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic
-from score_sde_analytic.data.examples import Data, as_dataset, batches
-from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.data.examples import Data
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.extras import versions
 from score_sde_analytic.files import plain, write_text
@@ -29,7 +27,8 @@ from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime
 from score_sde_analytic.measure.moments import Moments
 from score_sde_analytic.process.kernel import kernels
-from score_sde_analytic.report import comparison, figures, study_page, tables
+from score_sde_analytic.report import figures, study_page, tables
+from score_sde_analytic.study.drawn import Drawn, Samples, examples, fewest, points, quality, sheets
 from score_sde_analytic.study.names import DP, ChainName, CovarianceName
 from score_sde_analytic.study.reportable import Reportable, code
 from score_sde_analytic.uncertainty import Estimate
@@ -43,10 +42,6 @@ EXCESSES = (0.1, 0.05, 0.02)
 SHOWN_STEPS = 10
 #: Points of fitted curves and of the density of steps.
 POINTS = 200
-#: Coordinates that a scatter plot can show.
-MOST_COORDINATES = 3
-#: Width in pixels that the pixels of small images are enlarged to fill, and images per row.
-IMAGE_WIDTH, COLUMNS = 32, 8
 
 
 @dataclass(frozen=True)
@@ -58,36 +53,48 @@ class Request:
         samples_at: K that samples are drawn with.
         count: of samples for each.
         seed: of the samples: the same noise for every K.
+        fewest: whether samples are drawn by `Study.fewest`, too, with K up to 10; paths of the network's flow are recorded.
+        judged: samples of each kind whose distance to the data is measured, at most as many as there are examples; 0 for none.
+        date: of the report, as the page gives it; that of today where it is empty.
 
     Raises:
-        InputError: one number of steps twice, none, or no samples.
+        InputError: one number of steps twice, none or a single one, or no samples.
     """
 
-    steps: tuple[int, ...] = (3, 5, 10, 25, 50)
-    samples_at: tuple[int, ...] = (5, 10, 25)
+    steps: Annotated[tuple[int, ...], each(whole())] = (3, 5, 10, 25, 50)
+    samples_at: Annotated[tuple[int, ...], each(whole(1))] = (1, 2, 3, 5, 10)
     count: int = 24
     seed: int = 0
+    fewest: Annotated[bool, flag()] = True
+    judged: Annotated[int, whole(0)] = 200
+    date: str = ""
 
     def __post_init__(self) -> None:
+        settle(self)
+        object.__setattr__(self, "date", self.date or datetime.now(UTC).date().isoformat())
         for steps in (self.steps, self.samples_at):
             if len(set(steps)) < len(steps):
                 raise InputError(f"a report has each number of steps once, got {steps}; leave out what is there twice")
         if not self.steps or self.count < 1:
             raise InputError("a report needs a number of steps and at least one sample for each; give steps=(5, 10), count=24")
+        if min(self.steps) < 2:
+            raise InputError(f"bits/dim of a report are of chains of two steps or more, got steps={self.steps}")
 
+    @classmethod
+    def of(cls, shown: Mapping[str, Any]) -> Request:
+        """By names.
 
-@dataclass(frozen=True)
-class Drawn:
-    """Samples with what they cost.
+        >>> Request.of({"steps": [5, 10]}).steps
+        (5, 10)
 
-    Attributes:
-        x: samples, (count, *shape).
-        calls, vector_products: network calls, and products with its Jacobian, per sample.
-    """
-
-    x: Tensor
-    calls: float
-    vector_products: float
+        Raises:
+            InputError: an unknown name, or what makes no report.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in shown:
+            if name not in known:
+                raise unknown("part of a report", name, known)
+        return cls(**shown)
 
 
 def write(study: Reportable, folder: str | Path, data: Data | None = None, request: Request | None = None) -> list[Path]:
@@ -97,13 +104,12 @@ def write(study: Reportable, folder: str | Path, data: Data | None = None, reque
         data: that the pass did not see: their bits/dim are measured, unfinished work in FOLDER/bounds is continued.
 
     Raises:
-        InputError: fewer than two steps, or more than the grids can have.
+        InputError: chains of fewer than two steps, or of more than the grids can have.
     """
     target, asked = Path(folder), request or Request()
-    drawn = draw(study, asked)
-    told = content(study, data, asked, drawn, target / "bounds")
-    examples = _examples(data, asked.count)
-    pictures = [*sheets(study, drawn, examples, target), *_figures(study, told, target)]
+    samples = _samples(study, asked, target / "fewest")
+    told = content(study, data, asked, samples, target / "bounds")
+    pictures = [*sheets(study, samples, examples(data, asked.count), target), *_figures(study, told, target)]
     write_text(target / "study_report.json", json.dumps(told, indent=1, allow_nan=False) + "\n")
     page = study_page.write(target / "report.html", told, target)
     return [page, target / "study_report.json", *pictures]
@@ -113,22 +119,20 @@ def content(
     study: Reportable,
     data: Data | None = None,
     request: Request | None = None,
-    drawn: Mapping[int, Drawn] | None = None,
+    samples: Samples | None = None,
     path: str | Path | None = None,
 ) -> dict[str, Any]:
     """All that the page says, as plain data.
 
     Args:
-        drawn: the samples, by number of steps, where they are at hand.
+        samples: where they are at hand; else those of chains are drawn.
         path: folder that keeps measured bits/dim.
 
     Raises:
-        InputError: fewer than two steps, or more than the grids can have.
+        InputError: chains of fewer than two steps, or of more than the grids can have.
     """
     asked = request or Request()
-    if min((*asked.steps, *asked.samples_at), default=2) < 2:
-        raise InputError(f"a report is about chains of two steps or more, got {asked.steps} and {asked.samples_at}")
-    drawn = draw(study, asked) if drawn is None else drawn
+    samples = Samples(draw(study, asked), {}) if samples is None else samples
     chains = {name: study.chain(name.steps, name.grid, name.covariance) for name in _names(study, asked)}
     cells, limit = _cells(study, chains, _measured(study, data, asked, path))
     mine = _mine(study)
@@ -152,8 +156,11 @@ def content(
         "rescaling": _rescaling(study)._asdict(),
         "deviations": _deviations(study, SHOWN_STEPS),
         "structures": _structures(study),
-        "samples": {str(k): _sample(samples) for k, samples in drawn.items()},
-        "data_points": _points(_examples(data, asked.count)),
+        "samples": {str(k): one.content() for k, one in samples.chain.items()},
+        "fewest": {str(k): one.content() for k, one in samples.fewest.items()},
+        "fewest_lost": samples.lost,
+        "quality": quality(study, samples, data, asked.judged),
+        "data_points": points(examples(data, asked.count)),
         "provenance": _provenance(study, asked),
         "code": code(study, asked, measured=data is not None),
     }
@@ -295,57 +302,16 @@ def _structures(study: Reportable) -> dict[str, Any] | None:
 def draw(study: Reportable, request: Request) -> dict[int, Drawn]:
     """Samples for every K from the same seeds, by the study's own covariance on its own times."""
     grid, covariance = _mine(study)
-    samples = {}
-    for steps in request.samples_at:
-        with study.model.metered() as cost:
-            x = study.sample(request.count, steps, request.seed, grid=grid, covariance=covariance)
-        samples[steps] = Drawn(x.cpu(), cost.evaluations / request.count, cost.vector_products / request.count)
-    return samples
+    plans = {k: study.sampler(k, grid=grid, covariance=covariance) for k in request.samples_at}
+    return {k: Drawn.of(plan, request.count, request.seed) for k, plan in plans.items()}
 
 
-def _sample(drawn: Drawn) -> dict[str, Any]:
-    return {"calls": drawn.calls, "vector_products": drawn.vector_products, "points": _points(drawn.x)}
-
-
-def _points(x: Tensor | None) -> list[Any] | None:
-    """Vectors that a scatter plot can show, as plain numbers."""
-    return x.double().tolist() if x is not None and x.ndim == 2 and x.shape[1] <= MOST_COORDINATES else None
-
-
-def _examples(data: Data | None, count: int) -> Tensor | None:
-    """The first examples of the data."""
-    if data is None:
-        return None
-    dataset = as_dataset(data)
-    return next(iter(batches(dataset, range(min(count, len(dataset))), count)))
-
-
-def sheets(
-    study: Reportable, drawn: Mapping[int, Drawn], examples: Float[Tensor, " n *dims"] | None, folder: Path
-) -> list[Path]:
-    """Sheets of images, of the samples for each K and of examples of the data, where the samples are images."""
-    if len(study.shape) != 3:
-        return []
-    pictures = {study_page.SHEET.format(steps): samples.x for steps, samples in drawn.items()}
-    if examples is not None:
-        pictures[study_page.DATA_SHEET] = examples
-    if not pictures:
-        return []
-    declared = study.data_range or _range(torch.cat(list(pictures.values())))
-    scale = max(1, IMAGE_WIDTH // study.shape[-1])
-    return [_sheet(folder / name, x, declared, scale) for name, x in pictures.items()]
-
-
-def _sheet(path: Path, x: Tensor, declared: DataRange, scale: int) -> Path:
-    """Images of one channel or three; of any other number, the first channel."""
-    shown = x if x.shape[1] in (1, 3) else x[:, :1]
-    return comparison.sheet(path, shown, shown, declared, COLUMNS, scale)
-
-
-def _range(x: Tensor) -> DataRange:
-    """The range of values that was not declared."""
-    low, high = (float(end) for end in x.aminmax())
-    return DataRange(low, high if high > low else low + 1.0)
+def _samples(study: Reportable, request: Request, path: Path) -> Samples:
+    """By both kinds of samplers, the fewest calls where they are asked for."""
+    few = Samples({}, {})
+    if request.fewest:
+        few = fewest(study, request.samples_at, request.count, request.seed, path)
+    return replace(few, chain=draw(study, request))
 
 
 # --- pictures, provenance -------------------------------------------------------------------------------------------
@@ -374,6 +340,7 @@ def _provenance(study: Reportable, request: Request) -> dict[str, Any]:
         "knots": f"{len(moments.log_snr)}, log-SNR {moments.log_snr[0]:g} to {moments.log_snr[-1]:g}",
         "draws": f"{moments.draws.min():.0f} to {moments.draws.max():.0f} for each knot",
         "evaluations": moments.evaluations,
+        "date": request.date,
         "seeds": {"pass": study.seed, "samples": request.seed, "measured bits/dim": study.seed + 1},
         "versions": versions(),
     }

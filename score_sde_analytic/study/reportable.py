@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Float, Float64
-from torch import Tensor
+from jaxtyping import Float64
 
 from score_sde_analytic.arrays import Array
 from score_sde_analytic.covariance.base import Covariance
@@ -95,9 +94,8 @@ class Reportable(Protocol):
     def continuous(self) -> ContinuousTime: ...
     def steps_for(self, excess: float) -> int: ...
     def measure(self, data: Data, *steps: int, **names: Any) -> Bits[Bound]: ...
-    def sample(
-        self, count: int, steps: int = ..., seed: int = ..., batch_size: int = ..., **names: Any
-    ) -> Float[Tensor, " {count} *dims"]: ...
+    def sampler(self, steps: int, grid: str = ..., covariance: str = "") -> SamplingPlan: ...
+    def fewest(self, steps: int, **options: Any) -> SamplingPlan: ...
 
 
 IMPORTS = """from score_sde_analytic.data.ranges import DataRange

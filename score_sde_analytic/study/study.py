@@ -6,7 +6,7 @@ Nothing here measures the network again, but for samples (K calls each) and boun
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -353,30 +353,25 @@ class Study(Measured):
 
     # --- report ---
 
-    def report(
-        self,
-        folder: str | Path,
-        data: Data | None = None,
-        steps: Sequence[int] = (3, 5, 10, 25, 50),
-        samples_at: Sequence[int] = (5, 10, 25),
-        count: int = 24,
-        seed: int = 0,
-    ) -> list[Path]:
+    def report(self, folder: str | Path, data: Data | None = None, **shown: Any) -> list[Path]:
         """Write a page, with its pictures and its numbers beside it, about how few network calls suffice, and at what cost.
 
         Args:
-            data: that the pass did not see: their bits/dim are measured, K network calls per example.
-            steps: numbers of network calls K whose bits/dim and times are given.
-            samples_at: K that samples are drawn with, `count` each, from the same seeds.
+            data: that the pass did not see: their bits/dim are measured, K network calls per example, and samples judged by
+                their distance to them.
+            shown: of `study.report.Request`: steps=(3, 5, 10, 25, 50), network calls K whose bits/dim and times are given;
+                samples_at=(1, 2, 3, 5, 10), K that samples are drawn with; count=24 of each; seed, fewest, judged, date.
 
         Returns:
             report.html, study_report.json, and the pictures.
+
+        Raises:
+            InputError: what makes no report.
         """
         drawing("figures", user="a report")
         from score_sde_analytic.study import report  # pictures take long to import
 
-        request = report.Request(tuple(steps), tuple(samples_at), count, seed)
-        return report.write(self, folder, data, request)
+        return report.write(self, folder, data, report.Request.of(shown))
 
     # --- files ---
 

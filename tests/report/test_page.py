@@ -1,6 +1,7 @@
 """The comparison page: whole, self-contained HTML whose marks and sentences say no more than the intervals allow."""
 
 import base64
+import io
 import itertools
 import math
 import re
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.image import imread, imsave
 
 from comparison_content import content as made_up
 from html_pages import Page, whole
-from score_sde_analytic.report import charts, page, svg
+from score_sde_analytic.report import charts, leading, page, svg
+from score_sde_analytic.report.document import portable
 from score_sde_analytic.report.results import (
     Comparison,
     Criterion,
@@ -197,6 +200,121 @@ def test_a_small_sheet_is_enlarged_by_a_whole_number(folder):
     sheet = page.Album(folder).sheet("data.png")
     assert sheet is not None
     assert (sheet.width, sheet.height, sheet.enlarged) == (4 * 46, 4 * 46, True)
+
+
+def test_no_folder_of_a_machine_is_on_the_page():
+    places = ("/home/someone/results/digits", "/tmp/x1/y2/log.txt")
+    command = f"python -m runners.main --workdir={places[0]} --config=configs/digits.py"
+    failed = cell("b", status="failed", reason=f"MissingFileError: there is no {places[1]}")
+    data = small(cell("a"), failed, command=command, config={"data": {"path": "/data/of/someone"}})
+    text = page.render(data, Path())
+    assert not re.search(r"/home|/tmp|/data/", text)
+    assert "--workdir=…/digits --config=configs/digits.py" in Page(text).text
+    assert "there is no …/log.txt" in text
+    assert portable("bits/dim at https://a.b/c/d, 1/2/3 and </b></i>") == "bits/dim at https://a.b/c/d, 1/2/3 and </b></i>"
+
+
+# --- what comes first ---------------------------------------------------------------------------------------------------
+
+
+def families(**values):
+    """A solver of each name, of the family and value given, ours where its name begins so."""
+    solvers = [{"name": name, "family": family, "ours": name.startswith("own")} for name, (family, _) in values.items()]
+    cells = [cell(name, k, value=value * 10 / k) for name, (_, value) in values.items() for k in (5, 10, 20)]
+    return solvers, cells
+
+
+def leaders(data):
+    comparison = Comparison.of(data)
+    return comparison, leading.groups(comparison, comparison.metrics[0])
+
+
+@pytest.mark.parametrize(("better", "first"), [("lower", ["a", "c", "b"]), ("higher", ["b", "c", "a"])])
+def test_rows_are_sorted_best_first_by_the_marked_column(better, first):
+    """By the middle budget; what is not known there comes last, and what needs no call in the last column."""
+    middle = {"b": 9.0, "a": 1.0, "c": 2.0}
+    cells = [cell(name, k, value=value if k == 10 else -value) for name, value in middle.items() for k in (5, 10, 20)]
+    data = small(cell("d", 5), *cells, cell("e", status="failed", reason="no"), cell("f", 0, calls=0), better=better)
+    parsed = rendered(data)
+    names = [name for name in parsed.cells if name in "abcdef"]
+    assert names[:3] == first
+    heads = [attributes.get("aria-sort") for tag, attributes in parsed.tags if tag == "th" and attributes["scope"] == "col"]
+    assert {"lower": "ascending", "higher": "descending"}[better] in heads
+    assert [text for _, text in parsed.cells["solver, grid"]][:4] == ["K = 5", "K = 10", "K = 20", "K = 0"]
+
+
+def test_calls_that_were_not_enough_come_after_all_that_were():
+    needs = [{"solver": "a", "grid": "", "calls": None, "most": 9}, {"solver": "b", "grid": "", "calls": 25, "most": 50}]
+    column = {"best": {"solver": "b", "grid": ""}, "calls": needs, "differences": []}
+    solvers = [{"name": "a"}, {"name": "b"}]
+    text = page.render(small(cell("a"), cell("b"), solvers=solvers, paired={"score": {"10": column}}), Path())
+    table = text[text.index("Fewest network calls for") :]
+    assert table.index('<th scope="row">b') < table.index("25") < table.index('<th scope="row">a') < table.index("&gt; 9")
+
+
+def test_values_to_sort_by_are_those_that_are_shown():
+    parsed = rendered(small(cell("a", value=1.25), cell("b", value=-3.0), cell("c", value=math.nan)))
+    orders = [float(attributes["data-order"]) for tag, attributes in parsed.tags if "data-order" in attributes]
+    assert sorted(set(orders)) == [-3.0, 1.25]
+
+
+def test_the_lead_is_the_best_of_each_family_within_its_budget():
+    solvers, cells = families(own=("multistep", 1.0), a=("ode", 3.0), b=("ode", 2.0), c=("multistep", 1.5))
+    over = cell("a", 10, value=0.1, calls=11, grid="long")
+    _, found = leaders(small(*cells, over, solvers=solvers))
+    assert [group.key for group in found] == ["ours", "multistep", "ode"]
+    assert [[best.row.solver for best in group.best.values()] for group in found] == [["own"] * 3, ["c"] * 3, ["b"] * 3]
+    assert [list(group.best) for group in found] == [[5, 10, 20]] * 3
+
+
+def test_the_lead_takes_the_highest_where_higher_is_better():
+    solvers, cells = families(a=("ode", 3.0), b=("ode", 2.0))
+    _, (group,) = leaders(small(*cells, solvers=solvers, better="higher"))
+    assert {best.row.solver for best in group.best.values()} == {"a"}
+
+
+def test_ours_are_drawn_over_the_others_and_named_at_their_ends():
+    solvers, cells = families(own=("multistep", 1.0), a=("ode", 3.0), b=("sde", 2.0))
+    comparison, found = leaders(small(*cells, solvers=solvers))
+    chart = leading.picture(comparison, comparison.metrics[0], found).chart
+    assert chart.index('class="family-ode theirs"') < chart.index('class="ours"')
+    for name in ("this package", "ODE", "SDE"):
+        assert f">{name}</text>" in chart
+
+
+def test_the_leading_picture_holds_what_lies_around_zero():
+    """Logarithmic where values spread widely, linear where the data cannot tell them from zero."""
+    solvers, cells = families(a=("ode", 100.0), b=("sde", 5.0))
+    near = [cell("own", k, value=value, stderr=0.2) for k, value in ((5, 0.3), (10, -0.1), (20, 0.05))]
+    comparison, found = leaders(small(*cells, *near, solvers=[*solvers, {"name": "own", "family": "other", "ours": True}]))
+    panel = leading.picture(comparison, comparison.metrics[0], found)
+    assert "linear near zero" in panel.chart
+    heights = re.findall(r'class="tick" text-anchor="end">([^<]+)<', panel.chart)
+    assert "0" in heights
+    scale = svg.Scale.around_zero([-1.0, 0.2, 300.0], 200.0, 10.0, knee=0.5)
+    places = [scale(v) for v in (-1.0, 0.0, 0.2, 1.0, 10.0, 100.0, 300.0)]
+    assert places == sorted(places, reverse=True)
+    assert all(10.0 < place < 200.0 for place in places)
+    assert (scale(10.0) - scale(100.0)) == pytest.approx(scale(30.0) - scale(300.0), rel=0.01)
+
+
+def test_a_page_without_scripts_shows_everything_but_the_small_panels():
+    solvers, cells = families(own=("multistep", 1.0), a=("ode", 3.0))
+    parsed = rendered(small(*cells, solvers=solvers))
+    assert sum(tag == "details" for tag, _ in parsed.tags) == 1
+    assert not any("hidden" in attributes or tag == "button" for tag, attributes in parsed.tags)
+
+
+@pytest.mark.parametrize("shape", [(600, 900), (600, 900, 3)])
+def test_a_large_sheet_is_reduced_to_what_screens_show(shape, tmp_path):
+    """Means of squares of pixels; those of a smooth picture are the picture."""
+    x = np.linspace(0.1, 0.9, shape[0])[:, None] * np.linspace(1.0, 0.5, shape[1])
+    imsave(tmp_path / "large.png", x if len(shape) == 2 else np.repeat(x[..., None], 3, 2), cmap="gray", vmin=0.0, vmax=1.0)
+    sheet = page.Album(tmp_path).sheet("large.png")
+    assert (sheet.width, sheet.height, sheet.enlarged) == (192, 128, False)
+    small = imread(io.BytesIO(base64.b64decode(sheet.uri.split(",")[1])))
+    assert small.shape[:2] == (200, 300)
+    assert np.abs(small[..., 0] - x.reshape(200, 3, 300, 3).mean((1, 3))).max() < 0.01
 
 
 # --- what is called best --------------------------------------------------------------------------------------------
@@ -506,6 +624,14 @@ def test_colours_have_the_contrast_that_wcag_asks_of_text():
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
+def title_in_a_browser(path, folder):
+    """What scripts of a page leave as its title."""
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    command = [CHROMIUM, *options, "--allow-file-access-from-files", f"--user-data-dir={folder / 'user'}", "--dump-dom"]
+    done = subprocess.run([*command, f"file://{path}"], capture_output=True, text=True, timeout=60)
+    return re.search(r"<title>(.*?)</title>", done.stdout)[1]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: the page is not rendered")
 @pytest.mark.parametrize("width", [390, 1280])
@@ -517,13 +643,29 @@ def test_page_does_not_scroll_sideways(width, content, folder, tmp_path):
         f'<!DOCTYPE html><iframe style="width:{width}px;height:800px;border:0" src="page.html"'
         f' onload="const d = this.contentDocument.documentElement; {probe}"></iframe>'
     )
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    command = [CHROMIUM, *options, "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'user'}", "--dump-dom"]
-    done = subprocess.run([*command, f"file://{tmp_path}/frame.html"], capture_output=True, text=True, timeout=60)
-    scroll, client, height = map(int, re.search(r"<title>(\d+) (\d+) (\d+)</title>", done.stdout).groups())
+    scroll, client, height = map(int, title_in_a_browser(tmp_path / "frame.html", tmp_path).split())
     assert height > 3000
     assert client <= width
     assert scroll <= client
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: the page is not rendered")
+def test_heads_of_tables_sort_their_columns(tmp_path):
+    """Each click by its column, then the other way round; what is not known stays below, and the head says which way."""
+    values = {"a": (1.0, 30.0), "b": (2.0, -10.0), "c": (3.0, 20.0)}
+    cells = [cell(name, k, value=value) for name, pair in values.items() for k, value in zip((5, 10), pair, strict=True)]
+    text = page.render(small(*cells, cell("d", 10, value=5.0)), Path())
+    script = """<script>
+    const table = document.querySelector("#results").parentElement.querySelector("table");
+    const said = () => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent.trim()).join("")
+      + [...table.tHead.rows[0].cells].map((head) => (head.getAttribute("aria-sort") ?? "-")[0]).join("");
+    const seen = [said()];
+    for (const index of [2, 2, 0, 1]) { table.querySelectorAll("th button")[index].click(); seen.push(said()); }
+    document.title = seen.join(" ");
+    </script></body>"""
+    (tmp_path / "page.html").write_text(text.replace("</body>", script))
+    assert title_in_a_browser(tmp_path / "page.html", tmp_path) == "abcd-a- bdca--a acdb--d abcda-- abcd-a-"
 
 
 def test_estimates_without_error_overlap_everything():

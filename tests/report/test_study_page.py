@@ -3,7 +3,9 @@
 import base64
 import json
 import math
+import re
 from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import pytest
@@ -11,14 +13,19 @@ import torch
 from torch import nn
 
 from html_pages import whole
+from score_sde_analytic.data.examples import as_dataset
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.measure.estimation import Budget
+from score_sde_analytic.metrics import difference
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.times import OneBased
 from score_sde_analytic.process.schedule import LinearVP
 from score_sde_analytic.report import study_page
-from score_sde_analytic.study import Knots, Search, Settings, Structure, analyse
-from score_sde_analytic.study.report import BITS, Request, content, draw, sheets
+from score_sde_analytic.report.results import with_error
+from score_sde_analytic.study import Knots, Search, Settings, Structure, analyse, few
+from score_sde_analytic.study.drawn import Samples, fewest, quality, sheets
+from score_sde_analytic.study.race import Judge
+from score_sde_analytic.study.report import BITS, Request, content, draw
 
 SETTINGS = Settings(
     knots=Knots(count=12, most=12),
@@ -172,6 +179,65 @@ def test_samples_are_those_of_the_study(study, told, page):
         assert f"K = {steps}: {steps} network calls per sample" in page.text
 
 
+def test_samples_of_the_fewest_calls_stand_beside_those_of_chains(study, told, folder, page):
+    for steps in REQUEST.samples_at:
+        plan = study.fewest(steps, path=folder / "fewest", progress=False)
+        assert told["fewest"][str(steps)]["points"] == plan(REQUEST.count, REQUEST.seed).double().tolist()
+        assert f"Fewest calls, K = {steps}: {steps} network calls per sample" in page.text
+    assert told["fewest_lost"] == ""
+
+
+def test_a_single_call_has_its_samples_and_no_bits(study):
+    (drawn,) = draw(study, Request(samples_at=(1,), count=2)).values()
+    assert drawn.calls == 1
+    assert torch.equal(drawn.x, study.sample(2, 1))
+
+
+def test_what_spoils_the_fewest_calls_is_said_on_the_page(study, told):
+    without = replace(study, free=None)
+    samples = fewest(without, (3,), 2, 0, None)
+    assert samples.fewest == {}
+    assert "no Gaussian" in samples.lost
+    page = whole(study_page.render(told | {"fewest": {}, "fewest_lost": samples.lost}, ""))
+    assert f"None by the fewest calls: {samples.lost}" in page.text
+
+
+def test_distances_are_those_of_samples_to_the_data(study, planar, told):
+    """By the judge of `Study.fewest`, and their difference with the error of the difference; none with too few examples."""
+    data, free = planar.sample(64, seed=3), few.gaussian(study)
+    samples = Samples(draw(study, REQUEST), fewest(study, (3,), REQUEST.count, 0, None).fewest)
+    found = quality(study, samples, data, 50)
+    judge = Judge.of(as_dataset(data, None), free, None, study.seed)
+    near = {name: judge(judge.draw(one[3].plan, 0, 50)).white for name, one in vars(samples).items() if name != "lost"}
+    for name, distance in near.items():
+        assert found["distance"][name]["3"]["value"] == distance.value
+    gap = difference(near["chain"], near["fewest"])
+    assert found["chain_beyond_fewest"] == {"3": {"value": gap.value, "stderr": gap.stderr, "low": gap.low, "high": gap.high}}
+    assert quality(study, samples, data[:31], 50) is None
+    assert quality(study, samples, data, 0) is None
+    page = whole(study_page.render(told | {"quality": found}, ""))
+    cell = found["distance"]["chain"]["3"]
+    assert page.cells["chain"][0][1] == with_error(cell["value"], cell["stderr"])
+    assert "50 samples of each against 64 examples" in page.text
+
+
+def test_no_folder_of_a_machine_is_on_the_page(text, told, folder, tmp_path):
+    assert str(folder) not in text
+    assert not re.search(r"/(tmp|home|root|work)/", text)
+    assert len(text.encode()) < 1_000_000
+    assert told["provenance"]["date"] in text
+    date.fromisoformat(told["provenance"]["date"])
+
+
+def test_rows_of_prices_are_sorted_best_first(told, page):
+    """By the middle number of calls, which the head says; that of infinitely many stays below."""
+    prices = [cell["predicted"]["total"]["value"] for name, cell in told["cells"].items() if name.endswith("/3")]
+    orders = [float(attributes["data-order"]) for tag, attributes in page.tags if tag == "td" and "data-order" in attributes]
+    assert orders[: 2 * len(prices) : 2] == sorted(prices)
+    assert [attributes.get("aria-sort") for tag, attributes in page.tags if tag == "th"][1] == "ascending"
+    assert "tfoot" in [tag for tag, _ in page.tags]
+
+
 def test_drawing_makes_no_call_too_many(study):
     with study.model.metered() as cost:
         draw(study, REQUEST)
@@ -236,11 +302,18 @@ def test_a_covariance_without_a_price_is_sampled_but_not_priced(planar):
         ({"samples_at": (5, 5)}, "each number of steps once"),
         ({"steps": ()}, "needs"),
         ({"count": 0}, "needs"),
+        ({"samples_at": (0,)}, "at least 1"),
+        ({"judged": -1}, "judged must be"),
     ],
 )
 def test_requests_that_make_no_report(asked, fault):
     with pytest.raises(ValueError, match=fault):
         Request(**asked)
+
+
+def test_an_option_that_a_report_does_not_have(study, tmp_path):
+    with pytest.raises(ValueError, match=r"unknown part of a report 'sample_at'.*did you mean 'samples_at'"):
+        study.report(tmp_path, sample_at=(5,))
 
 
 def test_a_chain_needs_two_steps(study):
@@ -285,13 +358,13 @@ def test_images_are_shown_as_sheets_inside_the_page(channels, tmp_path):
     """Beside one data set of a declared range; of four channels, the first is shown."""
     study, data = images(channels, DataRange(-1.0, 1.0) if channels == 1 else None, record=())
     examples = data[:4] if channels == 1 else None
-    drawn = draw(study, REQUEST)
+    drawn = Samples(draw(study, REQUEST), {})
     written = sheets(study, drawn, examples, tmp_path)
     page = whole(study_page.render(content(study, examples, REQUEST, drawn), tmp_path))
     shown = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
     assert len(shown) == len(written) == len(REQUEST.samples_at) + (channels == 1)
-    for uri, path in zip(shown, written, strict=True):
-        assert base64.b64decode(uri.removeprefix("data:image/png;base64,")) == path.read_bytes()
+    embedded = {base64.b64decode(uri.removeprefix("data:image/png;base64,")) for uri in shown}
+    assert embedded == {path.read_bytes() for path in written}
     assert f"shape {channels} × 4 × 4" in page.text
 
 
