@@ -202,7 +202,7 @@ class Experiment:
         return estimate(
             self.model,
             self.splits.train,
-            log_snr[np.linspace(0, len(log_snr) - 1, settings.train_knots).round().astype(int)],
+            log_snr[np.unique(np.linspace(0, len(log_snr) - 1, settings.train_knots).round().astype(int))],
             Budget(
                 min_draws=settings.min_draws,
                 max_draws=settings.min_draws,

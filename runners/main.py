@@ -361,12 +361,19 @@ def cli(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error))
     except KeyboardInterrupt as error:
         kept = "; ".join(getattr(error, "__notes__", ["what is finished is in the workdir"]))
-        print(f"\ninterrupted: {kept}; the same command continues from here", file=sys.stderr)
+        if speaks():
+            print(f"\ninterrupted: {kept}; the same command continues from here", file=sys.stderr)
         sys.exit(128 + (error.number if isinstance(error, Stopped) else signal.SIGINT))
 
 
+def speaks() -> bool:
+    """Whether this is the first of a launcher's processes, which all come to the same errors, or was not launched."""
+    return int(os.environ.get("WORLD_SIZE", "1")) < 2 or os.environ.get("RANK") == "0"
+
+
 def _fail(message: str) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    if speaks():
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
 
 

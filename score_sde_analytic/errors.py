@@ -37,3 +37,7 @@ class MissingExtraError(UserError, ImportError):
 
 class RunError(UserError, RuntimeError):
     """A run that cannot go on: a network that returns NaN, a loss or a solver that diverged, a limit that was reached."""
+
+
+class PeerError(RunError):
+    """Another of the processes that share a run ended, and this one cannot go on alone."""

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+from score_sde_analytic.errors import PeerError
+
 #: What ends a programme politely.
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -114,12 +116,15 @@ class _Points:
 
 
 @contextmanager
-def save_points(save: Callable[[], None], kept: Callable[[], str], seconds: float = 30.0) -> Iterator[Callable[[], None]]:
+def save_points(
+    save: Callable[[], None], kept: Callable[[], str], seconds: float = 30.0, dealt: bool = False
+) -> Iterator[Callable[[], None]]:
     """Yields a function to call wherever the state is whole; an interruption takes effect there, after `save()`.
 
     Args:
         kept: what is kept and where, in words; a note of the interruption.
         seconds: how often the state is kept besides.
+        dealt: whether the state is whole wherever results of other processes are waited for, and kept where one of them ended.
 
     >>> with save_points(lambda: None, lambda: "nothing") as point:
     ...     for step in range(3):
@@ -131,9 +136,10 @@ def save_points(save: Callable[[], None], kept: Callable[[], str], seconds: floa
         yield points
         if points.noted is not None:
             points()
-    except Exception:
-        if points.noted is not None:  # another process, told to stop as well, was the first to
+    except PeerError:
+        if dealt:
             points.keep()
+        if dealt and points.noted is not None:  # told to stop as well, the other was the first to
             points.take_effect(points.noted)
         raise
     except KeyboardInterrupt as error:

@@ -24,7 +24,7 @@ import torch
 from torch import distributed
 from torch.utils._pytree import tree_map_only
 
-from score_sde_analytic.errors import InputError, RunError
+from score_sde_analytic.errors import InputError, PeerError, RunError
 
 T = TypeVar("T")
 
@@ -121,7 +121,7 @@ def dealt(
     [0, 1, 4, 9]
 
     Raises:
-        RunError: another process ended.
+        PeerError: another process ended.
     """
     if count() == 1:
         yield from stream(work, items)
@@ -151,7 +151,7 @@ def exchanged(value: T) -> list[T]:
     ['alone']
 
     Raises:
-        RunError: another process ended.
+        PeerError: another process ended.
     """
     if count() == 1:
         return [value]
@@ -159,9 +159,9 @@ def exchanged(value: T) -> list[T]:
     try:
         distributed.all_gather_object(values, value, group=_host_group(distributed.group.WORLD))
     except RuntimeError as error:
-        raise RunError(
-            f"another process of this run ended, and process {number()} cannot go on alone ({error}); the same command goes on"
-            " from what is kept, and torchrun --max-restarts=3 starts it again by itself"
+        raise PeerError(
+            f"another process of this run ended, and process {number()} cannot go on alone; the same command goes on from"
+            " what is kept, and torchrun --max-restarts=3 starts it again by itself"
         ) from error
     return values
 

@@ -89,20 +89,13 @@ def parts_of(path: str | Path) -> list[Path]:
         InputError: there are parts of several cuts.
     """
     path = Path(path)
-    found = {
-        int(m[1]): (int(m[2]), file)
-        for file in path.parent.glob("*")
-        if whole_of(file) == path and (m := _OF.search(file.stem))
-    }
-    cuts = {of for of, _ in found.values()}
+    files = [file for file in path.parent.glob("*") if whole_of(file) == path]
+    cuts = sorted({int(match[2]) for file in files if (match := _OF.search(file.stem))})
     if len(cuts) > 1:
-        raise InputError(
-            f"{path} was cut in several ways, into {' and into '.join(map(str, sorted(cuts)))} parts; delete those of one"
-        )
-    of = max(cuts, default=1)
-    missing = [Shard(i, of).file(path).name for i in range(of) if i + 1 not in found]
-    if not cuts or missing:
-        raise MissingFileError(
-            f"no part {', '.join(missing) or Shard(0, 2).file(path).name} in {path.parent}: run that shard first"
-        )
-    return [found[number][1] for number in sorted(found)]
+        ways = " and into ".join(map(str, cuts))
+        raise InputError(f"{path} was cut in several ways, into {ways} parts; delete those of one")
+    parts = [Shard(i, of).file(path) for of in cuts or [2] for i in range(of)]
+    missing = [part.name for part in parts if part not in files]
+    if missing:
+        raise MissingFileError(f"no part {', '.join(missing)} in {path.parent}: run that shard first")
+    return parts

@@ -296,7 +296,7 @@ class _Pass:
         title = type(self.method).__name__ + (f" x {len(self.ledgers)}" if len(self.ledgers) > 1 else "")
         with (
             tqdm(total=len(shard), desc=title, unit=" examples", unit_scale=True, disable=not progress, leave=False) as bar,
-            save_points(self._save, self._kept) as point,
+            save_points(self._save, self._kept, dealt=True) as point,
         ):
             blocks = [range(start, min(start + size, shard.stop)) for start in range(shard.start, shard.stop, size)]
             left = [block for block in blocks if self._lacking(block)]

@@ -46,7 +46,12 @@ class Budget:
     def __post_init__(self) -> None:
         settle(self)
         Shard(*self.shard)
-        if not self.groups <= self.min_draws <= self.max_draws:
+        if self.groups > self.min_draws:
+            raise InputError(
+                f"errors come from {self.groups} groups of examples, more than min_draws={self.min_draws}: set groups to at"
+                " most that"
+            )
+        if self.min_draws > self.max_draws:
             raise InputError(
                 f"need groups ({self.groups}) <= min_draws ({self.min_draws}) <= max_draws ({self.max_draws}): for a pass of n"
                 " draws set min_draws and max_draws to n"

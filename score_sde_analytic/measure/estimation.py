@@ -214,7 +214,7 @@ class _Pass:
         drawn_before = int(self.counts.sum())
         with (
             tqdm(total=least, initial=drawn_before, desc="moments", unit="eval", disable=not progress) as bar,
-            save_points(lambda: self.save(path), lambda: self.kept(path), save_seconds) as point,
+            save_points(lambda: self.save(path), lambda: self.kept(path), save_seconds, dealt=True) as point,
         ):
             for drawn in self.advance():
                 left_of_round = self.settings["batch_size"] * (len(self.active) - self.knot)

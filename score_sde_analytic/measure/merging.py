@@ -31,7 +31,8 @@ def merge_passes(path: str | Path, observers: Mapping[str, Observer] | None = No
     array([3000., 3000.])
     """
     files = parts_of(path)
-    moments = Moments.merge([Moments.load(file) for file in files])
+    first = {name: value for name, value in Moments.load(files[0]).fingerprint.items() if name != "shard"}
+    moments = Moments.merge([Moments.load(file, first) for file in files])
     kept = [load_arrays(file, KIND)[0] for file in files]
     observed: dict[str, np.ndarray] = {}
     for name, observer in (observers or {}).items():

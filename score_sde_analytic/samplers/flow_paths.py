@@ -210,7 +210,7 @@ class _Recording:
             self._resume(path)
         with (
             tqdm(total=_calls(self.identity), desc="flow paths", unit="call", disable=not progress) as bar,
-            save_points(lambda: self._save(path), lambda: self._kept(path), save_seconds) as point,
+            save_points(lambda: self._save(path), lambda: self._kept(path), save_seconds, dealt=True) as point,
         ):
             bar.update(sum(self.known))
             for _ in self._advance():
