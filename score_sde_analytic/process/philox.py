@@ -205,7 +205,7 @@ def _one_by_one(streams: Sequence[int], second: int, counter: int, blocks: int) 
     generator = np.random.Philox(key=0)
     # Python's integers are read faster than those of arrays.
     place: dict[str, Sequence[int]] = {"counter": (counter, 0, 0, 0)}
-    state = {**generator.state, "state": place, "buffer": (0, 0, 0, 0)}
+    state: Any = {**generator.state, "state": place, "buffer": (0, 0, 0, 0)}
     for row, first in enumerate(streams):
         place["key"] = first, second
         generator.state = state
@@ -232,7 +232,8 @@ def _polar_float32(integers: NDArray[Any], room: _Room) -> tuple[NDArray[Any], .
 
 
 def _polar_float64(integers: NDArray[Any], room: _Room) -> tuple[NDArray[Any], ...]:
-    r, cos, sin = _polar(*torch.from_numpy(integers), 64)
+    radii, angles = torch.from_numpy(integers)
+    r, cos, sin = _polar(radii, angles, 64)
     return r.numpy(), cos.numpy(), sin.numpy()
 
 
