@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
@@ -165,6 +165,24 @@ def onto(x: Float[Tensor, "*shape"], device: torch.device | str) -> Float[Tensor
     return sent(x, place, torch.float32)
 
 
+def precise(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """x where it lies, in float32 or better.
+
+    >>> precise(torch.ones(1, dtype=torch.float16)).dtype
+    torch.float32
+    """
+    return x if x.dtype is torch.float32 else onto(x, x.device)
+
+
+def all_finite(x: Float[Tensor, "*shape"]) -> bool:
+    """Whether no number is NaN or inf; where none is, by one pass, of a sum.
+
+    >>> all_finite(torch.full((2,), 3e38)), all_finite(torch.tensor([0.0, math.nan]))
+    (True, False)
+    """
+    return math.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
+
+
 class Cast:
     """A float64 array, sent once to every device in every dtype.
 
@@ -241,7 +259,7 @@ def unpacked(content: Mapping[str, Any]) -> NDArray[Any]:
     try:
         kind, shape = content["dtype"], [int(size) for size in content["shape"]]
         data = base64.b64decode(content["base64"], validate=True)
-        fits = kind in PACKED and min(shape, default=0) >= 0 and len(data) == 8 * prod(shape)
+        fits = kind in PACKED and min(shape, default=0) >= 0 and len(data) == 8 * math.prod(shape)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"not a packed array ({error!r})") from error
     if not fits:

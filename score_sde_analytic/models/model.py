@@ -9,7 +9,6 @@ EDM's raw networks F give x_0 = c^2 alpha x_t / N^2 + c sigma F / N, N^2 = sigma
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -20,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from score_sde_analytic.arrays import onto, readable, sent
+from score_sde_analytic.arrays import all_finite, precise, readable, sent
 from score_sde_analytic.checks import number
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.models.clamps import Clamp, checked_clamp, config_of, confined
@@ -167,7 +166,7 @@ class ScoreModel(Views):
     def _predicted(self, x_t: Tensor, level: Level) -> Prediction:
         """What the network says, on the receipts."""
         norm = self._norm(level)
-        state = onto(x_t, x_t.device)
+        state = precise(x_t)
         x = state if _is_one(norm) else state / expand(norm, state)
         charge(self, calls=1, evaluations=x_t.shape[0])
         out, extra, learned = _parts(self._answer(x, level))
@@ -260,7 +259,7 @@ class ScoreModel(Views):
             return out if _is_one(norm) else out * expand(norm, out), "v"
         alpha, sigma, c = level.alpha, level.sigma, self.sigma_data
         scale = self._edm_norm(level)
-        state = onto(x_t, x_t.device)
+        state = precise(x_t)
         v = axpy(state * expand(alpha * sigma * (1.0 - c**2) / scale**2, state), out, -c * (alpha**2 + sigma**2) / scale)
         return v, "v"
 
@@ -280,11 +279,11 @@ class ScoreModel(Views):
     def _labels(self, level: Level, x: Tensor) -> Tensor:
         label = self._found.get("times", self.times).label(level)
         if isinstance(label, int):
-            return torch.full(x.shape[:1], label, dtype=torch.long, device=x.device)
+            return x.new_full((x.shape[0],), label, dtype=torch.long)
         # Half precision cannot tell neighbouring labels apart.
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         if not isinstance(label, Tensor):
-            return torch.full(x.shape[:1], label, dtype=dtype, device=x.device)
+            return x.new_full((x.shape[0],), label, dtype=dtype)
         return sent(label, x.device, torch.long if label.dtype == torch.long else dtype)
 
     def _checked(self, out: Any, x_t: Tensor) -> Tensor:
@@ -301,7 +300,7 @@ class ScoreModel(Views):
                 " network itself, or use a method that needs no gradient"
             )
         # Elsewhere this would wait for the device at every step: there, callers check what they return.
-        if readable(out) and not math.isfinite(out.sum().item()) and not torch.isfinite(out).all():
+        if readable(out) and not all_finite(out):
             raise RunError(
                 f"the network '{self.predicts}' output holds NaN or inf; check the weights, the input scaling"
                 f" (coordinates={self.coordinates!r}) and the time labels ({self.times})"

@@ -20,11 +20,11 @@ from typing import Any, Literal
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from score_sde_analytic.arrays import onto
+from score_sde_analytic.arrays import onto, precise
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.conditions import NONE, Conditions
 from score_sde_analytic.models.times import Number
-from score_sde_analytic.process.gaussian import axpy, expand
+from score_sde_analytic.process.gaussian import add_scaled_, axpy, expand
 from score_sde_analytic.process.level import Level
 
 Kind = Literal["eps", "x_0", "v", "velocity"]
@@ -65,13 +65,12 @@ class Prediction:
     @property
     def _wide(self) -> tuple[Tensor, Tensor]:
         """(x_t, value) in float32 or better: quotients by small numbers leave half precision's range."""
-        device = self.x_t.device
-        return onto(self.x_t, device), onto(self.value, device)
+        return precise(self.x_t), onto(self.value, self.x_t.device)
 
     def _mixed(self, a: Number, b: Number) -> Tensor:
         """a x_t + b value, in two passes over the data: the coefficients were worked out in float64."""
         x_t, value = self._wide
-        mixed = axpy(x_t * expand(a, x_t), value, b)
+        mixed = add_scaled_(x_t * expand(a, x_t), value, b)
         return mixed if mixed.dtype == self.x_t.dtype else mixed.to(self.x_t.dtype)
 
     @property

@@ -77,16 +77,14 @@ class _Listeners(Generic[T]):
     def of(self, source: object) -> list[T]:
         """Those that listen to this very object, or to one that it is a view of, the outermost first."""
         listening = self._open.get()
-        if not listening:
-            return []
-        heard = {id(source), *(id(one) for one in _viewed(source))}
-        return [listener for one, listener in listening if id(one) in heard]
+        return [listener for one, listener in listening if _sees(one, source)] if listening else []
 
 
-def _viewed(source: object) -> Iterator[object]:
-    """What an object is a view of, and what that is a view of in turn."""
-    while (source := getattr(source, "viewed", None)) is not None:
-        yield source
+def _sees(one: object, source: object) -> bool:
+    """Whether `source` is this object, or a view of it, directly or in turn."""
+    while source is not one and source is not None:
+        source = getattr(source, "viewed", None)
+    return source is not None
 
 
 _RECEIPTS: _Listeners[Receipt] = _Listeners("open receipts")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,7 @@ class Schedule(ABC):
         low, high = self.log_snr_range
         return (BLANK if low == -np.inf else low), high
 
-    @property
+    @cached_property
     def ends_in_noise(self) -> bool:
         """Whether alpha = 0 at t = 1: log-SNR -inf, zero terminal SNR."""
         return self.log_snr_range[0] == -np.inf
@@ -159,7 +160,8 @@ class Schedule(ABC):
     def levels(self, times: ArrayLike) -> list[Level]:
         """Levels of many times at once (vectorised; the sampler calls it once per run)."""
         t = as_array(times)
-        columns = (t, self.alpha(t), self.sigma(t), self.log_snr(t))
+        log_alpha, log_sigma = self.log_alpha(t), self.log_sigma(t)
+        columns = (t, np.exp(log_alpha), np.exp(log_sigma), 2.0 * (log_alpha - log_sigma))
         return [Level(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
     def level_at(self, log_snr: float) -> Level:
@@ -168,12 +170,12 @@ class Schedule(ABC):
 
     def _at(self, law: Any, t: Any, at_zero: float) -> Any:
         time = as_array(t)
-        if not np.all((time >= 0.0) & (time <= 1.0)):  # also catches NaN
+        if not (time.min(initial=1.0) >= 0.0 and time.max(initial=0.0) <= 1.0):  # also catches NaN
             raise InputError(f"time {time[~((time >= 0) & (time <= 1))].flat[0]:.6g} lies outside the schedule's [0, 1]")
-        zero = time == 0.0
         with np.errstate(divide="ignore"):  # log alpha is -inf in pure noise
-            if not zero.any():
+            if time.all():
                 return like(law(time), t)
+            zero = time == 0.0
             return like(np.where(zero, at_zero, law(np.where(zero, 1.0, time))), t)
 
     def _positive(self, t: Any) -> Array:

@@ -54,6 +54,17 @@ def axpy(
     return torch.add(x, y, alpha=a)
 
 
+def add_scaled_(
+    x: Float[Tensor, " batch *dims"], y: Float[Tensor, " batch *dims"], a: float | Float[Tensor, " ..."]
+) -> Float[Tensor, " batch *dims"]:
+    """`axpy` in the place of an x that nobody else holds.
+
+    >>> add_scaled_(torch.zeros(2, 1), torch.ones(2, 1), 2.0).tolist()
+    [[2.0], [2.0]]
+    """
+    return x.add_(expand(a, x) * y) if isinstance(a, Tensor) else x.add_(y, alpha=a)
+
+
 def mean_square(x: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
     """||x||^2 / d per sample, accumulated in float64.
 

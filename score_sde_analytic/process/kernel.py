@@ -91,12 +91,13 @@ def _kernel(s: Level, t: Level, eta: float) -> Kernel:
     if not (later if scalar else np.all(np.asarray(later))):
         raise InputError(f"a reverse step goes to an earlier time: s < t, got s={s.t} and t={t.t}")
     sqrt, exp, expm1 = (math.sqrt, math.exp, math.expm1) if scalar else (np.sqrt, np.exp, np.expm1)
-    w, q = -expm1(t.log_snr - s.log_snr), exp(t.log_snr - s.log_snr)  # w + q = 1, each without cancellation
-    keep = (1.0 - eta**2) + eta**2 * q  # 1 - eta^2 w
+    step, eta2 = t.log_snr - s.log_snr, eta**2
+    w, q = -expm1(step), exp(step)  # w + q = 1, each without cancellation
+    keep = (1.0 - eta2) + eta2 * q  # 1 - eta^2 w
     a = s.sigma / t.sigma * sqrt(keep)
     # b = alpha_s (1 - sqrt(1 - u)) with 1 - u = (a alpha_t / alpha_s)^2 = q keep.
-    b = s.alpha * w * (1.0 + eta**2 * q) / (1.0 + sqrt(q * keep))
-    return Kernel(a, b, eta**2 * s.sigma**2 * w, t.sigma**2 * w, eta)
+    b = s.alpha * w * (1.0 + eta2 * q) / (1.0 + sqrt(q * keep))
+    return Kernel(a, b, eta2 * s.sigma**2 * w, t.sigma**2 * w, eta)
 
 
 def kernels(levels: Sequence[Level], eta: float = 1.0) -> list[Kernel]:

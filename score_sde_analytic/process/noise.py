@@ -85,7 +85,7 @@ class SampleNoise:
         self._host: HostDraws | None = None
 
     def draw(self, like: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
-        if len(like) != len(self._streams):
+        if like.shape[0] != len(self._streams):
             raise InputError(f"noise for {len(self._streams)} samples was asked for a batch of {len(like)}")
         # Half precision draws are rounded float32 draws, so that precision does not change the stream.
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32

@@ -12,7 +12,7 @@ and a = pi i / 2^(b-1). So float32 reaches 6.66 standard deviations, and float64
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -22,6 +22,7 @@ from jaxtyping import Float, Int64
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
+from score_sde_analytic.arrays import slices
 from score_sde_analytic.extras import installed
 
 ROUNDS = 10
@@ -30,6 +31,8 @@ WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 LOW = 0xFFFFFFFF
 #: Most draws, and numbers in them, that the CPU makes at a time: a call costs as much as hundreds of numbers.
 AHEAD, NUMBERS = 8, 2**17
+#: Numbers that are worked on at a time, so that they stay in the cache.
+PART = 3 * 2**14
 #: More streams than FEW, of fewer blocks than BLOCKS each, are faster all at once than one by one.
 FEW, BLOCKS = 200, 16
 
@@ -161,25 +164,27 @@ class HostDraws:
             self._first, self._made = k, made.reshape(len(made), *self.shape).unbind()
         return self._made[k - self._first]
 
-    def _words(self, k: int, draws: int) -> NDArray[Any]:
-        """int64, (batch, draws, 2, words): those of the radii and of the angles."""
-        blocks = 2 * self._half * draws
-        made = self._room("words", (len(self._streams), 4 * blocks), np.int64)
-        fill = _all_at_once if len(self._streams) > FEW and blocks < BLOCKS else _one_by_one
-        fill(made, self._streams, kind(self._n, self.dtype), 2 * self._half * k)
-        return made.reshape(len(self._streams), draws, 2, 4 * self._half)
-
     def _normals(self, k: int, draws: int) -> Tensor:
-        """(draws, batch, n)."""
-        pairs = -(-self._n // 2)
-        integers = self._words(k, draws)
-        if self.dtype == torch.float32:
-            integers = integers.view(np.int32)
-        r, *ways = POLAR[self.dtype](integers[..., :pairs].transpose(2, 1, 0, 3), self._room)
-        z = self._room("z", (draws, len(self._streams), self._n), r.dtype)
-        np.multiply(r, ways[0], out=z[..., :pairs])
-        np.multiply(r[..., : self._n - pairs], ways[1][..., : self._n - pairs], out=z[..., pairs:])
-        return torch.from_numpy(z)
+        """(draws, batch, n); a part at a time, that stays in the cache from one operation to the next."""
+        integers, pairs = self._integers(k, draws), -(-self._n // 2)
+        z = self._room("z", (draws * len(self._streams), self._n), integers.dtype)
+        for part in slices(len(z), max(1, PART // max(1, self._n))):
+            r, *ways = POLAR[self.dtype](integers[:, part], self._room)
+            np.multiply(r, ways[0], out=z[part, :pairs])
+            np.multiply(r[:, : self._n - pairs], ways[1][:, : self._n - pairs], out=z[part, pairs:])
+        return torch.from_numpy(z.reshape(draws, len(self._streams), self._n))
+
+    def _integers(self, k: int, draws: int) -> NDArray[Any]:
+        """(2, draws * batch, pairs), of the radii and of the angles, rounded to the floats of the draws."""
+        pairs, rows, blocks = -(-self._n // 2), len(self._streams), 2 * self._half * draws
+        integer, floating = KINDS[self.dtype]
+        width = 4 * self._half * (8 // integer().nbytes)
+        made = self._room("integers", (2, draws, rows, pairs), floating)
+        by_row = made.transpose(2, 1, 0, 3)
+        fill = _all_at_once if rows > FEW and blocks < BLOCKS else _one_by_one
+        for some, words in fill(self._streams, kind(self._n, self.dtype), 2 * self._half * k, blocks):
+            by_row[some] = words.view(integer).reshape(*words.shape[:-1], draws, 2, width)[..., :pairs]
+        return made.reshape(2, draws * rows, pairs)
 
 
 class _Room:
@@ -195,27 +200,27 @@ class _Room:
         return self._kept[name][:size].reshape(shape)
 
 
-def _one_by_one(made: NDArray[np.int64], streams: Sequence[int], second: int, counter: int) -> None:
-    """Words of the blocks after `counter`, by numpy's compiled generator: a call for each stream."""
-    generator, start = np.random.Philox(key=0), np.array([counter, 0, 0, 0], np.uint64)
-    state = generator.state
-    for row, key in zip(made.view(np.uint64), np.array([(first, second) for first in streams], np.uint64), strict=True):
-        state["state"] = {"counter": start, "key": key}
+def _one_by_one(streams: Sequence[int], second: int, counter: int, blocks: int) -> Iterator[tuple[int, NDArray[Any]]]:
+    """(row, its words) of the blocks after `counter`, by numpy's compiled generator: a call for each stream."""
+    generator = np.random.Philox(key=0)
+    # Python's integers are read faster than those of arrays.
+    place: dict[str, Sequence[int]] = {"counter": (counter, 0, 0, 0)}
+    state: Any = {**generator.state, "state": place, "buffer": (0, 0, 0, 0)}
+    for row, first in enumerate(streams):
+        place["key"] = first, second
         generator.state = state
-        row[:] = generator.random_raw(len(row))
+        yield row, generator.random_raw(4 * blocks)
 
 
-def _all_at_once(made: NDArray[np.int64], streams: Sequence[int], second: int, counter: int) -> None:
-    """The same for many streams of few blocks."""
-    at = torch.arange(counter + 1, counter + 1 + made.shape[1] // 4)
-    made[:] = blocks(torch.tensor(streams)[:, None], second, at).flatten(1).numpy()
+def _all_at_once(streams: Sequence[int], second: int, counter: int, count: int) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """The same of many streams of few blocks."""
+    at = torch.arange(counter + 1, counter + 1 + count)
+    yield slice(None), blocks(torch.tensor(streams)[:, None], second, at).flatten(1).numpy()
 
 
 def _polar_float32(integers: NDArray[Any], room: _Room) -> tuple[NDArray[Any], ...]:
-    """r, cos a, sin a: numpy's loops of float32 are several times faster than torch's."""
-    floats = room("floats", integers.shape, np.float32)
-    np.copyto(floats, integers, casting="unsafe")
-    r, a = floats
+    """r, cos a, sin a, in the place of the integers: numpy's loops of float32 are several times faster than torch's."""
+    r, a = integers
     r += np.float32(0.5)
     np.abs(r, out=r)
     r *= np.float32(2.0**-31)
@@ -227,9 +232,14 @@ def _polar_float32(integers: NDArray[Any], room: _Room) -> tuple[NDArray[Any], .
 
 
 def _polar_float64(integers: NDArray[Any], room: _Room) -> tuple[NDArray[Any], ...]:
-    radii, angles = torch.from_numpy(integers.astype(np.float64, order="C"))
+    radii, angles = torch.from_numpy(integers)
     r, cos, sin = _polar(radii, angles, 64)
     return r.numpy(), cos.numpy(), sin.numpy()
 
 
 POLAR = {torch.float32: _polar_float32, torch.float64: _polar_float64}
+#: The integers that become floats, and these.
+KINDS: dict[torch.dtype, tuple[type[np.integer[Any]], type[np.floating[Any]]]] = {
+    torch.float32: (np.int32, np.float32),
+    torch.float64: (np.int64, np.float64),
+}

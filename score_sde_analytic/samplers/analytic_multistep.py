@@ -42,7 +42,7 @@ from score_sde_analytic.process.gaussian import axpy
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.noise import Noise
 from score_sde_analytic.samplers.base import Sampler, Step
-from score_sde_analytic.samplers.kernel_steps import KernelStep, fingerprint, kernel_steps
+from score_sde_analytic.samplers.kernel_steps import KernelStep, fingerprint, step_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +92,13 @@ class AnalyticMultistep(Sampler[MultistepStep]):
     def plan(self, grid: Grid) -> list[MultistepStep]:
         kappa = 1.0 - self.eta**2 if self.kappa is None else self.kappa
         kappas = [0.0] + [kappa] * (grid.steps - 1)
-        chain = kernel_steps(grid.levels(self.model.schedule), self.covariance, self.eta, [1.0 - share for share in kappas])
-        past = [chain[0].t] + [step.t for step in chain[:-1]]
-        slopes = [share * _slope(step, r, self.eta) for share, step, r in zip(kappas, chain, past, strict=True)]
-        return [
-            MultistepStep(step.t, step.s, step.kernel, step.covariance, slope)
-            for step, slope in zip(chain, slopes, strict=True)
+        levels = grid.levels(self.model.schedule)
+        slopes = [
+            share * _slope(Step(t, s), r, self.eta)
+            for share, r, t, s in zip(kappas, levels[:1] + levels[:-2], levels[:-1], levels[1:], strict=True)
         ]
+        parts = step_parts(levels, self.covariance, self.eta, [1.0 - share for share in kappas])
+        return [MultistepStep(*part, slope) for part, slope in zip(parts, slopes, strict=True)]
 
     def init(self, plan: Sequence[MultistepStep], x: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"] | None:
         return None

@@ -15,7 +15,7 @@ from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.noise import Noise
 from score_sde_analytic.samplers.base import Sampler
-from score_sde_analytic.samplers.kernel_steps import KernelStep, fingerprint, kernel_steps
+from score_sde_analytic.samplers.kernel_steps import KernelStep, fingerprint, step_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,8 @@ class Ancestral(Sampler[AncestralStep]):
         return [fingerprint(grid.levels(self.model.schedule), self.covariance, self.eta)]
 
     def plan(self, grid: Grid) -> list[AncestralStep]:
-        chain = kernel_steps(grid.levels(self.model.schedule), self.covariance, self.eta)
-        steps = [AncestralStep(step.t, step.s, step.kernel, c := step.covariance, not c.silent) for step in chain]
+        parts = step_parts(grid.levels(self.model.schedule), self.covariance, self.eta)
+        steps = [AncestralStep(t, s, kernel, covariance, not covariance.silent) for t, s, kernel, covariance in parts]
         if self.clip > 0.0 and len(steps) > 1:
             capped = steps[-2].covariance.capped(self.clip * self.clip * math.pi / 2)
             steps[-2] = replace(steps[-2], covariance=capped)

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from score_sde_analytic.arrays import onto, slices
+from score_sde_analytic.arrays import all_finite, precise, slices
 from score_sde_analytic.checks import each, whole
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.grids.grid import Grid
@@ -206,12 +206,12 @@ def carry(
     take: Callable[[Tensor, S, Any, Noise], tuple[Tensor, Any]] = sampler.step
     if callback is not None:
         take = Reported(sampler.model, sampler.step, callback, range(first_index, first_index + len(x)))
-    dtype, x = x.dtype, onto(x, x.device)  # in half precision sums of steps would round step by step
+    dtype, x = x.dtype, precise(x)  # in half precision sums of steps would round step by step
     state = sampler.init(plan, x)
-    for step in tqdm(plan, desc=desc, unit="step", leave=False, disable=not progress):
+    for step in tqdm(plan, desc=desc, unit="step", leave=False) if progress else plan:  # a hidden bar takes its time too
         x, state = take(x, step, state, noise)
     x = x.to(dtype)
-    if not torch.isfinite(x).all():
+    if not all_finite(x):
         raise RunError(
             f"the samples of {sampler.name} hold NaN or inf: it diverged on this grid; use more steps, a grid that takes"
             " smaller ones where the samples grew, or clamp x_0"

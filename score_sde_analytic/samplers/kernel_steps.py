@@ -6,7 +6,7 @@ x_s = a x_t + b x0_hat + Sigma^{1/2} z
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,10 +32,15 @@ class KernelStep(Step):
         return prediction.combine(self.kernel.a, self.kernel.b)
 
 
-def kernel_steps(
+def kernel_steps(levels: Sequence[Level], covariance: Covariance, eta: float) -> list[KernelStep]:
+    """One step per pair of neighbouring levels, in visiting order."""
+    return [KernelStep(*part) for part in step_parts(levels, covariance, eta)]
+
+
+def step_parts(
     levels: Sequence[Level], covariance: Covariance, eta: float, shares: Iterable[float] | None = None
-) -> list[KernelStep]:
-    """One step per pair of neighbouring levels, in visiting order.
+) -> Iterator[tuple[Level, Level, Kernel, StepCovariance]]:
+    """What each of them is made of.
 
     Args:
         shares: of Cov(x_0 | x_t) that each step adds, in [0, 1]; None for all of it.
@@ -45,7 +50,7 @@ def kernel_steps(
     if shares is not None:  # every posterior covariance enters its step as b^2 times itself
         sharing = [replace(k, b=k.b * math.sqrt(share)) for k, share in zip(ks, shares, strict=True)]
     covariances = covariance.steps(sharing, levels[:-1])
-    return [KernelStep(t, s, k, c) for t, s, k, c in zip(levels[:-1], levels[1:], ks, covariances, strict=True)]
+    return zip(levels[:-1], levels[1:], ks, covariances, strict=True)
 
 
 def fingerprint(levels: Sequence[Level], covariance: Covariance, eta: float) -> Any:
