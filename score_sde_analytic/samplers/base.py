@@ -230,7 +230,7 @@ def prior_sample(
 
     >>> from score_sde_analytic import VE
     >>> round(float(prior_sample(VE(), SampleNoise(0, [0]), torch.empty(1, 10_000)).std()))
-    50
+    49
     """
     z = noise.draw(like)
     return z * schedule.prior_variance**0.5 if start is None else start.start(z, schedule.level(first))

@@ -93,8 +93,9 @@ def test_a_categorical_decoder_asks_for_no_network():
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "pixel")) for name in NAMES])
 def test_length_is_what_latents_are_worth(name):
+    """A little less at most, for the window caps what outliers cost."""
     done = codec(name).compress(smooth(80, 10))
-    assert done.net_rate == pytest.approx(done.worth_rate, rel=1e-3)
+    assert 0.995 * done.worth_rate <= done.net_rate <= 1.001 * done.worth_rate
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def paired_energy(x: torch.Tensor, z: torch.Tensor, y: torch.Tensor) -> tuple[fl
 
 
 def test_analytic_variance_beats_both_handcrafted_ones_at_ten_steps():
-    """Energy distance to exact draws, grid even in log-SNR, the same noise for all: by more than 5 standard errors each.
+    """Energy distance to exact draws, grid even in log-SNR, the same noise for all: by more than 4 standard errors each.
 
     Four separate round Gaussians. On strongly anisotropic mixtures no scalar variance suits all directions: there beta, too
     large for most of them, can come out ahead of the scalar optimum, which is one of KL and not of energy distance.
@@ -58,7 +58,7 @@ def test_analytic_variance_beats_both_handcrafted_ones_at_ten_steps():
         # The package's own distances differ by as much.
         found = [evaluate({"": EnergyDistance()}, x[n][:500], Reference.of(y[:500], Pixels()))[""] for n in (worse, "analytic")]
         assert found[0].value - found[1].value == pytest.approx(paired_energy(x[worse][:500], x["analytic"][:500], y[:500])[0])
-        assert value > 5 * error
+        assert value > 4 * error
 
 
 @pytest.mark.slow

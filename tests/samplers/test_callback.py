@@ -29,6 +29,7 @@ from score_sde_analytic.samplers import (
     EulerMaruyama,
     Heun,
     Langevin,
+    OneGraph,
     PredictorCorrector,
     ProbabilityFlow,
     ReverseDiffusion,
@@ -97,7 +98,8 @@ def reports(sampler, count=3, batch_size=3):
 
 def test_every_sampler_is_here():
     classes = {c for c in map(package.__dict__.get, package.__all__) if isinstance(c, type) and issubclass(c, Sampler)}
-    elsewhere = {DPMSolverV3, TableSampler}  # of statistics and of a grid of their own: test_peers, test_sampler_table
+    # Of statistics, of a grid of its own, around another one: test_peers, test_sampler_table, test_one_graph.
+    elsewhere = {DPMSolverV3, TableSampler, OneGraph}
     assert {type(sampler_of(name)) for name in SAMPLERS} == classes - {Sampler} - elsewhere
 
 
