@@ -36,7 +36,7 @@ def test_every_price_is_the_kl_of_a_step(residual, square, h):
     law = diagonal_kl(e * square, 1.0, e * residual)
     weights = torch.full((5,), 0.2, dtype=torch.float64)
     prices = {
-        "held out": torch.as_tensor(_Knot(np.arange(7), np.ones(7), residual, square, weights).nats(h)),
+        "held out": torch.as_tensor(_Knot(np.arange(7), np.ones(7), residual, square, weights)._nats(h)),
         "score of a head": 0.5 * score(residual, square, "step", torch.full((7,), h, dtype=torch.float64)).mean(1),
         "volume and misfit": 0.5 * (_volume(e * residual) + e * square / (1 + e * residual)).mean(1),
     }
