@@ -134,6 +134,7 @@ def test_guidance() -> None:
     assert names["moved"].shape == names["edited"].shape == (4, 1)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_own_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}

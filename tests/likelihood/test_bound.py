@@ -302,6 +302,7 @@ def test_bits_do_not_depend_on_the_units_of_the_data(scale, shift, decoder):
         np.testing.assert_allclose(other.nats, original.nats + 3 * math.log(width), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_continuous_time_telescopes_too():
     """The integral of (x - x_hat)^2 snr / 2 over log-SNR is (x - x_hat)^2 (snr(t_min) - snr(1)) / 2; 4 SE, false alarm 6e-5."""
     schedule, t_min = LinearVP(), 0.2

@@ -161,6 +161,7 @@ def test_the_step_into_the_flow_is_of_second_order(planar):
     assert slope(taus, errors) == pytest.approx(2.0, abs=0.3)
 
 
+@pytest.mark.slow
 def test_fixed_steps_have_their_order(planar):
     schedule, x = LinearVP(), planar.sample(3, seed=7)
 

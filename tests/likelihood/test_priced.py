@@ -60,6 +60,7 @@ def chosen(moments, fold=None):
     return Chain(grid, Isotropic(curve), last.decoder(9.0), chosen)
 
 
+@pytest.mark.slow
 def test_what_was_chosen_by_noise_is_not_advertised():
     """Gaussian data: any grid costs the same, so the chosen one seems cheap by what its noise made it seem.
 

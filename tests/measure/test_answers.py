@@ -64,6 +64,7 @@ def test_a_larger_tolerance_never_takes_more_draws():
         assert np.all(loose.draws <= tight.draws)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draws", [100, 400])
 def test_the_share_of_a_grid_is_what_noise_in_the_curve_costs(draws):
     """Optimal grids of 8 noisy curves, priced by a far better one: their excess is higher by that, within a factor of 2.5."""

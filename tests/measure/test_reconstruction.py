@@ -65,6 +65,7 @@ def test_a_density_costs_what_the_curve_says():
             assert table.doubt(log_snr, 0.1) == 0.0
 
 
+@pytest.mark.slow
 def test_few_knots_say_of_discrete_data_what_many_say():
     few, many = (Reconstruction.of(measured(np.linspace(-8.0, 9.0, count))) for count in (6, 52))
     levels = np.array([1.0, 3.3, 5.0, 6.7, 8.1])

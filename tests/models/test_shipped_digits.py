@@ -40,6 +40,7 @@ def test_classes_are_worth_bits(given):
     assert told.value > 5.0 * told.stderr
 
 
+@pytest.mark.slow
 def test_wrong_classes_are_worse_than_none(given):
     model, data = given
     batch = data.batch(range(len(data)))

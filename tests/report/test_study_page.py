@@ -333,6 +333,7 @@ def test_every_decoder_has_its_page(decoder):
     assert ("Without a decoder" in page.text) == (decoder == "none")
 
 
+@pytest.mark.slow
 def test_a_miscalibrated_network_is_told_its_factor(planar):
     exact = planar.score_model(LinearVP())
     model = ScoreModel(
@@ -353,7 +354,7 @@ def test_a_miscalibrated_network_is_told_its_factor(planar):
 # --- images ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(4, marks=pytest.mark.slow)])
 def test_images_are_shown_as_sheets_inside_the_page(channels, tmp_path):
     """Beside one data set of a declared range; of four channels, the first is shown."""
     study, data = images(channels, DataRange(-1.0, 1.0) if channels == 1 else None, record=())

@@ -118,6 +118,7 @@ def test_a_schedule_that_is_not_said(own, tmp_path):
         networks.model(config, tmp_path, CPU)
 
 
+@pytest.mark.slow
 def test_inspection_finds_how_a_network_is_fed_and_read(own, tmp_path, capsys):
     """Of the best scalar denoiser: its table and eps, whatever base its index has."""
     assert application.cli([f"--config.network.source={own}:Best", "--mode=inspect", f"--workdir={tmp_path / 'out'}"]) in (

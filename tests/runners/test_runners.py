@@ -123,6 +123,7 @@ def test_a_finished_workdir_is_reused(mixture_demo):
     assert before == {p: p.stat().st_mtime_ns for p in (workdir / "bounds").iterdir()}
 
 
+@pytest.mark.slow
 def test_grid_mode_prices_grids_and_hands_one_to_the_sampler(mixture_demo, tmp_path):
     config, workdir, _ = mixture_demo
     config = config.copy_and_resolve_references()
@@ -487,6 +488,7 @@ def test_kills_change_nothing():
     assert [outcome for outcome in kill.outcomes(21, seed=3) if outcome.verdict != "right"] == []
 
 
+@pytest.mark.slow
 def test_a_stacked_network_is_what_everything_uses(tmp_path):
     """Shares, moments and samples of the stacked network; a second run reads them; "off" is another model."""
     config = small_digits(digits_vp.get_config())

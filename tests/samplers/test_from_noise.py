@@ -237,7 +237,11 @@ STOCHASTIC = {
 COARSE = {"reverse_sde", "reverse_sde_adaptive", "euler_maruyama", "reverse_diffusion"}
 
 
-@pytest.mark.parametrize("name", STOCHASTIC)
+#: Takes its time.
+LONG = "reverse_sde_adaptive"
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == LONG else n for n in STOCHASTIC])
 def test_stochastic_samplers_have_the_law_of_the_data(name):
     """Mean and variance of 4,000 numbers within four standard errors, and the solver's own error."""
     schedule = TO_NOISE["shifted"]

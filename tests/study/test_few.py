@@ -118,6 +118,7 @@ def few_candidates(monkeypatch):
     monkeypatch.setattr(fewest, "KAPPAS", (1.0,))
 
 
+@pytest.mark.slow
 def test_examples_choose(study, mixture, few_candidates):
     """The sentence names the nearest; the calls are as asked; equal seeds choose equally."""
     plans = [study.fewest(3, mixture.sample(300, seed=4), progress=False, count=20) for _ in range(2)]

@@ -70,6 +70,7 @@ def test_it_equals_the_long_form_to_the_bit(model, data, wide, study):
     np.testing.assert_array_equal(study.measure(test, 10, progress=False)[10].per_example, measured.per_example)
 
 
+@pytest.mark.slow
 def test_nothing_but_samples_and_measured_bounds_calls_the_network(model, study, wide):
     with model.metered() as cost:
         study.bits(3, 5, covariance="auto")
@@ -115,6 +116,7 @@ def test_auto_is_the_best_by_held_out_bits(study):
     assert study.covariance("auto") is study.covariance(best)
 
 
+@pytest.mark.slow
 def test_a_saved_study_is_the_same(study, model, tmp_path):
     study.grid(6, covariance="pca")
     assert study.resolve("auto")
