@@ -26,6 +26,11 @@ from torch.utils._pytree import tree_map_only
 
 from score_sde_analytic.errors import InputError, PeerError, RunError
 
+try:
+    from fcntl import LOCK_EX, LOCK_NB, flock
+except ImportError:  # Windows: nothing tells whether the owner of a folder lives, so none is removed
+    flock = None  # type: ignore[assignment]
+
 T = TypeVar("T")
 
 #: Files that are replaced as a whole, never appended to, so that private copies may share them.
@@ -209,10 +214,31 @@ _COPIED: set[Path] = set()
 
 @cache
 def _private() -> Path:
-    """A folder of this process alone."""
-    folder = tempfile.mkdtemp(prefix=f"process{number()}-")
+    """A folder of this process alone; those that killed processes left behind are removed."""
+    for left in Path(tempfile.gettempdir()).glob("score_sde_analytic-*"):
+        if _ours(left):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix="score_sde_analytic-"))
+    _ours(folder)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder).resolve()
+    return folder.resolve()
+
+
+#: Held open for as long as the process lives: its lock says that a folder has an owner.
+_OWNED: list[Any] = []
+
+
+def _ours(folder: Path) -> bool:
+    """Whether the lock of a folder was free, and now is this process's."""
+    if flock is None:
+        return False
+    try:
+        owner = open(folder / ".owner", "a")  # noqa: SIM115
+        flock(owner, LOCK_EX | LOCK_NB)
+    except OSError:
+        return False
+    _OWNED.append(owner)
+    return True
 
 
 def _names(path: Path) -> list[str]:
