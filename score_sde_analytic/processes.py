@@ -12,6 +12,7 @@ import os
 import pickle
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import distributed
@@ -67,11 +70,34 @@ def joined() -> Iterator[None]:
         yield
         return
     cuda = torch.cuda.is_available() and distributed.is_nccl_available()
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    store, rank, size = next(distributed.rendezvous("env://"))
+    store = distributed.PrefixStore(_meeting(store, rank, size), store)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
         yield
     finally:
         distributed.destroy_process_group()
+
+
+def _meeting(store: distributed.Store, rank: int, size: int) -> str:
+    """A name that only the processes that live now agree on.
+
+    The store of torchrun outlives its processes and keeps what those of an earlier attempt wrote, their addresses among it, so
+    that restarted ones would call the dead (pytorch #135712). Here each asks under a name of its own, and the first one's answer
+    to that is theirs to meet by.
+    """
+    name = uuid4().hex
+    if rank > 0:
+        store.set(f"asks/{rank}", name)
+        name = store.get(f"answers/{name}").decode()
+        store.set(f"came/{name}/{rank}", "")
+        return name
+    for other in range(1, size):
+        while not store.check([f"came/{name}/{other}"]):
+            store.set(f"answers/{store.get(f'asks/{other}').decode()}", name)
+            time.sleep(0.01)
+    return name
 
 
 def local(device: torch.device) -> torch.device:
@@ -162,7 +188,7 @@ def exchanged(value: T) -> list[T]:
         return [value]
     values: list[Any] = [None] * count()
     try:
-        distributed.all_gather_object(values, value, group=_host_group(distributed.group.WORLD))
+        distributed.all_gather_object(values, value, group=_host_group())
     except RuntimeError as error:
         raise PeerError(
             f"another process of this run ended, and process {number()} cannot go on alone; the same command goes on from"
@@ -171,14 +197,19 @@ def exchanged(value: T) -> list[T]:
     return values
 
 
-@cache
-def _host_group(world: Any) -> Any:
-    """A group that exchanges what lies in the host's memory."""
-    return (
-        world
-        if "gloo" in str(distributed.get_backend_config(world))
-        else distributed.new_group(backend="gloo", timeout=PATIENCE)
-    )
+#: Groups that exchange what lies in the host's memory, by the group of all; gone with that, for gloo's threads have to end before
+#: the interpreter does.
+_HOST_GROUPS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+
+def _host_group() -> Any:
+    """The group of all processes where it exchanges what lies in the host's memory, else one beside it that does."""
+    world = distributed.group.WORLD
+    if "gloo" in str(distributed.get_backend_config(world)):
+        return world
+    if world not in _HOST_GROUPS:
+        _HOST_GROUPS[world] = distributed.new_group(backend="gloo", timeout=PATIENCE)
+    return _HOST_GROUPS[world]
 
 
 def own(path: Path) -> Path:
