@@ -83,9 +83,9 @@ def joined() -> Iterator[None]:
 def _meeting(store: distributed.Store, rank: int, size: int) -> str:
     """A name that only the processes that live now agree on.
 
-    The store of torchrun outlives its processes and keeps what those of an earlier attempt wrote, their addresses among it, so
-    that restarted ones would call the dead (pytorch #135712). Here each asks under a name of its own, and the first one's answer
-    to that is theirs to meet by.
+    The store of torchrun outlives its processes and keeps what those of an earlier attempt wrote, their addresses among it:
+    restarted ones would call the dead (pytorch #135712). Here each asks under a name of its own, and what the first answers to
+    that is theirs to meet by.
     """
     name = uuid4().hex
     if rank > 0:
@@ -197,8 +197,8 @@ def exchanged(value: T) -> list[T]:
     return values
 
 
-#: Groups that exchange what lies in the host's memory, by the group of all; gone with that, for gloo's threads have to end before
-#: the interpreter does.
+#: Groups that exchange what lies in the host's memory, by the group of all; gone with that, for gloo's threads have to end
+#: before the interpreter does.
 _HOST_GROUPS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 

@@ -1,0 +1,52 @@
+"""Pages of results are what their stored tables say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import pages
+from score_sde_analytic.errors import InputError
+
+TEXT = """
+# One page
+
+## A part
+
+| K | bits | cost |
+|---|---|---|
+| 5 | **2.31** ± 0.02 | -1,000 |
+| 10 | 2.1 | 3e-05 |
+
+| a | b |
+|---|---|
+| same | 1 |
+| same | 2 |
+"""
+
+
+@pytest.mark.parametrize("name", pages.names())
+def test_a_page_is_what_its_tables_say(name: str):
+    assert (pages.RESULTS / f"{name}.md").read_text(encoding="utf-8") == pages.page(name)
+
+
+def test_what_was_printed_is_taken_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    printed, words = tmp_path / "printed.md", tmp_path / "words"
+    printed.write_text(TEXT, encoding="utf-8")
+    words.mkdir()
+    (words / "one.md").write_text('{{ table("a-part") }}\n\n{{ cell("a-part", "5", "bits") }}, {{ value("b", 1, 1) + 1 }}\n')
+    monkeypatch.setattr(pages, "RESULTS", tmp_path)
+    monkeypatch.setattr(pages, "WORDS", words)
+    pages.take("one", printed, ["a-part", "b"], "python -m it")
+    drawn = pages.page("one")
+    assert next(pages.tables(drawn))[1] == next(pages.tables(TEXT))[1]
+    assert "\n2.31 ± 0.02, 3.0\n" in drawn
+    with pytest.raises(InputError, match="no single row 'same'"):
+        pages.Table(["a", "b"], [["same", "1"], ["same", "1"]]).cell("same", "b")
+
+
+def test_numbers_of_cells():
+    table = next(pages.tables(TEXT))[1]
+    assert [pages.value(table.cell(row, "cost")) for row in ("5", "10")] == [-1000, 3e-05]
+    assert table.cell("5, 2.31 ± 0.02", 0) == "5"
