@@ -221,3 +221,20 @@ def test_paths_begun_by_several_are_finished_by_one(crew, tmp_path, stopped_afte
     again = record(begun)
     assert torch.equal(again.predictions, whole.predictions)
     assert vars(again.cost) == vars(whole.cost)
+
+
+def test_restarted_processes_meet_each_other_and_not_the_dead(monkeypatch):
+    """The store of torchrun keeps what processes of earlier attempts wrote, whether they met or one died on the way."""
+    store, size = torch.distributed.HashStore(), 3
+    monkeypatch.setattr(processes.time, "sleep", lambda seconds: threading.Event().wait(1e-4))
+
+    def attempt() -> list[str]:
+        with ThreadPoolExecutor(size) as pool:
+            return list(pool.map(lambda rank: processes._meeting(store, rank, size), range(size)))
+
+    names = []
+    for _ in range(20):
+        store.set("asks/1", "the name of one that died before it was answered")
+        names.append(attempt())
+    assert all(len(set(found)) == 1 for found in names)
+    assert len({found[0] for found in names}) == 20

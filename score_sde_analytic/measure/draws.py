@@ -53,6 +53,26 @@ class ResidualDraws:
     sizes: Int64[np.ndarray, " L"]
     cell: Int64[np.ndarray, " n"] | None = None
 
+    @classmethod
+    def joined(cls, parts: Sequence[ResidualDraws]) -> ResidualDraws:
+        """The draws of all parts at the same knots; cells stay those of their part."""
+        starts = np.cumsum([0, *(len(part.rms) for part in parts)])
+        rows = [start + part.rows for start, part in zip(starts, parts, strict=False)]
+        return cls(
+            parts[0].log_snr,
+            np.concatenate([part.knot for part in parts]),
+            np.concatenate([part.example for part in parts]),
+            np.concatenate([part.rms for part in parts]),
+            {name: np.concatenate([part.phi[name] for part in parts]) for name in parts[0].phi},
+            parts[0].sizes,
+            None if all(part.cell is None for part in parts) else np.concatenate(rows),
+        )
+
+    @property
+    def rows(self) -> Int64[np.ndarray, " n"]:
+        """The row of `rms` for every draw."""
+        return np.arange(len(self.knot)) if self.cell is None else self.cell
+
     def at(self, m: int) -> Int64[np.ndarray, " rows"]:
         """Indices of the draws at knot m."""
         return np.flatnonzero(self.knot == m)

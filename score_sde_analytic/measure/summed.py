@@ -21,7 +21,7 @@ from score_sde_analytic.arrays import Array
 from score_sde_analytic.checks import COUNT
 from score_sde_analytic.data.basis import Basis
 from score_sde_analytic.declared import require_arrays
-from score_sde_analytic.errors import InputError, UnsupportedError
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure.draws import GROUPS, Recorder, ResidualDraws, evenly
 from score_sde_analytic.measure.statistics import Statistic
 
@@ -111,6 +111,7 @@ class SummingRecorder(Recorder):
         super().begin()
         self._first: dict[int, list[np.ndarray]] = {}
         self._sums: dict[int, dict[str, _Sums]] = {}
+        self._shards: list[SummingRecorder] = []
 
     def config(self) -> dict[str, Any]:
         return super().config() | {"summed": {"bins": self.bins, "watched": WATCHED}}
@@ -160,20 +161,30 @@ class SummingRecorder(Recorder):
         for knot, cells in self._sums.items():
             for name, sums in cells.items():
                 arrays |= {f"edges.{knot}.{name}": sums.edges, f"sums.{knot}.{name}": sums.squares}
-        return arrays
+        return arrays | _by_shard([shard.arrays() for shard in self._shards])
 
     def merge(self, parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """Refused: the bins of each shard lie where its own first draws put them.
+        """All that the shards kept, side by side: the bins of each lie where its own first draws put them."""
+        return _by_shard([part for part in parts if "knot" in part]) | {"sizes": max((p["sizes"] for p in parts), key=len)}
 
-        Raises:
-            UnsupportedError: always.
-        """
-        raise UnsupportedError(
-            "residuals of large examples are summed in bins of each shard's own: measure in one job of several processes"
-            " (torchrun), or record no covariances (covariance.bases=(), variances without a basis)"
+    def result(self, log_snr: Array, order: Sequence[int] | None = None) -> SummedDraws | ResidualDraws:
+        if not self._shards:
+            return super().result(log_snr, order)
+        parts = [shard.result(log_snr, order) for shard in self._shards]
+        if self._parts:
+            parts.append(super().result(log_snr, order))
+        if not any(shard._sums for shard in (*self._shards, self)):
+            return ResidualDraws.joined(parts)
+        watched = ResidualDraws.joined([part.some_labels(WATCHED) for part in parts])
+        return SummedDraws(
+            watched, {name: ResidualDraws.joined([part.seen_by(name) for part in parts]) for name in self._names}
         )
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        arrays, shards = _of_shards(arrays)
+        self._shards = [SummingRecorder(self.basis, self.statistics, self.bins) for _ in shards]
+        for shard, kept in zip(self._shards, shards, strict=True):
+            shard.restore(kept)
         own = {name: array for name, array in arrays.items() if name.startswith(("first.", "edges.", "sums."))}
         require_arrays(arrays, {"sizes": "int64 labels"} | {name: self._declared(name) for name in own}, "the record")
         labels = len(arrays["sizes"])
@@ -225,6 +236,23 @@ class SummingRecorder(Recorder):
         sums = self._sums[m][name]
         occupied, place, counts = np.unique(sums.cell(example, phi), return_inverse=True, return_counts=True)
         return place, np.sqrt(sums.squares[occupied] / counts[:, None].astype(np.float32))
+
+
+def _by_shard(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {f"shard.{i}.{name}": array for i, part in enumerate(parts) for name, array in part.items()}
+
+
+def _of_shards(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
+    """(what belongs to no shard, what belongs to each)."""
+    own: dict[str, np.ndarray] = {}
+    shards: dict[int, dict[str, np.ndarray]] = {}
+    for name, array in arrays.items():
+        if name.startswith("shard."):
+            _, number, rest = name.split(".", 2)
+            shards.setdefault(int(number), {})[rest] = array
+        else:
+            own[name] = array
+    return own, [shards[i] for i in sorted(shards)]
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,12 @@ import torch
 
 from score_sde_analytic.data.transforms import DCT
 from score_sde_analytic.errors import InputError
+from score_sde_analytic.files import load_arrays
 from score_sde_analytic.measure.draws import GROUPS, Recorder, ResidualDraws
 from score_sde_analytic.measure.estimation import Budget, estimate
 from score_sde_analytic.measure.held_out import PLAIN, Choice, HeldOut
+from score_sde_analytic.measure.merging import merge_passes
+from score_sde_analytic.measure.moments import KIND
 from score_sde_analytic.measure.statistics import Energy, GradientEnergy, Statistic
 from score_sde_analytic.measure.summed import WATCHED, SummedDraws, SummingRecorder
 from score_sde_analytic.models.model import ScoreModel
@@ -120,6 +123,35 @@ def test_coefficients_pooled_under_one_label_are_those_of_every_draw(brightness)
         np.testing.assert_allclose(ours, theirs, rtol=1e-4)
     ours, theirs = (HeldOut(draws, Choice(None, 1, 0.0, False, pooled=True)).chain(10)[0] for draws in (summed, kept))
     assert ours == pytest.approx(theirs, rel=1e-3)  # errors of labels are told by the scatter of cells
+
+
+@pytest.mark.parametrize(
+    ("rounds", "of"),
+    [
+        pytest.param(20, 3, id="all summed", marks=pytest.mark.slow),
+        pytest.param(11, 2, id="one summed"),
+        pytest.param(4, 5, id="one idle"),
+    ],
+)
+def test_shards_put_together_are_every_draw_of_the_pass(tmp_path, rounds, of):
+    statistics, path = {"bright": Brightness()}, tmp_path / "moments.safetensors"
+    budget = {"min_draws": rounds * 48, "max_draws": rounds * 48, "batch_size": 48}
+    kept, _ = measured(statistics, 4, Budget(**budget))
+    recorder = SummingRecorder(DCT(), statistics, 4)
+    for i in range(of):
+        shard = Budget(**budget, shard=(i, of))
+        estimate(network(), pictures(), KNOTS, shard, path=path, observers={"residuals": recorder}, progress=False)
+    moments = merge_passes(path, {"residuals": recorder})
+    merged = SummingRecorder(DCT(), statistics, 4)
+    recorded = {name.removeprefix("residuals/"): a for name, a in load_arrays(path, KIND)[0].items() if "/" in name}
+    merged.restore(recorded)
+    again = merged.arrays()
+    assert again.keys() == recorded.keys() and all(np.array_equal(again[name], a) for name, a in recorded.items())
+    draws = merged.result(moments.log_snr, moments.order)
+    assert isinstance(draws, SummedDraws if of < 5 else ResidualDraws)
+    for choice in (PLAIN, CHOICES[-1]):
+        np.testing.assert_allclose(choice.fit(draws).y, choice.fit(kept).y, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(HeldOut(draws, choice).chain(10), HeldOut(kept, choice).chain(10), rtol=1e-4)
 
 
 def test_few_draws_are_kept_one_by_one():
