@@ -170,7 +170,7 @@ class SummingRecorder(Recorder):
     def result(self, log_snr: Array, order: Sequence[int] | None = None) -> SummedDraws | ResidualDraws:
         if not self._shards:
             return super().result(log_snr, order)
-        parts = [shard.result(log_snr, order) for shard in self._shards]
+        parts: list[Any] = [shard.result(log_snr, order) for shard in self._shards]
         if self._parts:
             parts.append(super().result(log_snr, order))
         if not any(shard._sums for shard in (*self._shards, self)):

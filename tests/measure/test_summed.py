@@ -146,7 +146,8 @@ def test_shards_put_together_are_every_draw_of_the_pass(tmp_path, rounds, of):
     recorded = {name.removeprefix("residuals/"): a for name, a in load_arrays(path, KIND)[0].items() if "/" in name}
     merged.restore(recorded)
     again = merged.arrays()
-    assert again.keys() == recorded.keys() and all(np.array_equal(again[name], a) for name, a in recorded.items())
+    assert again.keys() == recorded.keys()
+    assert all(np.array_equal(again[name], a) for name, a in recorded.items())
     draws = merged.result(moments.log_snr, moments.order)
     assert isinstance(draws, SummedDraws if of < 5 else ResidualDraws)
     for choice in (PLAIN, CHOICES[-1]):
