@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from ml_collections import ConfigDict
 
+from score_sde_analytic.arrays import available
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.likelihood import Diffused, Direct, Entry, ExactTrace, Hutchinson, Uniform
 from score_sde_analytic.likelihood.flow import Flow
@@ -29,10 +30,7 @@ def device(config: ConfigDict) -> torch.device:
     if config.threads > 0:
         torch.set_num_threads(config.threads)
     if config.device != "auto":
-        try:
-            return local(torch.zeros(0, device=local(torch.device(config.device))).device)
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(f"device {config.device!r} is not available here; use --config.device=cpu") from error
+        return local(available(local(torch.device(config.device))))
     return local(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 

@@ -6,6 +6,7 @@ Only the mode that runs is imported, after the flags are read.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import sys
@@ -249,7 +250,7 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     except flags.Error as error:
         if "Traceback" in str(error):  # what a config file's own code raised
             raise
-        raise InputError(str(error)) from error
+        raise InputError(re.sub(r"\('(.+)', .*\)$", r"\1", str(error))) from error  # absl shows arguments of an exception
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         if not _from_config(error):
             raise

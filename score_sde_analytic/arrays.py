@@ -60,6 +60,21 @@ def slices(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
+def available(device: torch.device | str) -> torch.device:
+    """The device, where there is one.
+
+    Raises:
+        InputError: there is none.
+
+    >>> available("cpu")
+    device(type='cpu')
+    """
+    try:
+        return torch.zeros(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts
+        raise InputError(f"device {str(device)!r} is not available here; take 'cpu'") from error
+
+
 @cache
 def has_float64(device: str) -> bool:
     """Whether a kind of device, such as "mps", has float64.

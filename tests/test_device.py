@@ -12,11 +12,12 @@ import torch
 from score_sde_analytic import Budget, Chain, ContinuousTime, GaussianMixture, LinearVP, bits_per_dim
 from score_sde_analytic.covariance import Diagonal, Isotropic
 from score_sde_analytic.data import DCT
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids import even_log_snr
 from score_sde_analytic.measure import NoiseCurve, Spectrum, estimate
-from score_sde_analytic.models import Prediction
+from score_sde_analytic.models import LinearDenoiser, Prediction
 from score_sde_analytic.process import GaussianDecoder, SampleNoise, kernels
-from score_sde_analytic.samplers import Ancestral, Heun, carry, generate
+from score_sde_analytic.samplers import Ancestral, Heun, carry, generate, record_paths
 
 VP = LinearVP()
 GRID = even_log_snr(VP, 8, 1e-3)
@@ -143,3 +144,18 @@ def test_bounds_are_those_of_the_cpu(name, device, dtype):
     found = bits_per_dim(model_on(device), data.to(dtype), METHODS[name], device=device, **options).total
     margin = 5 * math.hypot(expected.stderr, found.stderr) + 10 * torch.finfo(dtype).eps
     assert abs(found.value - expected.value) < margin
+
+
+@pytest.mark.parametrize("name", ["nonsense", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(name):
+    model, data, grid = mixture().score_model(VP), mixture().sample(100), even_log_snr(VP, 2, 0.1)
+    sampler = Ancestral(model, Isotropic(CURVE))
+    entries = [
+        lambda: estimate(model, data, [0.0], Budget(max_draws=300), device=name, progress=False),
+        lambda: bits_per_dim(model, data, ContinuousTime(1e-3), device=name, progress=False),
+        lambda: generate(sampler, grid, (2,), 3, device=name),
+        lambda: record_paths(model, LinearDenoiser.of(data), (2,), np.array([-4.0, 6.0]), device=name),
+    ]
+    for entry in entries:
+        with pytest.raises(InputError, match=f"device '{name}' is not available here"):
+            entry()

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from score_sde_analytic.arrays import Array, onto
+from score_sde_analytic.arrays import Array, available, onto
 from score_sde_analytic.checks import each, settle, whole
 from score_sde_analytic.data.examples import Data, Examples, as_dataset
 from score_sde_analytic.data.portions import STATE_BYTES, batch_by_bytes
@@ -99,7 +99,7 @@ def bits_per_dim(
     methods = {"": method} if isinstance(method, Method) else dict(method)
     dataset = as_dataset(data, data_range)
     rows = batch_by_bytes(dataset.first.numel(), whole(1)("batch_size", batch_size), STATE_BYTES)
-    examples = _Examples(dataset, data_range, draws, seed, rows, torch.device(device))
+    examples = _Examples(dataset, data_range, draws, seed, rows, available(device))
     if not methods:
         raise InputError("no method to evaluate: pass at least one")
     part = Shard(*each(whole(0), 2, 2)("shard", shard))

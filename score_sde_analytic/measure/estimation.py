@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from score_sde_analytic.arrays import Array, ahead, fetched, numbers, onto, sent
+from score_sde_analytic.arrays import Array, ahead, available, fetched, numbers, onto, sent
 from score_sde_analytic.checks import whole
 from score_sde_analytic.data.examples import Data, Examples, as_dataset
 from score_sde_analytic.data.portions import together
@@ -132,7 +132,7 @@ def estimate(
     } | ({"space": dataset.space} if dataset.space else {})
     shard = Shard(*budget.shard)
     identity |= {"shard": list(budget.shard)} if shard else {}
-    run = _Pass(model, dataset, statistics, data_range, identity, torch.device(device), observers or {}, shard)
+    run = _Pass(model, dataset, statistics, data_range, identity, available(device), observers or {}, shard)
     return run.finish(None if path is None else own(shard.file(path)), save_seconds, progress)
 
 

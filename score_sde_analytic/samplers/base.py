@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from score_sde_analytic.arrays import all_finite, precise, slices
+from score_sde_analytic.arrays import all_finite, available, precise, slices
 from score_sde_analytic.checks import each, whole
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.grids.grid import Grid
@@ -274,7 +274,7 @@ def generate(
             examples do, or conditions or examples of another number of samples, or that are fixed for all.
         RunError: samples are not finite.
     """
-    indices = _indices(count)
+    indices, device = _indices(count), available(device)
     seed, batch_size = whole(0)("seed", seed), whole(1)("batch_size", batch_size)
     shape = each(whole(1))("shape", shape)
     if not dtype.is_floating_point:

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from score_sde_analytic import processes
-from score_sde_analytic.arrays import Array, numbers, slices
+from score_sde_analytic.arrays import Array, available, numbers, slices
 from score_sde_analytic.checks import SEED, each, whole
 from score_sde_analytic.data.examples import Rows
 from score_sde_analytic.declared import require_arrays
@@ -160,7 +160,7 @@ def record_paths(
     >>> paths.predictions.shape, paths.cost.evaluations
     (torch.Size([8, 20, 2]), 160)
     """
-    levels = numbers("log_snrs", log_snrs).ravel()
+    levels, device = numbers("log_snrs", log_snrs).ravel(), available(device)
     if len(levels) < 2 or np.any(np.diff(levels) <= 0):
         raise InputError("need at least two log-SNRs, ascending; the first is where the paths begin")
     count, batch_size = whole(1)("count", count), whole(1)("batch_size", batch_size)

@@ -28,7 +28,7 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from score_sde_analytic.arrays import Array, numbers, slices
+from score_sde_analytic.arrays import Array, available, numbers, slices
 from score_sde_analytic.checks import each, number, settle, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import plain, require_match
@@ -193,6 +193,7 @@ def fit_table(
     >>> table.label, table.facts["certificate"] < 0.01
     ('fewest(K=3)', True)
     """
+    device = available(device)
     require_match("the recorded paths", paths.identity["model"], plain(model.fingerprint()))
     if (steps is None) == (log_snrs is None):
         raise InputError("give either the number of calls or their log-SNRs")

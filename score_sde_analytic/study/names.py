@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,9 +74,10 @@ def construct(table: Mapping[str, Callable[..., Any]], settings: Mapping[str, An
     arguments = dict(settings)
     make = choose(table, arguments.pop("name", ""), what)
     try:
-        return make(**arguments)
+        signature(make).bind(**arguments)
     except TypeError as error:
         raise InputError(f"{what} {settings['name']!r} does not take these settings: {error}") from error
+    return make(**arguments)
 
 
 @dataclass(frozen=True)

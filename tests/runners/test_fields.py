@@ -94,3 +94,8 @@ def test_schedules_of_the_config_may_end_in_pure_noise(name, settings):
     config.schedule = ConfigDict({"name": name, **settings})
     validate(config)
     assert networks.configured(config).ends_in_noise
+
+
+def test_a_word_that_is_no_truth_value_is_refused_in_plain_words():
+    with pytest.raises(InputError, match=r"^flag --config.network.channels_last=maybe: Non-boolean argument to boolean flag$"):
+        application.parse(["", "--config=digits_vp", "--config.network.channels_last=maybe"])

@@ -70,5 +70,7 @@ def test_settings_that_do_not_fit_are_named():
     assert construct(table, {"name": "circle", "radius": 2}, "shape") == 2
     with pytest.raises(ValueError, match="unknown shape 'square'; choose one of circle"):
         construct(table, {"name": "square"}, "shape")
-    with pytest.raises(ValueError, match="'circle' does not take these settings"):
-        construct(table, {"name": "circle", "side": 1}, "shape")
+    with pytest.raises(ValueError, match="'circle' does not take these settings: missing a required argument: 'radius'"):
+        construct(table, {"name": "circle"}, "shape")
+    with pytest.raises(ValueError, match="'circle' does not take these settings: got an unexpected keyword argument 'side'"):
+        construct(table, {"name": "circle", "radius": 2, "side": 1}, "shape")
