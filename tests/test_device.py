@@ -152,7 +152,7 @@ def test_a_device_that_is_not_there_is_named(name):
     sampler = Ancestral(model, Isotropic(CURVE))
     entries = [
         lambda: estimate(model, data, [0.0], Budget(max_draws=300), device=name, progress=False),
-        lambda: bits_per_dim(model, data, ContinuousTime(1e-3), device=name, progress=False),
+        lambda: bits_per_dim(model, data, ContinuousTime(0.05, GaussianDecoder(0.2), 8, CURVE), device=name, progress=False),
         lambda: generate(sampler, grid, (2,), 3, device=name),
         lambda: record_paths(model, LinearDenoiser.of(data), (2,), np.array([-4.0, 6.0]), device=name),
     ]
