@@ -3,8 +3,8 @@
   python -m benchmarks.gpu [--output FOLDER] [--networks NAME ..] [--seconds 150]      measures, writes gpu.json and gpu.md
   python -m benchmarks.gpu --page --output FOLDER                                      writes gpu.md from gpu.json again
 
-Networks: that of the digits, shipped, 8x8, in 25 steps, and in 5, which are compiled as one program too; and a UNet of
-diffusers of 66 million random weights, 64x64 in colour, in bfloat16 with the channels last. Bare calls are a loop of
+Networks: that of the digits, shipped, 8x8, in 25 steps, and in 5, which are compiled as one program too; and UNets of
+diffusers of random weights in bfloat16 with the channels last, 64x64 and 256x256 in colour. Bare calls are a loop of
 nothing but the network, each fed what the one before said; everything else takes exactly as many calls. Times are
 medians of some rounds, the device waited for at both ends of each; what is made once (compiled, recorded) is told by
 itself. Rows that the time does not suffice for are left out.
@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.gpu_page import page
 from score_sde_analytic import Budget, DataRange, LinearVP, LogSNR, ScoreModel, ZeroBased, bits_per_dim
 from score_sde_analytic.covariance import BetaTilde, Diagonal, Isotropic
 from score_sde_analytic.data import DCT, Examples
@@ -39,7 +40,6 @@ from score_sde_analytic.measure import NoiseCurve, Recorder, Spectrum, estimate
 from score_sde_analytic.models import load_unet
 from score_sde_analytic.models.compiled import compiled
 from score_sde_analytic.process import BatchNoise, SampleNoise
-from score_sde_analytic.report.tables import markdown
 from score_sde_analytic.samplers import Ancestral, Heun, OneGraph, Sampler, carry
 
 ASSETS = Path(__file__).resolve().parents[1] / "score_sde_analytic" / "assets"
@@ -331,7 +331,7 @@ def measured(name: str, case: Case, clock: Clock) -> Iterator[dict[str, Any]]:
         }
 
 
-# --- record and page -----------------------------------------------------------------------------------------------------
+# --- record -----------------------------------------------------------------------------------------------------
 
 
 def measure(names: list[str], clock: Clock, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -349,63 +349,6 @@ def measure(names: list[str], clock: Clock, keep: Callable[[dict[str, Any]], Non
                 print(" ", json.dumps(row), flush=True)
                 keep(record)
     return record
-
-
-def page(record: dict[str, Any]) -> str:
-    """The record in words and tables."""
-    lines = [
-        "# On a GPU",
-        "",
-        f"{record['card']}, torch {record['torch']}; `make gpu` measures it again, `python -m benchmarks.gpu --page` writes"
-        " this page from [gpu.json](gpu.json). What is compared with what: the first lines of benchmarks/gpu.py.",
-        "",
-    ]
-    for name, case in record["cases"].items():
-        shape = "x".join(map(str, case["shape"]))
-        rows = [row for row in record["samples"] if row["network"] == name]
-        if not rows:
-            continue
-        lines += [f"## {name}: {case['weights']:,} weights, {shape}, batches of {case['batch']}, K = {case['steps']}", ""]
-        lines += [_samples([row for row in rows if "failed" not in row]), ""]
-        lines += [f"{row['way']} failed: {row['failed']}\n" for row in rows if "failed" in row]
-        lines += [_passes([row for row in record["pass"] if row["network"] == name]), ""]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _samples(rows: list[dict[str, Any]]) -> str:
-    bare_ms = next((row["ms_per_call"] for row in rows if row["way"] == "bare calls"), float("nan"))
-    own = {row["way"]: row["ms_per_call"] for row in rows if row["way"].startswith("bare")}
-    table = [
-        [
-            row["way"],
-            f"{row['ms_per_call']:.3g}",
-            f"{row['ms_per_call'] / bare_ms:.2f}",
-            _against(row, own),
-            f"{row['samples_per_second']:.4g}",
-            f"{row['first_seconds']:.1f}",
-            f"{row['gigabytes']:.2f}",
-        ]
-        for row in rows
-    ]
-    heads = ["", "ms per call", "to bare calls", "to the bare calls of its kind", "samples per second", "made in s", "GB"]
-    return markdown(heads, table)
-
-
-def _against(row: dict[str, Any], own: dict[str, float]) -> str:
-    """Beside bare calls that are compiled and recorded alike."""
-    kind = "bare calls" + (", compiled" if "compiled" in row["way"] or "program" in row["way"] else "")
-    graph = kind + (", as a CUDA graph" if "compiled" in kind else " as a CUDA graph")
-    base = own.get(graph if "one " in row["way"] and "stream" not in row["way"] else kind)
-    return "" if base is None or row["way"].startswith("bare") else f"{row['ms_per_call'] / base:.2f}"
-
-
-def _passes(rows: list[dict[str, Any]]) -> str:
-    table = [[row["work"], f"{row['ms_per_call']:.3g}", _share(row["in_network"]), f"{row['gigabytes']:.2f}"] for row in rows]
-    return markdown(["", "ms per call", "time in the network", "GB"], table)
-
-
-def _share(inside: float | None) -> str:
-    return "" if inside is None else f"{inside:.1%}"
 
 
 def keep(folder: Path | None, record: dict[str, Any]) -> None:
