@@ -50,3 +50,19 @@ def test_numbers_of_cells():
     table = next(pages.tables(TEXT))[1]
     assert [pages.value(table.cell(row, "cost")) for row in ("5", "10")] == [-1000, 3e-05]
     assert table.cell("5, 2.31 ± 0.02", 0) == "5"
+
+
+def test_the_readme_says_what_the_page_of_the_papers_says():
+    """Of the columns that both have, every row."""
+    ours = _first_of(Path("README.md"), "DDPM, 1000 steps")
+    theirs = _first_of(pages.RESULTS / "papers.md", "DDPM, K = 1000")
+    assert len(ours.rows) == len(theirs.rows) == 5
+    for row, full in zip(ours.rows, theirs.rows, strict=True):
+        said, known = dict(zip(ours.columns, row, strict=True)), dict(zip(theirs.columns, full, strict=True))
+        assert known[""].startswith(said.pop(""))
+        assert known["DDPM, K = 1000"].startswith(f"{said.pop('DDPM, 1000 steps')} (")
+        assert said == {name: known[name] for name in said}
+
+
+def _first_of(file: Path, column: str) -> pages.Table:
+    return next(table for _, table in pages.tables(file.read_text(encoding="utf-8")) if column in table.columns)
