@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,8 +29,7 @@ from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.schedule import Schedule
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(NamedTuple):
     """Coefficients of q(x_s | x_t, x_0) = N(a x_t + b x_0, rho2 I); floats, or arrays that broadcast.
 
     >>> kernel = reverse_kernel(model.schedule.level(0.4), model.schedule.level(0.5))
