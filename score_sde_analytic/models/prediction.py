@@ -24,7 +24,7 @@ from score_sde_analytic.arrays import onto, precise
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.conditions import NONE, Conditions
 from score_sde_analytic.models.times import Number
-from score_sde_analytic.process.gaussian import add_scaled_, axpy, expand
+from score_sde_analytic.process.gaussian import add_scaled_, axpy, expand, scaled
 from score_sde_analytic.process.level import Level
 
 Kind = Literal["eps", "x_0", "v", "velocity"]
@@ -70,7 +70,7 @@ class Prediction:
     def _mixed(self, a: Number, b: Number) -> Tensor:
         """a x_t + b value, in two passes over the data: the coefficients were worked out in float64."""
         x_t, value = self._wide
-        mixed = add_scaled_(x_t * expand(a, x_t), value, b)
+        mixed = add_scaled_(scaled(x_t, a), value, b)
         return mixed if mixed.dtype == self.x_t.dtype else mixed.to(self.x_t.dtype)
 
     @property

@@ -29,6 +29,10 @@ from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.schedule import Schedule
 
 
+#: sqrt, exp and expm1 of floats, and of arrays.
+SCALAR, LATTICE = (math.sqrt, math.exp, math.expm1), (np.sqrt, np.exp, np.expm1)
+
+
 class Kernel(NamedTuple):
     """Coefficients of q(x_s | x_t, x_0) = N(a x_t + b x_0, rho2 I); floats, or arrays that broadcast.
 
@@ -84,18 +88,19 @@ def reverse_kernel(s: Level, t: Level, eta: float = 1.0) -> Kernel:
 
 
 def _kernel(s: Level, t: Level, eta: float) -> Kernel:
-    later = s.log_snr > t.log_snr
+    (_, alpha_s, sigma_s, log_snr_s), (_, _, sigma_t, log_snr_t) = s, t
+    later = log_snr_s > log_snr_t
     scalar = isinstance(later, bool)  # Python floats per sampling step, arrays for the cost of a whole lattice
     if not (later if scalar else np.all(np.asarray(later))):
         raise InputError(f"a reverse step goes to an earlier time: s < t, got s={s.t} and t={t.t}")
-    sqrt, exp, expm1 = (math.sqrt, math.exp, math.expm1) if scalar else (np.sqrt, np.exp, np.expm1)
-    step, eta2 = t.log_snr - s.log_snr, eta**2
+    sqrt, exp, expm1 = SCALAR if scalar else LATTICE
+    step, eta2 = log_snr_t - log_snr_s, eta**2
     w, q = -expm1(step), exp(step)  # w + q = 1, each without cancellation
     keep = (1.0 - eta2) + eta2 * q  # 1 - eta^2 w
-    a = s.sigma / t.sigma * sqrt(keep)
+    a = sigma_s / sigma_t * sqrt(keep)
     # b = alpha_s (1 - sqrt(1 - u)) with 1 - u = (a alpha_t / alpha_s)^2 = q keep.
-    b = s.alpha * w * (1.0 + eta2 * q) / (1.0 + sqrt(q * keep))
-    return Kernel(a, b, eta2 * s.sigma**2 * w, t.sigma**2 * w, eta)
+    b = alpha_s * w * (1.0 + eta2 * q) / (1.0 + sqrt(q * keep))
+    return Kernel(a, b, eta2 * sigma_s**2 * w, sigma_t**2 * w, eta)
 
 
 def kernels(levels: Sequence[Level], eta: float = 1.0) -> list[Kernel]:

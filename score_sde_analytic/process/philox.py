@@ -32,7 +32,7 @@ LOW = 0xFFFFFFFF
 #: Most draws, and numbers in them, that the CPU makes at a time: a call costs as much as hundreds of numbers.
 AHEAD, NUMBERS = 8, 2**17
 #: Numbers that are worked on at a time, so that they stay in the cache.
-PART = 3 * 2**14
+PART = 3 * 2**15
 #: More streams than FEW, of fewer blocks than BLOCKS each, are faster all at once than one by one.
 FEW, BLOCKS = 200, 16
 
@@ -153,7 +153,7 @@ class HostDraws:
         self._n = math.prod(shape[1:])
         self._half = half(self._n, dtype)
         self._most = max(1, min(AHEAD, NUMBERS // max(1, len(streams) * self._n)))
-        self._room = _Room()
+        self._room, self._one_by_one = _Room(), _OneByOne()
         self._first = 0
         self._made: tuple[Tensor, ...] = ()
 
@@ -165,26 +165,27 @@ class HostDraws:
         return self._made[k - self._first]
 
     def _normals(self, k: int, draws: int) -> Tensor:
-        """(draws, batch, n); a part at a time, that stays in the cache from one operation to the next."""
-        integers, pairs = self._integers(k, draws), -(-self._n // 2)
-        z = self._room("z", (draws * len(self._streams), self._n), integers.dtype)
-        for part in slices(len(z), max(1, PART // max(1, self._n))):
-            r, *ways = POLAR[self.dtype](integers[:, part], self._room)
-            np.multiply(r, ways[0], out=z[part, :pairs])
-            np.multiply(r[:, : self._n - pairs], ways[1][:, : self._n - pairs], out=z[part, pairs:])
-        return torch.from_numpy(z.reshape(draws, len(self._streams), self._n))
+        """(draws, batch, n); some rows at a time, that stay in the cache from one operation to the next."""
+        z = self._room("z", (draws, len(self._streams), self._n), KINDS[self.dtype][1])
+        for rows in slices(len(self._streams), max(1, PART // max(1, draws * self._n))):
+            self._fill(z[:, rows], self._integers(self._streams[rows], k, draws))
+        return torch.from_numpy(z)
 
-    def _integers(self, k: int, draws: int) -> NDArray[Any]:
-        """(2, draws * batch, pairs), of the radii and of the angles, rounded to the floats of the draws."""
-        pairs, rows, blocks = -(-self._n // 2), len(self._streams), 2 * self._half * draws
-        integer, floating = KINDS[self.dtype]
-        width = 4 * self._half * (8 // integer().nbytes)
-        made = self._room("integers", (2, draws, rows, pairs), floating)
-        by_row = made.transpose(2, 1, 0, 3)
-        fill = _all_at_once if rows > FEW and blocks < BLOCKS else _one_by_one
-        for some, words in fill(self._streams, kind(self._n, self.dtype), 2 * self._half * k, blocks):
-            by_row[some] = words.view(integer).reshape(*words.shape[:-1], draws, 2, width)[..., :pairs]
-        return made.reshape(2, draws * rows, pairs)
+    def _fill(self, z: NDArray[Any], integers: NDArray[Any]) -> None:
+        """z of some rows."""
+        r, *ways = POLAR[self.dtype](integers, self._room)
+        pairs = r.shape[-1]
+        np.multiply(r, ways[0], out=z[..., :pairs])
+        np.multiply(r[..., : self._n - pairs], ways[1][..., : self._n - pairs], out=z[..., pairs:])
+
+    def _integers(self, streams: Sequence[int], k: int, draws: int) -> NDArray[Any]:
+        """(2, draws, rows, pairs), of the radii and of the angles, rounded to the floats of the draws."""
+        rows, blocks, (integer, floating) = len(streams), 2 * self._half * draws, KINDS[self.dtype]
+        fill = _all_at_once if rows > FEW and blocks < BLOCKS else self._one_by_one
+        words = fill(streams, kind(self._n, self.dtype), 2 * self._half * k, blocks).view(integer)
+        made = self._room("integers", (2, draws, rows, -(-self._n // 2)), floating)
+        made[...] = words.reshape(rows, draws, 2, -1)[..., : made.shape[-1]].transpose(2, 1, 0, 3)
+        return made
 
 
 class _Room:
@@ -200,22 +201,30 @@ class _Room:
         return self._kept[name][:size].reshape(shape)
 
 
-def _one_by_one(streams: Sequence[int], second: int, counter: int, blocks: int) -> Iterator[tuple[int, NDArray[Any]]]:
-    """(row, its words) of the blocks after `counter`, by numpy's compiled generator: a call for each stream."""
-    generator = np.random.Philox(key=0)
-    # Python's integers are read faster than those of arrays.
-    place: dict[str, Sequence[int]] = {"counter": (counter, 0, 0, 0)}
-    state: Any = {**generator.state, "state": place, "buffer": (0, 0, 0, 0)}
-    for row, first in enumerate(streams):
-        place["key"] = first, second
-        generator.state = state
-        yield row, generator.random_raw(4 * blocks)
+class _OneByOne:
+    """Words of streams, (rows, 4 blocks) of the blocks after `counter`, by numpy's compiled generator: a call for each."""
+
+    def __init__(self) -> None:
+        self._generator = np.random.Philox(key=0)
+        # Python's integers are read faster than those of arrays.
+        self._place: dict[str, Sequence[int]] = {}
+        self._state: Any = {**self._generator.state, "state": self._place, "buffer": (0, 0, 0, 0)}
+        self._room = _Room()
+
+    def __call__(self, streams: Sequence[int], second: int, counter: int, blocks: int) -> NDArray[np.uint64]:
+        words = self._room("words", (len(streams), 4 * blocks), np.uint64)
+        self._place["counter"] = counter, 0, 0, 0
+        for row, first in zip(words, streams, strict=True):
+            self._place["key"] = first, second
+            self._generator.state = self._state
+            row[:] = self._generator.random_raw(4 * blocks)
+        return words
 
 
-def _all_at_once(streams: Sequence[int], second: int, counter: int, count: int) -> Iterator[tuple[slice, NDArray[Any]]]:
+def _all_at_once(streams: Sequence[int], second: int, counter: int, count: int) -> NDArray[np.int64]:
     """The same of many streams of few blocks."""
     at = torch.arange(counter + 1, counter + 1 + count)
-    yield slice(None), blocks(torch.tensor(streams)[:, None], second, at).flatten(1).numpy()
+    return blocks(torch.tensor(streams)[:, None], second, at).flatten(1).numpy()
 
 
 def _polar_float32(integers: NDArray[Any], room: _Room) -> tuple[NDArray[Any], ...]:
