@@ -29,6 +29,8 @@ from score_sde_analytic.process.level import Level
 BLANK = -12.0
 #: Beyond this log-SNR sigma and times leave the range of numbers.
 LARGEST = 700.0
+#: Of so many grids levels are kept.
+GRIDS = 8
 #: log alpha and log sigma of the data.
 AT_ZERO = np.array([[0.0], [-np.inf]])
 
@@ -160,11 +162,23 @@ class Schedule(ABC):
         return Level(t, self.alpha(t), self.sigma(t), self.log_snr(t))
 
     def levels(self, times: ArrayLike) -> list[Level]:
-        """Levels of many times at once (vectorised; the sampler calls it once per run)."""
+        """Levels of many times at once, vectorised."""
         t = as_array(times)
         logs = self._at(lambda time: np.array((self._log_alpha(time), self._log_sigma(time))), t, AT_ZERO)
         columns = np.array((t, *np.exp(logs), 2.0 * (logs[0] - logs[1])))
         return [Level(*row) for row in columns.T.tolist()]
+
+    def levels_of_grid(self, times: tuple[float, ...]) -> list[Level]:
+        """`levels`; those of the last grids are kept, on which runs follow runs."""
+        if times not in self._kept:
+            if len(self._kept) == GRIDS:
+                self._kept.clear()
+            self._kept[times] = self.levels(times)
+        return self._kept[times].copy()
+
+    @cached_property
+    def _kept(self) -> dict[tuple[float, ...], list[Level]]:
+        return {}
 
     def level_at(self, log_snr: float) -> Level:
         """The level with this log-SNR."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -104,13 +105,18 @@ def _kernel(s: Level, t: Level, eta: float) -> Kernel:
 
 
 def kernels(levels: Sequence[Level], eta: float = 1.0) -> list[Kernel]:
-    """One kernel per step of levels in visiting order.
+    """One kernel per step of levels in visiting order; those of the last levels are kept, on which runs follow runs.
 
     >>> [round(kernel.b, 3) for kernel in kernels(model.schedule.levels([1.0, 0.5, 0.0]))]
     [0.281, 1.0]
     """
     check_eta(eta)
-    return [_kernel(s, t, eta) for t, s in pairwise(levels)]
+    return list(_kernels(tuple(levels), eta))
+
+
+@lru_cache(maxsize=8)
+def _kernels(levels: tuple[Level, ...], eta: float) -> tuple[Kernel, ...]:
+    return tuple(_kernel(s, t, eta) for t, s in pairwise(levels))
 
 
 def check_eta(eta: float) -> None:

@@ -30,7 +30,7 @@ MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 LOW = 0xFFFFFFFF
 #: Most draws, and numbers in them, that the CPU makes at a time: a call costs as much as hundreds of numbers.
-AHEAD, NUMBERS = 8, 2**17
+AHEAD, NUMBERS = 16, 2**18
 #: Numbers that are worked on at a time, so that they stay in the cache.
 PART = 3 * 2**15
 #: More streams than FEW, of fewer blocks than BLOCKS each, are faster all at once than one by one.
