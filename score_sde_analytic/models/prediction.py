@@ -36,7 +36,7 @@ READINGS: dict[str, Callable[[Level], tuple[Any, Any, Any]]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Prediction:
     """One network output seen as eps, x_0, v, velocity or score; all views describe the same number.
 
@@ -61,6 +61,21 @@ class Prediction:
     extra: Shaped[Tensor, " batch ..."] | None = None
     learned_range: Float[Tensor, " batch *dims"] | None = None
     conditions: Conditions = NONE
+
+    def __init__(
+        self,
+        x_t: Float[Tensor, " batch *dims"],
+        level: Level,
+        value: Float[Tensor, " batch *dims"],
+        kind: Kind,
+        extra: Shaped[Tensor, " batch ..."] | None = None,
+        learned_range: Float[Tensor, " batch *dims"] | None = None,
+        conditions: Conditions = NONE,
+    ) -> None:
+        # At once, as there is one of them per step: to set frozen fields one by one takes twice the time.
+        vars(self).update(
+            x_t=x_t, level=level, value=value, kind=kind, extra=extra, learned_range=learned_range, conditions=conditions
+        )
 
     @property
     def _wide(self) -> tuple[Tensor, Tensor]:

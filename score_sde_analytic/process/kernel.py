@@ -29,7 +29,7 @@ from score_sde_analytic.process.gaussian import expand, normal_kl
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.schedule import Schedule
 
-
+ETA = number(0, 1)
 #: sqrt, exp and expm1 of floats, and of arrays.
 SCALAR, LATTICE = (math.sqrt, math.exp, math.expm1), (np.sqrt, np.exp, np.expm1)
 
@@ -121,7 +121,7 @@ def _kernels(levels: tuple[Level, ...], eta: float) -> tuple[Kernel, ...]:
 
 def check_eta(eta: float) -> None:
     """Raise ValueError unless 0 <= eta <= 1."""
-    number(0, 1)("eta", eta)
+    ETA("eta", eta)
 
 
 def optimal_step_nats(residual: Any, step: Any) -> Any:

@@ -12,7 +12,7 @@ and a = pi i / 2^(b-1). So float32 reaches 6.66 standard deviations, and float64
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
