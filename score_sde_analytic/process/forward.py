@@ -169,7 +169,7 @@ class Schedule(ABC):
         return [Level(*row) for row in columns.T.tolist()]
 
     def levels_of_grid(self, times: tuple[float, ...]) -> list[Level]:
-        """`levels`; those of the last grids are kept, on which runs follow runs."""
+        """`levels`; those of the last grids are kept, as runs are many on the same grid."""
         if times not in self._kept:
             if len(self._kept) == GRIDS:
                 self._kept.clear()

@@ -19,6 +19,7 @@ from score_sde_analytic.errors import InputError
 
 #: Whose fused sums round the same at every place in memory, so that a sample does not depend on its batch.
 FUSED = (torch.float32, torch.float64)
+#: 0 + a x is a x.
 ZERO = torch.zeros(())
 
 
@@ -72,9 +73,9 @@ def scaled(x: Float[Tensor, " batch *dims"], a: float | Float[Tensor, " ..."]) -
     >>> scaled(torch.ones(2, 1), torch.tensor([2.0, 3.0])).tolist()
     [[2.0], [3.0]]
     """
-    if isinstance(a, Tensor) or x.dtype not in FUSED:
+    if isinstance(a, Tensor) or x.dtype not in FUSED or not x.is_cpu:
         return expand(a, x) * x
-    return torch.add(ZERO, x, alpha=a)  # of a factor torch would make a tensor first
+    return torch.add(ZERO, x, alpha=a)  # the same; of a factor torch makes a tensor first, which takes the host its time
 
 
 def mean_square(x: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:

@@ -105,7 +105,7 @@ def _kernel(s: Level, t: Level, eta: float) -> Kernel:
 
 
 def kernels(levels: Sequence[Level], eta: float = 1.0) -> list[Kernel]:
-    """One kernel per step of levels in visiting order; those of the last levels are kept, on which runs follow runs.
+    """One kernel per step of levels in visiting order; those of the last grids are kept, as runs are many on the same grid.
 
     >>> [round(kernel.b, 3) for kernel in kernels(model.schedule.levels([1.0, 0.5, 0.0]))]
     [0.281, 1.0]

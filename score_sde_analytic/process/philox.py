@@ -14,12 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
+from threading import local
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from score_sde_analytic.arrays import slices
@@ -153,7 +154,7 @@ class HostDraws:
         self._n = math.prod(shape[1:])
         self._half = half(self._n, dtype)
         self._most = max(1, min(AHEAD, NUMBERS // max(1, len(streams) * self._n)))
-        self._room, self._one_by_one = _Room(), _OneByOne()
+        self._room = _Room()
         self._first = 0
         self._made: tuple[Tensor, ...] = ()
 
@@ -173,7 +174,7 @@ class HostDraws:
 
     def _fill(self, z: NDArray[Any], integers: NDArray[Any]) -> None:
         """z of some rows."""
-        r, *ways = POLAR[self.dtype](integers, self._room)
+        r, *ways = POLAR[self.dtype](integers)
         pairs = r.shape[-1]
         np.multiply(r, ways[0], out=z[..., :pairs])
         np.multiply(r[..., : self._n - pairs], ways[1][..., : self._n - pairs], out=z[..., pairs:])
@@ -181,27 +182,31 @@ class HostDraws:
     def _integers(self, streams: Sequence[int], k: int, draws: int) -> NDArray[Any]:
         """(2, draws, rows, pairs), of the radii and of the angles, rounded to the floats of the draws."""
         rows, blocks, (integer, floating) = len(streams), 2 * self._half * draws, KINDS[self.dtype]
-        fill = _all_at_once if rows > FEW and blocks < BLOCKS else self._one_by_one
+        fill = _all_at_once if rows > FEW and blocks < BLOCKS else ONE_BY_ONE
         words = fill(streams, kind(self._n, self.dtype), 2 * self._half * k, blocks).view(integer)
-        made = self._room("integers", (2, draws, rows, -(-self._n // 2)), floating)
+        made = SCRATCH("integers", (2, draws, rows, -(-self._n // 2)), floating)
         made[...] = words.reshape(rows, draws, 2, -1)[..., : made.shape[-1]].transpose(2, 1, 0, 3)
         return made
 
 
-class _Room:
-    """Arrays that are filled again and again: memory that is new costs more than the numbers in it."""
+class _Room(local):
+    """A thread's arrays that are filled again and again: memory that is new costs more than the numbers in it."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, NDArray[Any]] = {}
+        self._kept: dict[tuple[str, type], NDArray[Any]] = {}
 
-    def __call__(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        size = math.prod(shape)
-        if name not in self._kept or self._kept[name].size < size:
-            self._kept[name] = np.empty(size, dtype)
-        return self._kept[name][:size].reshape(shape)
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+        size, key = math.prod(shape), (name, dtype)
+        if key not in self._kept or self._kept[key].size < size:
+            self._kept[key] = np.empty(size, dtype)
+        return self._kept[key][:size].reshape(shape)
 
 
-class _OneByOne:
+#: What is not needed beyond the numbers that are worked on at a time.
+SCRATCH = _Room()
+
+
+class _OneByOne(local):
     """Words of streams, (rows, 4 blocks) of the blocks after `counter`, by numpy's compiled generator: a call for each."""
 
     def __init__(self) -> None:
@@ -209,10 +214,9 @@ class _OneByOne:
         # Python's integers are read faster than those of arrays.
         self._place: dict[str, Sequence[int]] = {}
         self._state: Any = {**self._generator.state, "state": self._place, "buffer": (0, 0, 0, 0)}
-        self._room = _Room()
 
     def __call__(self, streams: Sequence[int], second: int, counter: int, blocks: int) -> NDArray[np.uint64]:
-        words = self._room("words", (len(streams), 4 * blocks), np.uint64)
+        words = SCRATCH("words", (len(streams), 4 * blocks), np.uint64)
         self._place["counter"] = counter, 0, 0, 0
         for row, first in zip(words, streams, strict=True):
             self._place["key"] = first, second
@@ -221,13 +225,16 @@ class _OneByOne:
         return words
 
 
+ONE_BY_ONE = _OneByOne()
+
+
 def _all_at_once(streams: Sequence[int], second: int, counter: int, count: int) -> NDArray[np.int64]:
     """The same of many streams of few blocks."""
     at = torch.arange(counter + 1, counter + 1 + count)
     return blocks(torch.tensor(streams)[:, None], second, at).flatten(1).numpy()
 
 
-def _polar_float32(integers: NDArray[Any], room: _Room) -> tuple[NDArray[Any], ...]:
+def _polar_float32(integers: NDArray[Any]) -> tuple[NDArray[Any], ...]:
     """r, cos a, sin a, in the place of the integers: numpy's loops of float32 are several times faster than torch's."""
     r, a = integers
     r += np.float32(0.5)
@@ -237,10 +244,10 @@ def _polar_float32(integers: NDArray[Any], room: _Room) -> tuple[NDArray[Any], .
     r *= np.float32(-2.0)
     np.sqrt(r, out=r)
     a *= np.float32(math.pi * 2.0**-31)
-    return r, np.cos(a, out=room("cos", a.shape, np.float32)), np.sin(a, out=a)
+    return r, np.cos(a, out=SCRATCH("cos", a.shape, np.float32)), np.sin(a, out=a)
 
 
-def _polar_float64(integers: NDArray[Any], room: _Room) -> tuple[NDArray[Any], ...]:
+def _polar_float64(integers: NDArray[Any]) -> tuple[NDArray[Any], ...]:
     radii, angles = torch.from_numpy(integers)
     r, cos, sin = _polar(radii, angles, 64)
     return r.numpy(), cos.numpy(), sin.numpy()
