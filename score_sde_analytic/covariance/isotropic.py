@@ -28,7 +28,7 @@ from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import plain
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.models.prediction import Prediction
-from score_sde_analytic.process.gaussian import axpy, mean_square, normal_kl, step_kl
+from score_sde_analytic.process.gaussian import add_scaled_, mean_square, normal_kl, step_kl
 from score_sde_analytic.process.kernel import Kernel, reverse_kernel
 from score_sde_analytic.process.level import Level
 
@@ -42,7 +42,7 @@ class IsotropicStep(StepCovariance):
     def add_noise(
         self, mean: Float[Tensor, " batch *dims"], prediction: Prediction, z: Float[Tensor, " batch *dims"]
     ) -> Float[Tensor, " batch *dims"]:
-        return axpy(mean, z, math.sqrt(self.variance))
+        return add_scaled_(mean, z, math.sqrt(self.variance))
 
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
         return normal_kl(kernel.error(mean_square(x_0 - prediction.x_0)), kernel.rho2, self.variance)

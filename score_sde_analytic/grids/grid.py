@@ -70,7 +70,7 @@ class Grid:
 
     def levels(self, schedule: Schedule) -> list[Level]:
         """The grid's noise levels, vectorised."""
-        return schedule.levels(self.times)
+        return schedule.levels_of_grid(self.times)
 
     def begun(self, t: float) -> Grid:
         """The grid that begins at t: t, then its times below. `schedule.time(log_snr)` is the time of a level.

@@ -114,4 +114,4 @@ def _part(found: Prediction, half: slice, x_t: Tensor, level: Level) -> Predicti
 def _twice(level: Level) -> Level:
     """The levels of a batch that is there twice."""
     names = [name for name in ("t", "alpha", "sigma", "log_snr") if getattr(getattr(level, name), "ndim", 0)]
-    return replace(level, **{name: torch.cat([getattr(level, name)] * 2) for name in names})
+    return level._replace(**{name: torch.cat([getattr(level, name)] * 2) for name in names})

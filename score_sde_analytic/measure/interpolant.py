@@ -96,7 +96,7 @@ class Interpolant:
         """Values at x, x.shape + (...)."""
         if self._cubic is None:
             return np.full((*np.shape(x), *self._first.shape), self._first)
-        return self._cubic(np.clip(x, self._knots[0], self._knots[-1]))
+        return self._cubic(np.minimum(np.maximum(x, self._knots[0]), self._knots[-1]))
 
     def slope(self, x: Float64[Array, "*points"]) -> Float64[Array, "*points"]:
         """The derivative at x; 0 beyond the end knots. For curves of one value per knot."""

@@ -24,7 +24,7 @@ from score_sde_analytic.arrays import onto, precise
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.conditions import NONE, Conditions
 from score_sde_analytic.models.times import Number
-from score_sde_analytic.process.gaussian import add_scaled_, axpy, expand
+from score_sde_analytic.process.gaussian import add_scaled_, axpy, expand, scaled
 from score_sde_analytic.process.level import Level
 
 Kind = Literal["eps", "x_0", "v", "velocity"]
@@ -36,7 +36,7 @@ READINGS: dict[str, Callable[[Level], tuple[Any, Any, Any]]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Prediction:
     """One network output seen as eps, x_0, v, velocity or score; all views describe the same number.
 
@@ -62,6 +62,21 @@ class Prediction:
     learned_range: Float[Tensor, " batch *dims"] | None = None
     conditions: Conditions = NONE
 
+    def __init__(
+        self,
+        x_t: Float[Tensor, " batch *dims"],
+        level: Level,
+        value: Float[Tensor, " batch *dims"],
+        kind: Kind,
+        extra: Shaped[Tensor, " batch ..."] | None = None,
+        learned_range: Float[Tensor, " batch *dims"] | None = None,
+        conditions: Conditions = NONE,
+    ) -> None:
+        # At once, as there is one of them per step: to set frozen fields one by one takes twice the time.
+        vars(self).update(
+            x_t=x_t, level=level, value=value, kind=kind, extra=extra, learned_range=learned_range, conditions=conditions
+        )
+
     @property
     def _wide(self) -> tuple[Tensor, Tensor]:
         """(x_t, value) in float32 or better: quotients by small numbers leave half precision's range."""
@@ -70,7 +85,7 @@ class Prediction:
     def _mixed(self, a: Number, b: Number) -> Tensor:
         """a x_t + b value, in two passes over the data: the coefficients were worked out in float64."""
         x_t, value = self._wide
-        mixed = add_scaled_(x_t * expand(a, x_t), value, b)
+        mixed = add_scaled_(scaled(x_t, a), value, b)
         return mixed if mixed.dtype == self.x_t.dtype else mixed.to(self.x_t.dtype)
 
     @property

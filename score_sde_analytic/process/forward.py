@@ -29,6 +29,10 @@ from score_sde_analytic.process.level import Level
 BLANK = -12.0
 #: Beyond this log-SNR sigma and times leave the range of numbers.
 LARGEST = 700.0
+#: Of so many grids levels are kept.
+GRIDS = 8
+#: log alpha and log sigma of the data.
+AT_ZERO = np.array([[0.0], [-np.inf]])
 
 
 class Schedule(ABC):
@@ -158,17 +162,29 @@ class Schedule(ABC):
         return Level(t, self.alpha(t), self.sigma(t), self.log_snr(t))
 
     def levels(self, times: ArrayLike) -> list[Level]:
-        """Levels of many times at once (vectorised; the sampler calls it once per run)."""
+        """Levels of many times at once, vectorised."""
         t = as_array(times)
-        log_alpha, log_sigma = self.log_alpha(t), self.log_sigma(t)
-        columns = (t, np.exp(log_alpha), np.exp(log_sigma), 2.0 * (log_alpha - log_sigma))
-        return [Level(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+        logs = self._at(lambda time: np.array((self._log_alpha(time), self._log_sigma(time))), t, AT_ZERO)
+        columns = np.array((t, *np.exp(logs), 2.0 * (logs[0] - logs[1])))
+        return [Level(*row) for row in columns.T.tolist()]
+
+    def levels_of_grid(self, times: tuple[float, ...]) -> list[Level]:
+        """`levels`; those of the last grids are kept, as runs are many on the same grid."""
+        if times not in self._kept:
+            if len(self._kept) == GRIDS:
+                self._kept.clear()
+            self._kept[times] = self.levels(times)
+        return self._kept[times].copy()
+
+    @cached_property
+    def _kept(self) -> dict[tuple[float, ...], list[Level]]:
+        return {}
 
     def level_at(self, log_snr: float) -> Level:
         """The level with this log-SNR."""
         return self.level(self.time(number(most=np.inf)("log-SNR", log_snr)))
 
-    def _at(self, law: Any, t: Any, at_zero: float) -> Any:
+    def _at(self, law: Any, t: Any, at_zero: ArrayLike) -> Any:
         time = as_array(t)
         if not (time.min(initial=1.0) >= 0.0 and time.max(initial=0.0) <= 1.0):  # also catches NaN
             raise InputError(f"time {time[~((time >= 0) & (time <= 1))].flat[0]:.6g} lies outside the schedule's [0, 1]")

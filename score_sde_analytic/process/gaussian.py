@@ -17,6 +17,11 @@ from torch import Tensor
 from score_sde_analytic.arrays import sent, wide
 from score_sde_analytic.errors import InputError
 
+#: Whose fused sums round the same at every place in memory, so that a sample does not depend on its batch.
+FUSED = (torch.float32, torch.float64)
+#: 0 + a x is a x.
+ZERO = torch.zeros(())
+
 
 def expand(
     g: float | Float[Tensor, " ..."], x: Float[Tensor, " batch *dims"] | Any
@@ -48,10 +53,7 @@ def axpy(
     >>> axpy(torch.zeros(2, 1), torch.ones(2, 1), torch.tensor([2.0, 3.0])).tolist()
     [[2.0], [3.0]]
     """
-    if isinstance(a, Tensor) or x.dtype not in (torch.float32, torch.float64):
-        # In half precision the fused form rounds by memory position: a sample would depend on its batch.
-        return x + expand(a, x) * y
-    return torch.add(x, y, alpha=a)
+    return x + expand(a, x) * y if isinstance(a, Tensor) or x.dtype not in FUSED else torch.add(x, y, alpha=a)
 
 
 def add_scaled_(
@@ -62,7 +64,18 @@ def add_scaled_(
     >>> add_scaled_(torch.zeros(2, 1), torch.ones(2, 1), 2.0).tolist()
     [[2.0], [2.0]]
     """
-    return x.add_(expand(a, x) * y) if isinstance(a, Tensor) else x.add_(y, alpha=a)
+    return x.add_(expand(a, x) * y) if isinstance(a, Tensor) or x.dtype not in FUSED else x.add_(y, alpha=a)
+
+
+def scaled(x: Float[Tensor, " batch *dims"], a: float | Float[Tensor, " ..."]) -> Float[Tensor, " batch *dims"]:
+    """a x with a scalar or per-sample a.
+
+    >>> scaled(torch.ones(2, 1), torch.tensor([2.0, 3.0])).tolist()
+    [[2.0], [3.0]]
+    """
+    if isinstance(a, Tensor) or x.dtype not in FUSED or not x.is_cpu:
+        return expand(a, x) * x
+    return torch.add(ZERO, x, alpha=a)  # the same; of a factor torch makes a tensor first, which takes the host its time
 
 
 def mean_square(x: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,9 +29,12 @@ from score_sde_analytic.process.gaussian import expand, normal_kl
 from score_sde_analytic.process.level import Level
 from score_sde_analytic.process.schedule import Schedule
 
+ETA = number(0, 1)
+#: sqrt, exp and expm1 of floats, and of arrays.
+SCALAR, LATTICE = (math.sqrt, math.exp, math.expm1), (np.sqrt, np.exp, np.expm1)
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+
+class Kernel(NamedTuple):
     """Coefficients of q(x_s | x_t, x_0) = N(a x_t + b x_0, rho2 I); floats, or arrays that broadcast.
 
     >>> kernel = reverse_kernel(model.schedule.level(0.4), model.schedule.level(0.5))
@@ -86,33 +89,39 @@ def reverse_kernel(s: Level, t: Level, eta: float = 1.0) -> Kernel:
 
 
 def _kernel(s: Level, t: Level, eta: float) -> Kernel:
-    later = s.log_snr > t.log_snr
+    (_, alpha_s, sigma_s, log_snr_s), (_, _, sigma_t, log_snr_t) = s, t
+    later = log_snr_s > log_snr_t
     scalar = isinstance(later, bool)  # Python floats per sampling step, arrays for the cost of a whole lattice
     if not (later if scalar else np.all(np.asarray(later))):
         raise InputError(f"a reverse step goes to an earlier time: s < t, got s={s.t} and t={t.t}")
-    sqrt, exp, expm1 = (math.sqrt, math.exp, math.expm1) if scalar else (np.sqrt, np.exp, np.expm1)
-    step, eta2 = t.log_snr - s.log_snr, eta**2
+    sqrt, exp, expm1 = SCALAR if scalar else LATTICE
+    step, eta2 = log_snr_t - log_snr_s, eta**2
     w, q = -expm1(step), exp(step)  # w + q = 1, each without cancellation
     keep = (1.0 - eta2) + eta2 * q  # 1 - eta^2 w
-    a = s.sigma / t.sigma * sqrt(keep)
+    a = sigma_s / sigma_t * sqrt(keep)
     # b = alpha_s (1 - sqrt(1 - u)) with 1 - u = (a alpha_t / alpha_s)^2 = q keep.
-    b = s.alpha * w * (1.0 + eta2 * q) / (1.0 + sqrt(q * keep))
-    return Kernel(a, b, eta2 * s.sigma**2 * w, t.sigma**2 * w, eta)
+    b = alpha_s * w * (1.0 + eta2 * q) / (1.0 + sqrt(q * keep))
+    return Kernel(a, b, eta2 * sigma_s**2 * w, sigma_t**2 * w, eta)
 
 
 def kernels(levels: Sequence[Level], eta: float = 1.0) -> list[Kernel]:
-    """One kernel per step of levels in visiting order.
+    """One kernel per step of levels in visiting order; those of the last grids are kept, as runs are many on the same grid.
 
     >>> [round(kernel.b, 3) for kernel in kernels(model.schedule.levels([1.0, 0.5, 0.0]))]
     [0.281, 1.0]
     """
     check_eta(eta)
-    return [_kernel(s, t, eta) for t, s in pairwise(levels)]
+    return list(_kernels(tuple(levels), eta))
+
+
+@lru_cache(maxsize=8)
+def _kernels(levels: tuple[Level, ...], eta: float) -> tuple[Kernel, ...]:
+    return tuple(_kernel(s, t, eta) for t, s in pairwise(levels))
 
 
 def check_eta(eta: float) -> None:
     """Raise ValueError unless 0 <= eta <= 1."""
-    number(0, 1)("eta", eta)
+    ETA("eta", eta)
 
 
 def optimal_step_nats(residual: Any, step: Any) -> Any:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -27,8 +26,7 @@ def finite(log_snr: Any) -> Any:
     return max(log_snr, PURE_NOISE) if isinstance(log_snr, float) else np.maximum(log_snr, PURE_NOISE)
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
+class Level(NamedTuple):
     """The scalars of a noise level: floats, or float64 tensors (batch,) for one level per sample, or arrays for a lattice.
 
     >>> level = Level(0.5, 0.6, 0.8, -0.575)

@@ -82,20 +82,19 @@ class SampleNoise:
     def _open(self, streams: list[int], device: torch.device | str, draws: int) -> None:
         self._streams, self._draws, self._taken = streams, draws, 0
         self._device = float64_place(torch.device(device))
+        self._on_host = self._device.type == "cpu"
         self._host: HostDraws | None = None
 
     def draw(self, like: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
         if like.shape[0] != len(self._streams):
             raise InputError(f"noise for {len(self._streams)} samples was asked for a batch of {len(like)}")
-        # Half precision draws are rounded float32 draws, so that precision does not change the stream.
-        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         self._taken += 1
-        return self._draw(self._taken - 1, like.shape, dtype).to(like)
+        return self._draw(self._taken - 1, like.shape, _precision(like)).to(like)
 
     def _draw(self, k: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         if torch.compiler.is_compiling():
             return normals(self._keys, k, math.prod(shape[1:]), dtype).reshape(shape)
-        if self._device.type != "cpu":
+        if not self._on_host:
             return drawn(self._keys, k, math.prod(shape[1:]), dtype).reshape(shape)
         if self._host is None or self._host.shape != shape or self._host.dtype != dtype:
             self._host = HostDraws(self._streams, shape, dtype, self._draws)
@@ -163,7 +162,15 @@ class BatchNoise:
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
         self._generator = torch.Generator(device).manual_seed(stream_seed(seed))
+        self._z = torch.empty(0, device=device)
 
     def draw(self, like: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
-        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        return torch.randn(like.shape, generator=self._generator, dtype=dtype, device=self._generator.device).to(like)
+        dtype = _precision(like)
+        if self._z.shape != like.shape or self._z.dtype != dtype:
+            self._z = torch.empty(like.shape, dtype=dtype, device=self._generator.device)
+        return self._z.normal_(generator=self._generator).to(like)
+
+
+def _precision(like: Tensor) -> torch.dtype:
+    """Half precision draws are rounded float32 draws, so that precision does not change the stream."""
+    return torch.float64 if like.dtype == torch.float64 else torch.float32

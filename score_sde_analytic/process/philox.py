@@ -12,14 +12,15 @@ and a = pi i / 2^(b-1). So float32 reaches 6.66 standard deviations, and float64
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from threading import local
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from score_sde_analytic.arrays import slices
@@ -30,9 +31,9 @@ MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 LOW = 0xFFFFFFFF
 #: Most draws, and numbers in them, that the CPU makes at a time: a call costs as much as hundreds of numbers.
-AHEAD, NUMBERS = 8, 2**17
+AHEAD, NUMBERS = 16, 2**18
 #: Numbers that are worked on at a time, so that they stay in the cache.
-PART = 3 * 2**14
+PART = 3 * 2**15
 #: More streams than FEW, of fewer blocks than BLOCKS each, are faster all at once than one by one.
 FEW, BLOCKS = 200, 16
 
@@ -165,60 +166,75 @@ class HostDraws:
         return self._made[k - self._first]
 
     def _normals(self, k: int, draws: int) -> Tensor:
-        """(draws, batch, n); a part at a time, that stays in the cache from one operation to the next."""
-        integers, pairs = self._integers(k, draws), -(-self._n // 2)
-        z = self._room("z", (draws * len(self._streams), self._n), integers.dtype)
-        for part in slices(len(z), max(1, PART // max(1, self._n))):
-            r, *ways = POLAR[self.dtype](integers[:, part], self._room)
-            np.multiply(r, ways[0], out=z[part, :pairs])
-            np.multiply(r[:, : self._n - pairs], ways[1][:, : self._n - pairs], out=z[part, pairs:])
-        return torch.from_numpy(z.reshape(draws, len(self._streams), self._n))
+        """(draws, batch, n); some rows at a time, that stay in the cache from one operation to the next."""
+        z = self._room("z", (draws, len(self._streams), self._n), KINDS[self.dtype][1])
+        for rows in slices(len(self._streams), max(1, PART // max(1, draws * self._n))):
+            self._fill(z[:, rows], self._integers(self._streams[rows], k, draws))
+        return torch.from_numpy(z)
 
-    def _integers(self, k: int, draws: int) -> NDArray[Any]:
-        """(2, draws * batch, pairs), of the radii and of the angles, rounded to the floats of the draws."""
-        pairs, rows, blocks = -(-self._n // 2), len(self._streams), 2 * self._half * draws
-        integer, floating = KINDS[self.dtype]
-        width = 4 * self._half * (8 // integer().nbytes)
-        made = self._room("integers", (2, draws, rows, pairs), floating)
-        by_row = made.transpose(2, 1, 0, 3)
-        fill = _all_at_once if rows > FEW and blocks < BLOCKS else _one_by_one
-        for some, words in fill(self._streams, kind(self._n, self.dtype), 2 * self._half * k, blocks):
-            by_row[some] = words.view(integer).reshape(*words.shape[:-1], draws, 2, width)[..., :pairs]
-        return made.reshape(2, draws * rows, pairs)
+    def _fill(self, z: NDArray[Any], integers: NDArray[Any]) -> None:
+        """z of some rows."""
+        r, *ways = POLAR[self.dtype](integers)
+        pairs = r.shape[-1]
+        np.multiply(r, ways[0], out=z[..., :pairs])
+        np.multiply(r[..., : self._n - pairs], ways[1][..., : self._n - pairs], out=z[..., pairs:])
+
+    def _integers(self, streams: Sequence[int], k: int, draws: int) -> NDArray[Any]:
+        """(2, draws, rows, pairs), of the radii and of the angles, rounded to the floats of the draws."""
+        rows, blocks, (integer, floating) = len(streams), 2 * self._half * draws, KINDS[self.dtype]
+        fill = _all_at_once if rows > FEW and blocks < BLOCKS else ONE_BY_ONE
+        words = fill(streams, kind(self._n, self.dtype), 2 * self._half * k, blocks).view(integer)
+        made = SCRATCH("integers", (2, draws, rows, -(-self._n // 2)), floating)
+        made[...] = words.reshape(rows, draws, 2, -1)[..., : made.shape[-1]].transpose(2, 1, 0, 3)
+        return made
 
 
-class _Room:
-    """Arrays that are filled again and again: memory that is new costs more than the numbers in it."""
+class _Room(local):
+    """A thread's arrays that are filled again and again: memory that is new costs more than the numbers in it."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, NDArray[Any]] = {}
+        self._kept: dict[tuple[str, type], NDArray[Any]] = {}
 
-    def __call__(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        size = math.prod(shape)
-        if name not in self._kept or self._kept[name].size < size:
-            self._kept[name] = np.empty(size, dtype)
-        return self._kept[name][:size].reshape(shape)
-
-
-def _one_by_one(streams: Sequence[int], second: int, counter: int, blocks: int) -> Iterator[tuple[int, NDArray[Any]]]:
-    """(row, its words) of the blocks after `counter`, by numpy's compiled generator: a call for each stream."""
-    generator = np.random.Philox(key=0)
-    # Python's integers are read faster than those of arrays.
-    place: dict[str, Sequence[int]] = {"counter": (counter, 0, 0, 0)}
-    state: Any = {**generator.state, "state": place, "buffer": (0, 0, 0, 0)}
-    for row, first in enumerate(streams):
-        place["key"] = first, second
-        generator.state = state
-        yield row, generator.random_raw(4 * blocks)
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+        size, key = math.prod(shape), (name, dtype)
+        if key not in self._kept or self._kept[key].size < size:
+            self._kept[key] = np.empty(size, dtype)
+        return self._kept[key][:size].reshape(shape)
 
 
-def _all_at_once(streams: Sequence[int], second: int, counter: int, count: int) -> Iterator[tuple[slice, NDArray[Any]]]:
+#: What is not needed beyond the numbers that are worked on at a time.
+SCRATCH = _Room()
+
+
+class _OneByOne(local):
+    """Words of streams, (rows, 4 blocks) of the blocks after `counter`, by numpy's compiled generator: a call for each."""
+
+    def __init__(self) -> None:
+        self._generator = np.random.Philox(key=0)
+        # Python's integers are read faster than those of arrays.
+        self._place: dict[str, Sequence[int]] = {}
+        self._state: Any = {**self._generator.state, "state": self._place, "buffer": (0, 0, 0, 0)}
+
+    def __call__(self, streams: Sequence[int], second: int, counter: int, blocks: int) -> NDArray[np.uint64]:
+        words = SCRATCH("words", (len(streams), 4 * blocks), np.uint64)
+        self._place["counter"] = counter, 0, 0, 0
+        for row, first in zip(words, streams, strict=True):
+            self._place["key"] = first, second
+            self._generator.state = self._state
+            row[:] = self._generator.random_raw(4 * blocks)
+        return words
+
+
+ONE_BY_ONE = _OneByOne()
+
+
+def _all_at_once(streams: Sequence[int], second: int, counter: int, count: int) -> NDArray[np.int64]:
     """The same of many streams of few blocks."""
     at = torch.arange(counter + 1, counter + 1 + count)
-    yield slice(None), blocks(torch.tensor(streams)[:, None], second, at).flatten(1).numpy()
+    return blocks(torch.tensor(streams)[:, None], second, at).flatten(1).numpy()
 
 
-def _polar_float32(integers: NDArray[Any], room: _Room) -> tuple[NDArray[Any], ...]:
+def _polar_float32(integers: NDArray[Any]) -> tuple[NDArray[Any], ...]:
     """r, cos a, sin a, in the place of the integers: numpy's loops of float32 are several times faster than torch's."""
     r, a = integers
     r += np.float32(0.5)
@@ -228,10 +244,10 @@ def _polar_float32(integers: NDArray[Any], room: _Room) -> tuple[NDArray[Any], .
     r *= np.float32(-2.0)
     np.sqrt(r, out=r)
     a *= np.float32(math.pi * 2.0**-31)
-    return r, np.cos(a, out=room("cos", a.shape, np.float32)), np.sin(a, out=a)
+    return r, np.cos(a, out=SCRATCH("cos", a.shape, np.float32)), np.sin(a, out=a)
 
 
-def _polar_float64(integers: NDArray[Any], room: _Room) -> tuple[NDArray[Any], ...]:
+def _polar_float64(integers: NDArray[Any]) -> tuple[NDArray[Any], ...]:
     radii, angles = torch.from_numpy(integers)
     r, cos, sin = _polar(radii, angles, 64)
     return r.numpy(), cos.numpy(), sin.numpy()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float
@@ -48,7 +48,7 @@ def step_parts(
     ks = kernels(levels, eta)
     sharing = ks
     if shares is not None:  # every posterior covariance enters its step as b^2 times itself
-        sharing = [replace(k, b=k.b * math.sqrt(share)) for k, share in zip(ks, shares, strict=True)]
+        sharing = [k._replace(b=k.b * math.sqrt(share)) for k, share in zip(ks, shares, strict=True)]
     covariances = covariance.steps(sharing, levels[:-1])
     return zip(levels[:-1], levels[1:], ks, covariances, strict=True)
 

@@ -88,7 +88,7 @@ def test_eps_says_nothing_of_the_data_in_pure_noise():
 @pytest.mark.parametrize("kind", ["eps", "x_0", "v", "velocity"])
 def test_levels_of_every_sample_agree_with_their_own(kind):
     rows = [level for level in levels() if level.alpha > 0]
-    columns = (torch.tensor([getattr(level, name) for level in rows], dtype=torch.float64) for name in Level.__slots__)
+    columns = (torch.tensor([getattr(level, name) for level in rows], dtype=torch.float64) for name in Level._fields)
     x, y = torch.randn(2, len(rows), 3, dtype=torch.float64)
     batch = Prediction(x, Level(*columns), y, kind)
     for i, level in enumerate(rows):

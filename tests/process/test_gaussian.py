@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 from torch.distributions import Independent, Normal, kl_divergence
 
 from score_sde_analytic.process.gaussian import (
+    add_scaled_,
+    axpy,
     diagonal_kl,
     discretised_log_prob,
     expand,
     mean_square,
     normal_kl,
+    scaled,
     square_error,
     step_kl,
 )
@@ -41,6 +44,21 @@ def test_expand_passes_scalars():
 def test_expand_refuses_other_shapes(shape):
     with pytest.raises(ValueError, match="batch of 3"):
         expand(torch.zeros(shape), torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("a", [0.3, -1e-3, torch.tensor(0.3), torch.tensor([0.5, -2.0, 0.7])])
+def test_scaled_is_the_product_to_the_bit(dtype, a):
+    x = torch.randn(3, 37, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert torch.equal(scaled(x, a), expand(a, x) * x)
+    assert scaled(x, a).dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_sum_in_place_is_the_sum_to_the_bit(dtype):
+    x, y = torch.randn(2, 3, 37, generator=torch.Generator().manual_seed(1)).to(dtype)
+    for a in (0.3, torch.tensor([0.5, -2.0, 0.7])):
+        assert torch.equal(add_scaled_(x.clone(), y, a), axpy(x, y, a))
 
 
 def test_mean_square_accumulates_in_float64():

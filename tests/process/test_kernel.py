@@ -1,6 +1,7 @@
 """The reverse kernel: exact marginals, the naive algebra in high precision, DDPM's discrete formula."""
 
 import math
+from itertools import pairwise
 
 import mpmath
 import numpy as np
@@ -102,6 +103,15 @@ def test_a_kernel_knows_its_eta(schedule):
     levels = schedule.levels([1.0, 0.5, 0.2])
     assert [k.eta for k in kernels(levels, 0.3)] == [0.3, 0.3]
     assert reverse_kernel(levels[1], levels[0]).eta == 1.0
+
+
+def test_kernels_are_kept_as_they_are(schedule):
+    """Also after their list was written to, and of another eta."""
+    levels = schedule.levels([1.0, 0.5, 0.2])
+    for eta in (1.0, 0.5, 1.0):
+        made = kernels(levels, eta)
+        assert made == [reverse_kernel(s, t, eta) for t, s in pairwise(levels)]
+        made.clear()
 
 
 def test_ddim_adds_no_noise(schedule):

@@ -50,6 +50,14 @@ def test_batch_noise_is_seeded():
     assert not torch.equal(BatchNoise(1).draw(like), BatchNoise(2).draw(like))
 
 
+def test_batch_noise_is_the_stream_of_its_generator():
+    """In the memory of the draw before, where that has its shape and precision."""
+    noise, generator = BatchNoise(4), torch.Generator().manual_seed(stream_seed(4))
+    for shape, dtype in [((3, 20), torch.float32)] * 2 + [((2, 20), torch.float32), ((2, 20), torch.float64)]:
+        expected = torch.randn(shape, generator=generator, dtype=dtype)
+        assert torch.equal(noise.draw(torch.empty(shape, dtype=dtype)), expected)
+
+
 def test_another_batch_size_is_refused():
     with pytest.raises(ValueError, match="noise for 2 samples"):
         SampleNoise(0, range(2)).draw(torch.empty(3, 1))

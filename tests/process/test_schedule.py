@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedules import SCHEDULES
+from score_sde_analytic.process.forward import GRIDS
 from score_sde_analytic.process.schedule import VE, CosineVP, LinearVP, SubVP, Tabulated
 
 VP = ("linear_vp", "cosine_vp", "table_linear", "table_cosine")
@@ -155,6 +156,15 @@ def test_levels_agree(schedule):
     assert isinstance(scalar.sigma, float)
     assert batch.log_snr[1] == schedule.log_snr(0.9)
     assert schedule.level_at(1.5).log_snr == pytest.approx(1.5)
+
+
+def test_levels_of_grids_are_kept_as_they_are(schedule):
+    """Also after their list was written to, and after more grids than are kept."""
+    grids = [(1.0, t, 0.0) for t in np.linspace(0.1, 0.9, GRIDS + 2).tolist()]
+    for times in grids * 2:
+        levels = schedule.levels_of_grid(times)
+        assert levels == schedule.levels(times)
+        levels.pop()
 
 
 @pytest.mark.parametrize("t", [-1e-9, 1.0000001, math.nan, math.inf])
