@@ -24,6 +24,8 @@ Array = NDArray[np.float64]
 PACKED = ("float64", "int64")
 #: Bytes that a driver takes at once; more of them go through memory that it may read later.
 AT_ONCE = 65_536
+#: Coordinates that are summed in float32 with an error of some 1e-8; long sums of it would lose digits.
+STRETCH = 1024
 _RECORDING: ContextVar[bool] = ContextVar("whether a graph is recorded", default=False)
 
 
@@ -181,6 +183,33 @@ def all_finite(x: Float[Tensor, "*shape"]) -> bool:
     (True, False)
     """
     return math.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
+
+
+def square_norm(x: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
+    """||x||^2 per sample: of stretches in the precision of x, of those and of what is left in float64.
+
+    >>> square_norm(torch.tensor([[3.0, 4.0]]))
+    tensor([25.], dtype=torch.float64)
+    """
+    stretches, rest = _stretches(x)
+    return wide(torch.linalg.vector_norm(stretches, dim=2)).square().sum(1) + wide(rest).square().sum(1)
+
+
+def total(x: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
+    """The sum per sample, likewise.
+
+    >>> total(torch.tensor([[3.0, 4.0]]))
+    tensor([7.], dtype=torch.float64)
+    """
+    stretches, rest = _stretches(x)
+    return wide(stretches.sum(2)).sum(1) + wide(rest).sum(1)
+
+
+def _stretches(x: Tensor) -> tuple[Tensor, Tensor]:
+    """((batch, stretches, STRETCH), (batch, rest))."""
+    rows = precise(x).flatten(1)
+    count = rows.shape[1] // STRETCH
+    return rows[:, : count * STRETCH].unflatten(1, (count, STRETCH)), rows[:, count * STRETCH :]
 
 
 class Cast:

@@ -22,10 +22,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from score_sde_analytic.arrays import wide
 from score_sde_analytic.checks import COUNT
 
 
@@ -62,6 +63,21 @@ class Basis(ABC):
     def labels(self, shape: Sequence[int]) -> Int64[np.ndarray, "*dims"]:
         """The curve 0 .. m - 1 of every coefficient of an example of this shape, in that shape; all different here."""
         return np.arange(math.prod(shape), dtype=np.int64).reshape(tuple(shape))
+
+    def energies(
+        self, x: Float[Tensor, " batch *dims"], labels: Int64[Tensor, " d"], count: int
+    ) -> Float64[Tensor, "batch {count}"]:
+        """||U x||^2 of the coefficients of each label, summed in float64.
+
+        >>> import torch
+        >>> Pixel().energies(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([0, 1, 0]), 2)
+        tensor([[10.,  4.]], dtype=torch.float64)
+
+        Args:
+            labels: of every coefficient, flat, as `labels` gives them.
+        """
+        square = wide(self.forward(x).flatten(1).square())
+        return square.new_zeros(len(x), count).index_add_(1, labels.to(square.device), square)
 
 
 class BuiltIn(Basis):

@@ -96,7 +96,7 @@ class Prediction:
         g, _, divisor = self._reading
         if self.kind == "eps":
             x_t, value = self._wide
-            return (axpy(x_t, value, -self.level.sigma) / expand(divisor, x_t)).to(self.x_t)
+            return axpy(x_t, value, -self.level.sigma).div_(expand(divisor, x_t)).to(self.x_t)
         return self._mixed(g / divisor, -self.level.sigma / divisor)
 
     @cached_property
@@ -106,7 +106,7 @@ class Prediction:
             return self.value.to(self.x_t)
         if self.kind == "x_0":
             x_t, value = self._wide
-            return (axpy(x_t, value, -self.level.alpha) / expand(self.level.sigma, x_t)).to(self.x_t)
+            return axpy(x_t, value, -self.level.alpha).div_(expand(self.level.sigma, x_t)).to(self.x_t)
         _, h, divisor = self._reading
         return self._mixed(h / divisor, self.level.alpha / divisor)
 
