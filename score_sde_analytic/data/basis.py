@@ -19,6 +19,7 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -88,7 +89,11 @@ class BuiltIn(Basis):
 
     def config(self) -> dict[str, Any]:
         settings = {name: getattr(self, name) for name in self._settings}
-        return {"name": type(self).__name__, **settings, **{name: array_digest(getattr(self, name)) for name in self._arrays}}
+        return {"name": type(self).__name__, **settings, **self._digests}
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        return {name: array_digest(getattr(self, name)) for name in self._arrays}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, BuiltIn) and other.config() == self.config()

@@ -179,8 +179,7 @@ class PCA(_Linear):
         v[:, tau == 0] = 0.0  # H = I
         inverse_t = (v.T @ v).triu(1) + torch.diag(torch.where(tau == 0, 1.0, 1.0 / tau))
         one = torch.eye(rank, dtype=torch.float64)
-        self._rows = Cast(self.components)
-        self._v = Cast(v.numpy())
+        self._v = Cast(np.ascontiguousarray(v.numpy()))
         self._signs = Cast(signs)
         self._t = Cast(torch.linalg.solve_triangular(inverse_t, one, upper=True).numpy())
 
@@ -239,16 +238,25 @@ class PCA(_Linear):
     ) -> Float64[Tensor, "batch {count}"]:
         self._check(x.shape[1:])
         flat = precise(x).flatten(1)
-        known = wide(flat @ self._rows.like(flat).T).square()
+        v, rank = self._v.like(flat), len(self.components)
+        known = wide(flat[:, :rank] - self._along(flat, False) @ v[:rank].T).square()
         rest = square_norm(flat) - known.sum(1)
         return torch.cat([known, rest.clamp_min(0.0)[:, None]], 1)[:, :count]
 
     def _apply(self, x: Tensor, inverse: bool) -> Tensor:
-        v, t, signs, flat = self._v.like(x), self._t.like(x), self._signs.like(x), x.flatten(1)
+        signs, flat = self._signs.like(x), x.flatten(1)
         if inverse:
-            flat = flat * signs
-            return torch.addmm(flat, flat @ v @ t.T, v.T, alpha=-1.0).reshape(x.shape)
-        return (torch.addmm(flat, flat @ v @ t, v.T, alpha=-1.0) * signs).reshape(x.shape)
+            return self._reflected(flat * signs, inverse).reshape(x.shape)
+        return (self._reflected(flat, inverse) * signs).reshape(x.shape)
+
+    def _reflected(self, flat: Tensor, inverse: bool) -> Tensor:
+        """Q^T x of every row, or Q x; a tall V is fastest from the left."""
+        return flat - (self._v.like(flat) @ self._along(flat, inverse).T).T
+
+    def _along(self, flat: Tensor, inverse: bool) -> Tensor:
+        """T^T V^T x of every row, or T V^T x."""
+        t = self._t.like(flat)
+        return flat @ self._v.like(flat) @ (t.T if inverse else t)
 
 
 @lru_cache(maxsize=64)
