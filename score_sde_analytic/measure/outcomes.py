@@ -81,19 +81,20 @@ class Outcomes:
         Args:
             subset: the coordinates that decoders are measured on.
         """
-        parts = zip(*map(together, (x_0, eps, prediction.eps)), strict=True)
+        parts = zip(*map(together, (x_0, eps, prediction.error(x_0, eps))), strict=True)
         values = torch.cat([self._values(*part) for part in parts])
         some, some_hat = (x.flatten(1)[:, subset] for x in (x_0, prediction.x_0))
         return torch.cat([values, self._nats(some, some_hat, prediction.level.log_snr)], 1)
 
-    def _values(self, x_0: Tensor, eps: Tensor, eps_hat: Tensor) -> Tensor:
+    def _values(self, x_0: Tensor, eps: Tensor, error: Tensor) -> Tensor:
         centred = x_0 - self._mean.like(x_0)
-        power, power_hat, error = mean_square(eps), mean_square(eps_hat), mean_square(eps - eps_hat)
+        power, residual = mean_square(eps), mean_square(error)
+        product = power - mean_product(eps, error)
         # For a finite data set the energy of x_0 has no known population mean; its control is switched off.
         known = self._statistics.count == 0
-        energy = mean_square(centred) - self._statistics.variance if known else torch.zeros_like(error)
-        product = 0.5 * (power + power_hat - error)
-        return torch.stack([power_hat, product, error, power - 1.0, mean_product(centred, eps), energy], 1)
+        energy = mean_square(centred) - self._statistics.variance if known else torch.zeros_like(residual)
+        columns = [2.0 * product - power + residual, product, residual, power - 1.0, mean_product(centred, eps), energy]
+        return torch.stack(columns, 1)
 
     def _nats(self, x_0: Tensor, x_0_hat: Tensor, log_snr: float) -> Tensor:
         stds = (DECODER_RATIOS * decoder_scale(log_snr, self._statistics.variance)).tolist()

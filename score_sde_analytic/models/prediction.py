@@ -110,6 +110,17 @@ class Prediction:
         _, h, divisor = self._reading
         return self._mixed(h / divisor, self.level.alpha / divisor)
 
+    def error(self, x_0: Float[Tensor, " batch *dims"], eps: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
+        """eps - eps_hat = alpha (x0_hat - x_0) / sigma for what x_t is made of, from whichever of the two was said.
+
+        >>> prediction = Prediction(torch.ones(1, 2), Level(0.5, 0.6, 0.8, -0.575), torch.zeros(1, 2), "x_0")
+        >>> prediction.error(torch.ones(1, 2), torch.full((1, 2), 0.5))
+        tensor([[-0.7500, -0.7500]])
+        """
+        if self.kind == "x_0":
+            return (self.x_0 - x_0).mul_(expand(self.level.alpha / self.level.sigma, x_0))
+        return eps - self.eps
+
     @property
     def score(self) -> Float[Tensor, " batch *dims"]:
         """grad log q(x_t) = -eps / sigma."""
