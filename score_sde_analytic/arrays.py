@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Float64, Shaped
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from score_sde_analytic.errors import InputError
 
@@ -143,6 +144,15 @@ def readable(x: Shaped[Tensor, "*shape"]) -> bool:
     return x.is_cpu and not _RECORDING.get()
 
 
+def unwatched(x: Shaped[Tensor, "*shape"]) -> bool:
+    """Whether nothing follows the operations on x, no gradient, graph or arithmetic of one's own: numpy may take them over.
+
+    >>> unwatched(torch.ones(1)), unwatched(torch.ones(1, requires_grad=True))
+    (True, False)
+    """
+    return readable(x) and not x.requires_grad and _get_current_dispatch_mode() is None
+
+
 @contextmanager
 def recording() -> Iterator[None]:
     """A block whose operations are recorded, so that no decision may depend on their results."""
@@ -191,8 +201,8 @@ def square_norm(x: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
     >>> square_norm(torch.tensor([[3.0, 4.0]]))
     tensor([25.], dtype=torch.float64)
     """
-    stretches, rest = _stretches(x)
-    return wide(torch.linalg.vector_norm(stretches, dim=2)).square().sum(1) + wide(rest).square().sum(1)
+    norms = [wide(torch.linalg.vector_norm(part, dim=2)) for part in _stretches(x)]
+    return torch.cat(norms, 1).square().sum(1)
 
 
 def total(x: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
@@ -201,15 +211,15 @@ def total(x: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
     >>> total(torch.tensor([[3.0, 4.0]]))
     tensor([7.], dtype=torch.float64)
     """
-    stretches, rest = _stretches(x)
-    return wide(stretches.sum(2)).sum(1) + wide(rest).sum(1)
+    return torch.cat([wide(part.sum(2)) for part in _stretches(x)], 1).sum(1)
 
 
-def _stretches(x: Tensor) -> tuple[Tensor, Tensor]:
-    """((batch, stretches, STRETCH), (batch, rest))."""
+def _stretches(x: Tensor) -> list[Tensor]:
+    """(batch, stretches, STRETCH) of x, and (batch, 1, rest) in float64, where there is any."""
     rows = precise(x).flatten(1)
-    count = rows.shape[1] // STRETCH
-    return rows[:, : count * STRETCH].unflatten(1, (count, STRETCH)), rows[:, count * STRETCH :]
+    whole = rows.shape[1] // STRETCH * STRETCH
+    parts = [wide(rows[:, None, whole:])] if whole == 0 or whole < rows.shape[1] else []
+    return [rows[:, :whole].unflatten(1, (-1, STRETCH)), *parts] if whole else parts
 
 
 class Cast:

@@ -80,8 +80,9 @@ class _Plan:
         """
         key = shape, device
         if key not in self._labels:
-            labels = torch.from_numpy(self._checked(shape))
-            self._labels[key] = sent(labels, device), sent(labels.bincount().double(), device)
+            labels = self._checked(shape)
+            sizes = np.bincount(labels).astype(np.float64)
+            self._labels[key] = sent(torch.from_numpy(labels), device), sent(torch.from_numpy(sizes), device)
         return self._labels[key]
 
     def _checked(self, shape: tuple[int, ...]) -> NDArray[np.int64]:

@@ -20,7 +20,7 @@ from jaxtyping import Float, Float64, Int64, Num
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from score_sde_analytic.arrays import Cast, precise, readable, sent, square_norm, wide
+from score_sde_analytic.arrays import Cast, precise, sent, square_norm, unwatched, wide
 from score_sde_analytic.data.basis import BuiltIn
 from score_sde_analytic.data.examples import Data, as_dataset, batches
 from score_sde_analytic.data.portions import batch_by_bytes
@@ -82,7 +82,7 @@ class DCT(_Linear):
             raise InputError("cosines need examples of at least one dimension, (batch, d) or (batch, ..., h, w)")
 
     def _apply(self, x: Tensor, inverse: bool) -> Tensor:
-        if readable(x) and not x.requires_grad and x.numel() > 0:
+        if unwatched(x) and x.numel() > 0:
             fast = scipy.fft.idctn if inverse else scipy.fft.dctn
             return torch.from_numpy(fast(x.numpy(), axes=range(-min(x.ndim - 1, 2), 0), norm="ortho"))
         columns = _cosines(x.shape[-1], x.dtype, x.device)
