@@ -44,7 +44,7 @@ class Draws:
 
 
 def some_coordinates(dim: int, generator: torch.Generator) -> Int64[Tensor, " some"]:
-    """At most `DECODER_COORDINATES` of so many, one of each of as many equal stretches; each is as likely.
+    """At most `DECODER_COORDINATES` of so many, one of each of as many equal stretches; all are as likely.
 
     >>> some_coordinates(3, torch.Generator())
     tensor([0, 1, 2])
