@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Float64, Shaped
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from score_sde_analytic.errors import InputError
 
@@ -24,6 +25,8 @@ Array = NDArray[np.float64]
 PACKED = ("float64", "int64")
 #: Bytes that a driver takes at once; more of them go through memory that it may read later.
 AT_ONCE = 65_536
+#: Coordinates that are summed in float32 with an error of some 1e-8; long sums of it would lose digits.
+STRETCH = 1024
 _RECORDING: ContextVar[bool] = ContextVar("whether a graph is recorded", default=False)
 
 
@@ -156,6 +159,15 @@ def readable(x: Shaped[Tensor, "*shape"]) -> bool:
     return x.is_cpu and not _RECORDING.get()
 
 
+def unwatched(x: Shaped[Tensor, "*shape"]) -> bool:
+    """Whether nothing follows the operations on x, no gradient, graph or arithmetic of one's own: numpy may take them over.
+
+    >>> unwatched(torch.ones(1)), unwatched(torch.ones(1, requires_grad=True))
+    (True, False)
+    """
+    return readable(x) and not x.requires_grad and _get_current_dispatch_mode() is None
+
+
 @contextmanager
 def recording() -> Iterator[None]:
     """A block whose operations are recorded, so that no decision may depend on their results."""
@@ -196,6 +208,33 @@ def all_finite(x: Float[Tensor, "*shape"]) -> bool:
     (True, False)
     """
     return math.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
+
+
+def square_norm(x: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
+    """||x||^2 per sample: of stretches in the precision of x, of those and of what is left in float64.
+
+    >>> square_norm(torch.tensor([[3.0, 4.0]]))
+    tensor([25.], dtype=torch.float64)
+    """
+    norms = [wide(torch.linalg.vector_norm(part, dim=2)) for part in _stretches(x)]
+    return torch.cat(norms, 1).square().sum(1)
+
+
+def total(x: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
+    """The sum per sample, likewise.
+
+    >>> total(torch.tensor([[3.0, 4.0]]))
+    tensor([7.], dtype=torch.float64)
+    """
+    return torch.cat([wide(part.sum(2)) for part in _stretches(x)], 1).sum(1)
+
+
+def _stretches(x: Tensor) -> list[Tensor]:
+    """(batch, stretches, STRETCH) of x, and (batch, 1, rest) in float64, where there is any."""
+    rows = precise(x).flatten(1)
+    whole = rows.shape[1] // STRETCH * STRETCH
+    parts = [wide(rows[:, None, whole:])] if whole == 0 or whole < rows.shape[1] else []
+    return [rows[:, :whole].unflatten(1, (-1, STRETCH)), *parts] if whole else parts
 
 
 class Cast:

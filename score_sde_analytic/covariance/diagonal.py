@@ -20,11 +20,10 @@ from jaxtyping import Float, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from score_sde_analytic.arrays import Array, float64_place, packed, sent, unpacked, wide
+from score_sde_analytic.arrays import Array, float64_place, packed, precise, sent, unpacked, wide
 from score_sde_analytic.covariance.base import Covariance, StepCovariance
 from score_sde_analytic.data import bases
 from score_sde_analytic.data.basis import Basis, Pixel, PixelChannel
-from score_sde_analytic.data.portions import together
 from score_sde_analytic.declared import reading, require_arrays, require_shape
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import load_arrays, require_match, save_arrays
@@ -34,7 +33,7 @@ from score_sde_analytic.measure.held_out import Correction
 from score_sde_analytic.measure.spectrum import LevelTable, Spectrum
 from score_sde_analytic.measure.statistics import Statistic, checked
 from score_sde_analytic.models.prediction import Prediction
-from score_sde_analytic.process.gaussian import diagonal_kl
+from score_sde_analytic.process.gaussian import step_kl
 from score_sde_analytic.process.kernel import Kernel
 from score_sde_analytic.process.level import Level
 
@@ -63,7 +62,7 @@ class _Plan:
         self.basis = basis
         self.statistic = statistic
         self._curves = curves
-        self._labels: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
+        self._labels: dict[tuple[tuple[int, ...], torch.device], tuple[Tensor, Tensor]] = {}
         self._tables: dict[tuple[float, torch.device], LevelTable] = {}
 
     def table(self, table: LevelTable, device: torch.device) -> LevelTable:
@@ -73,15 +72,17 @@ class _Plan:
             self._tables[key] = table.to(device)
         return self._tables[key]
 
-    def labels(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        """The curve of every coefficient of an example of this shape, flat.
+    def labels(self, shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+        """(the curve of every coefficient of an example of this shape, flat, how many each has).
 
         Raises:
             InputError: the curves are those of another basis or shape, or of pixels where the basis mixes them.
         """
         key = shape, device
         if key not in self._labels:
-            self._labels[key] = sent(torch.from_numpy(self._checked(shape)), device)
+            labels = self._checked(shape)
+            sizes = np.bincount(labels).astype(np.float64)
+            self._labels[key] = sent(torch.from_numpy(labels), device), sent(torch.from_numpy(sizes), device)
         return self._labels[key]
 
     def _checked(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
@@ -115,7 +116,7 @@ class DiagonalStep(StepCovariance):
     def _of_coefficients(self, curves: Tensor, x: Tensor) -> Tensor:
         """What belongs to curves, for every coefficient of x, broadcastable to (batch, *dims)."""
         shape = tuple(x.shape[1:])
-        return curves[:, self.plan.labels(shape, curves.device)].reshape(-1, *shape)
+        return curves.index_select(1, self.plan.labels(shape, curves.device)[0]).reshape(-1, *shape)
 
     @property
     def basis(self) -> Basis:
@@ -132,13 +133,11 @@ class DiagonalStep(StepCovariance):
         return mean + self.plan.basis.inverse(self._of_coefficients(deviation, z) * z)
 
     def kl(self, kernel: Kernel, prediction: Prediction, x_0: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
-        errors = together(x_0 - prediction.x_0)
-        curves = self._of_curves(prediction).expand(len(x_0), -1).split(len(errors[0]))
-        return torch.cat([self._kl(kernel, *part) for part in zip(errors, curves, strict=True)])
-
-    def _kl(self, kernel: Kernel, error: Tensor, curves: Tensor) -> Tensor:
-        square = self.plan.basis.forward(wide(error)).square()
-        return diagonal_kl(kernel.error(square), kernel.rho2, self._of_coefficients(curves, error))
+        curves = self._of_curves(prediction)
+        labels, sizes = self.plan.labels(tuple(x_0.shape[1:]), curves.device)
+        energies = self.plan.basis.energies(precise(x_0 - prediction.x_0), labels, len(sizes))
+        nats = step_kl(kernel.error(energies / sizes), kernel.rho2, curves)
+        return (nats * sizes).sum(1) / sizes.sum()
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,15 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from score_sde_analytic.arrays import wide
 from score_sde_analytic.checks import COUNT
 
 
@@ -63,6 +65,21 @@ class Basis(ABC):
         """The curve 0 .. m - 1 of every coefficient of an example of this shape, in that shape; all different here."""
         return np.arange(math.prod(shape), dtype=np.int64).reshape(tuple(shape))
 
+    def energies(
+        self, x: Float[Tensor, " batch *dims"], labels: Int64[Tensor, " d"], count: int
+    ) -> Float64[Tensor, "batch {count}"]:
+        """||U x||^2 of the coefficients of each label, summed in float64.
+
+        >>> import torch
+        >>> Pixel().energies(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([0, 1, 0]), 2)
+        tensor([[10.,  4.]], dtype=torch.float64)
+
+        Args:
+            labels: of every coefficient, flat, as `labels` gives them.
+        """
+        square = wide(self.forward(x).flatten(1).square())
+        return square.new_zeros(len(x), count).index_add_(1, labels.to(square.device), square)
+
 
 class BuiltIn(Basis):
     """Settings and float64 arrays that are attributes named as the arguments that made them."""
@@ -72,7 +89,11 @@ class BuiltIn(Basis):
 
     def config(self) -> dict[str, Any]:
         settings = {name: getattr(self, name) for name in self._settings}
-        return {"name": type(self).__name__, **settings, **{name: array_digest(getattr(self, name)) for name in self._arrays}}
+        return {"name": type(self).__name__, **settings, **self._digests}
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        return {name: array_digest(getattr(self, name)) for name in self._arrays}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, BuiltIn) and other.config() == self.config()

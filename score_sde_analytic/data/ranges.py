@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float32, Int64, Integer, Shaped
 from torch import Tensor
 
-from score_sde_analytic.arrays import wide
+from score_sde_analytic.arrays import all_finite, wide
 from score_sde_analytic.checks import number, optional, settle, whole
 from score_sde_analytic.errors import InputError
 
@@ -70,7 +70,7 @@ class DataRange:
         >>> DataRange(levels=17).index(torch.tensor([-1.0, 0.0, 1.0]))
         tensor([ 0, 8, 16])
         """
-        return ((wide(x) - self.lo) / self.bin_width).round().long()
+        return self._places(x).round_().long()
 
     def check(self, x: Shaped[Tensor, " ..."]) -> None:
         """Raise InputError for values that are not finite, outside [lo, hi], or off the grid of levels, by more than rounding.
@@ -89,18 +89,22 @@ class DataRange:
                 " rescale the data or declare their DataRange"
             )
         if self.levels is not None:
-            self._check_levels(wide(x), rounding / self.bin_width, x.dtype)
+            self._check_levels(x, rounding / self.bin_width)
 
     def _rounding(self, x: Tensor) -> float:
         """What values in the range may be off by: data in float64 may have been float32 before."""
         eps = max(torch.finfo(x.dtype).eps, torch.finfo(torch.float32).eps)
         return eps * max(abs(self.lo), abs(self.hi))
 
-    def _check_levels(self, x: Tensor, rounding: float, dtype: torch.dtype) -> None:
+    def _places(self, x: Tensor) -> Tensor:
+        """Where values lie among the levels, in bins and float64."""
+        return (wide(x) - self.lo).div_(self.bin_width)
+
+    def _check_levels(self, x: Tensor, rounding: float) -> None:
         if rounding > CLEAR:
-            raise InputError(f"{dtype} may be too coarse for {self.levels} levels in [{self.lo:g}, {self.hi:g}]; use float32")
-        index = (x - self.lo) / self.bin_width
-        if (index - index.round()).abs().max() > 1e-3 + rounding:
+            raise InputError(f"{x.dtype} may be too coarse for {self.levels} levels in [{self.lo:g}, {self.hi:g}]; use float32")
+        places = self._places(x)
+        if places.round().sub_(places).abs_().max() > 1e-3 + rounding:
             raise InputError(f"data lie off the grid of {self.levels} levels; declare their levels, or levels=None")
 
 
@@ -110,5 +114,5 @@ def check_examples(x: Shaped[Tensor, " ..."]) -> None:
         raise InputError(f"the data are {x.dtype}; give floating-point values (DataRange.encode converts integers)")
     if x.ndim < 2 or 0 in x.shape:
         raise InputError(f"a batch of examples has shape {tuple(x.shape)}; each example needs at least one dimension")
-    if not torch.isfinite(x).all():
+    if not all_finite(x):
         raise InputError("the data hold NaN or inf; clean them first")

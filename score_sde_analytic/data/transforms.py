@@ -14,12 +14,13 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import scipy.fft
 import torch
-from jaxtyping import Float, Int64, Num
+from jaxtyping import Float, Float64, Int64, Num
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from score_sde_analytic.arrays import Cast, sent
+from score_sde_analytic.arrays import Cast, precise, sent, square_norm, unwatched, wide
 from score_sde_analytic.data.basis import BuiltIn
 from score_sde_analytic.data.examples import Data, as_dataset, batches
 from score_sde_analytic.data.portions import batch_by_bytes
@@ -81,6 +82,9 @@ class DCT(_Linear):
             raise InputError("cosines need examples of at least one dimension, (batch, d) or (batch, ..., h, w)")
 
     def _apply(self, x: Tensor, inverse: bool) -> Tensor:
+        if unwatched(x) and x.numel() > 0:
+            fast = scipy.fft.idctn if inverse else scipy.fft.dctn
+            return torch.from_numpy(fast(x.numpy(), axes=range(-min(x.ndim - 1, 2), 0), norm="ortho"))
         columns = _cosines(x.shape[-1], x.dtype, x.device)
         y = x @ (columns if inverse else columns.T)
         if x.ndim == 2:
@@ -175,7 +179,7 @@ class PCA(_Linear):
         v[:, tau == 0] = 0.0  # H = I
         inverse_t = (v.T @ v).triu(1) + torch.diag(torch.where(tau == 0, 1.0, 1.0 / tau))
         one = torch.eye(rank, dtype=torch.float64)
-        self._v = Cast(v.numpy())
+        self._v = Cast(np.ascontiguousarray(v.numpy()))
         self._signs = Cast(signs)
         self._t = Cast(torch.linalg.solve_triangular(inverse_t, one, upper=True).numpy())
 
@@ -229,12 +233,30 @@ class PCA(_Linear):
         if math.prod(shape) != dim:
             raise InputError(f"components of {dim} dimensions met examples of shape {tuple(shape)}; fit them on such data")
 
+    def energies(
+        self, x: Float[Tensor, " batch *dims"], labels: Int64[Tensor, " d"], count: int
+    ) -> Float64[Tensor, "batch {count}"]:
+        self._check(x.shape[1:])
+        flat = precise(x).flatten(1)
+        v, rank = self._v.like(flat), len(self.components)
+        known = wide(flat[:, :rank] - self._along(flat, False) @ v[:rank].T).square()
+        rest = square_norm(flat) - known.sum(1)
+        return torch.cat([known, rest.clamp_min(0.0)[:, None]], 1)[:, :count]
+
     def _apply(self, x: Tensor, inverse: bool) -> Tensor:
-        v, t, signs, flat = self._v.like(x), self._t.like(x), self._signs.like(x), x.flatten(1)
+        signs, flat = self._signs.like(x), x.flatten(1)
         if inverse:
-            flat = flat * signs
-            return torch.addmm(flat, flat @ v @ t.T, v.T, alpha=-1.0).reshape(x.shape)
-        return (torch.addmm(flat, flat @ v @ t, v.T, alpha=-1.0) * signs).reshape(x.shape)
+            return self._reflected(flat * signs, inverse).reshape(x.shape)
+        return (self._reflected(flat, inverse) * signs).reshape(x.shape)
+
+    def _reflected(self, flat: Tensor, inverse: bool) -> Tensor:
+        """Q^T x of every row, or Q x; a tall V is fastest from the left."""
+        return flat - (self._v.like(flat) @ self._along(flat, inverse).T).T
+
+    def _along(self, flat: Tensor, inverse: bool) -> Tensor:
+        """T^T V^T x of every row, or T V^T x."""
+        t = self._t.like(flat)
+        return flat @ self._v.like(flat) @ (t.T if inverse else t)
 
 
 @lru_cache(maxsize=64)

@@ -183,9 +183,9 @@ class Recorder:
         self, examples: Int64[np.ndarray, " batch"], eps: Float[Tensor, " batch *dims"], prediction: Prediction
     ) -> dict[str, np.ndarray]:
         """What a batch of draws has to say, wherever it is looked at; `add` keeps it."""
-        square = self.basis.forward((eps - prediction.eps).float()).square().flatten(1)
         labels, sizes = self._labelled(tuple(eps.shape[1:]), eps.device)
-        new = {"sizes": sizes, "rms": _means(square, labels, sizes).sqrt().cpu().numpy().astype(np.float16)}
+        energies = self.basis.energies((eps - prediction.eps).float(), labels, len(sizes)).cpu().numpy()
+        new = {"sizes": sizes, "rms": np.sqrt(energies / sizes).astype(np.float16)}
         for name, statistic in self.statistics.items():
             values = checked(statistic(prediction), prediction)
             if values.shape[1] > 1 and not self._per_pixel(tuple(eps.shape[1:])):
@@ -261,11 +261,3 @@ class Recorder:
     def _made(self, knots: Array, rank: np.ndarray, a: Mapping[str, np.ndarray]) -> Any:
         phi = {name: a[f"phi.{name}"] for name in self.statistics}
         return ResidualDraws(knots, rank[a["knot"]], a["example"], a["rms"], phi, a["sizes"])
-
-
-def _means(square: Tensor, labels: Tensor, sizes: np.ndarray) -> Float[Tensor, "batch L"]:
-    """Means over the coefficients of each label."""
-    if len(sizes) == square.shape[1] and labels.is_cpu and torch.equal(labels, torch.arange(len(sizes))):
-        return square
-    pooled = torch.zeros(len(square), len(sizes), device=square.device).index_add_(1, labels, square)
-    return pooled / sent(torch.from_numpy(sizes), square.device)

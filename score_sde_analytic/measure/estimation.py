@@ -32,7 +32,7 @@ from score_sde_analytic.measure.answers import ANSWERS, relative_tolerance
 from score_sde_analytic.measure.budget import DEFAULT, Budget
 from score_sde_analytic.measure.knots import knots_in_doubt
 from score_sde_analytic.measure.moments import DECODER_RATIOS, KIND, OUTCOMES, Moments
-from score_sde_analytic.measure.outcomes import COLUMNS, DECODER_COORDINATES, Draws, Outcomes
+from score_sde_analytic.measure.outcomes import COLUMNS, Draws, Outcomes, some_coordinates
 from score_sde_analytic.measure.visits import known, visited
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
@@ -182,7 +182,7 @@ class _Pass:
         self.identity = identity
         self.settings = identity["settings"]
         self.device = device
-        self.outcomes = Outcomes(statistics, data_range, device)
+        self.outcomes = Outcomes(statistics, data_range)
         self.observers = observers
         self.knots = np.array(identity["knots"])
         self.levels = [model.schedule.level_at(log_snr) for log_snr in self.knots]
@@ -335,7 +335,7 @@ class _Pass:
         level = self.levels[m]
         generator = torch.Generator().manual_seed(stream_seed(self.identity["seed"], self._number(self.round), m))
         eps = sent(torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype), x_0.device)
-        subset = sent(torch.randperm(x_0[0].numel(), generator=generator)[:DECODER_COORDINATES], x_0.device)
+        subset = sent(some_coordinates(x_0[0].numel(), generator), x_0.device)
         with self.model.metered() as cost:
             prediction = model.predict(level.diffuse(x_0, eps), level)
         measured = self.outcomes.of(x_0, eps, prediction, subset)

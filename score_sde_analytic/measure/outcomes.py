@@ -11,15 +11,15 @@ from jaxtyping import Float, Float64, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from score_sde_analytic.arrays import float64_place, sent, wide
+from score_sde_analytic.arrays import Cast, as_array
 from score_sde_analytic.data.portions import together
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.measure.moments import DECODER_RATIOS, decoder_scale
 from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.receipt import Receipt
-from score_sde_analytic.process.decoder import decoder_nats
-from score_sde_analytic.process.gaussian import mean_square
+from score_sde_analytic.process.decoder import nats_by_std
+from score_sde_analytic.process.gaussian import mean_product, mean_square
 
 #: Lambda, X, R and three controls.
 COLUMNS = 6
@@ -43,20 +43,31 @@ class Draws:
     read: Callable[[], NDArray[Any]]
 
 
+def some_coordinates(dim: int, generator: torch.Generator) -> Int64[Tensor, " some"]:
+    """At most `DECODER_COORDINATES` of so many, one of each of as many equal stretches; all are as likely.
+
+    >>> some_coordinates(3, torch.Generator())
+    tensor([0, 1, 2])
+    """
+    count = min(dim, DECODER_COORDINATES)
+    places = torch.arange(count) + torch.rand(count, dtype=torch.float64, generator=generator)
+    return (places * (dim / count)).long().clamp_max_(dim - 1)
+
+
 class Outcomes:
     """[Lambda, X, R, controls minus their means] of every draw, and its nats by decoders of several widths.
 
     >>> from score_sde_analytic.data import DataStatistics
     >>> prediction = model(torch.ones(1, 2), 0.5)
-    >>> outcomes = Outcomes(DataStatistics.of(data), None, torch.device("cpu"))
+    >>> outcomes = Outcomes(DataStatistics.of(data), None)
     >>> outcomes.of(torch.zeros(1, 2), torch.ones(1, 2), prediction, torch.arange(2)).shape
     torch.Size([1, 19])
     """
 
-    def __init__(self, statistics: DataStatistics, data_range: DataRange | None, device: torch.device) -> None:
+    def __init__(self, statistics: DataStatistics, data_range: DataRange | None) -> None:
         self._statistics = statistics
         self._data_range = data_range
-        self._mean = sent(statistics.mean, float64_place(device))
+        self._mean = Cast(as_array(statistics.mean))
 
     def of(
         self,
@@ -70,28 +81,21 @@ class Outcomes:
         Args:
             subset: the coordinates that decoders are measured on.
         """
-        parts = zip(*map(together, (x_0, eps, prediction.eps)), strict=True)
+        parts = zip(*map(together, (x_0, eps, prediction.error(x_0, eps))), strict=True)
         values = torch.cat([self._values(*part) for part in parts])
         some, some_hat = (x.flatten(1)[:, subset] for x in (x_0, prediction.x_0))
         return torch.cat([values, self._nats(some, some_hat, prediction.level.log_snr)], 1)
 
-    def _values(self, x_0: Tensor, eps: Tensor, eps_hat: Tensor) -> Tensor:
-        error = mean_square(eps - eps_hat)
-        x_0, eps, eps_hat = (wide(x) for x in (x_0, eps, eps_hat))
-        centred = x_0 - self._mean.to(x_0)
+    def _values(self, x_0: Tensor, eps: Tensor, error: Tensor) -> Tensor:
+        centred = x_0 - self._mean.like(x_0)
+        power, residual = mean_square(eps), mean_square(error)
+        product = power - mean_product(eps, error)
         # For a finite data set the energy of x_0 has no known population mean; its control is switched off.
         known = self._statistics.count == 0
-        energy = mean_square(centred) - self._statistics.variance if known else torch.zeros_like(error)
-        columns = [
-            mean_square(eps_hat),
-            (eps * eps_hat).flatten(1).mean(1),
-            error,
-            mean_square(eps) - 1.0,
-            (centred * eps).flatten(1).mean(1),
-            energy,
-        ]
+        energy = mean_square(centred) - self._statistics.variance if known else torch.zeros_like(residual)
+        columns = [2.0 * product - power + residual, product, residual, power - 1.0, mean_product(centred, eps), energy]
         return torch.stack(columns, 1)
 
     def _nats(self, x_0: Tensor, x_0_hat: Tensor, log_snr: float) -> Tensor:
         stds = (DECODER_RATIOS * decoder_scale(log_snr, self._statistics.variance)).tolist()
-        return torch.stack([decoder_nats(x_0, x_0_hat, std, self._data_range) for std in stds], 1)
+        return nats_by_std(x_0, x_0_hat, stds, self._data_range)

@@ -5,6 +5,7 @@ Variances from R_k(lam, phi) = E[(U (eps - eps_hat))_k^2 | phi] are KL-optimal a
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from score_sde_analytic.arrays import readable
+from score_sde_analytic.arrays import readable, square_norm
 from score_sde_analytic.checks import settle, whole
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.files import differences
@@ -46,9 +47,10 @@ class HighFrequency(Statistic):
 
     def __call__(self, prediction: Prediction) -> Float[Tensor, " batch"]:
         x = _images(prediction)
-        smooth = avg_pool2d(pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2), mode="replicate"), 2)
-        smooth = smooth.repeat_interleave(2, -1).repeat_interleave(2, -2)[..., : x.shape[-2], : x.shape[-1]]
-        return ((x - smooth).square().flatten(1).mean(1) + FLOOR).log()
+        down, sums = _pairs(x, -2)
+        across, _ = _pairs(sums, -1)
+        missed = 0.5 * square_norm(down) + 0.25 * square_norm(across)
+        return (missed / math.prod(x.shape[1:]) + FLOOR).log().to(x)
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,14 @@ def from_config(config: Mapping[str, Any], statistic: Statistic | None = None) -
     if lines:
         raise InputError(f"the statistic is not the one it was saved as ({'; '.join(lines)}); use the one it was fitted with")
     return statistic
+
+
+def _pairs(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """(differences, sums) of neighbours, two by two; of a last one that is alone the sum is sqrt(2) of it."""
+    pairs, alone = x.tensor_split([x.shape[dim] // 2 * 2], dim)
+    first, second = pairs.unflatten(dim, (-1, 2)).unbind(dim)
+    sums = first + second
+    return first - second, torch.cat([sums, math.sqrt(2.0) * alone], dim) if alone.numel() else sums
 
 
 def _images(prediction: Prediction) -> Tensor:

@@ -111,7 +111,7 @@ class Prediction:
         g, _, divisor = self._reading
         if self.kind == "eps":
             x_t, value = self._wide
-            return (axpy(x_t, value, -self.level.sigma) / expand(divisor, x_t)).to(self.x_t)
+            return axpy(x_t, value, -self.level.sigma).div_(expand(divisor, x_t)).to(self.x_t)
         return self._mixed(g / divisor, -self.level.sigma / divisor)
 
     @cached_property
@@ -121,9 +121,20 @@ class Prediction:
             return self.value.to(self.x_t)
         if self.kind == "x_0":
             x_t, value = self._wide
-            return (axpy(x_t, value, -self.level.alpha) / expand(self.level.sigma, x_t)).to(self.x_t)
+            return axpy(x_t, value, -self.level.alpha).div_(expand(self.level.sigma, x_t)).to(self.x_t)
         _, h, divisor = self._reading
         return self._mixed(h / divisor, self.level.alpha / divisor)
+
+    def error(self, x_0: Float[Tensor, " batch *dims"], eps: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
+        """eps - eps_hat = alpha (x0_hat - x_0) / sigma for what x_t is made of, from whichever of the two was said.
+
+        >>> prediction = Prediction(torch.ones(1, 2), Level(0.5, 0.6, 0.8, -0.575), torch.zeros(1, 2), "x_0")
+        >>> prediction.error(torch.ones(1, 2), torch.full((1, 2), 0.5))
+        tensor([[-0.7500, -0.7500]])
+        """
+        if self.kind == "x_0":
+            return (self.x_0 - x_0).mul_(expand(self.level.alpha / self.level.sigma, x_0))
+        return eps - self.eps
 
     @property
     def score(self) -> Float[Tensor, " batch *dims"]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from score_sde_analytic.arrays import Array, as_array, float64_place, readable, sent, wide
 from score_sde_analytic.checks import number, scalar, settle
+from score_sde_analytic.data.portions import together
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import InputError, UnsupportedError
 from score_sde_analytic.process.categorical import expected_table, log_sum
@@ -335,11 +336,29 @@ def decoder_nats(
     Raises:
         InputError: shapes differ, or values are no real numbers.
     """
+    return nats_by_std(x_0, x_0_hat, [std], data_range)[:, 0]
+
+
+def nats_by_std(
+    x_0: Shaped[Tensor, " batch *dims"],
+    x_0_hat: Shaped[Tensor, " batch *dims"],
+    stds: Sequence[float],
+    data_range: DataRange | None,
+) -> Float64[Tensor, "batch stds"]:
+    """`decoder_nats` of several decoders.
+
+    >>> x = torch.zeros(1, 4)
+    >>> nats_by_std(x, x, [1.0, 2.0], None)
+    tensor([[0.9189, 1.6121]], dtype=torch.float64)
+    """
     if x_0.shape != x_0_hat.shape:
         raise InputError(f"x_0 has shape {tuple(x_0.shape)}, its prediction {tuple(x_0_hat.shape)}; they must be equal")
     if not (x_0.is_floating_point() and x_0_hat.is_floating_point()):
         raise InputError(f"x_0 is {x_0.dtype}, its prediction {x_0_hat.dtype}; give floating-point values")
+    std = sent(torch.tensor(stds, dtype=torch.float64), float64_place(x_0.device))
     if data_range is None or data_range.levels is None:
-        return 0.5 * LOG_2PI + math.log(std) + 0.5 * (mean_square(x_0 - x_0_hat).sqrt() / std).square()
-    log_p = discretised_log_prob(x_0, x_0_hat, std, data_range.lo, data_range.hi, data_range.levels)
-    return -log_p.flatten(1).mean(1)
+        return 0.5 * LOG_2PI + std.log() + 0.5 * (mean_square(x_0 - x_0_hat).sqrt()[:, None] / std).square()
+    std = std.reshape(-1, *(1,) * x_0.ndim)
+    lo, hi, levels = data_range.lo, data_range.hi, data_range.levels
+    parts = zip(together(x_0), together(x_0_hat), strict=True)
+    return -torch.cat([discretised_log_prob(x, mean, std, lo, hi, levels).flatten(2).mean(2) for x, mean in parts], 1).T

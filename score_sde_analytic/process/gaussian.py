@@ -7,6 +7,7 @@ KL(N(m_q, v_q I) || N(m_p, diag v_p)) / d = mean_i of the same
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,16 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from score_sde_analytic.arrays import sent, wide
+from score_sde_analytic.arrays import readable, sent, square_norm, total, wide
 from score_sde_analytic.errors import InputError
 
 #: Whose fused sums round the same at every place in memory, so that a sample does not depend on its batch.
 FUSED = (torch.float32, torch.float64)
 #: 0 + a x is a x.
 ZERO = torch.zeros(())
+SQRT_HALF = math.sqrt(0.5)
+#: Standard deviations beyond which the mass of a tail nears the smallest numbers, and only its logarithm is worked out.
+REMOTE = 30.0
 
 
 def expand(
@@ -79,12 +83,21 @@ def scaled(x: Float[Tensor, " batch *dims"], a: float | Float[Tensor, " ..."]) -
 
 
 def mean_square(x: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
-    """||x||^2 / d per sample, accumulated in float64.
+    """||x||^2 / d per sample, gathered in float64.
 
     >>> mean_square(torch.tensor([[3.0, 4.0]]))
     tensor([12.5000], dtype=torch.float64)
     """
-    return wide(x).square().flatten(1).mean(1)
+    return square_norm(x) / math.prod(x.shape[1:])
+
+
+def mean_product(x: Float[Tensor, " batch *dims"], y: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch"]:
+    """<x, y> / d per sample, gathered in float64.
+
+    >>> mean_product(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 2.0]]))
+    tensor([5.5000], dtype=torch.float64)
+    """
+    return total(x * y) / math.prod(x.shape[1:])
 
 
 def square_error(x: Float[Tensor, " batch *dims"], y: Float[Tensor, " batch *dims"]) -> Float64[Tensor, " batch *dims"]:
@@ -138,11 +151,19 @@ def diagonal_kl(
 
 def log_interval(lower: Float64[Tensor, "*shape"], upper: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
     """log(Phi(upper) - Phi(lower)) for lower < upper, without cancellation in either tail."""
-    # Mirror to the left tail, where log_ndtr keeps full relative precision.
-    flip = lower > 0
-    lower, upper = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
-    log_upper, log_lower = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
-    return log_upper + torch.log(-torch.expm1(log_lower - log_upper))
+    # Seen from the nearer edge, be it on the left or on the right.
+    near, far = torch.maximum(lower, -upper), torch.maximum(-lower, upper)
+    mass = torch.erfc(near * SQRT_HALF).sub_(torch.erfc(far * SQRT_HALF)).mul_(0.5)
+    inside, remote = mass.log(), near > REMOTE
+    if not readable(remote):
+        return torch.where(remote, _log_tail(near, far), inside)
+    return inside.masked_scatter_(remote, _log_tail(near[remote], far[remote])) if remote.any() else inside
+
+
+def _log_tail(near: Tensor, far: Tensor) -> Tensor:
+    """log(Phi(-near) - Phi(-far)) where either is too small for a number."""
+    log_near, log_far = torch.special.log_ndtr(-near), torch.special.log_ndtr(-far)
+    return log_near + torch.log(-torch.expm1(log_far - log_near))
 
 
 def discretised_log_prob(
@@ -152,7 +173,7 @@ def discretised_log_prob(
     lo: float,
     hi: float,
     levels: int,
-) -> Float64[Tensor, " batch *dims"]:
+) -> Float64[Tensor, "*shape"]:
     """Log-probability of grid values under a normal density integrated over its bin, in nats per coordinate.
 
     The `levels` grid points are even in [lo, hi]; bin edges lie halfway between them and the two outer bins extend to
@@ -165,14 +186,12 @@ def discretised_log_prob(
     Args:
         x: values on the grid.
         mean: predicted mean, broadcastable to `x`.
-        std: standard deviation of the decoder, float or broadcastable.
+        std: standard deviation of the decoder: a float, or what broadcasts with `x`.
     """
     width = (hi - lo) / (levels - 1)
     x, mean = wide(x), wide(mean)
     std = sent(std, x.device, torch.float64) if isinstance(std, Tensor) else float(std)
     index = ((x - lo) / width).round()
     # Neighbours compute their common edge from the same number, so that the bins tile to the last bit.
-    below, above = (lo + (index + shift) * width for shift in (-0.5, 0.5))
-    upper = torch.where(index >= levels - 1, torch.inf, (above - mean) / std)
-    lower = torch.where(index <= 0, -torch.inf, (below - mean) / std)
-    return log_interval(lower, upper)
+    below, above = (((index + shift) * width).add_(lo).sub(mean).div(std) for shift in (-0.5, 0.5))
+    return log_interval(below.masked_fill_(index <= 0, -torch.inf), above.masked_fill_(index >= levels - 1, torch.inf))

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from score_sde_analytic.process.gaussian import expand
+from score_sde_analytic.process.gaussian import axpy, expand
 
 #: Stands for log-SNR -inf in what is regular there but not in these terms: R = C e^lam is exact to e^-80.
 PURE_NOISE = -80.0
@@ -56,4 +56,4 @@ class Level(NamedTuple):
 
     def diffuse(self, x_0: Float[Tensor, " batch *dims"], eps: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
         """x_t = alpha x_0 + sigma eps."""
-        return expand(self.alpha, x_0) * x_0 + expand(self.sigma, x_0) * eps
+        return axpy(expand(self.alpha, x_0) * x_0, eps, self.sigma)

@@ -19,7 +19,7 @@ from torch import Tensor
 from score_sde_analytic.arrays import float64_place, sent
 from score_sde_analytic.checks import number, whole
 from score_sde_analytic.errors import InputError
-from score_sde_analytic.process.gaussian import expand
+from score_sde_analytic.process.gaussian import axpy, expand
 from score_sde_analytic.process.level import finite
 from score_sde_analytic.process.philox import HostDraws, drawn, normals
 
@@ -142,7 +142,7 @@ class LevelNoise:
         angle = 0.5 * math.pi * (log_snr / KNOTS - knot)
         # Levels are visited in order: a knot serves many of them.
         self._recent = {i: self._recent[i] if i in self._recent else self._draw([i], like) for i in (knot, knot + 1)}
-        return (math.cos(angle) * self._recent[knot] + math.sin(angle) * self._recent[knot + 1]).to(like)
+        return axpy(math.cos(angle) * self._recent[knot], self._recent[knot + 1], math.sin(angle)).to(like)
 
     def _each(self, position: Tensor, like: Tensor) -> Tensor:
         knots = position.floor().long()

@@ -148,11 +148,28 @@ def test_cosines_are_scipys(shape):
     torch.testing.assert_close(
         DCT().inverse(x), torch.from_numpy(scipy.fft.idctn(x.numpy(), axes=axes, norm="ortho")), rtol=1e-12, atol=1e-12
     )
+    traced = x.clone().requires_grad_()  # by products of matrices, as on devices
+    for function in (DCT().forward, DCT().inverse):
+        torch.testing.assert_close(function(traced).detach(), function(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("basis", "shape"), EVERY)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_energies_are_those_of_the_coefficients(basis, shape, dtype, tolerance):
+    x = draw(4, *shape, dtype=dtype)
+    labels = torch.from_numpy(basis.labels(shape).ravel())
+    count = int(labels.max()) + 1
+    square = basis.forward(x.double()).flatten(1).square()
+    expected = torch.stack([square[:, labels == label].sum(1) for label in range(count)], 1)
+    found = basis.energies(x, labels, count)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * math.prod(shape))
 
 
 def test_long_cosines_keep_their_digits():
     x = draw(1, 3001)
-    torch.testing.assert_close(DCT().forward(x), torch.from_numpy(scipy.fft.dct(x.numpy(), norm="ortho")), rtol=0, atol=3e-14)
+    matrices = DCT().forward(x.clone().requires_grad_()).detach()
+    torch.testing.assert_close(matrices, torch.from_numpy(scipy.fft.dct(x.numpy(), norm="ortho")), rtol=0, atol=3e-14)
 
 
 def test_colour_rotation_decorrelates_channels():
