@@ -6,6 +6,7 @@ Sizes are counted in float64, in which everything is measured.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 from jaxtyping import Int64, Shaped
@@ -25,6 +26,8 @@ BATCH = 1024
 LARGE = 512 << 20
 #: Of a portion that is held of larger ones.
 PORTION = 256 << 20
+#: Portions that somebody holds, by the data that they are of and their number, so that nobody reads them again.
+_HELD: WeakKeyDictionary[Examples, WeakValueDictionary[int, Examples]] = WeakKeyDictionary()
 
 
 def batch_by_bytes(dim: int, most: int = BATCH, batch_bytes: int = BATCH_BYTES) -> int:
@@ -75,7 +78,13 @@ def portion(data: Data, most: int | None = None, above: int | None = None) -> Ex
     count = min(total, total if most is None else most)
     if 8 * dim * count > (LARGE if above is None else above):
         count = max(PORTION // (8 * dim), 1)
-    return examples if count == total else Examples(held(examples, spread(total, count)))
+    if count == total:
+        return examples
+    known = _HELD.setdefault(examples, WeakValueDictionary())
+    part = known.get(count)
+    if part is None:
+        part = known[count] = Examples(held(examples, spread(total, count)))
+    return part
 
 
 def held(data: Data, indices: Sequence[int] | Int64[np.ndarray, " n"]) -> Shaped[Tensor, " n *dims"]:
