@@ -4,9 +4,9 @@
   python -m benchmarks.pages --take NAME FILE.md [--tables SLUG ..] --command "python -m benchmarks.NAME"
 
 The first writes docs/results/NAME.md: its words are in benchmarks/pages/NAME.md, its tables in docs/results/NAME.json. In the
-words `{{ table("slug") }}` is a table, `{{ cell("slug", row, column) }}` one of its cells, `{{ value(..) }}` the number at its
-beginning, `{{ rows("slug") }}` all rows; a row is named by its first cell, or its first cells joined by ", ". The second keeps the tables of a Markdown file,
-each under the slug of the heading before it, or under the names given.
+words `{{ table("slug") }}` is a table, `{{ rows("slug") }}` its rows, `{{ cell("slug", row, column) }}` one of its cells,
+`{{ value(..) }}` the number at its beginning; a row is named by its first cell, or its first cells joined by ", ". The second
+keeps the tables of a Markdown file, each under the slug of the heading before it, or under the names given.
 """
 
 from __future__ import annotations
