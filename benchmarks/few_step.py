@@ -96,7 +96,7 @@ def main() -> None:
         for steps in args.steps:
             found = table(experiment, args.covariances, args.etas, steps, *common)
             print(found)
-            text += found + "\n"
+            text += found + "\n\n"
             if args.output:
                 write_text(args.output, text)
 

@@ -1,18 +1,21 @@
 """What the metrics read on real data: baselines of equal distributions, and how they rise with known corruption.
 
-    python benchmarks/metrics.py [--only digits patches size mixture]
+    python benchmarks/metrics.py [--only digits patches size intervals mixture] [--output FILE.md]
 
 Digits are compared in classifier features and in pixels, patches in colour x DCT coefficients. "size" shows the Frechet
-distance of two sets of real data against their size, with and without the correction. "mixture" degrades exact draws.
+distance of two sets of real data against their size, with and without the correction; "intervals" counts
+how often intervals hold the truth, for two normal distributions. "mixture" degrades exact draws.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
+import scipy
 import torch
 from score_sde_analytic.configs import digits_vp, patches
 from score_sde_analytic.runners import datasets
@@ -20,6 +23,7 @@ from score_sde_analytic.runners.datasets import labels
 from torch import Tensor
 
 from score_sde_analytic.data.transforms import DCT, ColourDCT
+from score_sde_analytic.files import write_text
 from score_sde_analytic.metrics import (
     KID,
     ClassifierFeatures,
@@ -42,6 +46,8 @@ from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.report.tables import markdown
 
 GROUPS = 10
+#: Of samples, for the share of intervals that hold the truth.
+PAIRS = 200
 
 
 def metrics() -> dict[str, Metric]:
@@ -67,13 +73,13 @@ def blurred(x: Tensor, level: float) -> Tensor:
     return DCT().inverse(DCT().forward(x) * variance[0][:, None] * variance[1])
 
 
-def table(title: str, rows: Mapping[str, Tensor], reference: Tensor, features: Features) -> None:
+def table(title: str, rows: Mapping[str, Tensor], reference: Tensor, features: Features) -> str:
     known, chosen = Reference.of(reference, features), metrics()
     found = [[name, len(x), *(str(value) for value in evaluate(chosen, x, known).values())] for name, x in rows.items()]
-    print(f"\n{title}\n\n{markdown(['samples', 'n', *chosen], found)}", flush=True)
+    return f"{title}\n\n{markdown(['samples', 'n', *chosen], found)}"
 
 
-def digits() -> None:
+def digits() -> Iterator[str]:
     config = digits_vp.get_config()
     splits, truth = datasets.splits(config), labels(config)
     x, y = splits.test, splits.validation
@@ -82,20 +88,20 @@ def digits() -> None:
     rows |= {f"test, blur {level:g}": blurred(x, level) for level in (0.4, 0.6, 0.8)}
     rows |= {"test without class 3": x[truth[2] != 3], "test without five classes": x[truth[2] < 5]}
     for features in (ClassifierFeatures.load("digits_classifier"), Pixels()):
-        table(f"Digits in {features.name}, reference: {len(y)} of the validation split", rows, y, features)
+        yield table(f"Digits in {features.name}, reference: {len(y)} of the validation split", rows, y, features)
 
 
-def colour_patches() -> None:
+def colour_patches() -> Iterator[str]:
     splits = datasets.splits(patches.get_config())
     x, y = splits.train[:1000], splits.train[1000:3000]
     rows = {"train, others": x, "validation tiles": splits.validation[:1000], "test tiles": splits.test[:1000]}
     rows |= {f"train, noise {level:g}": noisy(x, level) for level in (0.05, 0.1, 0.2)}
     rows |= {f"train, blur {level:g}": blurred(x, level) for level in (0.5, 1.0)}
     features = Coefficients(ColourDCT.of(splits.train))
-    table(f"Patches in {features.name}, reference: {len(y)} of the training split", rows, y, features)
+    yield table(f"Patches in {features.name}, reference: {len(y)} of the training split", rows, y, features)
 
 
-def size() -> None:
+def size() -> Iterator[str]:
     """Real against real: the distance is 0, whatever is read is bias and chance."""
     train = datasets.splits(patches.get_config()).train
     features = Coefficients(ColourDCT.of(train))
@@ -106,11 +112,42 @@ def size() -> None:
         plain = evaluate({"Frechet": Frechet(groups=GROUPS)}, x, reference)["Frechet"]
         line = evaluate({"line": ExtrapolatedFrechet(groups=2)}, x, reference)["line"]
         rows.append([str(count), f"{plain.plug_in:.3f}", str(plain), f"{line.value:.3f}"])
-    print("\nFrechet distance between training patches and 2,000 other training patches, 768 colour x DCT coefficients\n")
-    print(markdown(["n", "uncorrected", "jackknife", "extrapolated"], rows), flush=True)
+    title = "Frechet distance between training patches and 2,000 other training patches, 768 colour x DCT coefficients"
+    yield f"{title}\n\n{markdown(['n', 'uncorrected', 'jackknife', 'extrapolated'], rows)}"
 
 
-def mixture() -> None:
+def intervals() -> Iterator[str]:
+    """Samples of N(shift, scale^2 I) in three dimensions against a reference of N(0, I)."""
+    rows, pairs = [], {"equal": (0.0, 1.0), "different": (0.5, 1.5)}
+    for name in ("Frechet", "energy", "sliced W2²"):
+        cells: list[str] = []
+        for shift, scale in pairs.values():
+            metric, truth = metrics()[name], _truth(shift, scale)[name]
+            found = [metric(scale * _normal(200, 2 * i) + shift, _normal(300, 2 * i + 1)) for i in range(PAIRS)]
+            held = np.mean([each.low <= truth <= each.high for each in found])
+            spread = np.std([each.value for each in found], ddof=1)
+            cells += [f"{100 * held:.1f} %", f"{np.mean([each.stderr for each in found]) / spread:.2f}"]
+        rows.append([name, *cells])
+    columns = [f"{part}, {pair}" for pair in pairs for part in ("intervals hold the truth", "error / true error")]
+    yield f"{PAIRS} pairs of 200 against 300 normal examples\n\n{markdown(['metric', *columns], rows)}"
+
+
+def _normal(count: int, seed: int) -> Tensor:
+    return torch.randn(count, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _truth(shift: float, scale: float) -> dict[str, float]:
+    """Distances of N(shift, scale^2 I) from N(0, I) in three dimensions."""
+    first = 3.0 * shift**2
+    directions = SlicedWasserstein(groups=GROUPS, directions=64)._theta(torch.zeros(1, 3, dtype=torch.float64))
+    sliced = float((shift * directions.sum(0)).square().mean()) + (scale - 1.0) ** 2
+    alone = scipy.stats.chi(3).mean() * math.sqrt(2.0) * (scale + 1.0)
+    width = math.hypot(scale, 1.0)
+    between = width * float(scipy.stats.ncx2(3, first / width**2).expect(np.sqrt)) if shift else alone / 2.0
+    return {"Frechet": first + 3.0 * (scale - 1.0) ** 2, "energy": 2.0 * between - alone, "sliced W2²": sliced}
+
+
+def mixture() -> Iterator[str]:
     means = 0.6 * np.random.default_rng(0).normal(size=(8, 16))
     exact = GaussianMixture(np.ones(8), means, np.geomspace(0.5, 0.002, 16))
     x = exact.sample(2000, 5)
@@ -119,21 +156,31 @@ def mixture() -> None:
     cases |= {"shrunk by 5 %": 0.95 * x, "a mode is missing": fewer}
     found = {name: mixture_metrics(samples, exact, groups=GROUPS) for name, samples in cases.items()}
     rows = [[name, *(str(value) for value in row.values())] for name, row in found.items()]
-    print("\n16-d mixture of 8 Gaussians, 2,000 samples, nats\n")
-    print(markdown(["samples", *next(iter(found.values()))], rows), flush=True)
+    yield f"16-d mixture of 8 Gaussians, 2,000 samples, nats\n\n{markdown(['samples', *next(iter(found.values()))], rows)}"
 
 
-PARTS: dict[str, Callable[[], None]] = {"digits": digits, "patches": colour_patches, "size": size, "mixture": mixture}
+PARTS: dict[str, Callable[[], Iterator[str]]] = {
+    "digits": digits,
+    "patches": colour_patches,
+    "size": size,
+    "intervals": intervals,
+    "mixture": mixture,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     np.seterr(all="raise", under="ignore")
-    for part in args.only:
-        PARTS[part]()
+    text = ""
+    for found in (found for part in args.only for found in PARTS[part]()):
+        print(f"\n{found}", flush=True)
+        text += f"{found}\n\n"
+        if args.output:
+            write_text(args.output, text)
 
 
 if __name__ == "__main__":

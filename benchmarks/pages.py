@@ -4,9 +4,9 @@
   python -m benchmarks.pages --take NAME FILE.md [--tables SLUG ..] --command "python -m benchmarks.NAME"
 
 The first writes docs/results/NAME.md: its words are in benchmarks/pages/NAME.md, its tables in docs/results/NAME.json. In the
-words `{{ table("slug") }}` is a table, `{{ cell("slug", row, column) }}` one of its cells, `{{ value(..) }}` the number at its
-beginning; a row is named by its first cell, or its first cells joined by ", ". The second keeps the tables of a Markdown file,
-each under the slug of the heading before it, or under the names given.
+words `{{ table("slug") }}` is a table, `{{ rows("slug") }}` its rows, `{{ cell("slug", row, column) }}` one of its cells,
+`{{ value(..) }}` the number at its beginning; a row is named by its first cell, or its first cells joined by ", ". The second
+keeps the tables of a Markdown file, each under the slug of the heading before it, or under the names given.
 """
 
 from __future__ import annotations
@@ -132,6 +132,7 @@ def page(name: str) -> str:
     texts = Environment(loader=FileSystemLoader(WORDS), undefined=StrictUndefined, keep_trailing_newline=True)
     texts.globals |= {
         "table": lambda slug: found[slug].markdown(),
+        "rows": lambda slug: found[slug].rows,
         "cell": lambda slug, row, column: found[slug].cell(row, column),
         "value": lambda slug, row, column: value(found[slug].cell(row, column)),
     }

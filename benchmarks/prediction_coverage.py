@@ -1,6 +1,6 @@
 """Do the error bars of predicted bits/dim hold the truth? Coverage of 95 % intervals over fresh problems, data and noise.
 
-    python benchmarks/prediction_coverage.py [--repetitions=200] [--knots 4 8 16 50] [--workers=2]
+    python benchmarks/prediction_coverage.py [--repetitions=200] [--knots 4 8 16 50] [--workers=2] [--output FILE.md]
 
 Problems, new in every repetition; the exact cost of any chain is known by quadrature:
 
@@ -31,11 +31,13 @@ import torch
 
 from score_sde_analytic import ScoreModel, Study, analyse
 from score_sde_analytic.data import DataStatistics
+from score_sde_analytic.files import write_text
 from score_sde_analytic.likelihood import BITS, Chain
 from score_sde_analytic.measure import Budget, NoiseCurve
 from score_sde_analytic.models import LogSNR
 from score_sde_analytic.process import LinearVP
 from score_sde_analytic.process.kernel import prior_kl
+from score_sde_analytic.report.tables import markdown
 from score_sde_analytic.study import Knots, Settings
 
 STEPS, GRIDS, DIM, EXAMPLES = (5, 10, 25), {"fixed": "log_snr", "optimised": "dp"}, 8, 400
@@ -191,10 +193,9 @@ def main() -> None:
     parser.add_argument("--problems", nargs="*", default=["gaussian", "mixture", "ripples", "rippled"])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/prediction_coverage.json"))
+    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    results = {}
-    print("| data | knots | in the end | " + " | ".join(f"{g}, K = {k}" for g in GRIDS for k in STEPS) + " |")
-    print("|" + "---|" * (3 + len(GRIDS) * len(STEPS)))
+    results, lines = {}, []
     with ProcessPoolExecutor(arguments.workers) as pool:
         for kind in arguments.problems:
             for knots in arguments.knots:
@@ -203,9 +204,13 @@ def main() -> None:
                 results[f"{kind} {knots}"] = {name: [row[name] for row in rows] for name in rows[0]}
                 cells = [_cell(np.array([row[f"{g} {k}"] for row in rows])) for g in GRIDS for k in STEPS]
                 in_the_end = np.mean([row["knots"][0] for row in rows])
-                print(f"| {kind} | {knots} | {in_the_end:.0f} | " + " | ".join(cells) + " |", flush=True)
+                lines.append([kind, str(knots), f"{in_the_end:.0f}", *cells])
+                print(" | ".join(lines[-1]), flush=True)
                 arguments.out.write_text(json.dumps(results) + "\n")
-    print(f"wrote {arguments.out}")
+    table = markdown(["data", "knots", "in the end", *(f"{g}, K = {k}" for g in GRIDS for k in STEPS)], lines)
+    print(f"{table}\nwrote {arguments.out}")
+    if arguments.output:
+        write_text(arguments.output, table + "\n")
 
 
 def _cell(rows: np.ndarray) -> str:

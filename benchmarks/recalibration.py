@@ -1,6 +1,6 @@
 """A better mean for networks of others: what it does to R, and to the samples of a fine flow.
 
-    python benchmarks/recalibration.py --data mnist [--count 1000] [--calls 48] [--seeds 0 1 2]
+    python benchmarks/recalibration.py --data mnist [--count 1000] [--calls 48] [--seeds 0 1 2] [--output FILE.md]
 
 Networks as in benchmarks/foreign.py; all numbers are of test images, half of which W and the shares were fitted to, the other
 half judges. The flow is DPM-Solver++ 2M, even in log-SNR up to 8: as published from N(0, I) at t = 1, stacked from the Gaussian
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from benchmarks import foreign
 from benchmarks.few_worlds import Leading
+from score_sde_analytic.files import write_text
 from score_sde_analytic.grids import Grid
 from score_sde_analytic.measure.recalibration import recalibrate
 from score_sde_analytic.metrics import KID, ClassifierFeatures, Frechet, Precision, Recall, Reference, evaluate
@@ -67,6 +68,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=48)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="none for R alone")
     parser.add_argument("--workdir", type=Path, default=Path("results/recalibration"))
+    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     name = arguments.data
     model = foreign.model(name)
@@ -77,7 +79,8 @@ def main() -> None:
     better, found = recalibrate(model, fitted, free, path=passed)
     print(f"{found}.\n\nMean square error of x_0 (R / snr) on 2000 images that were not fitted:\n")
     linear = free.score_model(model.schedule)
-    print(residuals({"network": model, "stacked": better, "W alone": linear}, judged[:2000]), flush=True)
+    errors = residuals({"network": model, "stacked": better, "W alone": linear}, judged[:2000])
+    print(errors, flush=True)
 
     spaces = {
         "classifier": ClassifierFeatures.load(foreign.CLASSIFIERS[name]),
@@ -103,7 +106,10 @@ def main() -> None:
     print("\nSamples:\n")
     columns = ["Frechet", "KID", "precision", "recall"]
     header = [f"{metric}, {space}" for space in spaces for metric in (columns if space == "classifier" else columns[:1])]
-    print(markdown(["flow", "seed", *header, "mean"], rows))
+    samples = markdown(["flow", "seed", *header, "mean"], rows)
+    print(samples)
+    if arguments.output:
+        write_text(arguments.output, f"{errors}\n\n{samples}\n")
 
 
 def _quality(x: Tensor, references: dict[str, Reference]) -> list[str]:

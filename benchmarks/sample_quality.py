@@ -1,6 +1,7 @@
 """Sample quality of reverse covariances at few steps: one table of distances, with errors, from the same noise for every row.
 
     python benchmarks/sample_quality.py --data digits [--count 2000] [--steps 5 10 25] [--variances NAME NAME@ETA ...]
+                                        [--output FILE.md]
     python benchmarks/sample_quality.py --data patches --count 500 --steps 5 10 --groups 10
 
 Grids are even in log-SNR; NAME@0 takes eta = 0 (beta_tilde@0 is DDIM), all others eta = 1. Covariances are fitted to the
@@ -24,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from score_sde_analytic.data.transforms import ColourDCT
-from score_sde_analytic.files import load_arrays, require_match, save_arrays
+from score_sde_analytic.files import load_arrays, require_match, save_arrays, write_text
 from score_sde_analytic.metrics import (
     KID,
     ClassifierFeatures,
@@ -129,6 +130,7 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=20, help="of the jackknife")
     parser.add_argument("--batch", type=int, default=200)
     parser.add_argument("--workdir", type=Path)
+    parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     np.seterr(all="raise", under="ignore")
@@ -146,7 +148,10 @@ def main() -> None:
     for name, steps in tqdm([(n, k) for k in args.steps for n in args.variances or setting.variances], desc="rows"):
         x, calls = samples(experiment, name, steps, args.count, args.batch)
         rows.append([name.replace("|", " given "), str(steps), f"{calls:g}", *row(x, references, setting.metrics)])
-    print(markdown(header, rows))
+    found = markdown(header, rows)
+    print(found)
+    if args.output:
+        write_text(args.output, found + "\n")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--trials", type=float, default=1.0, help="share of a whole campaign's trials")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/faults/results.json"))
+    parser.add_argument("--output", type=Path, help="the table as Markdown")
     arguments = parser.parse_args()
     results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     for name in arguments.campaigns:
@@ -48,6 +49,8 @@ def main() -> None:
         results[name] = run(name, trials, arguments.seed)
         write_text(arguments.out, json.dumps(results, indent=1, sort_keys=True) + "\n")
     print(table(results))
+    if arguments.output:
+        write_text(arguments.output, table(results) + "\n")
     print(f"wrote {arguments.out}")
     raise SystemExit(any(row[verdict] for campaign in results.values() for row in campaign["rows"].values() for verdict in BAD))
 
