@@ -1,6 +1,6 @@
 """How good the closed form and the refinement are: excess over the continuous limit against dynamic programming on 10^6 levels.
 
-    python benchmarks/grid_quality.py [--moments results/full/moments.safetensors]
+    python benchmarks/grid_quality.py [--moments results/full/moments.safetensors] [--output FILE.md]
 
 The curve is R of the 16-d mixture's exact posterior, or that of saved moments; levels from log-SNR -10 to 9, both ends fixed.
 """
@@ -8,9 +8,11 @@ The curve is R of the 16-d mixture's exact posterior, or that of saved moments; 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 
+from score_sde_analytic.files import write_text
 from score_sde_analytic.grids.dynamic import StepCosts, monge_path
 from score_sde_analytic.grids.optimal import Objective, closed_form, refined
 from score_sde_analytic.measure.curve import NoiseCurve
@@ -53,8 +55,12 @@ def table(curve: NoiseCurve) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moments", help="saved moments whose curve to use instead of the mixture's")
-    moments = parser.parse_args().moments
-    print(table(NoiseCurve.fit(Moments.load(moments)) if moments else mixture_curve()))
+    parser.add_argument("--output", type=Path, help="also write the table here")
+    args = parser.parse_args()
+    text = table(NoiseCurve.fit(Moments.load(args.moments)) if args.moments else mixture_curve())
+    print(text)
+    if args.output:
+        write_text(args.output, text + "\n")
 
 
 if __name__ == "__main__":

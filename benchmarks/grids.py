@@ -120,7 +120,7 @@ def in_new_process(curve_file: Path, kind: str, points: int, steps: int, repeats
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """The table and what follows from it."""
+    """The table, and another of what follows from it."""
     plain = next(row for row in rows if row["kind"] == "plain")
     same = next(row for row in rows if row["kind"] == "all" and row["points"] == plain["points"])
     lines = [
@@ -137,11 +137,9 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     single = [row for row in rows if row["kind"] == "one"]
     exponent = np.polyfit(np.log([r["points"] for r in single]), np.log([r["seconds"] for r in single]), 1)[0]
     difference = abs(same["objective"] / plain["objective"] - 1)
-    notes = (
-        f"Time of one K grows as N^{exponent:.2f} (least squares over the last rows). Summed over K, the objectives at"
-        f" N = {plain['points']:,}\nof plain and ours differ by {difference:.1g} of their size."
-    )
-    return "\n".join(lines) + f"\n\n{notes}\n"
+    follows = ["| exponent of N in the time of one K | plain and ours differ, of the objectives |", "|---|---|"]
+    follows.append(f"| {exponent:.2f} | {difference:.1g} |")
+    return "\n".join([*lines, "", *follows, ""])
 
 
 def main() -> None:
