@@ -6,8 +6,9 @@
     python -m benchmarks.few_calls --data digits --ablations
     python -m benchmarks.few_calls --data digits --pictures docs/figures
 
-Data sets, and what judges them: benchmarks/few_worlds.py. All rows share their starts; a row's error, and that of its
-difference to the table, is over seeds. Tables never see what judges them: they are fitted to 100 recorded paths of 32 calls.
+Data sets, and what judges them: benchmarks/few_worlds.py. All rows share their starts. Tables never see what judges them: they
+are fitted to 100 recorded paths of 32 calls, other ones for every seed; so a row's error, and that of its difference to the
+table, which are over seeds, hold the chance of the paths too.
 Public solvers (benchmarks/few_public.py) are chosen on the metric itself, by `--tune` samples of another seed, on the network
 as published and on the one that is stacked with what is free. Scores stay in the workdir: what is there is not measured
 again, and `--pictures` draws it.
@@ -21,6 +22,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -85,37 +87,48 @@ def flow(world: World) -> Draw:
     return drawn(world, DPMSolverPP(world.model, 3), at(world, ends), world.linear)
 
 
-def recorded(world: World, place: Place, name: str) -> FlowPaths:
-    """Paths, made once."""
+def recorded(world: World, place: Place, name: str, seed: int = 0) -> FlowPaths:
+    """Paths, made once for every seed."""
     place.folder.mkdir(parents=True, exist_ok=True)
-    path = place.folder / f"{name}{'-published' if place.raw else ''}-paths.safetensors"
-    return record_paths(world.model, world.linear, world.shape, world.levels, seed=1, path=path, progress=False)
+    path = place.folder / f"{name}{'-published' if place.raw else ''}-paths{seed}.safetensors"
+    return record_paths(world.model, world.linear, world.shape, world.levels, seed=1 + seed, path=path, progress=False)
+
+
+def by_seed(make: Callable[[int], dict[str, Draw]]) -> dict[str, Draw]:
+    """Samples of what is fitted anew for every seed, to paths of its own: errors over seeds hold the paths' chance too."""
+    made = cache(make)
+    return {name: lambda count, seed, name=name: made(seed)[name](count, seed) for name in made(0)}
 
 
 def fitted(world: World, paths: FlowPaths, steps: int, fitting: Fitting = DEFAULT) -> Table:
     return fit_table(world.model, paths, world.linear, steps, fitting=fitting)
 
 
-def ours(world: World, paths: FlowPaths, steps: int) -> dict[str, Draw]:
-    """Tables of so many calls, and what examples choose where there is a study."""
+def tables(world: World, paths: FlowPaths, steps: int) -> dict[str, Draw]:
+    """Tables of so many calls, fitted to paths."""
     plain = fitted(world, paths, steps)
     scalar = fitted(world, paths, steps, Fitting(pooled=(math.inf,), gain="common"))
-    tables = {OURS: matched(plain), "as fitted": plain, "scalar weights": matched(scalar)}
-    draws = {name: of_table(world, table) for name, table in tables.items()}
+    found = {OURS: matched(plain), "as fitted": plain, "scalar weights": matched(scalar)}
+    return {name: of_table(world, table) for name, table in found.items()}
+
+
+def ours(world: World, paths_of: Callable[[int], FlowPaths], steps: int) -> dict[str, Draw]:
+    """Tables, and what examples choose where there is a study."""
+    draws = by_seed(lambda seed: tables(world, paths_of(seed), steps))
     draws["spectrum alone"] = of_table(world, spectrum_table(world.linear, steps))
     if world.chosen is not None:
         draws["chosen by examples"] = world.chosen(steps)
     return draws
 
 
-def ablations(world: World, steps: int) -> dict[str, Draw]:
-    """All parts, and all but one."""
+def ablations(world: World, steps: int, seed: int) -> dict[str, Draw]:
+    """All parts, and all but one, of paths of this seed."""
     model, linear, lowest = world.model, world.linear, world.model.schedule.log_snr_range[0]
-    paths = record_paths(model, linear, world.shape, world.levels, seed=1, progress=False)
-    many = record_paths(model, linear, world.shape, world.levels, count=400, seed=1, progress=False)
+    paths = record_paths(model, linear, world.shape, world.levels, seed=1 + seed, progress=False)
+    many = record_paths(model, linear, world.shape, world.levels, count=400, seed=1 + seed, progress=False)
     noise = LinearDenoiser.exact(torch.zeros(world.shape), torch.eye(math.prod(world.shape)).double())
     usual = np.linspace(lowest, world.end, len(world.levels))
-    own = record_paths(model, noise, world.shape, usual, seed=1, progress=False)
+    own = record_paths(model, noise, world.shape, usual, seed=1 + seed, progress=False)
     whole = fitted(world, paths, steps)
     late = np.array([lowest, *whole.log_snrs[1:]])
     tables = {
@@ -252,22 +265,23 @@ class Kept:
 def parts(world: World, place: Place, args: argparse.Namespace) -> Iterator[str]:
     """Tables, one after the other."""
     if args.ablations:
-        rows = {0: references(world, fine=False)} | {steps: ablations(world, steps) for steps in args.steps}
+        parts_of = {steps: by_seed(partial(ablations, world, steps)) for steps in args.steps}
+        rows = {0: references(world, fine=False)} | parts_of
         yield quality(world, {steps: measured(world, draws, args.count, args.seeds) for steps, draws in rows.items()})
         return
-    paths = recorded(world, place, args.data)
+    paths_of = cache(partial(recorded, world, place, args.data))
     if args.certificates:
-        yield certificates(world, paths, args.steps, args.count)
+        yield certificates(world, paths_of(0), args.steps, args.count)
     kept = Kept.at(place, args)
-    yield quality(world, {steps: scored(world, paths, steps, kept, args) for steps in [0, *args.steps]})
+    yield quality(world, {steps: scored(world, paths_of, steps, kept, args) for steps in [0, *args.steps]})
 
 
-def scored(world: World, paths: FlowPaths, steps: int, kept: Kept, args: argparse.Namespace) -> Scores:
+def scored(world: World, paths_of: Callable[[int], FlowPaths], steps: int, kept: Kept, args: argparse.Namespace) -> Scores:
     """All rows of one number of calls."""
     name, chosen = str(steps), kept.choices(str(steps))
     if chosen is None:
         chosen = best(Search(args.tune, args.coordinates).scores(world, steps)) if args.tune and steps else []
-    draws = ours(world, paths, steps) if steps else references(world, not args.without_flow)
+    draws = ours(world, paths_of, steps) if steps else references(world, not args.without_flow)
     draws |= {str(choice): choice.draw(world, steps) for choice in chosen}
     scores = measured(world, draws, args.count, args.seeds, kept.rows(name))
     kept.keep(name, scores, world.judge.columns, chosen)
