@@ -20,9 +20,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 
-from score_sde_analytic.errors import InputError
+from score_sde_analytic.errors import InputError, UserError
 from score_sde_analytic.files import read_json, write_json, write_text
 
 RESULTS = Path("docs/results")
@@ -93,7 +93,7 @@ def tables(text: str) -> Iterator[tuple[str, Table]]:
     block: list[list[str]] = []
     for line in lines:
         if line.startswith("|"):
-            block.append([cell.strip() for cell in line.strip().strip("|").split("|")])
+            block.append([cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip())[1:-1]])
             continue
         if len(block) > 1:
             seen[slug] = seen.get(slug, 0) + 1
@@ -105,9 +105,17 @@ def tables(text: str) -> Iterator[tuple[str, Table]]:
 
 def take(name: str, file: Path, slugs: Sequence[str], command: str) -> None:
     """Keep the tables of a file, and the command that they are of."""
-    found = list(tables(file.read_text(encoding="utf-8")))
-    if slugs and len(slugs) != len(found):
+    try:
+        found = list(tables(file.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is no text that can be read: {error}") from error
+    if not found or (slugs and len(slugs) != len(found)):
         raise InputError(f"{file} has {len(found)} tables, and {len(slugs)} names were given")
+    if len(set(slugs)) < len(slugs):
+        raise InputError(f"names of tables occur twice: {' '.join(slugs)}")
+    for slug, table in found:
+        if any(len(row) != len(table.columns) for row in table.rows):
+            raise InputError(f"{file}: rows of the table {slug!r} have other numbers of cells than its head")
     kept = content(name) if path(name).exists() else {}
     for slug, (own, table) in zip(slugs or [own for own, _ in found], found, strict=True):
         kept[slug] = {"command": command, "version": version("score_sde_analytic"), "day": str(date.today())}
@@ -127,14 +135,22 @@ def path(name: str) -> Path:
 
 def page(name: str) -> str:
     """The text of a page."""
+    if not (WORDS / f"{name}.md").exists():
+        raise InputError(f"no page {name!r}: its words would be in {WORDS / f'{name}.md'}; those are {', '.join(names())}")
     kept = content(name)
     found = {slug: Table(one["columns"], one["rows"]) for slug, one in kept.items()}
+
+    def of(slug: str) -> Table:
+        if slug not in found:
+            raise InputError(f"no table {slug!r} in {path(name)}; those are {', '.join(found)}")
+        return found[slug]
+
     texts = Environment(loader=FileSystemLoader(WORDS), undefined=StrictUndefined, keep_trailing_newline=True)
     texts.globals |= {
-        "table": lambda slug: found[slug].markdown(),
-        "rows": lambda slug: found[slug].rows,
-        "cell": lambda slug, row, column: found[slug].cell(row, column),
-        "value": lambda slug, row, column: value(found[slug].cell(row, column)),
+        "table": lambda slug: of(slug).markdown(),
+        "rows": lambda slug: of(slug).rows,
+        "cell": lambda slug, row, column: of(slug).cell(row, column),
+        "value": lambda slug, row, column: value(of(slug).cell(row, column)),
     }
     return f"{texts.get_template(f'{name}.md').render()}\n{measured(kept)}\n"
 
@@ -162,17 +178,22 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", default=[], help="their names, in order; of the headings if not given")
     parser.add_argument("--command", default="", help="that printed them")
     asked = parser.parse_args()
-    if asked.take:
-        take(asked.take[0], Path(asked.take[1]), asked.tables, asked.command)
-    else:
-        draw(asked.names or names(), asked.check)
+    if asked.take and (asked.names or asked.check or not asked.command):
+        parser.error("--take needs --command, and neither pages nor --check")
+    try:
+        if asked.take:
+            take(asked.take[0], Path(asked.take[1]), asked.tables, asked.command)
+        else:
+            draw(asked.names or names(), asked.check)
+    except (UserError, TemplateError) as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 def draw(wanted: Sequence[str], check: bool = False) -> None:
     """Write pages, or end at the first that is not what it would be."""
     for name in wanted:
         target, text = RESULTS / f"{name}.md", page(name)
-        if check and target.read_text(encoding="utf-8") != text:
+        if check and (not target.exists() or target.read_text(encoding="utf-8") != text):
             raise SystemExit(f"{target} is not what {path(name)} says; python -m benchmarks.pages {name} draws it")
         if not check:
             write_text(target, text)

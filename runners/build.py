@@ -30,7 +30,8 @@ def device(config: ConfigDict) -> torch.device:
     if config.threads > 0:
         torch.set_num_threads(config.threads)
     if config.device != "auto":
-        return local(available(local(torch.device(config.device))))
+        available(config.device)
+        return available(local(torch.device(config.device)))
     return local(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 

@@ -115,7 +115,7 @@ class ScoreModel(Views):
         self.net = net
         self.schedule = schedule
         self.predicts = predicts
-        self.times: Times = Continuous() if times is None else times
+        self.times: Times = Continuous() if times is None else _checked_times(times)
         self.coordinates = coordinates
         super().__init__(conditions)
         self.clamp = checked_clamp(clamp)
@@ -363,6 +363,12 @@ def _channels_last(net: Any) -> bool:
     """Whether the network's convolutions hold their weights with the channels last, and so want their input."""
     kernels = (p for p in net.parameters() if p.ndim == 4) if isinstance(net, nn.Module) else ()
     return any(kernel.stride(1) == 1 and not kernel.is_contiguous() for kernel in kernels)
+
+
+def _checked_times(times: Times) -> Times:
+    if isinstance(times, type) or not callable(getattr(times, "label", None)):
+        raise InputError(f"times must say what the network is fed for time, as ZeroBased(1000) or LogSNR(), got {times!r}")
+    return times
 
 
 def _checked_dtype(dtype: torch.dtype | None, net: Any) -> torch.dtype | None:

@@ -46,6 +46,26 @@ def test_what_was_printed_is_taken_and_drawn(tmp_path: Path, monkeypatch: pytest
         pages.Table(["a", "b"], [["same", "1"], ["same", "1"]]).cell("same", "b")
 
 
+@pytest.mark.parametrize(
+    ("text", "slugs", "message"),
+    [
+        ("no table", [], "has 0 tables"),
+        (TEXT, ["one"], "has 2 tables, and 1 names were given"),
+        (TEXT, ["one", "one"], "occur twice: one one"),
+        (TEXT.replace("| 10 | 2.1 |", "| 10 |"), [], "rows of the table 'a-part' have other numbers of cells"),
+    ],
+)
+def test_what_is_no_table_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, slugs: list[str], message: str
+):
+    printed = tmp_path / "printed.md"
+    printed.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(pages, "RESULTS", tmp_path)
+    with pytest.raises(InputError, match=message):
+        pages.take("one", printed, slugs, "python -m it")
+    assert not (tmp_path / "one.json").exists()
+
+
 def test_numbers_of_cells():
     table = next(pages.tables(TEXT))[1]
     assert [pages.value(table.cell(row, "cost")) for row in ("5", "10")] == [-1000, 3e-05]

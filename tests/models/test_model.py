@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from schedules import SCHEDULES
+from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.identity import digest_of
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
@@ -399,3 +400,9 @@ def test_digest_sees_buffers_dtypes_and_layout():
     transposed.weight.data = plain.weight.data.T.contiguous().T
     transposed.bias.data = plain.bias.data
     assert digest_of(transposed) == digest_of(plain)
+
+
+@pytest.mark.parametrize("times", ["zero_based", 5, ZeroBased])
+def test_what_is_no_time_label_is_refused(times):
+    with pytest.raises(InputError, match="times must say what the network is fed for time, as ZeroBased"):
+        ScoreModel(lambda x, t: x, LinearVP(), times=times)

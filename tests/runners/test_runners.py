@@ -377,6 +377,7 @@ def test_shipped_network_on_held_out_patches(tmp_path):
         ("data.levels", 9, "do not fit 9 levels"),
         ("network.source", "nowhere", "there is no network nowhere: name a shipped one"),
         ("device", "cuda:77", "not available here"),
+        ("device", "foo", "not available here"),
         ("sample.grids", ("cubic",), "unknown grid 'cubic'"),
         ("sample.variances", ("gamma",), "unknown covariance 'gamma'"),
     ],
