@@ -3,7 +3,7 @@
   python -m benchmarks.pages [NAME ..] [--check]
   python -m benchmarks.pages --take NAME FILE.md [--tables SLUG ..] --command "python -m benchmarks.NAME"
 
-The first writes docs/results/NAME.md: its words are in benchmarks/pages/NAME.md, its tables in docs/results/NAME.json. In the
+The first writes docs/results/NAME.md: its words are in benchmarks/words/NAME.md, its tables in docs/results/NAME.json. In the
 words `{{ table("slug") }}` is a table, `{{ rows("slug") }}` its rows, `{{ cell("slug", row, column) }}` one of its cells,
 `{{ value(..) }}` the number at its beginning; a row is named by its first cell, or its first cells joined by ", ". The second
 keeps the tables of a Markdown file, each under the slug of the heading before it, or under the names given.
@@ -26,7 +26,7 @@ from score_sde_analytic.errors import InputError, UserError
 from score_sde_analytic.files import read_json, write_json, write_text
 
 RESULTS = Path("docs/results")
-WORDS = Path("benchmarks/pages")
+WORDS = Path("benchmarks/words")
 #: Of the files that keep tables.
 KIND = "tables of results"
 NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")

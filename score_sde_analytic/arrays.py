@@ -74,7 +74,6 @@ def available(device: torch.device | str) -> torch.device:
     """
     try:
         empty = torch.zeros(0, device=device)
-        empty.cpu()  # "meta" has none to give
     except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts
         raise InputError(f"device {str(device)!r} is not available here; take 'cpu'") from error
     return empty.device

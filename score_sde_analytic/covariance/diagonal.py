@@ -81,8 +81,8 @@ class _Plan:
         key = shape, device
         if key not in self._labels:
             labels = self._checked(shape)
-            sizes = np.bincount(labels).astype(np.float64)
-            self._labels[key] = sent(torch.from_numpy(labels), device), sent(torch.from_numpy(sizes), device)
+            sizes = torch.from_numpy(np.bincount(labels).astype(np.float64))
+            self._labels[key] = sent(torch.from_numpy(labels), device), sent(sizes, float64_place(device))
         return self._labels[key]
 
     def _checked(self, shape: tuple[int, ...]) -> NDArray[np.int64]:

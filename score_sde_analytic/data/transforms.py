@@ -250,8 +250,8 @@ class PCA(_Linear):
         return (self._reflected(flat, inverse) * signs).reshape(x.shape)
 
     def _reflected(self, flat: Tensor, inverse: bool) -> Tensor:
-        """Q^T x of every row, or Q x; a tall V is fastest from the left."""
-        return flat - (self._v.like(flat) @ self._along(flat, inverse).T).T
+        """Q^T x of every row, or Q x."""
+        return torch.addmm(flat, self._along(flat, inverse), self._v.like(flat).T, alpha=-1.0)
 
     def _along(self, flat: Tensor, inverse: bool) -> Tensor:
         """T^T V^T x of every row, or T V^T x."""
