@@ -89,9 +89,9 @@ def value(text: str) -> float:
 
 def tables(text: str) -> Iterator[tuple[str, Table]]:
     """Tables of a text in Markdown, each with the slug of the heading before it: the second of a heading is `slug-2`."""
-    slug, seen, lines = "table", {}, iter([*text.splitlines(), ""])
+    slug, seen = "table", dict[str, int]()
     block: list[list[str]] = []
-    for line in lines:
+    for line in [*text.splitlines(), ""]:
         if line.startswith("|"):
             block.append([cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip())[1:-1]])
             continue
