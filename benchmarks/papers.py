@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from score_sde_analytic.runners import networks, train_head
 from score_sde_analytic.runners.experiment import Experiment
 from torch import Tensor
 
@@ -57,6 +58,13 @@ class Figures:
     def keep(self, **parts: Any) -> None:
         self.content |= plain(parts)
         write_json(self.path, KIND, self.content)
+
+
+def learn(case: Case, made: Experiment) -> None:
+    """The heads that neither the workdir holds nor the package ships, trained on the frozen network."""
+    folders = ((networks.head_directory(made.config, made.workdir, kind), kind) for kind in case.heads)
+    if not all((folder / f"{kind}.json").is_file() for folder, kind in folders):
+        train_head.run(made.config, made.workdir)
 
 
 def bits(case: Case, made: Experiment, rows: Rows, kept: bool) -> dict[tuple[str, int], Bound]:
@@ -205,6 +213,8 @@ def measure(name: str, case: Case, places: Places, args: argparse.Namespace) -> 
     workdir.mkdir(parents=True, exist_ok=True)
     made = case.experiment(places, workdir)
     figures = Figures.at(args.output / f"papers_{name}.json")
+    if not args.kept:
+        learn(case, made)
     moments, shape = made.study.moments, made.splits.held("test", 1).shape[1:]
     figures.keep(shape=shape, evaluations=moments.evaluations, loud=loud(moments))
     rows = Rows(made.study, case.bases, case.heads, workdir)

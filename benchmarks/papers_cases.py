@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from ml_collections import ConfigDict
@@ -42,7 +43,8 @@ class Case:
         config: of its experiment.
         judge: of its samples.
         bases: of covariances, the last of them for our best rows.
-        heads: that are trained for its network.
+        heads: for its network, trained where they are not shipped.
+        learning: settings of that training, beyond those of the config.
         examples: whose bits are measured.
         count: of samples.
         batch: most examples or samples in a network call.
@@ -55,7 +57,8 @@ class Case:
     config: Callable[[Places], ConfigDict]
     judge: Callable[[Splits], Judge]
     bases: tuple[str, ...]
-    heads: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ("sn", "npr", "ocm")
+    learning: Mapping[str, Any] = field(default_factory=dict)
     examples: int = 100
     count: int = 100
     batch: int = 50
@@ -67,6 +70,8 @@ class Case:
         config = self.config(places)
         config.grid.table, config.estimate.bounds = TABLE, ()
         config.sample.steps = (TABLE,)  # optimal grids of all numbers of steps at once
+        config.head.kinds = self.heads
+        config.head.update(self.learning)
         made = Experiment(config, workdir, self.bases)
         highest = float(made.schedule.log_snr(1.0 / TABLE)) + 1e-3
         config.grid.log_snr_max = highest
@@ -87,6 +92,7 @@ def _of_others(name: str) -> Callable[[Places], ConfigDict]:
     def config(places: Places) -> ConfigDict:
         made = foreign_config.get_config(name)
         made.network.source = f"{foreign.__file__}:Network"
+        made.network.features = "conv_out"
         made.network.weights = str((places.weights or foreign.WEIGHTS) / f"ddpm_{name}.safetensors")
         made.data.directory = str(places.images or foreign.IMAGES[name])
         return made
@@ -103,6 +109,7 @@ def _cifar10(places: Places) -> ConfigDict:
             " pictures or of the data set's own batches"
         )
     made = cifar10.get_config(str(places.weights))
+    made.network.features = "conv_out"
     unseen = (places.images / name for name in ("test_batch", "test_batch.bin"))
     made.data.source = str(next((file for file in unseen if file.is_file()), places.images))
     return made
@@ -166,12 +173,11 @@ CASES = {
         shipped=False,
     ),
     "digits": Case(
-        "Digits, 8x8, with learned heads",
+        "Digits, 8x8",
         f"{SHIPPED} {BY_CLASSIFIER.format('597')}",
         _shipped("digits_vp"),
         _classified("digits_classifier"),
         ("dct", "pixel", "pca"),
-        ("sn", "npr", "ocm"),
         examples=297,
         count=150,
         batch=100,
@@ -193,6 +199,7 @@ CASES = {
         _shipped("emoji"),
         _components(16),
         ("pixel", "colour_dct"),
+        learning={"batch_size": 32},
         examples=16,
         count=24,
         batch=16,

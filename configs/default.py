@@ -45,6 +45,7 @@ def get_config() -> ConfigDict:
     network.coordinates = "auto"  # of its input: "schedule", "vp", "ve", "interpolant" or "edm"
     network.sigma_data = 0.0  # of "edm"; 0 for what the source says, or 0.5
     network.condition = ""  # its argument that labels of the data go to, as "class_labels"; empty for none
+    network.features = ""  # last layer of a network of others, as "conv_out": heads read its input; ours tell theirs
     network.dtype = "auto"  # "float16" or "bfloat16": precision of the network, whatever the data's
     network.channels_last = False  # memory format of its convolutions: faster on GPUs in half precision
     network.clamp = "data"  # confine predicted x_0 to the range of the data, "trained": as the source says, or "none"

@@ -204,6 +204,8 @@ def model(config: ConfigDict, workdir: Path, target: torch.device) -> ScoreModel
             " something that speaks of the noise itself"
         )
     net = found.net.to(target)
+    if config.network.features:
+        net = WithFeatures(net, config.network.features)
     if config.network.channels_last:
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return ScoreModel(net, process, **settings)

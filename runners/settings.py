@@ -119,6 +119,7 @@ FIELDS: dict[str, Check[Any]] = {
     "network.coordinates": one_of((networks.AUTO, *get_args(Coordinates))),
     "network.sigma_data": number(0.0, 1e6),
     "network.condition": text(),
+    "network.features": text(),
     "network.channels_last": flag(),
     "network.dtype": one_of((networks.AUTO, *networks.DTYPES)),
     "network.clamp": one_of(("data", networks.TRAINED, "none")),

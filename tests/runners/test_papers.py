@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -154,6 +155,7 @@ def test_from_a_folder_of_diffusers_to_the_table_of_cifar10(tmp_path: Path, monk
         monkeypatch.setattr(f"benchmarks.{module}.TABLE", 20)
     for name, steps in {"STEPS": (3, 5, 20), "BETWEEN": (), "CALLS": (2, 3, 20), "FEW": (1, 2)}.items():
         monkeypatch.setattr(f"benchmarks.papers_rows.{name}", steps)
+    monkeypatch.setitem(papers.CASES, "cifar10", replace(papers.CASES["cifar10"], learning={"steps": 2, "batch_size": 2}))
     places = ["--weights", str(tmp_path / "weights"), "--images", str(tmp_path / "images")]
     sizes = ["--examples", "4", "--count", "24", "--most", "3"]
     kept = ["--workdir", str(tmp_path / "work"), "--output", str(tmp_path)]
@@ -163,4 +165,5 @@ def test_from_a_folder_of_diffusers_to_the_table_of_cifar10(tmp_path: Path, monk
     assert set(content["bits"][f"even: {ANALYTIC}"]) == {"3", "5", "20"}
     assert set(content["samples"][f"even: {ANALYTIC}"]) == {"2", "3"}
     assert set(content["samples"][f"even: {BETA}"]) == {"2", "3", "20"}
+    assert set(content["samples"]["even: NPR-DDPM's head"]) == {"2", "3"}
     assert "## CIFAR-10, 32x32 in colour" in (tmp_path / "papers.md").read_text()
