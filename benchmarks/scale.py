@@ -50,10 +50,11 @@ from score_sde_analytic.study.structures import Structures, recorders
 SHAPES = ("1x8x8", "3x32x32", "3x64x64", "3x128x128", "3x256x256")
 #: Of data, and per network call.
 EXAMPLES, BATCH, DRAWS = 1024, 8, 32
-RANK, STEPS, SAMPLES = 256, 10, 16
-KNOTS = np.linspace(-6.0, 6.0, 8)
-#: A pass of the usual length: knots, draws of each.
-LONG = 50, 2000
+RANK, SAMPLES = 256, 16
+#: Few knots and steps, for which an example is read and known before the first call; and as many as usual.
+KNOTS, STEPS, USUAL = 8, 10, 50
+#: Draws of each knot of a long pass.
+LONG = 2000
 QUIET = {"progress": False}
 
 
@@ -125,10 +126,10 @@ class World:
         settings = Structure(statistics=("high_frequency",))
         return recorders([CovarianceName(self.basis(name)) for name in names], portion(self.data), settings)
 
-    def moments(self, observers: dict[str, Recorder], draws: int = DRAWS) -> Moments:
-        budget = Budget(min_draws=draws, max_draws=draws, batch_size=BATCH)
-        data = Subset(self.data, range(64))
-        return estimate(self.model, data, KNOTS, budget, data_range=RANGE, statistics=self.few, observers=observers, **QUIET)
+    def moments(self, observers: dict[str, Recorder], knots: int = KNOTS) -> Moments:
+        budget = Budget(min_draws=DRAWS, max_draws=DRAWS, batch_size=BATCH)
+        data, levels = Subset(self.data, range(64)), np.linspace(-6.0, 6.0, knots)
+        return estimate(self.model, data, levels, budget, data_range=RANGE, statistics=self.few, observers=observers, **QUIET)
 
     def structures(self, *names: str) -> Structures:
         observers = self.recorders(*names)
@@ -141,8 +142,8 @@ class World:
     def samples(self, covariance: Covariance) -> Tensor:
         return generate(Ancestral(self.model, covariance), even(STEPS, 1e-3), self.shape, SAMPLES, batch_size=BATCH, **QUIET)
 
-    def bits(self, covariance: Covariance) -> Any:
-        chain = Chain(even(STEPS, 1e-3), covariance, GaussianDecoder(0.02))
+    def bits(self, covariance: Covariance, steps: int) -> Any:
+        chain = Chain(even(steps, 1e-3), covariance, GaussianDecoder(0.02))
         data = Subset(self.data, range(SAMPLES))
         return bits_per_dim(self.model, data, chain, RANGE, batch_size=BATCH, **QUIET)
 
@@ -157,11 +158,11 @@ def _alone(world: World) -> Work:
     return lambda: [world.network(x, torch.zeros(BATCH)) for _ in range(STEPS)]
 
 
-def _estimate(*names: str) -> Callable[[World], Work]:
+def _estimate(*names: str, knots: int = KNOTS) -> Callable[[World], Work]:
     def begun(world: World) -> Work:
         observers = world.recorders(*names)
         world.moments(observers)  # the statistics and the labels of bases, once
-        return lambda: world.moments(observers)
+        return lambda: world.moments(observers, knots)
 
     return begun
 
@@ -184,11 +185,11 @@ def _long_pass(world: World) -> Work:
     drawn = {"rms": rng.random((100, labels)).astype(np.float16), "sizes": sizes}
 
     def work() -> object:
-        for start in range(0, LONG[1], 100):
-            for knot in range(LONG[0]):
+        for start in range(0, LONG, 100):
+            for knot in range(USUAL):
                 phi = rng.normal(size=(100, 1)).astype(np.float32)
                 observer.add(knot, np.arange(start, start + 100), drawn | {"phi.high_frequency": phi})
-        return observer.result(np.arange(LONG[0], dtype=float))
+        return observer.result(np.arange(USUAL, dtype=float))
 
     return work
 
@@ -215,10 +216,10 @@ def _samples(name: str) -> Callable[[World], Work]:
     return begun
 
 
-def _bits(name: str) -> Callable[[World], Work]:
+def _bits(name: str, steps: int = STEPS) -> Callable[[World], Work]:
     def begun(world: World) -> Work:
         covariance = world.covariance(name) if name else BetaTilde()
-        return lambda: world.bits(covariance)
+        return lambda: world.bits(covariance, steps)
 
     return begun
 
@@ -228,6 +229,7 @@ TASKS: dict[str, Callable[[World], Work]] = {
     ALONE: _alone,
     "statistics": lambda world: lambda: DataStatistics.of(world.data, RANGE),
     "estimate": _estimate(),
+    "estimate, 50 knots": _estimate(knots=USUAL),
     "estimate, cosines and pixels recorded": _estimate("dct", "pixel"),
     "estimate, 256 components recorded": _estimate("pca"),
     "draws of a long pass": _long_pass,
@@ -242,8 +244,11 @@ TASKS: dict[str, Callable[[World], Work]] = {
     "samples, 256 components": _samples("pca"),
     "samples by the table": _by_table,
     "bits, beta-tilde": _bits(""),
+    "bits, beta-tilde, 50 steps": _bits("", USUAL),
     "bits, cosines": _bits("dct|high_frequency"),
+    "bits, cosines, 50 steps": _bits("dct|high_frequency", USUAL),
     "bits, 256 components": _bits("pca"),
+    "bits, 256 components, 50 steps": _bits("pca", USUAL),
 }
 
 
@@ -315,10 +320,12 @@ def page(found: dict[str, Any]) -> str:
             "# What the package costs as examples grow",
             f"    {found['command']}",
             f"{EXAMPLES} pictures by index, {BATCH} examples per network call of {found['call']:g} s, one thread of"
-            f" {found['machine']}, torch {found['torch']}. A pass is of {len(KNOTS)} knots and {DRAWS} draws of each; the long"
-            f" one of {LONG[0]} knots and {LONG[1]} draws of each. {SAMPLES} samples and {SAMPLES} examples for bits/dim,"
-            f" {STEPS} calls each. From d = 4,097 on curves are shared: of cosines by 256 rings of each channel, of pixels by"
-            " at most 1,024 squares; a recorder of them keeps sums in cells of draws. Times are those of one run, with"
+            f" {found['machine']}, torch {found['torch']}. A pass is of {KNOTS} knots and {DRAWS} draws of each; the long"
+            f" one of {USUAL} knots and {LONG} draws of each. {SAMPLES} samples and {SAMPLES} examples for bits/dim,"
+            f" {STEPS} calls each, or {USUAL} where it says so: what an example costs once, to be read and decoded, is"
+            " shared by its calls, and so is the noise of neighbouring levels. From d = 4,097 on curves are shared: of"
+            " cosines by 256 rings of each channel, of pixels by at most 1,024 squares; a recorder of them keeps sums in cells"
+            " of draws. Times are those of one run, with"
             f" `{' '.join(f'{name}={value}' for name, value in MALLOC.items())}`: as glibc comes, it gives the memory of every"
             " state back to the system and asks for it anew.",
             "## Memory\n\nGB, peak beyond the start and beyond the network's calls; with what the task needs first, such as the"
