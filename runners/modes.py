@@ -89,12 +89,13 @@ def _overfitting(experiment: Experiment) -> list[Path]:
     worst = int(np.abs(size).argmax())
     text = f"R on training data is {Estimate(ratio[worst], error[worst]):.2f} of that on held-out data at log-SNR"
     text += f" {train.log_snr[worst]:.1f}, where they differ most."
-    print(f"Overfitting: {text}")
     # The largest of m differences exceeds 4 standard errors by chance with probability m * 6e-5.
     if abs(size[worst]) > 4.0:
         warnings.warn(
             f"{text} Variances fitted to training data would be wrong; these are fitted to held-out data", stacklevel=1
         )
+    else:
+        print(f"Overfitting: {text}")
     content = {
         "log_snr": train.log_snr,
         "train_over_held_out": ratio,

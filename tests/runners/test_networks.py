@@ -76,6 +76,21 @@ def test_a_whole_model_says_all_itself(own, tmp_path):
         wiring.run(settings(f"{own}:whole"), tmp_path)
 
 
+def test_the_layer_whose_input_heads_read(pipeline, tmp_path):
+    config = images.get_config()
+    config.network.source = f"diffusers:{pipeline}"
+    x, level = torch.randn(2, 1, 8, 8), Tabulated.linear().level(0.5)
+    plain = networks.model(config, tmp_path, CPU).predict(x, level)
+    assert plain.extra is None
+    config.network.features = "conv_out"
+    told = networks.model(config, tmp_path, CPU).predict(x, level)
+    assert told.extra.shape == (2, 8, 8, 8)
+    torch.testing.assert_close(told.eps, plain.eps, rtol=0, atol=0)
+    config.network.features = "conv_end"
+    with pytest.raises(InputError, match="no layer 'conv_end'"):
+        networks.model(config, tmp_path, CPU)
+
+
 def test_weights_and_torchscript(own, tmp_path):
     net = networks.find(settings(f"{own}:Best"), tmp_path).net
     changed = {name: value + 1.0 for name, value in net.state_dict().items()}
