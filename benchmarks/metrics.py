@@ -1,10 +1,10 @@
 """What the metrics read on real data: baselines of equal distributions, and how they rise with known corruption.
 
-    python benchmarks/metrics.py [--only digits patches size intervals mixture] [--output FILE.md]
+    python benchmarks/metrics.py [--only digits patches size intervals mixture exact] [--output FILE.md]
 
 Digits are compared in classifier features and in pixels, patches in colour x DCT coefficients. "size" shows the Frechet
-distance of two sets of real data against their size, with and without the correction; "intervals" counts
-how often intervals hold the truth, for two normal distributions. "mixture" degrades exact draws.
+distance of two sets of real data against their size, with and without the correction; "intervals"
+counts how often intervals hold the truth, for two normal distributions. "mixture" degrades exact draws; "exact" makes many.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from score_sde_analytic.metrics import (
 )
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.report.tables import markdown
+from score_sde_analytic.uncertainty import Estimate
 
 GROUPS = 10
 #: Of samples, for the share of intervals that hold the truth.
@@ -147,16 +148,35 @@ def _truth(shift: float, scale: float) -> dict[str, float]:
     return {"Frechet": first + 3.0 * (scale - 1.0) ** 2, "energy": 2.0 * between - alone, "sliced W2²": sliced}
 
 
-def mixture() -> Iterator[str]:
+def _mixture(modes: int = 8) -> GaussianMixture:
     means = 0.6 * np.random.default_rng(0).normal(size=(8, 16))
-    exact = GaussianMixture(np.ones(8), means, np.geomspace(0.5, 0.002, 16))
+    return GaussianMixture(np.ones(modes), means[:modes], np.geomspace(0.5, 0.002, 16))
+
+
+def mixture() -> Iterator[str]:
+    exact, fewer = _mixture(), _mixture(7).sample(2000, 5)
     x = exact.sample(2000, 5)
-    fewer = GaussianMixture(np.ones(7), means[:7], np.geomspace(0.5, 0.002, 16)).sample(2000, 5)
     cases = {"exact draws": x, "noise 0.05": noisy(x, 0.05), "noise 0.2": noisy(x, 0.2)}
     cases |= {"shrunk by 5 %": 0.95 * x, "a mode is missing": fewer}
     found = {name: mixture_metrics(samples, exact, groups=GROUPS) for name, samples in cases.items()}
     rows = [[name, *(str(value) for value in row.values())] for name, row in found.items()]
     yield f"16-d mixture of 8 Gaussians, 2,000 samples, nats\n\n{markdown(['samples', *next(iter(found.values()))], rows)}"
+
+
+def exact() -> Iterator[str]:
+    """Sets of exact draws: what the correction leaves, and how errors go with values."""
+    known = _mixture()
+    found = [mixture_metrics(known.sample(2000, 1000 + seed), known, seed=seed, groups=GROUPS) for seed in range(PAIRS)]
+    rows = []
+    for name in ("KL", "energy distance", "Frechet", "mean", "covariance"):
+        own = [each[name] for each in found]
+        values, errors = np.array([[each.value, each.stderr] for each in own]).T
+        held, low = (
+            f"{100 * np.mean(said):.1f} %" for said in ([each.low <= 0 <= each.high for each in own], values < -2 * errors)
+        )
+        rows.append([name, f"{Estimate.of(values):.2g}", f"{errors.mean() / values.std(ddof=1):.2f}", held, low])
+    columns = ["metric", "mean", "error / true error", "intervals hold 0", "below 0 by two errors"]
+    yield f"{PAIRS} sets of exact draws\n\n{markdown(columns, rows)}"
 
 
 PARTS: dict[str, Callable[[], Iterator[str]]] = {
@@ -165,6 +185,7 @@ PARTS: dict[str, Callable[[], Iterator[str]]] = {
     "size": size,
     "intervals": intervals,
     "mixture": mixture,
+    "exact": exact,
 }
 
 

@@ -92,8 +92,10 @@ def _feature_channels(experiment: Experiment, how: Recipe) -> int:
     recipe = how.within(experiment.schedule)
     extra = draw(experiment.model, x_0, recipe, generator, probe=False, conditions=given).prediction.extra
     if extra is None or extra.shape[2:] != x_0.shape[2:]:
-        raise InputError("this network gives no features; name its last layer, as in --config.network.features=conv_out, or use"
-            " --config.head.architecture=separate")
+        raise InputError(
+            "this network gives no features; name its last layer, as in --config.network.features=conv_out, or use"
+            " --config.head.architecture=separate"
+        )
     return extra.shape[1]
 
 

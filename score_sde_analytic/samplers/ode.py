@@ -7,13 +7,14 @@ first time and t_1 as their interval and choose steps themselves. Either ends in
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.arrays import slices
+from score_sde_analytic.checks import flag, one_of, settle
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.models.model import ScoreModel
@@ -23,6 +24,7 @@ from score_sde_analytic.process.noise import Noise
 from score_sde_analytic.samplers.base import Sampler, Step, intervals
 
 Variable = Literal["log_snr", "t", "ve"]
+VARIABLE = one_of(get_args(Variable))
 #: Evaluations of the field per step.
 STAGES = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}
 
@@ -30,11 +32,6 @@ STAGES = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}
 def whole(steps: list[Step]) -> list[Step]:
     """The interval of an adaptive solver, and the step to the data."""
     return steps if len(steps) < 2 else [Step(steps[0].t, steps[-1].t), steps[-1]]
-
-
-def check_variable(variable: str) -> None:
-    if variable not in get_args(Variable):
-        raise InputError(f"variable must be one of {', '.join(get_args(Variable))}, got {variable!r}")
 
 
 @dataclass(frozen=True)
@@ -58,13 +55,13 @@ class ProbabilityFlow(Sampler[Step]):
 
     model: ScoreModel
     solver: str | Adaptive = "euler"
-    variable: Variable = "log_snr"
-    per_sample: bool = True
+    variable: Annotated[Variable, VARIABLE] = "log_snr"
+    per_sample: Annotated[bool, flag()] = True
 
     def __post_init__(self) -> None:
+        settle(self)
         if not isinstance(self.solver, Adaptive) and self.solver not in FIXED:
             raise InputError(f"solver must be Adaptive(...) or one of {', '.join(FIXED)}, got {self.solver!r}")
-        check_variable(self.variable)
 
     def calls(self, grid: Grid) -> int | None:
         return None if isinstance(self.solver, Adaptive) else STAGES[self.solver] * (grid.steps - 1) + 1

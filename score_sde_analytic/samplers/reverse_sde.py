@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from score_sde_analytic.arrays import slices
-from score_sde_analytic.checks import number, one_of, settle
+from score_sde_analytic.checks import flag, number, one_of, settle
 from score_sde_analytic.errors import InputError, RunError
 from score_sde_analytic.extras import optional
 from score_sde_analytic.grids.grid import Grid
@@ -29,7 +29,7 @@ from score_sde_analytic.models.probability_flow import CLOCKS, Clock, Coefficien
 from score_sde_analytic.process.forward import BLANK
 from score_sde_analytic.process.noise import Noise, stream_seed
 from score_sde_analytic.samplers.base import Sampler, Step, from_noise, intervals
-from score_sde_analytic.samplers.ode import Variable, check_variable, whole
+from score_sde_analytic.samplers.ode import VARIABLE, Variable, whole
 
 #: Evaluations of the drift per step.
 STAGES = {"euler": 1, "milstein": 1, "srk": 2}
@@ -79,12 +79,11 @@ class ReverseSDE(Sampler[Step]):
     model: ScoreModel
     solver: Annotated[Literal["euler", "milstein", "srk"], one_of(("euler", "milstein", "srk"))] = "euler"
     adaptive: AdaptiveSDE | None = None
-    variable: Variable = "log_snr"
-    per_sample: bool = True
+    variable: Annotated[Variable, VARIABLE] = "log_snr"
+    per_sample: Annotated[bool, flag()] = True
 
     def __post_init__(self) -> None:
         settle(self)
-        check_variable(self.variable)
 
     def calls(self, grid: Grid) -> int | None:
         if self.adaptive is not None:
