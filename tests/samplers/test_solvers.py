@@ -374,6 +374,8 @@ def test_divergence_names_the_sampler(name):
         (lambda m: ProbabilityFlow(m, "rk5"), "rk4"),
         (lambda m: ProbabilityFlow(m, "dopri5"), "Adaptive"),
         (lambda m: ProbabilityFlow(m, variable="sigma"), "log_snr, t, ve"),
+        (lambda m: ProbabilityFlow(m, per_sample="no"), "per_sample must be True or False"),
+        (lambda m: ReverseSDE(m, per_sample="no"), "per_sample must be True or False"),
         (lambda m: ReverseSDE(m, "heun"), "euler, milstein, srk"),
         (lambda m: ReverseSDE(m, variable="sigma"), "log_snr, t, ve"),
         (lambda m: AdaptiveSDE(atol=0.0), "atol"),
