@@ -1,12 +1,13 @@
-"""Draw the pages of results from what was measured, and take what a command printed.
+"""Draw the pages of results, and those that quote them, from what was measured, and take what a command printed.
 
   python -m benchmarks.pages [NAME ..] [--check]
   python -m benchmarks.pages --take NAME FILE.md [--tables SLUG ..] --command "python -m benchmarks.NAME"
 
 The first writes docs/results/NAME.md: its words are in benchmarks/words/NAME.md, its tables in docs/results/NAME.json. In the
-words `{{ table("slug") }}` is a table, `{{ rows("slug") }}` its rows, `{{ cell("slug", row, column) }}` one of its cells,
-`{{ value(..) }}` the number at its beginning; a row is named by its first cell, or its first cells joined by ", ". The second
-keeps the tables of a Markdown file, each under the slug of the heading before it, or under the names given.
+words `{{ table("slug") }}` is a table, `{{ rows("slug") }}` its rows, `{{ cell("slug", row, column) }}` one of its cells, `{{
+value(..) }}` the number at its beginning; a row is named by its first cell, or its first cells joined by ", ". Pages that quote
+tables of others are in QUOTING. The second keeps the tables of a Markdown file, each under the slug of the heading before it,
+or under the names given.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from score_sde_analytic.files import read_json, write_json, write_text
 
 RESULTS = Path("docs/results")
 WORDS = Path("benchmarks/words")
+#: Pages without tables of their own: where they are, and whose tables they quote.
+QUOTING = {"few_calls_guide": (Path("docs/few_calls.md"), "few_calls")}
 #: Of the files that keep tables.
 KIND = "tables of results"
 NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
@@ -137,7 +140,7 @@ def page(name: str) -> str:
     """The text of a page."""
     if not (WORDS / f"{name}.md").exists():
         raise InputError(f"no page {name!r}: its words would be in {WORDS / f'{name}.md'}; those are {', '.join(names())}")
-    kept = content(name)
+    kept = content(QUOTING[name][1] if name in QUOTING else name)
     found = {slug: Table(one["columns"], one["rows"]) for slug, one in kept.items()}
 
     def of(slug: str) -> Table:
@@ -152,7 +155,13 @@ def page(name: str) -> str:
         "cell": lambda slug, row, column: of(slug).cell(row, column),
         "value": lambda slug, row, column: value(of(slug).cell(row, column)),
     }
-    return f"{texts.get_template(f'{name}.md').render()}\n{measured(kept)}\n"
+    text = texts.get_template(f"{name}.md").render()
+    return text if name in QUOTING else f"{text}\n{measured(kept)}\n"
+
+
+def target(name: str) -> Path:
+    """The page itself."""
+    return QUOTING[name][0] if name in QUOTING else RESULTS / f"{name}.md"
 
 
 def measured(kept: Mapping[str, Mapping[str, Any]]) -> str:
@@ -192,12 +201,12 @@ def main() -> None:
 def draw(wanted: Sequence[str], check: bool = False) -> None:
     """Write pages, or end at the first that is not what it would be."""
     for name in wanted:
-        target, text = RESULTS / f"{name}.md", page(name)
-        if check and (not target.exists() or target.read_text(encoding="utf-8") != text):
-            raise SystemExit(f"{target} is not what {path(name)} says; python -m benchmarks.pages {name} draws it")
+        file, text = target(name), page(name)
+        if check and (not file.exists() or file.read_text(encoding="utf-8") != text):
+            raise SystemExit(f"{file} is not what was measured says; python -m benchmarks.pages {name} draws it")
         if not check:
-            write_text(target, text)
-            print(target)
+            write_text(file, text)
+            print(file)
 
 
 if __name__ == "__main__":

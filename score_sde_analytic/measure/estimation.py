@@ -266,7 +266,7 @@ class _Pass:
         self.dataset.expect(self._planned())
         while self.active:
             index, x_0, model = self._visits()
-            ask = partial(self._ask, index=index, x_0=x_0, model=model)
+            ask = partial(self._ask, index=index, x_0=x_0, centred=self.outcomes.centred(x_0), model=model)
             for drawn in dealt(self.model, ask, self.active[self.knot :], self._measured):
                 self._add(self.active[self.knot], index, drawn)
                 self.knot += 1
@@ -331,14 +331,14 @@ class _Pass:
         return index, onto(x_0, self.device), self.model.for_batch(conditions, self.device)
 
     @torch.no_grad()
-    def _ask(self, m: int, index: NDArray[np.int64], x_0: Tensor, model: ScoreModel) -> Draws:
+    def _ask(self, m: int, index: NDArray[np.int64], x_0: Tensor, centred: Tensor, model: ScoreModel) -> Draws:
         level = self.levels[m]
         generator = torch.Generator().manual_seed(stream_seed(self.identity["seed"], self._number(self.round), m))
         eps = sent(torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype), x_0.device)
         subset = sent(some_coordinates(x_0[0].numel(), generator), x_0.device)
         with self.model.metered() as cost:
             prediction = model.predict(level.diffuse(x_0, eps), level)
-        measured = self.outcomes.of(x_0, eps, prediction, subset)
+        measured = self.outcomes.of(x_0, centred, eps, prediction, subset)
         return Draws(index, eps, prediction, cost, fetched(measured))
 
     def _measured(self, ask: Callable[[int], Draws], knots: Iterable[int]) -> Iterator[_Drawn]:

@@ -59,8 +59,8 @@ class Outcomes:
 
     >>> from score_sde_analytic.data import DataStatistics
     >>> prediction = model(torch.ones(1, 2), 0.5)
-    >>> outcomes = Outcomes(DataStatistics.of(data), None)
-    >>> outcomes.of(torch.zeros(1, 2), torch.ones(1, 2), prediction, torch.arange(2)).shape
+    >>> outcomes, x_0 = Outcomes(DataStatistics.of(data), None), torch.zeros(1, 2)
+    >>> outcomes.of(x_0, outcomes.centred(x_0), torch.ones(1, 2), prediction, torch.arange(2)).shape
     torch.Size([1, 19])
     """
 
@@ -69,9 +69,14 @@ class Outcomes:
         self._data_range = data_range
         self._mean = Cast(as_array(statistics.mean))
 
+    def centred(self, x_0: Float[Tensor, " batch *dims"]) -> Float[Tensor, " batch *dims"]:
+        """Examples less the mean of the data; once for all levels that they are seen at."""
+        return x_0 - self._mean.like(x_0)
+
     def of(
         self,
         x_0: Float[Tensor, " batch *dims"],
+        centred: Float[Tensor, " batch *dims"],
         eps: Float[Tensor, " batch *dims"],
         prediction: Prediction,
         subset: Int64[Tensor, " some"],
@@ -79,15 +84,15 @@ class Outcomes:
         """All of it, one row per draw.
 
         Args:
+            centred: of x_0.
             subset: the coordinates that decoders are measured on.
         """
-        parts = zip(*map(together, (x_0, eps, prediction.error(x_0, eps))), strict=True)
+        parts = zip(*map(together, (centred, eps, prediction.error(x_0, eps))), strict=True)
         values = torch.cat([self._values(*part) for part in parts])
         some, some_hat = (x.flatten(1)[:, subset] for x in (x_0, prediction.x_0))
         return torch.cat([values, self._nats(some, some_hat, prediction.level.log_snr)], 1)
 
-    def _values(self, x_0: Tensor, eps: Tensor, error: Tensor) -> Tensor:
-        centred = x_0 - self._mean.like(x_0)
+    def _values(self, centred: Tensor, eps: Tensor, error: Tensor) -> Tensor:
         power, residual = mean_square(eps), mean_square(error)
         product = power - mean_product(eps, error)
         # For a finite data set the energy of x_0 has no known population mean; its control is switched off.

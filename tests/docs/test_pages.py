@@ -28,7 +28,7 @@ TEXT = """
 
 @pytest.mark.parametrize("name", pages.names())
 def test_a_page_is_what_its_tables_say(name: str):
-    assert (pages.RESULTS / f"{name}.md").read_text(encoding="utf-8") == pages.page(name)
+    assert pages.target(name).read_text(encoding="utf-8") == pages.page(name)
 
 
 def test_what_was_printed_is_taken_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
