@@ -30,9 +30,8 @@ def device(config: ConfigDict) -> torch.device:
     if config.threads > 0:
         torch.set_num_threads(config.threads)
     if config.device != "auto":
-        available(config.device)
-        return available(local(torch.device(config.device)))
-    return local(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        return available(local(config.device))
+    return torch.device(local("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def study_settings(config: ConfigDict) -> Settings:

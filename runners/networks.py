@@ -188,9 +188,11 @@ def wiring(config: ConfigDict, found: Found) -> dict[str, Any]:
 def model(config: ConfigDict, workdir: Path, target: torch.device) -> ScoreModel:
     """The pretrained network (or the mixture's exact score) under its schedule."""
     if is_mixture(config):
+        _without_features(config, "a mixture has no layers")
         return mixture(config).to(target).score_model(configured(config) or LinearVP())
     found = find(config, workdir)
     if isinstance(found, ScoreModel):
+        _without_features(config, "this source is a ScoreModel, whose network is wrapped where it is made, by WithFeatures")
         return found
     settings, process = wiring(config, found), schedule(config, found)
     trained = found.schedule
@@ -209,6 +211,11 @@ def model(config: ConfigDict, workdir: Path, target: torch.device) -> ScoreModel
     if config.network.channels_last:
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return ScoreModel(net, process, **settings)
+
+
+def _without_features(config: ConfigDict, why: str) -> None:
+    if config.network.features:
+        raise InputError(f"network.features={config.network.features}: {why}; leave it empty")
 
 
 def head_directory(config: ConfigDict, workdir: Path, kind: str) -> Path:

@@ -59,7 +59,8 @@ def run(config: ConfigDict, workdir: Path) -> list[Path]:
     experiment = Experiment(config, workdir)
     how = recipe(config)
     trainer = _trainer(experiment, how)
-    identity = {"model": experiment.model.fingerprint()} | _settings(config, *AFTERWARDS)
+    read = next(iter(trainer.heads.values())).identity
+    identity = {"model": experiment.model.fingerprint() | read} | _settings(config, *AFTERWARDS)
     checkpoint = Checkpoint(workdir / CHECKPOINT, identity, config.head.checkpoint_seconds)
     train(trainer, checkpoint, experiment.device, "train heads")
     with noted(lambda: f"trained heads are in {checkpoint.path}, and their calibration begins anew"):

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Float64, Shaped
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from score_sde_analytic.errors import InputError
@@ -161,12 +162,13 @@ def readable(x: Shaped[Tensor, "*shape"]) -> bool:
 
 
 def unwatched(x: Shaped[Tensor, "*shape"]) -> bool:
-    """Whether nothing follows the operations on x, no gradient, graph or arithmetic of one's own: numpy may take them over.
+    """Whether nothing follows the operations on x, no derivative, graph or arithmetic of one's own: numpy may take them over.
 
     >>> unwatched(torch.ones(1)), unwatched(torch.ones(1, requires_grad=True))
     (True, False)
     """
-    return readable(x) and not x.requires_grad and _get_current_dispatch_mode() is None
+    forward = forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+    return readable(x) and not (x.requires_grad or forward) and _get_current_dispatch_mode() is None
 
 
 @contextmanager

@@ -100,11 +100,15 @@ def _meeting(store: distributed.Store, rank: int, size: int) -> str:
     return name
 
 
-def local(device: torch.device) -> torch.device:
-    """The device of this process: of several GPUs, the one with the number that the launcher gave it on its machine."""
-    if device.type != "cuda" or device.index is not None or count() == 1:
+def local(device: str) -> str:
+    """The device of this process: of several GPUs, the one with the number that the launcher gave it on its machine.
+
+    >>> local("cuda")
+    'cuda'
+    """
+    if device != "cuda" or count() == 1 or not torch.cuda.is_available():
         return device
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
 
 
 @dataclass(frozen=True)
@@ -239,6 +243,8 @@ def own(path: Path) -> Path:
     return target
 
 
+#: Folders of processes, in that of temporary files, and the file whose lock says that one has an owner.
+PRIVATE, OWNER = "score_sde_analytic-private-", ".owner"
 #: Paths that `own` was asked for.
 _COPIED: set[Path] = set()
 
@@ -246,11 +252,13 @@ _COPIED: set[Path] = set()
 @cache
 def _private() -> Path:
     """A folder of this process alone; those that killed processes left behind are removed."""
-    for left in Path(tempfile.gettempdir()).glob("score_sde_analytic-*"):
-        if _ours(left):
+    root = Path(tempfile.gettempdir())
+    for left in root.glob(f"{PRIVATE}*"):
+        if (left / OWNER).is_file() and _ours(left):
             shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix="score_sde_analytic-"))
-    _ours(folder)
+    made = Path(tempfile.mkdtemp(prefix=f".{PRIVATE}"))
+    _ours(made)  # before others find it under its name
+    folder = made.rename(root / made.name.removeprefix("."))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder.resolve()
 
@@ -264,7 +272,7 @@ def _ours(folder: Path) -> bool:
     if flock is None:
         return False
     try:
-        owner = open(folder / ".owner", "a")  # noqa: SIM115
+        owner = open(folder / OWNER, "a")  # noqa: SIM115
         flock(owner, LOCK_EX | LOCK_NB)
     except OSError:
         return False
@@ -291,8 +299,10 @@ def _copy(path: Path, names: Iterable[str], target: Path) -> list[str]:
 
 
 def _share(file: Path, target: Path) -> None:
-    """A link to a file that is only ever replaced, a copy of any other."""
+    """A link to a file that is only ever replaced, a copy of any other; what this process has of it already is newer."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_symlink() or target.exists():
+        return
     if file.suffix in REPLACED and file.exists():
         target.symlink_to(file.resolve())
     else:

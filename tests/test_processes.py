@@ -23,6 +23,7 @@ from score_sde_analytic.likelihood import Chain
 from score_sde_analytic.measure import Recorder, estimate
 from score_sde_analytic.models import LinearDenoiser
 from score_sde_analytic.process import GaussianDecoder
+from score_sde_analytic.processes import PRIVATE
 from score_sde_analytic.samplers import Ancestral, generate
 from score_sde_analytic.samplers.flow_paths import record_paths
 
@@ -149,6 +150,42 @@ def test_others_write_to_a_copy_and_read_what_was_there(crew, tmp_path):
     assert results[0][0] == folder
     assert (folder / "log.jsonl").read_text() == "first\n0\n"
     assert sorted(file.name for file in folder.iterdir()) == ["log.jsonl", "moments.safetensors"]
+
+
+def test_a_copy_that_is_newer_stays(crew, tmp_path):
+    folder = tmp_path / "results"
+    (folder / "heads").mkdir(parents=True)
+    for name in ("npr.safetensors", "npr.json"):
+        (folder / "heads" / name).write_text("kept")
+
+    def programme():
+        inner = processes.own(folder / "heads")
+        (inner / "npr.json").write_text(f"of {NUMBER.get()}")
+        outer = processes.own(folder)
+        return [(outer / "heads" / name).read_text() for name in ("npr.safetensors", "npr.json")]
+
+    assert crew(3).run(programme) == [["kept", f"of {number}"] for number in range(3)]
+
+
+def test_folders_of_others_stay(monkeypatch, tmp_path):
+    """Temporary folders are removed where a process of ours left them behind, and nothing else is."""
+    users, left, held = (tmp_path / name for name in ("score_sde_analytic-main", f"{PRIVATE}left", f"{PRIVATE}held"))
+    for folder in (users, left, held):
+        folder.mkdir()
+        (folder / "moments.safetensors").write_text("kept")
+    (left / ".owner").touch()
+    seen = []
+
+    def ours(folder):
+        seen.append((folder.name, [found.name for found in tmp_path.glob(f"{PRIVATE}*")]))
+        return True
+
+    monkeypatch.setattr(processes.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(processes, "_ours", ours)
+    made = processes._private.__wrapped__()
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == sorted((users.name, held.name, made.name))
+    assert [name for name, _ in seen] == [left.name, f".{made.name}"]
+    assert made.name not in seen[-1][1]  # nobody finds it before it has an owner
 
 
 def test_processes_that_see_other_files_say_so(crew, tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from score_sde_analytic.declared import reading
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.files import differences, read_bytes, read_json, write_bytes, write_json
-from score_sde_analytic.models.identity import digest_of
+from score_sde_analytic.models.identity import digest_of, features_of
 from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.prediction import Prediction
 from score_sde_analytic.models.times import LogSNR, Sigma
@@ -31,6 +31,8 @@ from score_sde_analytic.process.forward import BLANK
 from score_sde_analytic.process.gaussian import expand
 
 AGAIN = "restore it, or train the head again"
+#: The layer whose input heads read, if none is named.
+USUAL = "conv_out"
 #: Of KIND.json.
 SHAPE = {"settings": {"shape": [int], "features": int, "log_snr": [float]}, "weights": str, "network": dict}
 #: log(R / (1 - R)) of a head stays above min(lam, 0) - DEPTH.
@@ -266,12 +268,17 @@ def hats(log_snr: Float[Tensor, " n"], knots: Float[Tensor, " m"]) -> Float[Tens
     return one_hot(upper - 1, len(knots)) * (1.0 - share) + one_hot(upper, len(knots)) * share
 
 
-def identity_of(model: ScoreModel) -> dict[str, Any]:
-    """What a head depends on: the network, how it is read and clamped; the schedule where the network's labels follow it."""
+def identity_of(model: ScoreModel, features: int = 0) -> dict[str, Any]:
+    """What a head depends on: the network, how it is read and clamped; the schedule where the network's labels follow it.
+
+    Args:
+        features: channels that it reads; of another layer than the usual one, its name counts.
+    """
     identity = model.fingerprint()
     if isinstance(model.times, LogSNR | Sigma) and model.coordinates != "schedule":
         del identity["schedule"]
-    return identity
+    layer = features_of(model.net) if features else ""
+    return identity | ({"features": layer} if layer not in ("", USUAL) else {})
 
 
 def load_head(directory: str | Path, kind: str, model: ScoreModel) -> Head:
@@ -298,7 +305,7 @@ def load_head(directory: str | Path, kind: str, model: ScoreModel) -> Head:
         head.load_state_dict(tensors)
     if digest_of(head) != found["weights"]:
         raise InputError(f"{weights} and {config.name} do not belong together; restore them or train the head again")
-    lines = differences(found["network"], json.loads(json.dumps(identity_of(model))))
+    lines = differences(found["network"], json.loads(json.dumps(identity_of(model, head.settings["features"]))))
     if lines:
         raise InputError(
             f"the {kind} head in {directory} belongs to another network ({'; '.join(lines)}); train heads for this one"

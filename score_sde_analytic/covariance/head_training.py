@@ -224,12 +224,19 @@ def loss(head: Head, draw: Draw, recipe: Recipe, schedule: Schedule) -> Float[Te
 
 
 def new_head(
-    kind: str, model: ScoreModel, example: Float[Tensor, " n *dims"], recipe: Recipe, seed: int = 0, **settings: Any
+    kind: str,
+    model: ScoreModel,
+    example: Float[Tensor, " n *dims"],
+    recipe: Recipe,
+    seed: int = 0,
+    features: int = 0,
+    **settings: Any,
 ) -> Head:
     """A fresh head for a model; it reads the features that the model returns, or none.
 
     Args:
         example: x_0 of one or more examples, for the shape.
+        features: channels of the model's features that it reads; 0 for none.
         settings: of `HeadNet`: hidden, blocks, position.
 
     Raises:
@@ -241,10 +248,10 @@ def new_head(
     if kind not in HEADS:
         raise InputError(f"unknown head {kind!r}; choose one of {', '.join(HEADS)}")
     recipe = recipe.within(model.schedule)
-    settings = {"shape": list(example.shape[1:]), "features": 0, "log_snr": list(recipe.log_snr)} | settings
+    settings = {"shape": list(example.shape[1:]), "log_snr": list(recipe.log_snr), "features": features} | settings
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed))
-        return HEADS[kind](settings, identity_of(model)).to(example.device)
+        return HEADS[kind](settings, identity_of(model, features)).to(example.device)
 
 
 class HeadTrainer:

@@ -20,12 +20,15 @@ from jaxtyping import Float, Float64, Int64, Num
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from score_sde_analytic.arrays import Cast, precise, sent, square_norm, unwatched, wide
+from score_sde_analytic.arrays import Cast, precise, readable, sent, square_norm, unwatched, wide
 from score_sde_analytic.data.basis import BuiltIn
 from score_sde_analytic.data.examples import Data, as_dataset, batches
 from score_sde_analytic.data.portions import batch_by_bytes
 from score_sde_analytic.data.ranges import check_examples
 from score_sde_analytic.errors import InputError
+
+#: Share of the energy below which a difference from the whole says little of the rest, in float32.
+LITTLE = 1e-3
 
 
 class _Linear(BuiltIn):
@@ -240,8 +243,12 @@ class PCA(_Linear):
         flat = precise(x).flatten(1)
         v, rank = self._v.like(flat), len(self.components)
         known = wide(flat[:, :rank] - self._along(flat, False) @ v[:rank].T).square()
-        rest = square_norm(flat) - known.sum(1)
-        return torch.cat([known, rest.clamp_min(0.0)[:, None]], 1)[:, :count]
+        total = square_norm(flat)
+        rest = total - known.sum(1)
+        little = rest < LITTLE * total
+        if not readable(flat) or little.any():
+            rest = torch.where(little, square_norm(self._reflected(flat, False)[:, rank:]), rest)
+        return torch.cat([known, rest[:, None]], 1)[:, :count]
 
     def _apply(self, x: Tensor, inverse: bool) -> Tensor:
         signs, flat = self._signs.like(x), x.flatten(1)

@@ -35,7 +35,10 @@ class Wrapper(nn.Module):
 
     Attributes:
         wrapped: the network.
+        layer: whose input it returns beside the answer; "" for none.
     """
+
+    layer = ""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -70,6 +73,19 @@ def settings_of(net: nn.Module) -> dict[str, Any]:
         found |= net.settings if isinstance(net, Wrapper) else {}
         net = inner
     return found
+
+
+def features_of(net: Any) -> str:
+    """The layer whose input a network returns beside its answer; "" for none.
+
+    >>> features_of(Wrapper(mixture))
+    ''
+    """
+    while isinstance(net, nn.Module) and (inner := _inside(net)) is not None:
+        if isinstance(net, Wrapper) and net.layer:
+            return net.layer
+        net = inner
+    return ""
 
 
 def _inside(net: nn.Module) -> nn.Module | None:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as deserialise
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
+from torch.jit import ScriptModule
 
 from score_sde_analytic.declared import reading, require_shape
 from score_sde_analytic.errors import InputError, MissingFileError, RunError
@@ -151,11 +152,13 @@ class WithFeatures(Wrapper):
         layer: name of the last layer, whose first input is taken.
 
     Raises:
-        InputError: the network has no such layer.
+        InputError: the network has no such layer, or is TorchScript.
     """
 
     def __init__(self, net: nn.Module, layer: str = "conv_out") -> None:
         super().__init__(net)
+        if isinstance(unwrapped(net), ScriptModule):
+            raise InputError("TorchScript shows no inputs of its layers; give the network as Python")
         self.layer = layer
         self._captured: dict[int, Tensor | None] = {}  # one entry per thread inside `forward`
         try:

@@ -153,11 +153,19 @@ def log_interval(lower: Float64[Tensor, "*shape"], upper: Float64[Tensor, "*shap
     """log(Phi(upper) - Phi(lower)) for lower < upper, without cancellation in either tail."""
     # Seen from the nearer edge, be it on the left or on the right.
     near, far = torch.maximum(lower, -upper), torch.maximum(-lower, upper)
-    mass = torch.erfc(near * SQRT_HALF).sub_(torch.erfc(far * SQRT_HALF)).mul_(0.5)
-    inside, remote = mass.log(), near > REMOTE
+    remote = near > REMOTE
+    if readable(remote) and not remote.any():
+        return _log_mass(near, far)
+    # What is remote is kept out of a formula whose derivative is infinite there.
+    inside = _log_mass(near.masked_fill(remote, 0.0), far.masked_fill(remote, torch.inf))
     if not readable(remote):
         return torch.where(remote, _log_tail(near, far), inside)
-    return inside.masked_scatter_(remote, _log_tail(near[remote], far[remote])) if remote.any() else inside
+    return inside.masked_scatter(remote, _log_tail(near[remote], far[remote]))
+
+
+def _log_mass(near: Tensor, far: Tensor) -> Tensor:
+    """log(Phi(-near) - Phi(-far)) where both are numbers."""
+    return torch.erfc(near * SQRT_HALF).sub_(torch.erfc(far * SQRT_HALF)).mul_(0.5).log()
 
 
 def _log_tail(near: Tensor, far: Tensor) -> Tensor:

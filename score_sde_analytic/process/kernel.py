@@ -111,12 +111,15 @@ def kernels(levels: Sequence[Level], eta: float = 1.0) -> list[Kernel]:
     [0.281, 1.0]
     """
     check_eta(eta)
-    return list(_kernels(tuple(levels), eta))
+    make = _kept if all(isinstance(level.log_snr, float) for level in levels) else _kernels
+    return list(make(tuple(levels), eta))
 
 
-@lru_cache(maxsize=8)
 def _kernels(levels: tuple[Level, ...], eta: float) -> tuple[Kernel, ...]:
     return tuple(_kernel(s, t, eta) for t, s in pairwise(levels))
+
+
+_kept = lru_cache(maxsize=8)(_kernels)
 
 
 def check_eta(eta: float) -> None:

@@ -455,6 +455,34 @@ def test_files(model, heads, tmp_path):
         load_head(tmp_path, "npr", model)
 
 
+class Deeper(Tiny):
+    """Whose layers have inputs of the same shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.middle = nn.Conv2d(6, 6, 3, padding=1)
+
+    def forward(self, x, labels):
+        return self.conv_out(self.middle(torch.tanh(self.conv_in(x) + 0.1 * labels[:, None, None, None])))
+
+
+def test_a_head_knows_the_layer_it_reads(tmp_path):
+    net = Deeper().eval()
+    last, before = (image_model(WithFeatures(net, layer)) for layer in ("conv_out", "middle"))
+    assert last.fingerprint() == before.fingerprint()  # their answers are the same
+    rough_head("npr", before).save(tmp_path)
+    load_head(tmp_path, "npr", before)
+    with pytest.raises(ValueError, match="features: file has"):
+        load_head(tmp_path, "npr", last)
+    new_head("npr", before, torch.zeros(1, 1, 4, 4), Recipe()).save(tmp_path)  # reads none
+    load_head(tmp_path, "npr", last)
+
+
+def test_torchscript_shows_no_features():
+    with pytest.raises(ValueError, match="TorchScript"):
+        WithFeatures(torch.jit.trace(Tiny().eval(), (torch.zeros(1, 1, 4, 4), torch.zeros(1))))
+
+
 def test_recipes_are_checked(model):
     for wrong, message in (
         ({"loss": "huber"}, "loss must be"),

@@ -10,6 +10,7 @@ import scipy.fft
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.autograd import forward_ad
 from torch.utils.data import TensorDataset
 
 from score_sde_analytic.data.bases import from_config, to_arrays
@@ -164,6 +165,32 @@ def test_energies_are_those_of_the_coefficients(basis, shape, dtype, tolerance):
     found = basis.energies(x, labels, count)
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * math.prod(shape))
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-4])
+def test_little_beside_the_components_keeps_its_energy(spread):
+    """Where they explain nearly all, in float32, and row by row."""
+    basis, y = PCA(orthonormal(8, 64)), draw(6, 64)
+    y[:, 8:] *= spread
+    y[0] *= 0.0
+    y[1, :8] *= 1e-6
+    x = basis.inverse(y).float()
+    labels = torch.from_numpy(basis.labels((64,)))
+    found = basis.energies(x, labels, 9)
+    torch.testing.assert_close(found[:, 8], y[:, 8:].square().sum(1), rtol=2e-2 if spread < 1e-3 else 1e-3, atol=1e-13)
+    assert torch.equal(found[2:], basis.energies(x[2:], labels, 9))
+
+
+@pytest.mark.parametrize("basis", [DCT(), ColourDCT(orthonormal(3, 3))])
+def test_derivatives_forward(basis):
+    """A linear map's is itself; numpy's transforms would have none."""
+    x, v = draw(2, 3, 5, 7), draw(2, 3, 5, 7)
+    value, slope = torch.func.jvp(basis.forward, (x,), (v,))
+    torch.testing.assert_close((value, slope), (basis.forward(x), basis.forward(v)))
+    with forward_ad.dual_level():
+        slope = forward_ad.unpack_dual(basis.inverse(forward_ad.make_dual(x, v))).tangent
+        torch.testing.assert_close(slope, basis.inverse(v))
+    torch.testing.assert_close(torch.vmap(basis.forward)(x[:, None])[:, 0], basis.forward(x))
 
 
 def test_long_cosines_keep_their_digits():

@@ -171,6 +171,21 @@ def test_mass_does_not_depend_on_units(scale, shift, mean, log_std, index):
     assert log_p(scale, shift) == pytest.approx(log_p(1.0, 0.0), rel=1e-9 + 100 * rounding, abs=1e-9 + 100 * rounding)
 
 
+@pytest.mark.parametrize("std", [0.01, 0.1])
+def test_gradients_of_mass_far_out(std):
+    """By differences; beside a value 90 stds out there are others that are near."""
+    x, mean = torch.tensor([[0.0], [-1.0]], dtype=torch.float64), torch.tensor([[0.001], [0.9]], dtype=torch.float64)
+
+    def log_p(m):
+        return discretised_log_prob(x, m, std, -1.0, 1.0, 256).sum()
+
+    at = mean.clone().requires_grad_()
+    log_p(at).backward()
+    step = 1e-6 * torch.eye(2, dtype=torch.float64)[:, :, None]
+    numeric = torch.stack([(log_p(mean + h) - log_p(mean - h)) / 2e-6 for h in step])
+    torch.testing.assert_close(at.grad[:, 0], numeric, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("levels", [2, 17])
 @pytest.mark.parametrize("std", [1e-3, 0.1, 5.0])
 def test_outer_bins_extend_to_infinity(levels, std):

@@ -23,6 +23,16 @@ def vp(lam: float) -> Level:
     return Level(0.5, math.sqrt(1 / (1 + math.exp(-lam))), math.sqrt(1 / (1 + math.exp(lam))), lam)
 
 
+def test_kernels_of_lattices():
+    times = np.array([[0.9, 0.8], [0.5, 0.6], [0.1, 0.2]])
+    schedule = SCHEDULES[sorted(SCHEDULES)[0]]
+    found = kernels([schedule.level(row) for row in times])
+    for column in range(2):
+        alone = kernels([schedule.level(float(t)) for t in times[:, column]])
+        for pair, single in zip(found, alone, strict=True):
+            np.testing.assert_allclose([pair.a[column], pair.b[column]], [single.a, single.b], rtol=1e-12)
+
+
 @pytest.mark.parametrize("eta", ETAS)
 @pytest.mark.parametrize("lam_t", [-12.0, 0.0])
 @pytest.mark.parametrize("h", [1e-12, 1e-6, 0.1, 1.0, 7.0, 20.0, 40.0])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from ml_collections import ConfigDict
-from score_sde_analytic.configs import digits_vp, images
+from score_sde_analytic.configs import digits_vp, images, mixture_2d
 from score_sde_analytic.runners import main as application
 from score_sde_analytic.runners import networks, wiring
 from torch import nn
@@ -89,6 +89,14 @@ def test_the_layer_whose_input_heads_read(pipeline, tmp_path):
     config.network.features = "conv_end"
     with pytest.raises(InputError, match="no layer 'conv_end'"):
         networks.model(config, tmp_path, CPU)
+
+
+def test_what_has_no_layers_is_asked_for_none(own, tmp_path):
+    mixture = mixture_2d.get_config()
+    mixture.network.features = "conv_out"
+    for config in (mixture, settings(f"{own}:whole", features="conv_out")):
+        with pytest.raises(InputError, match=r"network\.features=conv_out: .*; leave it empty"):
+            networks.model(config, tmp_path, CPU)
 
 
 def test_weights_and_torchscript(own, tmp_path):
