@@ -222,6 +222,20 @@ def optional(check: Check[T]) -> Check[T | None]:
     return Check(f"{check.allowed}, or None", lambda value: None if value is None else check.read(value))
 
 
+def or_none(check: Check[int]) -> Check[int]:
+    """The same, or 0 for none.
+
+    >>> or_none(whole(4))("judged", 0)
+    0
+    """
+
+    def read(value: Any) -> int:
+        plain = scalar(value)
+        return 0 if type(plain) is int and plain == 0 else check.read(plain)
+
+    return Check(f"{check.allowed}, or 0 for none", read)
+
+
 @cache
 def checks_of(cls: Any) -> Mapping[str, Check[Any]]:
     """The checks that the types of a class' fields declare, by field."""

@@ -26,6 +26,8 @@ FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 #: Modes of Pillow whose pictures have one channel.
 GREY = ("1", "L", "LA", "La", "I", "F")
+#: What Pillow raises where a file is damaged or no picture.
+DAMAGED = (OSError, SyntaxError, ValueError)
 #: How many levels integers of a dtype have.
 LEVELS = {"uint8": 256, "uint16": 65536}
 #: The largest value of 16 bits.
@@ -147,7 +149,7 @@ def _unpacked(content: bytes) -> Any:
     try:
         picture = pillow().open(io.BytesIO(content))
         picture.load()
-    except (OSError, SyntaxError, ValueError) as error:
+    except DAMAGED as error:
         raise InputError(f"it is damaged or no picture ({error}); remove it, or copy it again") from error
     return picture
 

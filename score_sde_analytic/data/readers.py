@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from score_sde_analytic.data.pictures import pillow
+from score_sde_analytic.data.pictures import DAMAGED, pillow
 from score_sde_analytic.errors import InputError
 
 #: Files that a folder of pictures is searched for.
@@ -80,7 +80,7 @@ class Files(Source):
             with pillow().open(path) as picture:
                 picture.load()
             return picture
-        except (OSError, SyntaxError, ValueError) as error:
+        except DAMAGED as error:
             raise InputError(f"{path} is damaged or no picture ({error}); remove it, or copy it again") from error
 
     def place(self, index: int) -> str:

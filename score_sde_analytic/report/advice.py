@@ -103,10 +103,10 @@ def _noise(content: Content) -> str:
     structures = content["structures"]
     if structures is None:
         return 'Covariances in a basis were not recorded, and often save more than times do: analyse with record=("auto",).'
-    best = structures["rows"][structures["best"]]
-    saved = minus(f"{best['saved']:.3f} ± {best['stderr']:.3f}")
-    if best["saved"] <= APART * best["stderr"]:
+    best = structures["rows"].get(structures["best"])  # the isotropic one, which has no row, where none saves anything
+    if best is None or best["saved"] <= APART * best["stderr"]:
         return "No covariance in a basis saves bits/dim beyond its error on held-out examples: keep the isotropic one."
+    saved = minus(f"{best['saved']:.3f} ± {best['stderr']:.3f}")
     return (
         f"Take the covariance {label(structures['best'])}, covariance={structures['best']!r}: it saves {saved} bits/dim over"
         f" the isotropic one on held-out examples, in a chain of {structures['steps']} steps even in log-SNR."

@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.image import imread, imsave
 
+from score_sde_analytic.data.pictures import DAMAGED
 from score_sde_analytic.files import atomic
 
 #: Bytes of sample sheets, as base64, that a page may carry; the sheets of further budgets are only named.
@@ -64,7 +65,10 @@ class Album:
         data = path.read_bytes()
         if not data.startswith(PNG) or len(data) < 24:
             return self._without(name, "is not a PNG file")
-        data = _reduced(data, SHARP * self.width)
+        try:
+            data = _reduced(data, SHARP * self.width)
+        except DAMAGED:
+            return self._without(name, "is damaged")
         text = base64.b64encode(data).decode()
         if len(text) > self.room:
             return self._without(name, "would make the page too large")
@@ -73,7 +77,7 @@ class Album:
         scale = max(1, self.width // max(width, 1))
         uri = f"data:image/png;base64,{text}"
         if width > self.width:
-            return Sheet(uri, self.width, round(self.width * height / width), False)
+            return Sheet(uri, self.width, max(1, round(self.width * height / width)), False)
         return Sheet(uri, scale * width, scale * height, True)
 
     def _without(self, name: str, why: str) -> Sheet | None:
@@ -82,14 +86,18 @@ class Album:
 
 
 def _reduced(data: bytes, most: int) -> bytes:
-    """A PNG of at most so many pixels in width: means of squares of pixels."""
-    (width,) = struct.unpack(">I", data[16:20])
-    square = -(-width // most)
+    """A PNG of at most so many pixels in width: means of squares of pixels, or of all rows where those are fewer.
+
+    Raises:
+        OSError, SyntaxError, ValueError: it is damaged; one that is small enough is read to see that.
+    """
+    pixels = imread(io.BytesIO(data))
+    square = -(-pixels.shape[1] // most)
     if square < 2:
         return data
-    pixels = imread(io.BytesIO(data))
-    height, width = (side // square * square for side in pixels.shape[:2])
-    blocks = pixels[:height, :width].reshape(height // square, square, width // square, square, -1)
+    rows = min(square, len(pixels))
+    height, width = len(pixels) // rows, pixels.shape[1] // square
+    blocks = pixels[: height * rows, : width * square].reshape(height, rows, width, square, -1)
     small = io.BytesIO()
     means = blocks.mean((1, 3), dtype=float)
     imsave(small, means[..., 0] if means.shape[-1] == 1 else means, cmap="gray", vmin=0.0, vmax=1.0, format="png")

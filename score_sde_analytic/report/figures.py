@@ -148,7 +148,7 @@ def bits(path: Path, cells: Cells, grids: Sequence[str], choices: Sequence[str])
                 points = [(k, cell[kind]["total"]["value"], cell[kind]["total"]["stderr"]) for k, cell in rows if kind in cell]
                 if not points:
                     continue
-                k, value, error = np.array(points).T
+                k, value, error = np.array(points, dtype=np.float64).T  # an error that is not known (None) has no bar
                 if kind == "predicted":
                     style = "--" if name == "score" else "-"
                     axis.plot(k, value, style, color=colour_of(name, choices), lw=1.2, label=label_of(name))
@@ -174,7 +174,9 @@ def _cut_above(axes: Sequence[Axes], prices: Mapping[str, Mapping[str, Sequence[
         return
     low = min(min(values) for by_name in known for values in by_name.values())
     own = [by_name["residual"] for by_name in known]
-    high = max(1.2 * min(map(max, own)), 1.05 * max(map(min, own)))  # no panel is empty
+    best, lowest = min(own, key=max), max(map(min, own))
+    # Upwards of negative values, too, which densities have; the second so that no panel is empty.
+    high = max(max(best) + 0.2 * max(map(abs, best)), lowest + 0.05 * abs(lowest))
     if max(max(values) for by_name in known for values in by_name.values()) <= high:
         return
     margin = max(high - low, 0.05 * abs(high))

@@ -13,10 +13,10 @@ from markupsafe import Markup
 from score_sde_analytic.report import svg
 from score_sde_analytic.report.charts import Panel, bare_line
 from score_sde_analytic.report.results import Z, floats, plain
+from score_sde_analytic.report.study_content import Content, estimate, printed
 from score_sde_analytic.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Frame, Point, Scale, Series
 from score_sde_analytic.uncertainty import Estimate
 
-Content = Mapping[str, Any]
 Vectors = Sequence[Sequence[float]]
 
 #: Height of a row of the chart that shows where the steps lie.
@@ -87,10 +87,9 @@ def bits(predicted: Mapping[str, Content], measured: Content, limit: Content) ->
 
 
 def _points(label: str, by_steps: Content, hollow: bool = False) -> list[Point]:
-    estimates = {int(steps): Estimate(**estimate) for steps, estimate in by_steps.items()}
     return [
-        estimated(steps, estimate, f"{label}: {estimate:.3f} bits/dim with {steps} calls", hollow)
-        for steps, estimate in sorted(estimates.items())
+        estimated(int(steps), estimate(found), f"{label}: {printed(found)} bits/dim with {steps} calls", hollow)
+        for steps, found in sorted(by_steps.items(), key=lambda one: int(one[0]))
     ]
 
 

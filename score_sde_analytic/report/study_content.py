@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from score_sde_analytic.report.results import as_float
 from score_sde_analytic.uncertainty import Estimate
 
 Content = Mapping[str, Any]
@@ -36,17 +38,18 @@ def label(name: str) -> str:
 
 
 def estimate(found: Content) -> Estimate:
-    """A value with its standard error."""
-    return Estimate(found["value"], found["stderr"])
+    """A value with its standard error, NaN where that is not known, as that of one example."""
+    return Estimate(found["value"], as_float(found["stderr"]))
 
 
 def printed(found: Content, spec: str = ".3f") -> str:
-    """value ± error.
+    """value ± error, as far as that is known.
 
-    >>> printed({"value": -0.5, "stderr": 0.01}, ".2f")
-    '−0.50 ± 0.01'
+    >>> printed({"value": -0.5, "stderr": 0.01}, ".2f"), printed({"value": -0.5, "stderr": None}, ".2f")
+    ('−0.50 ± 0.01', '−0.50')
     """
-    return minus(f"{estimate(found):{spec}}")
+    one = estimate(found)
+    return minus(f"{one:{spec}}" if math.isfinite(one.stderr) else f"{one.value:{spec}}")
 
 
 def by_chain(content: Content) -> dict[tuple[str, str], dict[str, Content]]:

@@ -92,10 +92,12 @@ def fewest(study: Reportable, calls: tuple[int, ...], count: int, seed: int, pat
 def quality(study: Reportable, samples: Samples, data: Data | None, count: int) -> dict[str, Any] | None:
     """Energy distance of samples of each kind to the data, in coordinates in which their Gaussian is white.
 
-    Of `count` samples, or as many as there are examples. None without data, or with too few of them to judge. Where both kinds
-    have as many calls, also the difference, whose error is that of the difference: both begin with the same noise.
+    Of `count` samples, or as many as there are examples. None without data or samples, or with too few examples to judge.
+    Where both kinds have as many calls, also the difference, whose error is that of the difference: both begin with the same
+    noise.
     """
-    if data is None or not count or study.free is None:
+    nothing = not (samples.chain or samples.fewest)
+    if nothing or data is None or not count or study.free is None:
         return None
     examples = as_dataset(data, study.data_range)
     if len(examples) < LEAST:

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.integrate import trapezoid
 
 from score_sde_analytic.arrays import Array
-from score_sde_analytic.checks import each, flag, settle, unknown, whole
+from score_sde_analytic.checks import each, flag, or_none, settle, unknown, whole
 from score_sde_analytic.covariance.isotropic import Beta, BetaTilde, Isotropic
 from score_sde_analytic.data.examples import Data
 from score_sde_analytic.errors import InputError
@@ -26,6 +26,7 @@ from score_sde_analytic.files import plain, write_text
 from score_sde_analytic.grids.grid import Grid
 from score_sde_analytic.likelihood import BITS, Bound, Chain, ContinuousTime
 from score_sde_analytic.measure.moments import Moments
+from score_sde_analytic.metrics import EnergyDistance
 from score_sde_analytic.process.kernel import kernels
 from score_sde_analytic.report import figures, study_page, tables
 from score_sde_analytic.study.drawn import Drawn, Samples, examples, fewest, points, quality, sheets
@@ -54,11 +55,12 @@ class Request:
         count: of samples for each.
         seed: of the samples: the same noise for every K.
         fewest: whether samples are drawn by `Study.fewest`, too, with K up to 10; paths of the network's flow are recorded.
-        judged: samples of each kind whose distance to the data is measured, at most as many as there are examples; 0 for none.
+        judged: samples of each kind whose distance to the data is measured, four or more, at most as many as there are
+            examples; 0 for none.
         date: of the report, as the page gives it; that of today where it is empty.
 
     Raises:
-        InputError: one number of steps twice, none or a single one, or no samples.
+        InputError: one number of steps twice, none or a single one, no samples, or too few to judge.
     """
 
     steps: Annotated[tuple[int, ...], each(whole())] = (3, 5, 10, 25, 50)
@@ -66,7 +68,7 @@ class Request:
     count: int = 24
     seed: int = 0
     fewest: Annotated[bool, flag()] = True
-    judged: Annotated[int, whole(0)] = 200
+    judged: Annotated[int, or_none(whole(EnergyDistance.least))] = 200
     date: str = ""
 
     def __post_init__(self) -> None:

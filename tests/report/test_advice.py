@@ -58,6 +58,8 @@ def test_a_covariance_is_recommended_where_it_saves():
     assert "On optimal times K = 10 costs 1.900 ± 0.010 with it, 2.000 ± 0.010 without." in said
     none = {"steps": 10, "best": "pca", "rows": {"pca": {"saved": 0.01, "stderr": 0.01}}}
     assert "keep the isotropic one" in told(structures=none)["Noise"]
+    worse = {"steps": 10, "best": "residual", "rows": {"pca": {"saved": -0.01, "stderr": 0.001}}}
+    assert told(structures=worse)["Noise"].startswith("No covariance in a basis saves")
     assert 'record=("auto",)' in told(structures=None)["Noise"]
 
 

@@ -215,6 +215,8 @@ def test_distances_are_those_of_samples_to_the_data(study, planar, told):
     assert found["chain_beyond_fewest"] == {"3": {"value": gap.value, "stderr": gap.stderr, "low": gap.low, "high": gap.high}}
     assert quality(study, samples, data[:31], 50) is None
     assert quality(study, samples, data, 0) is None
+    assert quality(study, Samples({}, {}), data, 50) is None
+    assert quality(study, samples, data, 4)["count"] == 4
     page = whole(study_page.render(told | {"quality": found}, ""))
     cell = found["distance"]["chain"]["3"]
     assert page.cells["chain"][0][1] == with_error(cell["value"], cell["stderr"])
@@ -303,7 +305,9 @@ def test_a_covariance_without_a_price_is_sampled_but_not_priced(planar):
         ({"steps": ()}, "needs"),
         ({"count": 0}, "needs"),
         ({"samples_at": (0,)}, "at least 1"),
-        ({"judged": -1}, "judged must be"),
+        ({"judged": -1}, "judged must be a whole number of at least 4, or 0 for none"),
+        ({"judged": 3}, "judged must be a whole number of at least 4, or 0 for none"),
+        ({"judged": False}, "judged must be"),
     ],
 )
 def test_requests_that_make_no_report(asked, fault):
