@@ -204,6 +204,15 @@ def precise(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return x if x.dtype is torch.float32 else onto(x, x.device)
 
 
+def kept(x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+    """x on the host, in a dtype that numpy has.
+
+    >>> kept(torch.ones(1, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    return x.cpu().float() if x.dtype == torch.bfloat16 else x.cpu()
+
+
 def all_finite(x: Float[Tensor, "*shape"]) -> bool:
     """Whether no number is NaN or inf; where none is, by one pass, of a sum.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,21 +119,31 @@ class TimesPerExample:
 
 
 def times_per_example(
-    model: ScoreModel, data: Data, method: ContinuousTime, data_range: DataRange | None = None, seed: int = 0, **options: Any
+    model: ScoreModel,
+    data: Data,
+    method: ContinuousTime,
+    data_range: DataRange | None = None,
+    seed: int = 0,
+    path: str | Path | None = None,
+    **options: Any,
 ) -> TimesPerExample:
     """Variance between and within examples, from two independent measurements of each.
 
         between = Cov(first, second),   within = E (first - second)^2 / 2
 
     Args:
-        options: of `bits_per_dim`.
+        path: where the two measurements are kept, as NAME-0 and NAME-1.
+        options: others of `bits_per_dim`.
 
     >>> method = ContinuousTime(t_min=0.05, decoder=0.2, times=2)
     >>> times_per_example(model, data, method, progress=False).within.value > 0
     True
     """
     seed = whole(0)("seed", seed)
-    pair = [bits_per_dim(model, data, method, data_range, seed=2 * seed + i, **options) for i in range(2)]
+    files = [None, None] if path is None else [Path(path).with_stem(f"{Path(path).stem}-{i}") for i in range(2)]
+    pair = [
+        bits_per_dim(model, data, method, data_range, seed=2 * seed + i, path=file, **options) for i, file in enumerate(files)
+    ]
     first, second = (bound.part("transitions") for bound in pair)
     centred = (first - first.mean()) * (second - second.mean()) * len(first) / max(len(first) - 1, 1)
     return TimesPerExample(method.times, Estimate.of(centred), Estimate.of(0.5 * np.square(first - second)))

@@ -143,6 +143,8 @@ class MixtureDenoiser(FreeModel):
 
     def carried(self, z: Float64[Tensor, "batch r"], level: Level) -> Float64[Tensor, "batch r"]:
         """Leading coefficients of x_t on the mixture's flow from z, from a level so low that their law is Gaussian."""
+        if level.pure_noise:
+            return level.sigma * z
         mean, covariance = self.mixture.moments()
         variances, vectors = torch.linalg.eigh(covariance)
         low = min(DEEP - math.log(max(float(variances[-1]), 1e-300)), float(level.log_snr))

@@ -43,7 +43,7 @@ class Wrapper(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.wrapped = net
-        self.train(net.training)
+        self.train(getattr(net, "training", True))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -57,9 +57,15 @@ def unwrapped(net: nn.Module) -> nn.Module:
     >>> unwrapped(nn.DataParallel(Wrapper(mixture))) is mixture
     True
     """
-    while (inner := _inside(net)) is not None:
-        net = inner
-    return net
+    return list(wrappers(net))[-1]
+
+
+def wrappers(net: nn.Module) -> Iterator[nn.Module]:
+    """The network as it is called, what that wraps, and so on to the network itself."""
+    inner: Any = net
+    while isinstance(inner, nn.Module):
+        yield inner
+        inner = _inside(inner)
 
 
 def settings_of(net: nn.Module) -> dict[str, Any]:
@@ -69,9 +75,8 @@ def settings_of(net: nn.Module) -> dict[str, Any]:
     {}
     """
     found: dict[str, Any] = {}
-    while (inner := _inside(net)) is not None:
-        found |= net.settings if isinstance(net, Wrapper) else {}
-        net = inner
+    for one in wrappers(net):
+        found |= one.settings if isinstance(one, Wrapper) else {}
     return found
 
 
@@ -81,11 +86,8 @@ def features_of(net: Any) -> str:
     >>> features_of(Wrapper(mixture))
     ''
     """
-    while isinstance(net, nn.Module) and (inner := _inside(net)) is not None:
-        if isinstance(net, Wrapper) and net.layer:
-            return net.layer
-        net = inner
-    return ""
+    layers = (one.layer for one in wrappers(net) if isinstance(one, Wrapper))
+    return next((layer for layer in layers if layer), "")
 
 
 def _inside(net: nn.Module) -> nn.Module | None:

@@ -32,6 +32,8 @@ from score_sde_analytic.process.schedule import Schedule
 
 #: Levels at which a prior is priced, between which the price is interpolated.
 KNOTS = 100
+#: Lowest of them: there nothing is left to judge.
+LOWEST = -20.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +75,7 @@ class Judged(FreeModel):
         if len(examples) < 2:
             raise InputError("one example has no spread to judge by; give at least two")
         low, high = schedule.log_snr_range
-        log_snr = np.linspace(max(low, -20.0), min(high, 20.0), whole(4)("knots", knots))
+        log_snr = np.linspace(max(low, LOWEST), min(high, -LOWEST), whole(4)("knots", knots))
         rows = []
         size = batch_by_bytes(examples.first.numel(), batch_size)
         for start in range(0, len(examples), size):
@@ -125,7 +127,8 @@ class Judged(FreeModel):
     def _inside(self, log_snr: ArrayLike) -> Array:
         """Log-SNRs at which it was judged."""
         lam = np.atleast_1d(as_array(log_snr))
-        lam = np.where(lam <= PURE_NOISE, self.log_snr[0], lam)  # where nothing is left to judge
+        blank = LOWEST if self.log_snr[0] <= LOWEST else PURE_NOISE
+        lam = np.where(lam <= blank, self.log_snr[0], lam)
         if lam.min() < self.log_snr[0] - 1e-6 or lam.max() > self.log_snr[-1] + 1e-6:
             raise InputError(
                 f"the prior was judged from log-SNR {self.log_snr[0]:.3g} to {self.log_snr[-1]:.3g}, not at"

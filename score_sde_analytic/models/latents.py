@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from score_sde_analytic.arrays import onto
+from score_sde_analytic.arrays import kept, onto
 from score_sde_analytic.checks import optional, whole
 from score_sde_analytic.data.caching import cached
 from score_sde_analytic.data.examples import Data, Examples, as_dataset
@@ -130,7 +130,7 @@ class LatentDataset(Dataset[Any]):
             x_0, conditions = pictures.batch(indices)
             self.data_range.check(x_0)
             rows = _encoded(self.vae.encode(self._fed(onto(x_0, self.device))))
-            rows |= {GIVEN + name: values for name, values in conditions.items()}
+            rows |= {GIVEN + name: kept(values) for name, values in conditions.items()}
             for i in range(max(done - start, 0), len(indices)):
                 yield {name: values[i] for name, values in rows.items()}
 

@@ -38,6 +38,7 @@ from score_sde_analytic.models.identity import (
     settings_of,
     unwrapped,
     weights_digest,
+    wrappers,
 )
 from score_sde_analytic.models.model import Coordinates, Quantity
 
@@ -200,6 +201,15 @@ class LearnedRange(Wrapper):
             )
         mean, v = out.chunk(2, 1)
         return Output(mean, getattr(answer, "extra", None), v)
+
+
+def learns_range(net: Any) -> bool:
+    """Whether a network is wrapped to return a learned variance.
+
+    >>> learns_range(LearnedRange(mixture)), learns_range(mixture)
+    (True, False)
+    """
+    return any(isinstance(one, LearnedRange) for one in wrappers(net))
 
 
 def _unet_class() -> Any:

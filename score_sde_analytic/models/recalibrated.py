@@ -14,7 +14,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -121,6 +121,11 @@ class Recalibrated(Around):
         charge(self, **vars(cost))
         prediction = self._mixed(given)
         return prediction if prediction is given else confined(prediction, self.clamp)
+
+    def unclamped(self) -> Self:
+        view = super().unclamped()
+        view.model = self.model.unclamped()
+        return view
 
     def _mixed(self, given: Prediction) -> Prediction:
         shares = self._of(given.level)

@@ -65,7 +65,7 @@ class Ancestral(Sampler[AncestralStep]):
         return grid.steps
 
     def extra_calls(self, grid: Grid) -> int:
-        return self.covariance.extra_calls(grid.steps - 1)
+        return self.covariance.extra_calls(grid.steps - (self.final == "mean"))
 
     def fingerprints(self, grid: Grid) -> list[Any]:
         return [fingerprint(grid.levels(self.model.schedule), self.covariance, self.eta)]

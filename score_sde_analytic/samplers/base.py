@@ -125,13 +125,23 @@ def _settings(value: Any) -> list[Field[Any]]:
 def _is_composite(value: Any) -> bool:
     """Whether plain data can tell it: a part of a sampler, or settings such as a solver's tolerances."""
     return isinstance(value, Sampler) or (
-        is_dataclass(value) and all(isinstance(getattr(value, f.name), bool | int | float | str) for f in _settings(value))
+        is_dataclass(value) and all(_is_scalar(part) for f in _settings(value) for part in _parts(getattr(value, f.name)))
     )
 
 
+def _is_scalar(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _parts(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, tuple | list) else [value]
+
+
 def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
+    if _is_scalar(value):
         return value
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
     if not _is_composite(value):
         return type(value).__name__
     return {"name": type(value).__name__} | {f.name: _plain(getattr(value, f.name)) for f in _settings(value)}
@@ -140,8 +150,10 @@ def _plain(value: Any) -> Any:
 def _label(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
-    if value is None or isinstance(value, bool | int | str):
+    if _is_scalar(value):
         return str(value)
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(_label, value))})"
     if not _is_composite(value):
         return type(value).__name__
     changed = [f"{f.name}={_label(v)}" for f in _settings(value) if (v := getattr(value, f.name)) != f.default]

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from score_sde_analytic import processes
-from score_sde_analytic.arrays import Array, available, numbers, slices
+from score_sde_analytic.arrays import Array, available, kept, numbers, slices
 from score_sde_analytic.checks import SEED, each, whole
 from score_sde_analytic.data.examples import Rows
 from score_sde_analytic.declared import require_arrays
@@ -266,7 +266,7 @@ class _Recording:
         if path is None:
             return
         arrays = {"z": self.z.numpy(), "first": self.first.numpy(), "predictions": self.predictions.numpy()}
-        arrays |= {CONDITION + name: rows.cpu().numpy() for name, rows in self.conditions.items()}
+        arrays |= {CONDITION + name: kept(rows).numpy() for name, rows in self.conditions.items()}
         metadata = {"kind": KIND, "identity": self.identity, "known": self.known, "cost": vars(self.cost)}
         save_arrays(path, arrays, metadata)
 

@@ -86,7 +86,8 @@ class OneGraph(Sampler[WholeStep]):
         return self.sampler.config()
 
     def with_model(self, model: ScoreModel) -> Self:
-        return replace(self, sampler=self.sampler.with_model(model))
+        same = model.schedule is self.model.schedule
+        return replace(self, sampler=self.sampler.with_model(model), _plans=self._plans if same else {})
 
     def calls(self, grid: Grid) -> int | None:
         return self.sampler.calls(grid)

@@ -11,7 +11,7 @@ from score_sde_analytic.covariance.isotropic import Isotropic
 from score_sde_analytic.covariance.tweedie import Tweedie
 from score_sde_analytic.errors import MissingFileError
 from score_sde_analytic.measure.curve import NoiseCurve, Source
-from score_sde_analytic.models.networks import LearnedRange
+from score_sde_analytic.models.networks import learns_range
 from score_sde_analytic.study.names import HANDCRAFTED, TWEEDIE, CovarianceName
 from score_sde_analytic.study.record import Record
 
@@ -38,7 +38,7 @@ def covariance(record: Record, curves: Mapping[Source, NoiseCurve], name: Covari
 
 def _learned(record: Record, name: CovarianceName) -> Covariance:
     """A head's covariance, or that of a network which predicts its own range."""
-    if name.base == "interpolated" and isinstance(record.model.net, LearnedRange):
+    if name.base == "interpolated" and learns_range(record.model.net):
         return Interpolated()
     if record.heads is None:
         raise MissingFileError(f"no head {name.base!r} is known; name the folder of trained heads with Study.with_heads")

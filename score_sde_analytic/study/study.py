@@ -274,12 +274,13 @@ class Study(Measured):
         """Measured bits/dim by any methods, on the same examples with the same noise; unfinished work is continued.
 
         Args:
-            path: folder that keeps results, in files that are named by what was asked: other settings never meet them.
+            path: folder that keeps results, in files that are named by method, seed, draws and number of examples: other
+                settings never meet them, and other examples, as many, are refused there.
             options: of `bits_per_dim`.
         """
         if not methods:
             return {}
-        asked = self.seed, draws, len(data), *self.marks  # type: ignore[arg-type]
+        asked = options.get("seed", self.seed + 1), draws, len(data), *self.marks  # type: ignore[arg-type]
         files = {name: f"{name}-{digest(method.config(self.model), *asked)[:8]}" for name, method in methods.items()}
         settings = {"draws": draws, "seed": self.seed + 1, "device": self.device, "path": path} | options
         named = {files[name]: method for name, method in methods.items()}
