@@ -150,6 +150,15 @@ def test_variance_between_and_within_examples(mixture, moments):
     assert abs(many.between.value - one.between.value) < 5.0 * np.hypot(many.between.stderr, one.between.stderr)
 
 
+def test_both_measurements_are_kept(mixture, tmp_path):
+    model, x, method = mixture.score_model(SCHEDULE), mixture.sample(20, seed=4), ContinuousTime(T_MIN, NoDecoder(), 2)
+    found = times_per_example(model, x, method, path=tmp_path / "pair.safetensors", **QUIET)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["pair-0.safetensors", "pair-1.safetensors"]
+    with model.metered() as cost:
+        assert times_per_example(model, x, method, path=tmp_path / "pair.safetensors", **QUIET) == found
+    assert cost.calls == 0
+
+
 def test_how_many_times_are_worth_drawing():
     found = TimesPerExample(4, between=Estimate(1.0, 0.0), within=Estimate(0.5, 0.0))
     times = found.worth(0.1)

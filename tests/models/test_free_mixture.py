@@ -15,7 +15,7 @@ from score_sde_analytic.models.judged import Judged
 from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.ode_solvers import Adaptive
 from score_sde_analytic.models.probability_flow import CLOCKS, transport
-from score_sde_analytic.process.schedule import VE, LinearVP, Schedule
+from score_sde_analytic.process.schedule import VE, LinearVP, RectifiedFlow, Schedule
 
 TIMES = [0.02, 0.3, 0.8]
 SCHEDULES = [LinearVP(), VE()]
@@ -42,6 +42,15 @@ def test_it_is_the_mixture(planar, free, schedule: Schedule, t: float):
     torch.testing.assert_close(free.x_0(x, level), planar.posterior(x, level)[0], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(free.log_prob(x, level), planar.log_density(x, level), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(free.score_model(schedule).predict(x, level).score, planar.score(x, level), rtol=1e-6, atol=1e-6)
+
+
+def test_pure_noise_is_noise(free):
+    """Where VP schedules end lower still, the start tends to it."""
+    z = draws(5, 2)
+    schedule = RectifiedFlow()
+    found = free.start(z, schedule.level(1.0))
+    torch.testing.assert_close(found, z, rtol=0, atol=0)
+    torch.testing.assert_close(free.start(z, LinearVP().level_at(-40.0)), z, rtol=0, atol=1e-7)
 
 
 def test_levels_may_differ_between_samples(free):

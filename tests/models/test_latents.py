@@ -120,6 +120,12 @@ def test_conditions_stay_with_their_latents(tmp_path):
     assert latents.batch([4, 2]).conditions["class_labels"].tolist() == [4, 2]
 
 
+def test_conditions_in_half_precision():
+    words = torch.rand(10, 3).bfloat16()
+    latents = Examples(LatentDataset(autoencoder(), Examples(X, conditions={"words": words}), **QUIET))
+    assert torch.equal(latents.batch([4, 2]).conditions["words"], words[[4, 2]].float())
+
+
 def test_an_autoencoder_without_a_distribution():
     class Halved(nn.Module):
         def encode(self, x):

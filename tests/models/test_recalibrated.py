@@ -128,6 +128,16 @@ def test_clamp_confines_the_stacked_mean():
     assert float(Recalibrated(base, FREE, stack)(x, 0.5).x_0.abs().max()) <= 1.0
 
 
+def test_unclamped_is_so_within():
+    stack = Stack(np.zeros(1), np.tile([[[1.0], [0.0], [0.0]]], (1, 1, 4)))
+    base = ScoreModel(lambda x, labels: 3.0 * x, SCHEDULE, "x_0", clamp=(-1.0, 1.0), fingerprint="loud")
+    x, better = torch.full((1, 4), 0.9), Recalibrated(base, FREE, stack)
+    with better.metered() as cost:
+        torch.testing.assert_close(better.unclamped()(x, 0.5).x_0, 3.0 * x)
+    assert cost.calls == 1
+    assert float(better(x, 0.5).x_0.max()) == 1.0
+
+
 def test_files(tmp_path):
     better, _ = _fitted(_wrong(0.5))
     better.save(tmp_path)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from score_sde_analytic import GaussianMixture, LinearVP, ScoreModel, generate
+from score_sde_analytic import CosineVP, GaussianMixture, LinearVP, ScoreModel, generate
 from score_sde_analytic.covariance import Diagonal, Isotropic
 from score_sde_analytic.data import DCT
 from score_sde_analytic.errors import UnsupportedError
@@ -12,6 +12,7 @@ from score_sde_analytic.grids import even_log_snr
 from score_sde_analytic.measure import NoiseCurve, Spectrum
 from score_sde_analytic.models import Adaptive
 from score_sde_analytic.models.compiled import compiled
+from score_sde_analytic.models.networks import LearnedRange, WithFeatures, learns_range
 from score_sde_analytic.samplers import (
     LMS,
     AnalyticMultistep,
@@ -46,9 +47,20 @@ class Small(torch.nn.Module):
         return said if shift is None else said + shift.to(x)[:, None, None, None]
 
 
-def small(**settings):
+class Last(torch.nn.Module):
+    """A network whose last layer is known by its name."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.conv_out = torch.nn.Conv2d(1, outputs, 3, padding=1)
+
+    def forward(self, x, t):
+        return self.conv_out(torch.tanh(x))
+
+
+def small(schedule=VP, **settings):
     torch.manual_seed(0)
-    return ScoreModel(Small(), VP, predicts="v", clamp=(-2.0, 2.0), fingerprint="small", **settings)
+    return ScoreModel(Small(), schedule, predicts="v", clamp=(-2.0, 2.0), fingerprint="small", **settings)
 
 
 MODEL = small()
@@ -118,6 +130,14 @@ def test_a_larger_batch_and_another_model_have_graphs_of_their_own(traced):
     assert len(traced) == 3
 
 
+def test_another_schedule_has_other_steps(traced):
+    """Where they are kept by the times alone."""
+    other = small(CosineVP())
+    graph = OneGraph(SAMPLERS["heun"])
+    drawn(graph)
+    assert torch.equal(drawn(graph.with_model(other)), drawn(SAMPLERS["heun"].with_model(other)))
+
+
 def test_conditions_belong_to_their_batch(traced):
     sampler = Heun(small(conditions=["shift"]))
     conditions = {"shift": torch.linspace(-1.0, 1.0, 6)}
@@ -169,5 +189,12 @@ def test_a_compiled_network_is_fed_as_the_network_is(monkeypatch):
     x = torch.ones(2, *SHAPE)
     assert torch.equal(model(x, 0.5, shift=shift).v, plain(x, 0.5, shift=shift).v)
     assert model.fingerprint() == plain.fingerprint()
+    for net in (LearnedRange(Last(2)), WithFeatures(Last(1))):
+        told = ScoreModel(net, VP, predicts="eps")
+        one, other = (each(x, 0.5) for each in (told, compiled(told, "default")))
+        for name in ("eps", "extra", "learned_range"):
+            first, second = getattr(one, name), getattr(other, name)
+            assert first is second is None or torch.equal(first, second), name
+        assert learns_range(compiled(told, "default").net) == learns_range(net)
     plain.net.bfloat16()
     assert compiled(plain, "default")(x, 0.5, shift=shift).v.dtype == torch.float32

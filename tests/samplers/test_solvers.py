@@ -26,6 +26,7 @@ from score_sde_analytic.samplers import (
     ProbabilityFlow,
     ReverseDiffusion,
     ReverseSDE,
+    SASolver,
     UniPC,
     carry,
     generate,
@@ -356,6 +357,9 @@ def test_names_tell_samplers_apart():
     assert len(set(names)) == len(names)
     assert Ancestral(model, BetaTilde(), 0.5).name == "Ancestral(covariance=BetaTilde, eta=0.5)"
     assert ProbabilityFlow(model, Adaptive(1e-3)).name == "ProbabilityFlow(solver=Adaptive(rtol=0.001))"
+    between = SASolver(model, between=(0.05, 1.0))
+    assert between.config()["between"] == [0.05, 1.0] != SASolver(model).config()["between"]
+    assert between.name == "SASolver(between=(0.05, 1))"
     config = PredictorCorrector(ReverseDiffusion(model), Langevin(0.2)).config()
     assert config["predictor"] == {"name": "ReverseDiffusion"}
     assert config["corrector"] == {"name": "Langevin", "snr": 0.2, "steps": 1}

@@ -11,6 +11,7 @@ from score_sde_analytic.data.transforms import DCT
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.models.free import LinearDenoiser
 from score_sde_analytic.models.mixture import GaussianMixture
+from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.process.noise import SampleNoise
 from score_sde_analytic.process.schedule import VE, LinearVP, SubVP
 from score_sde_analytic.samplers import (
@@ -119,8 +120,6 @@ class Interrupting:
 
 @pytest.mark.parametrize("at", [1, 5, 9])
 def test_interrupted_paths_go_on_to_the_identical_result(linear, tmp_path, at):
-    from score_sde_analytic.models.model import ScoreModel
-
     def recorded(net, path):
         model = ScoreModel(net, LinearVP(), predicts="x_0", fingerprint="tanh")
         options = {"count": 5, "batch_size": 3, "path": path, "progress": False}
@@ -144,6 +143,14 @@ def test_a_file_of_other_paths_is_refused(linear, tmp_path):
     record_paths(model, linear, (12,), [-1.0, 1.0], count=2, path=tmp_path / "paths", progress=False)
     with pytest.raises(InputError, match="count: file has 2, expected 3"):
         record_paths(model, linear, (12,), [-1.0, 1.0], count=3, path=tmp_path / "paths", progress=False)
+
+
+def test_paths_keep_conditions_in_half_precision(linear, tmp_path):
+    model = ScoreModel(lambda x, t, emb: 0.0 * x, LinearVP(), conditions=["emb"], fingerprint="nothing")
+    options = {"count": 4, "conditions": {"emb": torch.rand(4, 3).bfloat16()}, "progress": False}
+    paths = record_paths(model, linear, (12,), [-1.0, 1.0], **options, path=tmp_path / "paths")
+    again = record_paths(model, linear, (12,), [-1.0, 1.0], **options, path=tmp_path / "paths")
+    assert torch.equal(paths.predictions, again.predictions)
 
 
 # --- fits ---

@@ -14,7 +14,7 @@ from score_sde_analytic.data import Examples
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.measure import Budget
 from score_sde_analytic.models import GaussianMixture, Judged, LinearDenoiser
-from score_sde_analytic.process import LinearVP
+from score_sde_analytic.process import LinearVP, Tabulated
 from score_sde_analytic.samplers import Ancestral, generate
 from score_sde_analytic.study import Knots, Search, Settings, Structure, Study, analyse
 from score_sde_analytic.study.free import fitted
@@ -50,6 +50,21 @@ def test_grids_are_never_worse_than_from_the_usual_prior(study: Study, prior: Ju
     assert np.all(gains >= -1e-12)
     assert gains[0] > gains[1] > gains[2] > gains[3]
     assert gains[0] > 0.2
+
+
+def test_priors_of_schedules_that_go_far_down(wide: GaussianMixture) -> None:
+    """To log-SNR -22.6 as the cosine table of 4000 steps, where nothing is left to judge."""
+    x = wide.sample(200, seed=1)
+    schedule = Tabulated.cosine(4000)
+    assert schedule.log_snr_range[0] < -20.0
+    model, budget = wide.score_model(schedule), Budget(min_draws=64, max_draws=64)
+    study = analyse(model, x, settings=SETTINGS, budget=budget, progress=False)
+    prior = Judged.on(x, LinearDenoiser.of(wide.sample(400, seed=2)), schedule)
+    usual, free = (study.bits(2, prior=p)[2].value for p in (None, prior))
+    assert free <= usual + 0.01
+    assert prior.prior_price([schedule.log_snr_range[0]])[0][0] < 1e-6
+    with pytest.raises(InputError, match="judge it under the schedule"):
+        prior.prior_price([25.0])
 
 
 def test_a_price_has_the_prior_s_own_error(study: Study, prior: Judged) -> None:
