@@ -60,7 +60,7 @@ def test_priors_of_schedules_that_go_far_down(wide: GaussianMixture) -> None:
     model, budget = wide.score_model(schedule), Budget(min_draws=64, max_draws=64)
     study = analyse(model, x, settings=SETTINGS, budget=budget, progress=False)
     prior = Judged.on(x, LinearDenoiser.of(wide.sample(400, seed=2)), schedule)
-    usual, free = (study.bits(2, prior=p)[2].value for p in (None, prior))
+    usual, free = (study.bits(2, prior=p)[2].total.value for p in (None, prior))
     assert free <= usual + 0.01
     assert prior.prior_price([schedule.log_snr_range[0]])[0][0] < 1e-6
     with pytest.raises(InputError, match="judge it under the schedule"):
