@@ -81,10 +81,17 @@ class Sheets:
         return kept
 
     def save(self) -> None:
-        """Write what was made."""
-        about = {name: {"identity": sheet.identity, "cost": vars(sheet.cost)} for name, sheet in self.made.items()}
+        """Write what was made, and what earlier runs left that may still be asked for."""
+        self._write({**self.kept, **self.made})
+
+    def finish(self) -> None:
+        """Write what was asked for, and nothing else."""
+        self._write(self.made)
+
+    def _write(self, sheets: Mapping[str, Sheet]) -> None:
+        about = {name: {"identity": sheet.identity, "cost": vars(sheet.cost)} for name, sheet in sheets.items()}
         metadata = {"kind": "samples", "seed": self.seed, "sheets": about}
-        save_arrays(self.path, {name: sheet.x for name, sheet in self.made.items()}, metadata)
+        save_arrays(self.path, {name: sheet.x for name, sheet in sheets.items()}, metadata)
         self.saved = time.monotonic()
 
 
@@ -118,7 +125,7 @@ def sheets(experiment: Experiment, name: GridName) -> tuple[Sheets, dict[str, di
     file = Sheets.open(path, settings.seed)
     with noted(lambda: f"{len(file.made)} sheets are in {file.path}", file.save):
         made = {str(c): _sheets(experiment, file, name, c) for c in experiment.covariances(settings.variances)}
-    file.save()
+    file.finish()
     return file, made
 
 
@@ -140,7 +147,7 @@ def merge(path: Path, settings: ConfigDict) -> None:
         for sheet in sheets:
             cost.add(**vars(sheet.cost))
         whole.made[name] = Sheet(x, sheets[0].identity, cost)
-    whole.save()
+    whole.finish()
 
 
 def _fewest(experiment: Experiment, total: Receipt) -> tuple[list[Path], dict[int, str]]:
@@ -158,7 +165,7 @@ def _fewest(experiment: Experiment, total: Receipt) -> tuple[list[Path], dict[in
             sheet = file.sheet(f"K{steps}", plan, settings.count, settings.batch_size, _identity(experiment, plan))
             rows[steps] = torch.from_numpy(sheet.x)
             total.add(**vars(sheet.cost))
-    file.save()
+    file.finish()
     data = experiment.splits.held("test", settings.count)
     declared, title = experiment.splits.data_range, "times of each table"
     picture = figures.samples(work / "samples_fewest.png", {"fewest calls": rows}, data, declared, title=title)

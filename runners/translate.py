@@ -205,7 +205,7 @@ def run(experiment: Experiment) -> list[Path]:
     file = Sheets.open(experiment.workdir / "translate.safetensors", asked.settings.seed)
     with noted(lambda: f"{len(file.made)} points are in {file.path}", file.save):
         results = {point: shown(asked, point, file) for point in asked.points}
-    file.save()
+    file.finish()
     scores = with_frontier({point: asked.criteria(x) for point, x in results.items()})
     rows |= {str(point): one for point, one in scores.items()}
     print(f"\n{_subject(asked)}\n\n{pictures.table(rows)}\n\n{_told(scores)}")

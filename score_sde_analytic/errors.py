@@ -39,5 +39,5 @@ class RunError(UserError, RuntimeError):
     """A run that cannot go on: a network that returns NaN, a loss or a solver that diverged, a limit that was reached."""
 
 
-class PeerError(RunError):
+class PeerError(UserError, ConnectionError):
     """Another of the processes that share a run ended, and this one cannot go on alone."""

@@ -107,6 +107,8 @@ class Codec:
     ) -> None:
         if data_range is None or data_range.levels is None:
             raise InputError("continuous data cannot be coded without a loss: declare their levels, DataRange(levels=256)")
+        if data_range.levels > container.MOST_LEVELS:
+            raise InputError(f"a file holds at most {container.MOST_LEVELS} levels, not {data_range.levels}; code fewer bits")
         chain.check(model, data_range)
         self.arithmetic = ARITHMETICS[one_of(ARITHMETICS)("arithmetic", arithmetic)]
         self.ratio = RATIO("ratio", ratio)
@@ -153,6 +155,8 @@ class Codec:
         """
         self.data_range.check(images)
         shape = tuple(images.shape[1:])
+        if math.prod(shape) >= container.MOST_DIM:
+            raise InputError(f"images of shape {shape} are too large for a file, which could not be read; cut them into tiles")
         pixels = self.data_range.index(images).cpu().numpy().reshape(len(images), -1)
         ladder = self._ladder(shape, self.ratio)
         require_repeatable(ladder)
@@ -170,6 +174,7 @@ class Codec:
             "arithmetic": self.arithmetic.record(ladder, done.plan.sizes),
             **({"about": dict(about)} if about else {}),
         }
+        container.require_readable(header)
         return _compressed(container.pack(header, done.words, pixels), done, ladder.dim)
 
     @torch.no_grad()

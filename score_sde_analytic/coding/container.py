@@ -15,7 +15,7 @@ from jaxtyping import Shaped
 
 from score_sde_analytic.coding.stack import Words
 from score_sde_analytic.declared import require_shape
-from score_sde_analytic.errors import InputError
+from score_sde_analytic.errors import InputError, UnsupportedError
 
 MAGIC, VERSION = b"SSAC", 1
 CURE = "take an undamaged copy"
@@ -23,12 +23,14 @@ CURE = "take an undamaged copy"
 MOST_HEADER = 2**24
 #: Most numbers of an image.
 MOST_DIM = 2**22
+#: Most values of a number.
+MOST_LEVELS = 2**16
 PAIRS = [[int]]
 #: Of a header.
 SHAPE = {
     "shape": [range(1, MOST_DIM)],
     "count": range(1, 2**32),
-    "levels": range(2, 65_537),
+    "levels": range(2, MOST_LEVELS + 1),
     "range": [float],
     "network": str,
     "chain": str,
@@ -55,6 +57,14 @@ def pack(header: Mapping[str, Any], words: Words, pixels: Shaped[np.ndarray, " .
     body = MAGIC + bytes([VERSION]) + deflate.compress(text) + deflate.flush() + words.astype("<u4").tobytes()
     body += _crc(np.asarray(pixels).astype("<u2").tobytes())
     return body + _crc(body)
+
+
+def require_readable(header: Mapping[str, Any]) -> None:
+    """Raise UnsupportedError where no reader would take a file of this header."""
+    try:
+        require_shape(header, SHAPE, "its header", "cut the images into tiles")
+    except InputError as error:
+        raise UnsupportedError(f"a file of these images could not be read again: {error}") from error
 
 
 def unpack(content: bytes) -> tuple[dict[str, Any], Words, bytes]:

@@ -45,10 +45,6 @@ def described(device: torch.device) -> str:
 @torch.no_grad()
 def bare_seconds(model: ScoreModel, like: Float[Tensor, " batch *dims"], calls: int) -> float:
     """Time of one network call on a batch like this, without anything around it; the median of so many after a first one."""
-    label = model.times.label(model.schedule.level(0.5))
-    labels = torch.full((len(like),), float(label), dtype=torch.float32, device=like.device)
-    if isinstance(label, int):
-        labels = labels.long()
-    conditions = model.arguments(like)
-    seconds = [timed(lambda: model.net(like, labels, **conditions), like.device)[1] for _ in range(calls + 1)]
+    level = model.schedule.level(0.5)
+    seconds = [timed(lambda: model.called(like, level), like.device)[1] for _ in range(calls + 1)]
     return float(np.median(seconds[1:]))

@@ -35,6 +35,7 @@ from score_sde_analytic.compare.search import Search
 from score_sde_analytic.compare.settings import ComparisonSettings
 from score_sde_analytic.covariance.isotropic import BetaTilde
 from score_sde_analytic.data.ranges import DataRange
+from score_sde_analytic.data.statistics import DataStatistics
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.extras import versions
 from score_sde_analytic.files import plain, write_text
@@ -184,6 +185,11 @@ class Comparison:
         return self.settings.evaluation.part(self.examples.labelled("test"))
 
     @cached_property
+    def _bounded(self) -> str:
+        """Which examples those are."""
+        return DataStatistics.of(self.measured_on, max_eigen=0).digest
+
+    @cached_property
     def grids(self) -> SharedGrids:
         """The times of every grid."""
         settings = self.settings
@@ -247,7 +253,7 @@ class Comparison:
             "moments": digest(json.dumps(study.moments.fingerprint, sort_keys=True)),
             "fidelity": self.fidelity.identity,
             "settings": settings.identity,
-            "bound": [study.seed, study.settings.decoder, settings.evaluation.draws, len(self.measured_on)],
+            "bound": [study.seed, study.settings.decoder, settings.evaluation.draws, self._bounded],
             "flow": settings.flow.identity if settings.flow else None,
             "device": self.device.type,
         }

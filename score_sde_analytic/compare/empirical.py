@@ -20,12 +20,12 @@ def statistics(study: Study, examples: Examples, folder: Path) -> EmpiricalStati
     """Read where they are kept in the folder; else measured by 3 DRAWS KNOTS network calls."""
     x_0, conditions = examples.batch(range(len(examples)))
     given = [weights_digest(conditions)] if conditions else []
-    known = digest(study.model.fingerprint(), float(x_0.double().sum()), tuple(x_0.shape), study.seed, *given)
+    low, high = study.schedule.finite_range[0] + 0.5 * SPAN, float(study.moments.log_snr[-1])
+    known = digest(study.model.fingerprint(), float(x_0.double().sum()), tuple(x_0.shape), study.seed, low, high, *given)
     path = folder / f"statistics-{known[:12]}.safetensors"
     if path.exists():
         return EmpiricalStatistics.load(path)
-    low = study.schedule.finite_range[0] + 0.5 * SPAN
-    knots = np.linspace(low, float(study.moments.log_snr[-1]), KNOTS)
+    knots = np.linspace(low, high, KNOTS)
     measured = EmpiricalStatistics.of(study.model, examples, knots, DRAWS, seed=study.seed, span=SPAN, device=study.device)
     measured.save(path)
     return measured

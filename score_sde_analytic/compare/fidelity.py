@@ -34,6 +34,7 @@ from score_sde_analytic.metrics import (
     mixture_metrics,
 )
 from score_sde_analytic.metrics.classifier import ASSETS
+from score_sde_analytic.models.identity import digest_of
 from score_sde_analytic.models.mixture import GaussianMixture
 
 
@@ -211,5 +212,5 @@ def of_mixture(exact: GaussianMixture, count: int, seed: int, groups: int) -> Fi
     def judge(x: Tensor) -> float:
         return energy_distance(x.cpu(), exact, count, seed).value
 
-    identity = {"metrics": sorted(MIXTURE), "options": options}
+    identity = {"metrics": sorted(MIXTURE), "options": options, "mixture": digest_of(exact)}
     return Fidelity(tuple(MIXTURE.values()), identity, count, measure, judge)

@@ -110,6 +110,8 @@ def _axes(data: Tensor, pair: tuple[int, int]) -> list[str]:
     if data.ndim == 2:
         return [f"x[{i}]" for i in pair]
     places = [np.unravel_index(i, tuple(data.shape[1:])) for i in pair]
+    if data.ndim != 4:
+        return [f"x[{', '.join(str(int(i)) for i in place)}]" for place in places]
     return [f"pixel (row {int(row)}, column {int(column)}), channel {int(c)}" for c, row, column in places]
 
 

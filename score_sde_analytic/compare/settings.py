@@ -144,8 +144,10 @@ class ComparisonSettings:
 
     def __post_init__(self) -> None:
         settle(self, "compare.")
-        if 0 < self.count < 4:
-            raise InputError(f"need compare.count at least 4 samples, got {self.count}")
+        if 0 < self.count < 2 * self.groups:
+            raise InputError(
+                f"need compare.count at least {2 * self.groups} samples, two for each of compare.groups, got {self.count}"
+            )
 
     def resolved(self) -> ComparisonSettings:
         """The same with everything that was left open filled in from its budget."""

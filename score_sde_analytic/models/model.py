@@ -169,7 +169,7 @@ class ScoreModel(Views):
         state = precise(x_t)
         x = state if _is_one(norm) else state / expand(norm, state)
         charge(self, calls=1, evaluations=x_t.shape[0])
-        out, extra, learned = _parts(self._answer(x, level))
+        out, extra, learned = _parts(self.called(x, level))
         value, kind = self._read(self._checked(out, state), x, x_t, level, norm)
         return confined(Prediction(x_t, level, value, kind, extra, learned, self.bound), self.clamp)
 
@@ -206,8 +206,12 @@ class ScoreModel(Views):
         """Enter a whole receipt on the open ones, for work that is known to be that of before."""
         charge(self, **vars(cost))
 
-    def _answer(self, x: Tensor, level: Level) -> Any:
-        """What the network returns, fed in its dtype and on its device."""
+    def called(self, x: Float[Tensor, " batch *dims"], level: Level) -> Any:
+        """What the network returns, fed in its dtype and on its device; x in its own coordinates, and no receipt knows of it.
+
+        >>> model.called(torch.ones(1, 2), model.schedule.level(0.5)).shape
+        torch.Size([1, 2])
+        """
         like = _weight(self.net)
         fed = x if like is None else x.to(like)
         if self._channels_last and x.ndim == 4:

@@ -52,7 +52,8 @@ def sheet(
     if x.ndim == 4:
         pixels = np.kron(mosaic(x, columns, declared), np.ones((scale, scale) + (1,) * (x.shape[1] > 1)))
     else:
-        pixels = _points(x[:, :2].double().numpy(), data[:, :2].double().numpy())
+        here, there = (each.flatten(1)[:, :2].double().numpy() for each in (x, data))
+        pixels = _points(here, there)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary:
         plt.imsave(temporary, pixels, cmap="gray", vmin=0.0, vmax=1.0, format="png")
@@ -78,16 +79,20 @@ def _grids(content: Content) -> list[str]:
     return list(dict.fromkeys(cell["grid"] for cell in content["cells"] if cell["budget"]))
 
 
+#: What solvers that choose their own times have for a grid.
+INTERVAL = "interval"
+
+
 @plt.rc_context(STYLE)
 def quality(path: Path, content: Content, metric: Content) -> Path:
     """One metric against network calls, a panel per grid; adaptive solvers, which need none, are in every panel."""
-    grids = _grids(content)
+    grids = _grids(content) or [INTERVAL]
     figure, axes = _panels(len(grids))
     look, errors = styles(content["solvers"]), []
     for axis, grid in zip(axes[0], grids, strict=True):
         for solver in content["solvers"]:
             name = solver["name"]
-            cells = _cells(content, name, grid) or _cells(content, name, "interval")
+            cells = _cells(content, name, grid) or _cells(content, name, INTERVAL)
             points = [(c["calls"], c["metrics"][metric["name"]]) for c in cells]
             known = [(calls, m["value"], m["stderr"] or 0.0) for calls, m in points if m["value"] is not None]
             if known:

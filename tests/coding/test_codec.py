@@ -183,6 +183,13 @@ def test_continuous_data_are_refused():
         Codec(study().model, study().chain(3), DataRange())
 
 
+def test_what_no_file_holds_is_refused():
+    with pytest.raises(InputError, match="at most 65536 levels, not 70000"):
+        Codec(study().model, study().chain(3), DataRange(levels=70_000))
+    with pytest.raises(InputError, match=r"too large for a file.*cut them into tiles"):
+        Codec(study().model, study().chain(3), DECLARED).encode(torch.zeros(1, 1, 2**11, 2**11))
+
+
 def test_images_off_their_levels_are_refused():
     with pytest.raises(InputError, match="off the grid"):
         codec().encode(smooth(2, 0) + 0.01)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from dataclasses import replace
 
@@ -10,14 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from score_sde_analytic.compare import SOLVERS, Solver, SolverName, paths
+from score_sde_analytic.compare import SOLVERS, Comparison, Solver, SolverName, paths
 from score_sde_analytic.compare.cells import TIMINGS, Bench, Job
+from score_sde_analytic.compare.clock import bare_seconds
 from score_sde_analytic.compare.paths import Trace
 from score_sde_analytic.covariance.isotropic import BetaTilde, Isotropic
+from score_sde_analytic.errors import PeerError
 from score_sde_analytic.grids.grid import even
 from score_sde_analytic.measure.curve import NoiseCurve
 from score_sde_analytic.models.compiled import compiled
+from score_sde_analytic.models.mixture import GaussianMixture
 from score_sde_analytic.models.model import ScoreModel
+from score_sde_analytic.models.times import ZeroBased
+from score_sde_analytic.process.schedule import Tabulated
 from score_sde_analytic.report import comparison_tables
 from score_sde_analytic.samplers import Ancestral, DPMSolverPP, PredictorCorrector, generate
 from score_sde_analytic.study import GridName
@@ -127,6 +133,45 @@ def test_a_defect_of_the_programme_is_not_a_failed_cell(comparison, tmp_path, mo
         comparison(tmp_path, solvers=("defect",), calls=(4,)).cells()
 
 
+def test_a_process_that_ended_is_no_failed_cell(comparison, tmp_path, monkeypatch):
+    """The same command goes on."""
+
+    class Abandoned(Ancestral):
+        def step(self, *args):
+            raise PeerError("another process of this run ended")
+
+    entry = Solver("label", "analytic", "about", lambda study, options: Abandoned(study.model, BetaTilde()))
+    monkeypatch.setitem(SOLVERS, "abandoned", entry)
+    with pytest.raises(PeerError):
+        comparison(tmp_path, solvers=("abandoned",), calls=(4,)).cells()
+    assert not list((tmp_path / "cells").glob("*.json"))
+
+
+def test_other_data_are_other_cells(comparison, four, examples, asked, study, tmp_path):
+    wide = GaussianMixture(four.weights, 2.0 * four.means, 0.1)
+    others = (replace(examples, exact=wide), replace(examples, test=examples.test.flip(0)[:200] + 0.01))
+    identities = [Comparison.of(study, each, asked(), tmp_path).identity for each in (examples, *others)]
+    assert len({json.dumps(identity, sort_keys=True) for identity in identities}) == 3
+
+
+@pytest.mark.parametrize("kind", ["double", "half", "indexed"])
+def test_bare_calls_are_fed_as_the_model_feeds_them(kind):
+    """Networks in double and half precision, and those that look their time up."""
+
+    class Indexed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.layer = torch.nn.Embedding(1000, 2), torch.nn.Linear(2, 2)
+
+        def forward(self, x, t):
+            return self.layer(x) + (self.table(t) if kind == "indexed" else t[:, None].to(x))
+
+    net = Indexed().to({"double": torch.float64, "half": torch.bfloat16, "indexed": torch.float32}[kind])
+    dtype = {"half": torch.bfloat16}.get(kind)
+    model = ScoreModel(net, Tabulated.linear(), times=ZeroBased(1000), dtype=dtype)
+    assert bare_seconds(model, torch.zeros(3, 2), 2) >= 0.0
+
+
 def test_cells_are_known_by_all_that_decides_them(comparison, tmp_path):
     """Another seed, count, or curve is another cell; the same settings are the same."""
     names = []
@@ -213,6 +258,7 @@ def test_no_paths_in_one_dimension_and_pixels_of_images():
     assert content["kind"] == "pixels"
     assert content["axes"][0] == "pixel (row 1, column 2), channel 0"
     assert "density" not in content
+    assert paths.record({}, x.flatten(2))["axes"][0] == "x[0, 6]"
 
 
 def test_samples_are_compared_with_the_splits_that_are_named(comparison, examples, asked, tmp_path):

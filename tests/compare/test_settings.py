@@ -31,7 +31,7 @@ def test_names_are_taken_once(asked):
         ({"budget": "huge"}, "unknown budget of compare 'huge'; choose one of quick, full"),
         ({"bits": "exact"}, "compare.bits must be"),
         ({"calls": (0,)}, "compare.calls must be values, each a whole number from 1"),
-        ({"count": 3}, "compare.count at least 4"),
+        ({"count": 9}, "need compare.count at least 10 samples, two for each of compare.groups, got 9"),
         ({"tolerances": (0.0,)}, "compare.tolerances must be values, each a finite number above 0"),
         ({"solvers": ("ddqm",)}, "unknown solver 'ddqm'"),
         ({"grids": ("evn",)}, "unknown grid 'evn'"),
