@@ -16,6 +16,7 @@ from score_sde_analytic.compare.cells import TIMINGS, Bench, Job
 from score_sde_analytic.compare.clock import bare_seconds
 from score_sde_analytic.compare.paths import Trace
 from score_sde_analytic.covariance.isotropic import BetaTilde, Isotropic
+from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.errors import PeerError
 from score_sde_analytic.grids.grid import even
 from score_sde_analytic.measure.curve import NoiseCurve
@@ -25,6 +26,7 @@ from score_sde_analytic.models.model import ScoreModel
 from score_sde_analytic.models.times import ZeroBased
 from score_sde_analytic.process.schedule import Tabulated
 from score_sde_analytic.report import comparison_tables
+from score_sde_analytic.report.comparison import quality, sheet
 from score_sde_analytic.samplers import Ancestral, DPMSolverPP, PredictorCorrector, generate
 from score_sde_analytic.study import GridName
 
@@ -271,3 +273,15 @@ def test_samples_are_compared_with_the_splits_that_are_named(comparison, example
         assert bare.fidelity.examples == {"validation": 201, "test": 200, "train": 201}[reference[0]]
         identities.append(bare.fidelity.identity["reference"])
     assert len(set(identities)) == 3
+
+
+def test_solvers_without_a_grid_make_a_page(comparison, tmp_path):
+    """Their panel is the interval's."""
+    asked = comparison(tmp_path, solvers=("ode_dopri5",))
+    content = asked.content(asked.cells())
+    assert quality(tmp_path / "quality.png", content, content["metrics"][0]).exists()
+
+
+def test_samples_of_two_axes_have_a_sheet(tmp_path):
+    x = torch.randn(20, 2, 3, generator=torch.Generator().manual_seed(0))
+    assert sheet(tmp_path / "sheet.png", x, x, DataRange(-4.0, 4.0)).exists()
