@@ -127,7 +127,7 @@ class _Row:
         if form != self.form or kinds != known:
             first, here = (", ".join(f"{n} {k.base} {k.shape}" for n, k in each.items()) for each in (known, kinds))
             raise InputError(f"row {number} is {here}, the first {first}; crop, resize or convert them to one kind")
-        return b"".join(np.ascontiguousarray(x).tobytes() for x in fields.values())
+        return b"".join(np.ascontiguousarray(fields[name]).tobytes() for name in known)  # keys may come in another order
 
     def item(self, record: np.ndarray) -> Any:
         values = {name: _value(record[name]) for name in self.dtype.names or ()}

@@ -52,6 +52,11 @@ def test_rows_of_other_kinds(tmp_path, row):
     assert type(kept) is type(row)
 
 
+def test_parts_are_known_by_their_names_in_whatever_order_they_come(tmp_path):
+    kept = cached(iter([{"label": 1, "group": 7}, {"group": 8, "label": 2}]), tmp_path / "rows", **QUIET)
+    assert [kept[0], kept[1]] == [{"label": 1, "group": 7}, {"label": 2, "group": 8}]
+
+
 def test_a_memory_map_is_data_like_any_other(tmp_path):
     kept, known = cached(rows(), tmp_path / "rows", **QUIET), DataRange(levels=256)
     pixels = torch.stack([known.encode(row["image"]) for row in rows()])
