@@ -86,13 +86,17 @@ def _images(load: Callable[[ConfigDict], np.ndarray], config: ConfigDict) -> Spl
 
 
 def _idx(config: ConfigDict) -> np.ndarray:
+    return sources.read_idx(_idx_files(config))[0].astype(np.int64)
+
+
+def _idx_files(config: ConfigDict) -> list[Path]:
     if not config.data.directory:
         raise InputError("data.directory is not set; pass --config.data.directory=FOLDER with the data set's IDX files")
     folder = Path(config.data.directory)
-    files = sorted(folder.glob("*images-idx3-ubyte*"))
+    files = sources.idx_files(folder)
     if not files:
-        raise MissingFileError(f"no *images-idx3-ubyte(.gz) file in {folder}; set data.directory to the data set's folder")
-    return np.concatenate([sources.read_idx_images(file) for file in files])
+        raise MissingFileError(f"no {sources.IDX} in {folder}; set data.directory to the data set's folder")
+    return files
 
 
 def pictures(config: ConfigDict) -> Images:
@@ -207,11 +211,12 @@ DATA: dict[str, Callable[[ConfigDict], Splits]] = {
 
 
 def _idx_labels(config: ConfigDict) -> NDArray[np.int64]:
-    folder = Path(config.data.directory)
-    files = sorted(folder.glob("*labels-idx1-ubyte*"))
-    if not files:
-        raise MissingFileError(f"no *labels-idx1-ubyte(.gz) file in {folder}; set data.directory to the data set's folder")
-    return np.concatenate([sources.read_idx_labels(file) for file in files])
+    files = _idx_files(config)
+    labels = sources.read_idx(files)[1]
+    if labels is None:
+        beside = ", ".join(file.name.replace("images-idx3", "labels-idx1") for file in files)
+        raise MissingFileError(f"{files[0].parent} lacks some of {beside}; copy the data set's files of labels there")
+    return labels
 
 
 def _split_labels(load: Callable[[ConfigDict], NDArray[np.int64]], config: ConfigDict) -> list[Tensor]:

@@ -9,6 +9,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from score_sde_analytic.configs import mnist
+from score_sde_analytic.runners import datasets
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from score_sde_analytic import images
@@ -101,6 +103,41 @@ def test_a_folder_of_idx_files(tmp_path):
     assert torch.equal(torch.stack([row["image"] for row in pictures]), PIXELS[:, :1])
     assert [row["label"] for row in pictures] == LABELS
     assert len(images(tmp_path / "t10k-images-idx3-ubyte.gz")) == 2
+
+
+def idx_pair(path, name, pictures, labels, side=5):
+    idx(path / f"{name}-images-idx3-ubyte.gz", np.zeros((pictures, 4, side), np.uint8), 0x803)
+    idx(path / f"{name}-labels-idx1-ubyte.gz", np.zeros(labels, np.uint8), 0x801)
+
+
+@pytest.mark.parametrize(("counts", "side"), [([(2, 4), (4, 2)], 5), ([(2, 2), (4, 3)], 5), ([(2, 2), (4, 4)], 6)])
+def test_labels_are_those_of_a_files_own_pictures(tmp_path, counts, side):
+    """Equal totals are not enough: the pictures of one file would have the labels of another."""
+    idx_pair(tmp_path, "t10k", *counts[0])
+    idx_pair(tmp_path, "train", *counts[1], side)
+    held = r"pictures of 4x5 and 4x6: keep one size" if side == 6 else rf"hold \[2, 4\] pictures and \[{counts[0][1]}, "
+    with pytest.raises(InputError, match=held):
+        images(tmp_path)
+    config = mnist.get_config()
+    config.data.directory, config.data.split = str(tmp_path), (2, 1, 1)
+    for read in (datasets.splits, datasets.labels):
+        with pytest.raises(InputError, match=held):
+            read(config)
+
+
+def test_idx_files_that_lie_there_gzipped_too_are_read_once(tmp_path):
+    idx_pair(tmp_path, "train", 4, 4)
+    for zipped in list(tmp_path.glob("*.gz")):
+        zipped.with_suffix("").write_bytes(gzip.decompress(zipped.read_bytes()))
+    assert len(images(tmp_path)) == len(images(tmp_path).labels) == 4
+    (tmp_path / "train-labels-idx1-ubyte").unlink()
+    assert len(images(tmp_path).labels) == 4
+    (tmp_path / "train-labels-idx1-ubyte.gz").unlink()
+    assert images(tmp_path).columns == ()
+    config = mnist.get_config()
+    config.data.directory, config.data.split = str(tmp_path), (2, 1, 1)
+    with pytest.raises(MissingFileError, match="lacks some of train-labels-idx1-ubyte"):
+        datasets.labels(config)
 
 
 # --- one form -------------------------------------------------------------------------------------------------------------
