@@ -91,6 +91,18 @@ def test_a_folder_of_folders(folder):
     assert images(folder / "dog").columns == ("name",)
 
 
+def test_links_that_lead_back_are_not_followed(folder):
+    """Others are: to a folder beside, and to one that lies elsewhere."""
+    names = images(folder).column("name")
+    (folder / "loop").symlink_to(folder)
+    (folder / "cat" / "up").symlink_to(folder.parent, target_is_directory=True)
+    (folder / "dog" / "self").symlink_to(folder / "dog")
+    assert images(folder).column("name") == names
+    (folder / "cat" / "other").symlink_to(folder / "emu")
+    (folder / "emu" / "other").symlink_to(folder / "cat")
+    assert images(folder).column("name") == sorted([*names, "cat/other/5.png", "emu/other/0.png", "emu/other/1.png"])
+
+
 def idx(path, x, magic):
     path.write_bytes(gzip.compress(struct.pack(f">I{x.ndim}I", magic, *x.shape) + x.tobytes()))
 
