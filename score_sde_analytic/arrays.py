@@ -213,6 +213,15 @@ def kept(x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     return x.cpu().float() if x.dtype == torch.bfloat16 else x.cpu()
 
 
+def native(x: Shaped[np.ndarray, "*shape"]) -> Shaped[np.ndarray, "*shape"]:
+    """x in this machine's order of bytes, which torch needs; files of FITS, for one, have the other.
+
+    >>> native(np.ones(2, ">f4")).dtype
+    dtype('float32')
+    """
+    return x.astype(x.dtype.newbyteorder("="), copy=False)
+
+
 def all_finite(x: Float[Tensor, "*shape"]) -> bool:
     """Whether no number is NaN or inf; where none is, by one pass, of a sum.
 
