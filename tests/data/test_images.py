@@ -175,6 +175,21 @@ def test_a_reduction_averages():
         np.testing.assert_array_equal(Form((4, 4))(x.astype(kind)), x.astype(kind))
 
 
+@pytest.mark.parametrize(
+    ("kind", "low", "high"),
+    [(np.int16, -1000, 500), (np.int32, -(2**31), 2**31 - 1), (np.float32, 0, 1), (np.float64, -3, 0.1), (bool, 0, 1)],
+)
+@pytest.mark.parametrize("side", [5, 20])
+def test_resized_numbers_stay_within_those_of_the_picture(kind, low, high, side):
+    """Bicubic filters overshoot, at edges by a sixth; integers may be negative."""
+    x = np.full((10, 10), low, kind)
+    x[:, 5:] = high
+    found = Form(side)(x)
+    assert found.dtype == kind
+    assert (found.min(), found.max()) == (x.min(), x.max())
+    assert len(images(x[None], size=side)) == 1
+
+
 def test_sixteen_bits_keep_all_their_levels(tmp_path):
     x = np.random.default_rng(3).integers(0, 65536, (5, 6)).astype(np.uint16)
     pillow.fromarray(x).save(tmp_path / "deep.png")
