@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from score_sde_analytic.arrays import kept, native
+from score_sde_analytic.arrays import copied, kept, native
 from score_sde_analytic.checks import scalar
 from score_sde_analytic.errors import InputError, WriteError
 from score_sde_analytic.files import load_arrays, plain, require_match, save_arrays
@@ -168,7 +167,7 @@ def _array(name: str, value: Any) -> np.ndarray:
 
 
 def _value(x: Any) -> Any:
-    return torch.from_numpy(native(np.array(x))) if np.ndim(x) else scalar(x)
+    return copied(x) if np.ndim(x) else scalar(x)
 
 
 def _dtype(fields: list[list[Any]]) -> np.dtype:

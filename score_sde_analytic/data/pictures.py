@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Shaped
 from torch import Tensor
 
+from score_sde_analytic.arrays import native
 from score_sde_analytic.checks import Check, one_of, optional, settle
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.extras import optional as package
@@ -91,7 +92,7 @@ class Form:
         if isinstance(picture, Tensor):
             picture = picture.detach().cpu().numpy()
         if isinstance(picture, np.ndarray):
-            return planes(picture)
+            return planes(native(picture))
         if hasattr(picture, "getbands"):
             return self._of_pillow(picture)
         kind = type(picture).__name__

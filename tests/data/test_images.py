@@ -14,7 +14,7 @@ from score_sde_analytic.runners import datasets
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from score_sde_analytic import images
-from score_sde_analytic.data import DataRange, DataStatistics, Examples, split
+from score_sde_analytic.data import DataRange, DataStatistics, Examples, cached, split
 from score_sde_analytic.data.pictures import Form
 from score_sde_analytic.errors import InputError, MissingExtraError, MissingFileError
 
@@ -188,6 +188,24 @@ def test_resized_numbers_stay_within_those_of_the_picture(kind, low, high, side)
     assert found.dtype == kind
     assert (found.min(), found.max()) == (x.min(), x.max())
     assert len(images(x[None], size=side)) == 1
+
+
+@pytest.mark.parametrize("kind", [">u2", ">i2", ">f4", ">f8"])
+def test_arrays_of_the_other_order_of_bytes(tmp_path, kind):
+    """As files of FITS have them."""
+    there = np.arange(60).reshape(3, 1, 4, 5).astype(kind)
+    here = there.astype(there.dtype.newbyteorder("="))
+    expected = torch.from_numpy(here)
+    np.save(tmp_path / "a.npy", there)
+    for found in (images(there), images(tmp_path / "a.npy"), images(there, size=2)):
+        assert torch.equal(found[1].double(), images(here, size=found.form.size)[1].double())
+        assert found.levels == (65536 if kind == ">u2" else None)
+    assert torch.equal(cached(there, tmp_path / "rows", progress=False)[2], expected[2])
+    rows = [{"x": x, "y": x[0, 0]} for x in there]
+    for found in (Examples(there), Examples(list(there)), Examples(rows)):
+        assert torch.equal(found.take([2, 0]), expected[[2, 0]])
+    columns = Examples(there, conditions={"y": there[:, 0, 0, 0]}).batch([1]).conditions
+    assert columns["y"] == Examples(rows, conditions={"y": "y"}).batch([1]).conditions["y"][0, 0] == 20
 
 
 def test_sixteen_bits_keep_all_their_levels(tmp_path):
