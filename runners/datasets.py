@@ -134,11 +134,22 @@ def _read_ahead(config: ConfigDict, part: Subset[Any]) -> Data:
     return DataLoader(part, num_workers=data.workers, prefetch_factor=data.prefetch) if data.workers else part
 
 
+def _counts(config: ConfigDict) -> list[int]:
+    """Of every part, for data that are drawn: there is no number of them to have a share of."""
+    sizes = config.data.split
+    if any(0 < size < 1 for size in sizes):
+        drawn = (
+            f"the examples of {config.data.name!r} are drawn, so data.split {tuple(sizes)} must be numbers of them, not shares"
+        )
+        raise InputError(f"{drawn}; pass --config.data.split='(8000, 1000, 1000)'")
+    return [int(size) for size in sizes]
+
+
 def _patches(config: ConfigDict) -> Splits:
     declared, settings, photographs = data_range(config), config.data, sources.photographs()
     train, validation, test = (
         declared.encode(sources.patches(photographs, settings.patch_size, count, part, settings.split_seed))
-        for part, count in zip(get_args(sources.Part), settings.split, strict=True)
+        for part, count in zip(get_args(sources.Part), _counts(config), strict=True)
     )
     return Splits(train, validation, test, declared)
 
@@ -165,8 +176,8 @@ def is_mixture(config: ConfigDict) -> bool:
 
 
 def _mixture(config: ConfigDict) -> Splits:
-    distribution, sizes = mixture(config), config.data.split
-    train, validation, test = distribution.sample(sum(sizes), seed=config.data.split_seed).split(list(sizes))
+    distribution, sizes = mixture(config), _counts(config)
+    train, validation, test = distribution.sample(sum(sizes), seed=config.data.split_seed).split(sizes)
     # The data are unbounded: the declared range only has to hold the samples.
     return Splits(train, validation, test, data_range(config), distribution)
 
