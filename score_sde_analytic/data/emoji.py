@@ -46,7 +46,8 @@ class Emoji:
     groups: tuple[str, ...]
 
     def split(self, sizes: Sequence[float], seed: int, variants: int = 6) -> list[NDArray[np.int64]]:
-        """Indices of disjoint parts, of `sizes` bases, or shares of them; the first has up to `variants` images of each, others one.
+        """Indices of disjoint parts, of `sizes` bases or shares of them; the first has up to `variants` images of each,
+        the others one.
 
         >>> from score_sde_analytic.data import emoji
         >>> [len(part) for part in emoji().split((1000, 100, 50), seed=0)]
