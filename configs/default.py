@@ -26,7 +26,11 @@ def get_config() -> ConfigDict:
     data.prefetch = 2  # times 16 pictures that each of them reads ahead
     data.lo, data.hi = -1.0, 1.0
     data.levels = 17  # grey levels; 0 for continuous data
-    data.split = (1200, 300, 297)  # train, validation, test: numbers of examples, or shares below 1
+    data.split = (
+        1200,
+        300,
+        297,
+    )  # train, validation, test: numbers of examples, or shares below 1 (not of "patches", "mixture")
     data.split_seed = 0
     data.patch_size = 16  # of "patches"
     data.variants = 6  # of "emoji": images of one base in the training part; there data.split counts bases

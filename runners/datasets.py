@@ -86,13 +86,17 @@ def _images(load: Callable[[ConfigDict], np.ndarray], config: ConfigDict) -> Spl
 
 
 def _idx(config: ConfigDict) -> np.ndarray:
+    return sources.read_idx(_idx_files(config))[0].astype(np.int64)
+
+
+def _idx_files(config: ConfigDict) -> list[Path]:
     if not config.data.directory:
         raise InputError("data.directory is not set; pass --config.data.directory=FOLDER with the data set's IDX files")
     folder = Path(config.data.directory)
-    files = sorted(folder.glob("*images-idx3-ubyte*"))
+    files = sources.idx_files(folder)
     if not files:
-        raise MissingFileError(f"no *images-idx3-ubyte(.gz) file in {folder}; set data.directory to the data set's folder")
-    return np.concatenate([sources.read_idx_images(file) for file in files])
+        raise MissingFileError(f"no {sources.IDX} in {folder}; set data.directory to the data set's folder")
+    return files
 
 
 def pictures(config: ConfigDict) -> Images:
@@ -130,11 +134,22 @@ def _read_ahead(config: ConfigDict, part: Subset[Any]) -> Data:
     return DataLoader(part, num_workers=data.workers, prefetch_factor=data.prefetch) if data.workers else part
 
 
+def _counts(config: ConfigDict) -> list[int]:
+    """Of every part, for data that are drawn: there is no number of them to have a share of."""
+    sizes = config.data.split
+    if any(0 < size < 1 for size in sizes):
+        drawn = (
+            f"the examples of {config.data.name!r} are drawn, so data.split {tuple(sizes)} must be numbers of them, not shares"
+        )
+        raise InputError(f"{drawn}; pass --config.data.split='(8000, 1000, 1000)'")
+    return [int(size) for size in sizes]
+
+
 def _patches(config: ConfigDict) -> Splits:
     declared, settings, photographs = data_range(config), config.data, sources.photographs()
     train, validation, test = (
         declared.encode(sources.patches(photographs, settings.patch_size, count, part, settings.split_seed))
-        for part, count in zip(get_args(sources.Part), settings.split, strict=True)
+        for part, count in zip(get_args(sources.Part), _counts(config), strict=True)
     )
     return Splits(train, validation, test, declared)
 
@@ -161,8 +176,8 @@ def is_mixture(config: ConfigDict) -> bool:
 
 
 def _mixture(config: ConfigDict) -> Splits:
-    distribution, sizes = mixture(config), config.data.split
-    train, validation, test = distribution.sample(sum(sizes), seed=config.data.split_seed).split(list(sizes))
+    distribution, sizes = mixture(config), _counts(config)
+    train, validation, test = distribution.sample(sum(sizes), seed=config.data.split_seed).split(sizes)
     # The data are unbounded: the declared range only has to hold the samples.
     return Splits(train, validation, test, data_range(config), distribution)
 
@@ -207,11 +222,12 @@ DATA: dict[str, Callable[[ConfigDict], Splits]] = {
 
 
 def _idx_labels(config: ConfigDict) -> NDArray[np.int64]:
-    folder = Path(config.data.directory)
-    files = sorted(folder.glob("*labels-idx1-ubyte*"))
-    if not files:
-        raise MissingFileError(f"no *labels-idx1-ubyte(.gz) file in {folder}; set data.directory to the data set's folder")
-    return np.concatenate([sources.read_idx_labels(file) for file in files])
+    files = _idx_files(config)
+    labels = sources.read_idx(files)[1]
+    if labels is None:
+        beside = ", ".join(file.name.replace("images-idx3", "labels-idx1") for file in files)
+        raise MissingFileError(f"{files[0].parent} lacks some of {beside}; copy the data set's files of labels there")
+    return labels
 
 
 def _split_labels(load: Callable[[ConfigDict], NDArray[np.int64]], config: ConfigDict) -> list[Tensor]:

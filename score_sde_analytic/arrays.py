@@ -213,6 +213,24 @@ def kept(x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     return x.cpu().float() if x.dtype == torch.bfloat16 else x.cpu()
 
 
+def native(x: Shaped[np.ndarray, "*shape"]) -> Shaped[np.ndarray, "*shape"]:
+    """x in this machine's order of bytes, which torch needs; files of FITS, for one, have the other.
+
+    >>> native(np.ones(2, ">f4")).dtype
+    dtype('float32')
+    """
+    return x.astype(x.dtype.newbyteorder("="), copy=False)
+
+
+def copied(x: Shaped[ArrayLike, "*shape"]) -> Shaped[Tensor, "*shape"]:
+    """An array or a list as a tensor that shares no memory with it.
+
+    >>> copied(np.ones(2, ">i8"))
+    tensor([1, 1])
+    """
+    return torch.from_numpy(native(np.array(x)))
+
+
 def all_finite(x: Float[Tensor, "*shape"]) -> bool:
     """Whether no number is NaN or inf; where none is, by one pass, of a sum.
 

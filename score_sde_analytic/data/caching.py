@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from score_sde_analytic.arrays import copied, kept, native
 from score_sde_analytic.checks import scalar
 from score_sde_analytic.errors import InputError, WriteError
 from score_sde_analytic.files import load_arrays, plain, require_match, save_arrays
@@ -100,10 +100,15 @@ class _Row:
         """As the first row has it.
 
         Raises:
-            InputError: the row holds what has no fixed size.
+            InputError: the row holds what has no fixed size, or nothing.
         """
         form, fields = _fields(item)
-        return cls(form, np.dtype([(name, x.dtype, x.shape) for name, x in fields.items()]))
+        row = cls(form, np.dtype([(name, x.dtype, x.shape) for name, x in fields.items()]))
+        if row.size == 0:
+            raise InputError(
+                "the first row holds no numbers; give rows of tensors, arrays, pictures or numbers that are not empty"
+            )
+        return row
 
     @property
     def size(self) -> int:
@@ -127,7 +132,7 @@ class _Row:
         if form != self.form or kinds != known:
             first, here = (", ".join(f"{n} {k.base} {k.shape}" for n, k in each.items()) for each in (known, kinds))
             raise InputError(f"row {number} is {here}, the first {first}; crop, resize or convert them to one kind")
-        return b"".join(np.ascontiguousarray(x).tobytes() for x in fields.values())
+        return b"".join(np.ascontiguousarray(fields[name]).tobytes() for name in known)  # keys may come in another order
 
     def item(self, record: np.ndarray) -> Any:
         values = {name: _value(record[name]) for name in self.dtype.names or ()}
@@ -139,6 +144,10 @@ class _Row:
 def _fields(item: Any) -> tuple[str, dict[str, np.ndarray]]:
     """(how the row is made, its parts by name)."""
     if isinstance(item, Mapping):
+        if unnamed := [name for name in item if not (isinstance(name, str) and name)]:
+            raise InputError(
+                f"the parts of a row are called by words, not {unnamed[0]!r}: give {{'label': ..}}, or a tuple of them"
+            )
         return "mapping", {name: _array(name, value) for name, value in item.items()}
     if isinstance(item, tuple | list):
         return "tuple", {str(i): _array(str(i), value) for i, value in enumerate(item)}
@@ -146,16 +155,19 @@ def _fields(item: Any) -> tuple[str, dict[str, np.ndarray]]:
 
 
 def _array(name: str, value: Any) -> np.ndarray:
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
-    x = np.asarray(value)
-    if x.dtype.kind not in "biuf":
-        raise InputError(f"{name} of a row is {type(value).__name__}: only tensors, arrays, pictures and numbers are kept")
+    try:
+        x = native(np.asarray(kept(value.detach()).numpy() if isinstance(value, Tensor) else value))
+    except (TypeError, ValueError, RuntimeError):  # a dtype that numpy lacks, or lists of several lengths
+        x = np.empty(0, object)
+    if x.dtype.kind not in "biuf" or x.dtype.itemsize > 8:
+        kind = getattr(value, "dtype", type(value).__name__)
+        kinds = "only tensors, arrays, pictures and numbers are kept, in numpy's dtypes of up to 64 bits"
+        raise InputError(f"{name} of a row is {kind}: {kinds}; convert it")
     return np.moveaxis(x, -1, 0) if hasattr(value, "getbands") and x.ndim == 3 else x[None] if hasattr(value, "getbands") else x
 
 
 def _value(x: Any) -> Any:
-    return torch.from_numpy(np.array(x)) if np.ndim(x) else scalar(x)
+    return copied(x) if np.ndim(x) else scalar(x)
 
 
 def _dtype(fields: list[list[Any]]) -> np.dtype:
@@ -181,8 +193,9 @@ def cached(
     5
 
     Args:
-        rows: tensors, arrays, pictures, numbers, or dictionaries or tuples of these, all of one kind; also an `IterableDataset`
-            or a loader without batches. Or a function of how many rows there are already, which gives the others.
+        rows: tensors (bfloat16 becomes float32), arrays, pictures, numbers, or dictionaries or tuples of these, all of one
+            kind; also an `IterableDataset` or a loader without batches. Or a function of how many rows there
+            are already, which gives the others.
         folder: that is written.
         identity: what the rows are made of, as plain data: a folder of something else is refused. Of two iterables that say
             nothing of themselves, only the first rows are compared.
@@ -227,12 +240,12 @@ class _Writer:
     def compare(self, rows: Iterable[Any] | Callable[[int], Iterable[Any]]) -> None:
         """Refuse another source; one that says what it is has been compared already."""
         if not self.identity and not callable(rows):
-            self._after(iter(rows), 1)
+            self._compared(iter(rows), 1)
 
     def finish(self, rows: Iterable[Any] | Callable[[int], Iterable[Any]], total: int | None, progress: bool) -> None:
         """Write all that is left."""
         done = len(self._checksums)
-        coming = iter(rows(done) if callable(rows) else self._after(iter(rows), done))
+        coming = self._after(rows, done, total)
         with (
             self._open() as file,
             tqdm(total=total, initial=done, desc=f"cache {self.folder.name}", unit="row", disable=not progress) as bar,
@@ -263,12 +276,22 @@ class _Writer:
             raise WriteError(f"{self.folder} cannot be written ({error.strerror}); choose another folder") from error
         return file
 
-    def _after(self, rows: Iterator[Any], done: int) -> Iterator[Any]:
-        """The rows that are not written yet; those before must be what is."""
+    def _after(self, rows: Iterable[Any] | Callable[[int], Iterable[Any]], done: int, total: int | None) -> Iterator[Any]:
+        """The rows that are not written yet, of a source that has those that are."""
+        coming = iter(rows(done) if callable(rows) else rows)
+        there = total if callable(rows) else self._compared(coming, done)
+        if there is not None and there < done:
+            raise InputError(f"the source has {there} rows, {done} are in {self.folder}: the source changed; {AFRESH}")
+        return coming
+
+    def _compared(self, rows: Iterator[Any], done: int) -> int:
+        """How many of the first rows there are; they must be what is written."""
+        count = 0
         for number, item in enumerate(islice(rows, done)):
             if self.row is None or zlib.crc32(self.row.record(item, number)) != self._checksums[number]:
                 raise InputError(f"row {number} is not the one in {self.folder}: the source changed; {AFRESH}")
-        return rows
+            count += 1
+        return count
 
     def _append(self, file: Any, item: Any) -> None:
         self.row = self.row or _Row.of(item)

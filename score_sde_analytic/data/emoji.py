@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from numpy.typing import NDArray
 
-from score_sde_analytic.checks import each, whole
+from score_sde_analytic.checks import whole
+from score_sde_analytic.data.splits import part_counts
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.extras import optional
 from score_sde_analytic.files import read_plain_json
@@ -44,8 +45,9 @@ class Emoji:
     code_points: tuple[str, ...]
     groups: tuple[str, ...]
 
-    def split(self, sizes: Sequence[int], seed: int, variants: int = 6) -> list[NDArray[np.int64]]:
-        """Indices of disjoint parts, of `sizes` bases each; the first has up to `variants` images of a base, the others one.
+    def split(self, sizes: Sequence[float], seed: int, variants: int = 6) -> list[NDArray[np.int64]]:
+        """Indices of disjoint parts, of `sizes` bases or shares of them; the first has up to `variants` images of each,
+        the others one.
 
         >>> from score_sde_analytic.data import emoji
         >>> [len(part) for part in emoji().split((1000, 100, 50), seed=0)]
@@ -54,14 +56,15 @@ class Emoji:
         Raises:
             InputError: there are fewer bases.
         """
-        sizes, variants = each(whole(0))("sizes", sizes), whole(1)("variants", variants)
+        bases, variants = int(self.base.max()) + 1, whole(1)("variants", variants)
+        counts = part_counts(bases, sizes)
         generator = np.random.default_rng(whole(0)("seed", seed))
-        order = generator.permutation(self.base.max() + 1)
-        if sum(sizes) > len(order):
-            raise InputError(f"the split {tuple(sizes)} needs {sum(sizes)} base emoji, there are {len(order)}")
+        order = generator.permutation(bases)
+        if sum(counts) > bases:
+            raise InputError(f"the split {tuple(sizes)} needs {sum(counts)} base emoji, there are {bases}")
         copies = [generator.permutation(np.flatnonzero(self.base == base)) for base in order]
-        ends = np.cumsum([0, *sizes])
-        kept = [variants, *[1] * (len(sizes) - 1)]
+        ends = np.cumsum([0, *counts])
+        kept = [variants, *[1] * (len(counts) - 1)]
         return [
             np.concatenate([[], *(near[:most] for near in copies[start:end])]).astype(np.int64)
             for start, end, most in zip(ends, ends[1:], kept, strict=False)

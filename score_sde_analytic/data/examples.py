@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, Subset, default_collate
 
+from score_sde_analytic.arrays import copied, native
 from score_sde_analytic.data.loading import Ahead
 from score_sde_analytic.data.places import Places
 from score_sde_analytic.data.ranges import DataRange
@@ -203,7 +204,7 @@ class Examples(Dataset[Any]):
         if isinstance(value, bool | int | float):
             value = torch.tensor(value)
         if isinstance(value, list | np.ndarray | np.generic) and np.asarray(value).dtype.kind in "biuf":
-            value = torch.from_numpy(np.array(value))
+            value = copied(value)
         if not isinstance(value, Tensor) and hasattr(value, "__array_interface__"):
             value = self._example(value)
         if not isinstance(value, Tensor):
@@ -224,10 +225,10 @@ class Examples(Dataset[Any]):
         if isinstance(item, tuple | list) and len(item):
             return self._example(item[0])
         if isinstance(item, np.ndarray | np.generic) and item.dtype != object:
-            return torch.from_numpy(np.array(item))
+            return copied(item)
         if hasattr(item, "__array_interface__"):  # a picture: rows, columns, channels
-            pixels = np.array(item)
-            return torch.from_numpy(pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0).copy())
+            pixels = np.asarray(item)
+            return copied(pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0))
         raise InputError(
             f"an item of the data is {type(item).__name__}, not an example; give tensors, arrays, pictures, tuples that begin"
             " with one, or dictionaries that hold one"
@@ -276,6 +277,7 @@ def _expect(items: Any, indices: Iterable[int]) -> None:
 def _indexed(data: Any) -> Any:
     """What has the items by index: a tensor, or a map-style data set."""
     if isinstance(data, np.ndarray) and data.dtype != object:
+        data = native(data)
         data = torch.from_numpy(data if data.flags.writeable else data.copy())
     if isinstance(data, DataLoader):
         usual = type(data.batch_sampler) in (BatchSampler, type(None)) and data.collate_fn is default_collate

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Shaped
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from score_sde_analytic.arrays import copied
 from score_sde_analytic.checks import scalar
 from score_sde_analytic.data.opening import opened
 from score_sde_analytic.data.pictures import LEVELS, Form
@@ -55,7 +55,7 @@ class Images(Dataset[Any]):
         index = int(index) % len(self)
         picture, label = self.source.row(index, self.label)
         pixels = self._alike(index, self._formed(index, picture))
-        x = torch.from_numpy(pixels.astype(np.int32) if pixels.dtype == np.uint16 else np.array(pixels))
+        x = copied(pixels.astype(np.int32) if pixels.dtype == np.uint16 else pixels)
         return x if not self.label else {"image": x, "label": self._class(scalar(label))}
 
     @cached_property

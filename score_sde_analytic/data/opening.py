@@ -13,14 +13,13 @@ from torch import Tensor
 from score_sde_analytic.data.cifar10 import BATCH, is_batch, read_cifar10
 from score_sde_analytic.data.examples import KEYS
 from score_sde_analytic.data.readers import SUFFIXES, Arrays, Files, Items, Source, Table
-from score_sde_analytic.data.sources import read_idx_labels, read_idx_pixels
+from score_sde_analytic.data.sources import IDX, idx_files, read_idx
 from score_sde_analytic.data.tar_files import Shards
 from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.extras import optional
 
 #: What a folder of `datasets.save_to_disk` holds: one data set, or several parts.
 SAVED, PARTS = "state.json", "dataset_dict.json"
-IDX = "*images-idx3-ubyte*"
 KINDS = (
     "a folder of pictures, of tar files, of IDX files or of CIFAR-10's batches, a file .npz, .npy, .parquet or .tar, or a data"
     " set that `datasets` saved"
@@ -69,7 +68,7 @@ def _of_folder(path: Path, column: str) -> Source:
     if (path / SAVED).is_file() or (path / PARTS).is_file():
         saved = hub(str(path)).load_from_disk(str(path))
         return opened(saved, column) if not isinstance(saved, Mapping) else _parts(path, saved)
-    tables, idx, tars = sorted(path.rglob("*.parquet")), sorted(path.glob(IDX)), sorted(path.rglob("*.tar"))
+    tables, idx, tars = sorted(path.rglob("*.parquet")), idx_files(path), sorted(path.rglob("*.tar"))
     if idx:
         return _idx(idx)
     if batches := sorted(file for file in path.glob(BATCH) if is_batch(file) and file.is_file()):
@@ -128,11 +127,8 @@ FILES: dict[str, Callable[[Path, str], Source]] = {
 
 def _idx(files: list[Path]) -> Source:
     """All IDX files of pictures, one after the other, with the labels beside them where every one has some."""
-    pixels = [read_idx_pixels(file) for file in files]
-    beside = [file.with_name(file.name.replace("images-idx3", "labels-idx1")) for file in files]
-    arrays = {"x": np.concatenate(pixels)}
-    if all(file.is_file() for file in beside):
-        arrays["label"] = np.concatenate([read_idx_labels(file) for file in beside])
+    pixels, labels = read_idx(files)
+    arrays = {"x": pixels} if labels is None else {"x": pixels, "label": labels}
     return _arrays(str(files[0].parent), arrays, "x")
 
 

@@ -1,8 +1,8 @@
 """Pictures of any kind as arrays (channels, height, width) of one form: crop, resize, channels.
 
 The middle of a picture, of the shape that is asked for, is cut out and then resized by Pillow's filter of that name, whose
-support grows with the reduction. 8-bit pictures stay uint8; deeper ones are resized as numbers and rounded. What is transparent
-lies on white, unless four channels are asked for.
+support grows with the reduction. 8-bit pictures stay uint8; others are resized as numbers, within the range that they have, and
+keep their dtype, rounded where it is of integers. What is transparent lies on white, unless four channels are asked for.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Shaped
 from torch import Tensor
 
+from score_sde_analytic.arrays import native
 from score_sde_analytic.checks import Check, one_of, optional, settle
 from score_sde_analytic.errors import InputError
 from score_sde_analytic.extras import optional as package
@@ -91,7 +92,7 @@ class Form:
         if isinstance(picture, Tensor):
             picture = picture.detach().cpu().numpy()
         if isinstance(picture, np.ndarray):
-            return planes(picture)
+            return planes(native(picture))
         if hasattr(picture, "getbands"):
             return self._of_pillow(picture)
         kind = type(picture).__name__
@@ -121,11 +122,9 @@ class Form:
         if x.dtype == np.uint8 and len(x) in MODES:
             return _pixels(_as_pillow(x).resize((width, height), method))
         channels = [pillow().fromarray(np.ascontiguousarray(channel, dtype=np.float32)) for channel in x]
-        values = np.stack([np.array(channel.resize((width, height), method)) for channel in channels])
-        if x.dtype.kind == "f":
-            return values.astype(x.dtype)
-        ends = np.iinfo(x.dtype)
-        return values.round().clip(max(ends.min, 0), ends.max).astype(x.dtype)
+        values = np.stack([np.array(channel.resize((width, height), method), np.float64) for channel in channels])
+        values = values if x.dtype.kind == "f" else values.round()
+        return values.clip(x.min(), x.max()).astype(x.dtype)  # filters with negative weights overshoot
 
     def _coloured(self, x: np.ndarray) -> np.ndarray:
         """Channels as they are asked for."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from score_sde_analytic.arrays import copied
 from score_sde_analytic.errors import InputError
 
 
@@ -65,7 +65,7 @@ def _rows(name: str, column: Any, count: int) -> Tensor:
     """A column as a tensor of a row per example."""
     array = np.asarray(column) if isinstance(column, list | tuple | range) else column
     if isinstance(array, np.ndarray) and array.dtype.kind in "biuf":
-        array = torch.from_numpy(np.array(array))
+        array = copied(array)
     if not isinstance(array, Tensor) or array.ndim == 0 or len(array) != count:
         given = f"{tuple(array.shape)}" if hasattr(array, "shape") else type(column).__name__
         raise InputError(

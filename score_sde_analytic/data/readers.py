@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -61,7 +61,7 @@ class Files(Source):
         """Relative to the folder."""
         found = [
             Path(within, name).relative_to(self.folder)
-            for within, _, names in os.walk(self.folder, followlinks=True)
+            for within, names in _walked(self.folder)
             for name in names
             if name.lower().endswith(SUFFIXES) and not name.startswith(".")
         ]
@@ -92,6 +92,22 @@ class Files(Source):
 
     def column(self, name: str) -> Sequence[Any]:
         return [_said(file, name) for file in self.files]
+
+
+def _walked(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """(folder, names of its files) of all folders below one; a link to a folder above would go on for ever."""
+    above = {str(folder): _lineage(str(folder))}
+    for within, folders, names in os.walk(folder, followlinks=True):
+        passed, paths = above.pop(within), {name: os.path.join(within, name) for name in folders}
+        folders[:] = [name for name, path in paths.items() if os.path.realpath(path) not in passed]
+        above |= {paths[name]: passed | _lineage(paths[name]) for name in folders}
+        yield within, names
+
+
+def _lineage(path: str) -> set[str]:
+    """A folder and all that it lies in, wherever links lead."""
+    real = Path(os.path.realpath(path))
+    return {str(real), *map(str, real.parents)}
 
 
 def _said(file: Path, name: str) -> str | None:

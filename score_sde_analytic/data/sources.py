@@ -20,6 +20,8 @@ from score_sde_analytic.errors import InputError, MissingFileError
 from score_sde_analytic.extras import optional
 
 Part = Literal["train", "validation", "test"]
+#: Files of pictures in a folder of IDX files.
+IDX = "*images-idx3-ubyte*"
 #: Bytes that are read at once.
 CHUNK = 1 << 20
 
@@ -139,6 +141,43 @@ def read_idx_labels(path: str | Path) -> Int64[np.ndarray, " n"]:
     (count,), content = _idx(Path(path), 0x801, "label")
     _require_size(Path(path), content, count, f"{count} labels")
     return np.frombuffer(content, np.uint8).astype(np.int64)
+
+
+def idx_files(folder: str | Path) -> list[Path]:
+    """A folder's IDX files of pictures, each once where it lies there gzipped, too.
+
+    >>> size = Path("a-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 7]))
+    >>> [file.name for file in idx_files(".")], read_idx(idx_files("."))
+    (['a-images-idx3-ubyte'], (array([[[[7]]]], dtype=uint8), None))
+    """
+    files = sorted(Path(folder).glob(IDX))
+    return [file for file in files if file.suffix != ".gz" or file.with_suffix("") not in files]
+
+
+def read_idx(files: Sequence[Path]) -> tuple[UInt8[np.ndarray, "n 1 h w"], Int64[np.ndarray, " n"] | None]:
+    """(pictures of a folder's files, one after the other; their labels, where every file has some beside it).
+
+    Raises:
+        InputError: a damaged file, pictures of several sizes, or files with more or fewer labels than pictures.
+    """
+    folder, pixels = files[0].parent, [read_idx_pixels(file) for file in files]
+    if len(sizes := {f"{x.shape[2]}x{x.shape[3]}" for x in pixels}) > 1:
+        raise InputError(f"the IDX files in {folder} hold pictures of {' and '.join(sorted(sizes))}: keep one size in a folder")
+    beside = [file for file in map(_labels_beside, files) if file is not None]
+    if len(beside) < len(files):
+        return np.concatenate(pixels), None
+    labels = [read_idx_labels(file) for file in beside]
+    pictures, labelled = ([len(rows) for rows in each] for each in (pixels, labels))
+    if pictures != labelled:  # equal totals would give pictures the labels of others
+        held = f"{pictures} pictures and {labelled} labels"
+        raise InputError(f"the IDX files in {folder} hold {held}: give the labels of each file")
+    return np.concatenate(pixels), np.concatenate(labels)
+
+
+def _labels_beside(file: Path) -> Path | None:
+    """The file of the labels of a file's pictures, gzipped or not."""
+    name = file.name.removesuffix(".gz").replace("images-idx3", "labels-idx1")
+    return next((path for end in ("", ".gz") if (path := file.with_name(name + end)).is_file()), None)
 
 
 def _idx(file: Path, magic: int, kind: str) -> tuple[tuple[int, ...], bytes]:

@@ -59,7 +59,7 @@ def part_indices(total: int, sizes: Sequence[float], seed: int, groups: Sequence
     >>> [sorted(part.tolist()) for part in part_indices(6, (4, 2), seed=0, groups="aabbcc")]
     [[0, 1, 4, 5], [2, 3]]
     """
-    counts = [int(size * total + 1e-9) if 0 < size < 1 else int(size) for size in each(SIZE)("sizes", sizes)]
+    counts = part_counts(total, sizes)
     seed = whole(0)("seed", seed)
     if sum(counts) > total:
         raise InputError(f"the split {tuple(sizes)} needs {sum(counts)} examples, the data set has {total}")
@@ -71,6 +71,15 @@ def part_indices(total: int, sizes: Sequence[float], seed: int, groups: Sequence
             f"there are {len(groups)} groups for {total} examples; give that of every example, as images(...).column(name) does"
         )
     return _whole_groups(groups, counts, rng)
+
+
+def part_counts(total: int, sizes: Sequence[float]) -> list[int]:
+    """The examples that sizes ask for, which are numbers of them or shares of all.
+
+    >>> part_counts(50, (0.8, 5))
+    [40, 5]
+    """
+    return [int(size * total + 1e-9) if 0 < size < 1 else int(size) for size in each(SIZE)("sizes", sizes)]
 
 
 def _whole_groups(groups: Sequence[Hashable], counts: Sequence[int], rng: np.random.Generator) -> list[Indices]:

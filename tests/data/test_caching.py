@@ -52,6 +52,11 @@ def test_rows_of_other_kinds(tmp_path, row):
     assert type(kept) is type(row)
 
 
+def test_parts_are_known_by_their_names_in_whatever_order_they_come(tmp_path):
+    kept = cached(iter([{"label": 1, "group": 7}, {"group": 8, "label": 2}]), tmp_path / "rows", **QUIET)
+    assert [kept[0], kept[1]] == [{"label": 1, "group": 7}, {"label": 2, "group": 8}]
+
+
 def test_a_memory_map_is_data_like_any_other(tmp_path):
     kept, known = cached(rows(), tmp_path / "rows", **QUIET), DataRange(levels=256)
     pixels = torch.stack([known.encode(row["image"]) for row in rows()])
@@ -114,11 +119,36 @@ def test_another_source_is_refused(tmp_path):
         ([torch.zeros(2), torch.zeros(2).double()], "row 1 is"),
         ([{"x": torch.zeros(2)}, torch.zeros(2)], "row 1 is"),
         (["a.png"], "only tensors, arrays, pictures and numbers"),
+        ([{"x": [[1, 2], [3]]}], "x of a row is list: only tensors"),
+        ([torch.zeros(2, dtype=torch.float8_e4m3fn)], "x_0 of a row is torch.float8_e4m3fn: only"),
+        ([np.zeros(2, np.longdouble)], "convert it"),
+        ([{0: torch.zeros(2), 1: 3}], "called by words, not 0"),
+        ([{"": 3}], "called by words, not ''"),
+        ([{}], "first row holds no numbers"),
+        ([torch.zeros(0)], "first row holds no numbers"),
     ],
 )
 def test_rows_that_are_not_alike_are_refused(tmp_path, source, message):
     with pytest.raises(InputError, match=message):
         cached(source, tmp_path / "rows", **QUIET)
+
+
+@pytest.mark.parametrize("shorter", [lambda: rows(3), lambda: lambda done: list(rows(3))[done:]])
+def test_a_source_that_has_become_shorter_is_refused(tmp_path, shorter):
+    def breaking():
+        yield from rows(6)
+        raise OSError("the line is dead")
+
+    with pytest.raises(OSError, match="dead"):
+        cached(breaking(), tmp_path / "rows", **QUIET)
+    with pytest.raises(InputError, match=r"has 3 rows, 6 are in .*: the source changed"):
+        cached(shorter(), tmp_path / "rows", total=3, **QUIET)
+    assert len(cached(rows(6), tmp_path / "rows", **QUIET)) == 6
+
+
+def test_bfloat16_becomes_float32(tmp_path):
+    x = torch.linspace(0, 1, 5, dtype=torch.bfloat16, requires_grad=True)
+    assert torch.equal(cached([x], tmp_path / "rows", **QUIET)[0], x.detach().float())
 
 
 @pytest.mark.parametrize("name", [ROWS, INDEX])

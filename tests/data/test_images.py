@@ -9,10 +9,12 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from score_sde_analytic.configs import mnist
+from score_sde_analytic.runners import datasets
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from score_sde_analytic import images
-from score_sde_analytic.data import DataRange, DataStatistics, Examples, split
+from score_sde_analytic.data import DataRange, DataStatistics, Examples, cached, split
 from score_sde_analytic.data.pictures import Form
 from score_sde_analytic.errors import InputError, MissingExtraError, MissingFileError
 
@@ -89,6 +91,18 @@ def test_a_folder_of_folders(folder):
     assert images(folder / "dog").columns == ("name",)
 
 
+def test_links_that_lead_back_are_not_followed(folder):
+    """Others are: to a folder beside, and to one that lies elsewhere."""
+    names = images(folder).column("name")
+    (folder / "loop").symlink_to(folder)
+    (folder / "cat" / "up").symlink_to(folder.parent, target_is_directory=True)
+    (folder / "dog" / "self").symlink_to(folder / "dog")
+    assert images(folder).column("name") == names
+    (folder / "cat" / "other").symlink_to(folder / "emu")
+    (folder / "emu" / "other").symlink_to(folder / "cat")
+    assert images(folder).column("name") == sorted([*names, "cat/other/5.png", "emu/other/0.png", "emu/other/1.png"])
+
+
 def idx(path, x, magic):
     path.write_bytes(gzip.compress(struct.pack(f">I{x.ndim}I", magic, *x.shape) + x.tobytes()))
 
@@ -101,6 +115,41 @@ def test_a_folder_of_idx_files(tmp_path):
     assert torch.equal(torch.stack([row["image"] for row in pictures]), PIXELS[:, :1])
     assert [row["label"] for row in pictures] == LABELS
     assert len(images(tmp_path / "t10k-images-idx3-ubyte.gz")) == 2
+
+
+def idx_pair(path, name, pictures, labels, side=5):
+    idx(path / f"{name}-images-idx3-ubyte.gz", np.zeros((pictures, 4, side), np.uint8), 0x803)
+    idx(path / f"{name}-labels-idx1-ubyte.gz", np.zeros(labels, np.uint8), 0x801)
+
+
+@pytest.mark.parametrize(("counts", "side"), [([(2, 4), (4, 2)], 5), ([(2, 2), (4, 3)], 5), ([(2, 2), (4, 4)], 6)])
+def test_labels_are_those_of_a_files_own_pictures(tmp_path, counts, side):
+    """Equal totals are not enough: the pictures of one file would have the labels of another."""
+    idx_pair(tmp_path, "t10k", *counts[0])
+    idx_pair(tmp_path, "train", *counts[1], side)
+    held = r"pictures of 4x5 and 4x6: keep one size" if side == 6 else rf"hold \[2, 4\] pictures and \[{counts[0][1]}, "
+    with pytest.raises(InputError, match=held):
+        images(tmp_path)
+    config = mnist.get_config()
+    config.data.directory, config.data.split = str(tmp_path), (2, 1, 1)
+    for read in (datasets.splits, datasets.labels):
+        with pytest.raises(InputError, match=held):
+            read(config)
+
+
+def test_idx_files_that_lie_there_gzipped_too_are_read_once(tmp_path):
+    idx_pair(tmp_path, "train", 4, 4)
+    for zipped in list(tmp_path.glob("*.gz")):
+        zipped.with_suffix("").write_bytes(gzip.decompress(zipped.read_bytes()))
+    assert len(images(tmp_path)) == len(images(tmp_path).labels) == 4
+    (tmp_path / "train-labels-idx1-ubyte").unlink()
+    assert len(images(tmp_path).labels) == 4
+    (tmp_path / "train-labels-idx1-ubyte.gz").unlink()
+    assert images(tmp_path).columns == ()
+    config = mnist.get_config()
+    config.data.directory, config.data.split = str(tmp_path), (2, 1, 1)
+    with pytest.raises(MissingFileError, match="lacks some of train-labels-idx1-ubyte"):
+        datasets.labels(config)
 
 
 # --- one form -------------------------------------------------------------------------------------------------------------
@@ -124,6 +173,39 @@ def test_a_reduction_averages():
         large = (x.astype(kind)).repeat(2, 1).repeat(2, 2)
         np.testing.assert_array_equal(Form(4, resample="box")(large), x.astype(kind))
         np.testing.assert_array_equal(Form((4, 4))(x.astype(kind)), x.astype(kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high"),
+    [(np.int16, -1000, 500), (np.int32, -(2**31), 2**31 - 1), (np.float32, 0, 1), (np.float64, -3, 0.1), (bool, 0, 1)],
+)
+@pytest.mark.parametrize("side", [5, 20])
+def test_resized_numbers_stay_within_those_of_the_picture(kind, low, high, side):
+    """Bicubic filters overshoot, at edges by a sixth; integers may be negative."""
+    x = np.full((10, 10), low, kind)
+    x[:, 5:] = high
+    found = Form(side)(x)
+    assert found.dtype == kind
+    assert (found.min(), found.max()) == (x.min(), x.max())
+    assert len(images(x[None], size=side)) == 1
+
+
+@pytest.mark.parametrize("kind", [">u2", ">i2", ">f4", ">f8"])
+def test_arrays_of_the_other_order_of_bytes(tmp_path, kind):
+    """As files of FITS have them."""
+    there = np.arange(60).reshape(3, 1, 4, 5).astype(kind)
+    here = there.astype(there.dtype.newbyteorder("="))
+    expected = torch.from_numpy(here)
+    np.save(tmp_path / "a.npy", there)
+    for found in (images(there), images(tmp_path / "a.npy"), images(there, size=2)):
+        assert torch.equal(found[1].double(), images(here, size=found.form.size)[1].double())
+        assert found.levels == (65536 if kind == ">u2" else None)
+    assert torch.equal(cached(there, tmp_path / "rows", progress=False)[2], expected[2])
+    rows = [{"x": x, "y": x[0, 0]} for x in there]
+    for found in (Examples(there), Examples(list(there)), Examples(rows)):
+        assert torch.equal(found.take([2, 0]), expected[[2, 0]])
+    columns = Examples(there, conditions={"y": there[:, 0, 0, 0]}).batch([1]).conditions
+    assert columns["y"] == Examples(rows, conditions={"y": "y"}).batch([1]).conditions["y"][0, 0] == 20
 
 
 def test_sixteen_bits_keep_all_their_levels(tmp_path):

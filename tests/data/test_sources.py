@@ -6,14 +6,19 @@ import struct
 import numpy as np
 import pytest
 import torch
+from score_sde_analytic.configs import emoji as config_of_emoji
+from score_sde_analytic.configs import mixture as config_of_mixture
+from score_sde_analytic.configs import patches as config_of_patches
+from score_sde_analytic.runners import datasets
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, random_split
 
-from score_sde_analytic.data import sources
+from score_sde_analytic.data import emoji, sources
 from score_sde_analytic.data.examples import as_dataset, batches
 from score_sde_analytic.data.ranges import DataRange
 from score_sde_analytic.data.sources import digits, part_mask, patches, photographs, read_idx_images, read_idx_labels
 from score_sde_analytic.data.splits import split
 from score_sde_analytic.data.statistics import DataStatistics
+from score_sde_analytic.errors import InputError
 
 PARTS = ("train", "validation", "test")
 
@@ -251,6 +256,25 @@ def test_patches_of_the_photographs(size):
         assert x.min() < 20  # the colours are spread over 0..255
         assert x.max() > 230
         assert DataRange(levels=256).encode(x).shape == x.shape
+
+
+@pytest.mark.parametrize(("name", "configs"), [("patches", config_of_patches), ("mixture", config_of_mixture)])
+def test_data_that_are_drawn_have_no_shares(name, configs):
+    config = configs.get_config()
+    config.data.split = (0.8, 0.1, 0.1)
+    with pytest.raises(InputError, match=rf"examples of '{name}' are drawn, so data.split \(0.8, 0.1, 0.1\) must be numbers"):
+        datasets.splits(config)
+
+
+def test_shares_of_emoji_are_of_their_bases():
+    from_shares, bases = emoji().split((0.5, 0.1, 0), 0), emoji().base.max() + 1
+    from_numbers = emoji().split((bases // 2, bases // 10, 0), 0)
+    assert [part.tolist() for part in from_shares] == [part.tolist() for part in from_numbers]
+    config = config_of_emoji.get_config()
+    config.data.split = (0.8, 0.1, 0.1)
+    assert len(datasets.labels(config)[1]) == bases // 10
+    with pytest.raises(InputError, match=r"\(0.8, 0.9\) needs .* base emoji, there are"):
+        emoji().split((0.8, 0.9), 0)
 
 
 def idx(images: np.ndarray, magic: int = 0x803) -> bytes:
