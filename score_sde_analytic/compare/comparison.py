@@ -185,11 +185,6 @@ class Comparison:
         return self.settings.evaluation.part(self.examples.labelled("test"))
 
     @cached_property
-    def _bounded(self) -> str:
-        """Which examples those are."""
-        return DataStatistics.of(self.measured_on, max_eigen=0).digest
-
-    @cached_property
     def grids(self) -> SharedGrids:
         """The times of every grid."""
         settings = self.settings
@@ -246,14 +241,14 @@ class Comparison:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Plain data that decide every cell."""
-        study = self.study
-        settings = self.settings
+        study, settings = self.study, self.settings
+        bounded = DataStatistics.of(self.measured_on, max_eigen=0).digest
         return {
             "model": study.model.fingerprint(),
             "moments": digest(json.dumps(study.moments.fingerprint, sort_keys=True)),
             "fidelity": self.fidelity.identity,
             "settings": settings.identity,
-            "bound": [study.seed, study.settings.decoder, settings.evaluation.draws, self._bounded],
+            "bound": [study.seed, study.settings.decoder, settings.evaluation.draws, bounded],
             "flow": settings.flow.identity if settings.flow else None,
             "device": self.device.type,
         }

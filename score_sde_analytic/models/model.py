@@ -207,11 +207,7 @@ class ScoreModel(Views):
         charge(self, **vars(cost))
 
     def called(self, x: Float[Tensor, " batch *dims"], level: Level) -> Any:
-        """What the network returns, fed in its dtype and on its device; x in its own coordinates, and no receipt knows of it.
-
-        >>> model.called(torch.ones(1, 2), model.schedule.level(0.5)).shape
-        torch.Size([1, 2])
-        """
+        """What the network returns of x in its coordinates, fed in its dtype and on its device; no receipt knows of it."""
         like = _weight(self.net)
         fed = x if like is None else x.to(like)
         if self._channels_last and x.ndim == 4:
