@@ -154,12 +154,17 @@ def test_label_files(tmp_path):
             sources.read_idx_labels(tmp_path / "bad")
     with pytest.raises(FileNotFoundError, match=r"data\.directory"):
         sources.read_idx_labels(tmp_path / "absent")
+    for name in ("a-images-idx3-ubyte", "b-images-idx3-ubyte"):
+        (tmp_path / name).write_bytes(struct.pack(">IIII", 0x803, 4, 1, 1) + bytes(4))
     config = digits_vp.get_config()
     config.data.name, config.data.directory, config.data.split = "mnist", str(tmp_path), (4, 2, 2)
     parts = torch.cat(datasets.labels(config))
     assert sorted(parts.tolist()) == [1, 1, 1, 1, 3, 3, 4, 4]
+    (tmp_path / "b-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(FileNotFoundError, match="b-labels-idx1-ubyte"):
+        datasets.labels(config)
     config.data.directory = str(tmp_path / "none")
-    with pytest.raises(FileNotFoundError, match="labels"):
+    with pytest.raises(FileNotFoundError, match=r"set data\.directory"):
         datasets.labels(config)
 
 
