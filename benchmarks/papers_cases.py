@@ -151,27 +151,17 @@ BY_COMPONENTS = (
     " KID decides."
 )
 
+
+def _other(title: str, name: str) -> Case:
+    """A network of others on 28x28 images."""
+    judge = _classified(foreign.CLASSIFIERS[name])
+    about = f"{OTHERS} {BY_CLASSIFIER.format('2,000')}"
+    return Case(title, about, _of_others(name), judge, ("dct", "pixel", "pca"), examples=100, batch=100, shipped=False)
+
+
 CASES = {
-    "mnist": Case(
-        "MNIST, 28x28",
-        f"{OTHERS} {BY_CLASSIFIER.format('2,000')}",
-        _of_others("mnist"),
-        _classified("mnist_classifier"),
-        ("dct", "pixel", "pca"),
-        examples=100,
-        batch=100,
-        shipped=False,
-    ),
-    "fashion": Case(
-        "Fashion-MNIST, 28x28",
-        f"{OTHERS} {BY_CLASSIFIER.format('2,000')}",
-        _of_others("fashion"),
-        _classified("fashion_mnist_classifier"),
-        ("dct", "pixel", "pca"),
-        examples=100,
-        batch=100,
-        shipped=False,
-    ),
+    "mnist": _other("MNIST, 28x28", "mnist"),
+    "fashion": _other("Fashion-MNIST, 28x28", "fashion"),
     "digits": Case(
         "Digits, 8x8",
         f"{SHIPPED} {BY_CLASSIFIER.format('597')}",
