@@ -348,7 +348,7 @@ def page(found: dict[str, Any]) -> str:
             "## Memory\n\nGB, peak beyond the start and beyond the network's calls; with what the task needs first, such as the"
             " pass that a fit is of.\n\n" + markdown(heads, memory),
             "## Time beside the network\n\nMilliseconds of the package itself per network call, and its share of the network's"
-            " time.\n\n" + markdown(heads, share),
+            " time; what makes the pictures is not counted.\n\n" + markdown(heads, share),
             "## Time without a network\n\nSeconds.\n\n" + markdown(heads, own),
         ]
     )
